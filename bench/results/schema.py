@@ -1,0 +1,147 @@
+"""What a run leaves behind: `run.json` (one `RunInfo`) and `results.jsonl` (one `Record` per measurement).
+
+Raw facts only: everything derived (medians, ratios, speed-ups) is computed when read. Loads without torch.
+
+Format history
+1: first version.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+
+Outcome = Literal["ok", "oom", "timeout", "error", "skipped"]
+Exactness = Literal["exact", "stale", "other-model"]
+AxisValue = str | int | float | None
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PeakMemory(_Strict):
+    """Peaks in bytes; None where the device does not tell.
+
+    allocated, reserved: torch's CUDA allocator since process start; process: the worker process as the
+    driver (CUDA) or the kernel's resident peak (CPU) counts it.
+    """
+
+    allocated: int | None = None
+    reserved: int | None = None
+    process: int | None = None
+
+
+class Throughput(_Strict):
+    """Median rates per second of wall-clock."""
+
+    users: float
+    item_slots: float
+    real_tokens: float
+
+
+class Loss(_Strict):
+    """Training loss of the first and the last step of the worker."""
+
+    first: float
+    last: float
+
+
+class Record(_Strict):
+    """One method on one case in one block.
+
+    `case` maps axis to value: workload, encoder, layers, batch_size, history_length, text_length,
+    item_repetition_ratio (as asked for; None where the workload's own log decides), precision.
+    `accumulation_steps` belongs to the method and is None where the method has none.
+    Counts are per step, means over the measured batches.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    case: dict[str, AxisValue]
+    method: str
+    engine: str
+    accumulation_steps: int | str | None = None
+    block: Annotated[int, Field(ge=0)]
+    exactness: Exactness
+    outcome: Outcome
+    reason: str | None = None
+    """Why the outcome is not ok, in one sentence."""
+
+    dropout: Literal["off", "shared"] = "off"
+    padding: Literal["max_length", "longest"] = "max_length"
+    optimizer: str = "adamw"
+    seed: int = 0
+
+    samples_s: tuple[float, ...] = ()
+    """Seconds per step: each is one timed window divided by its steps."""
+    steps_per_sample: int | None = None
+    device_samples_s: tuple[float, ...] = ()
+    """The same windows by CUDA events; empty on CPU."""
+    warmup_steps: int | None = None
+    setup_s: float | None = None
+    """From the start of the worker's job to its first step: data, weights, compilation."""
+
+    users: float | None = None
+    item_slots: float | None = None
+    unique_items: float | None = None
+    item_repetition_ratio: float | None = None
+    """Realised: item_slots / unique_items of one batch."""
+    interval_unique_items: float | None = None
+    interval_repetition_ratio: float | None = None
+    """The same over the method's accumulation interval; None where that is one step."""
+    real_tokens: float | None = None
+    """Real tokens of all item slots of a batch, repeats included."""
+    encoded_tokens: float | None = None
+    """Real tokens that the method sends through the encoder per step."""
+    padded_tokens: float | None = None
+    """Tokens that the encoder computes per step for them, padding included."""
+
+    peak_memory_bytes: PeakMemory = PeakMemory()
+    throughput_per_s: Throughput | None = None
+    loss: Loss | None = None
+    detail: dict[str, Any] = {}
+    """Facts of the workload, encoder and method that no column holds; weights: "real" or "random", for one."""
+
+    @property
+    def label(self) -> str:
+        """The method as a reader sees it: `multi_step N=16`, say."""
+        return self.method if self.accumulation_steps is None else f"{self.method} N={self.accumulation_steps}"
+
+
+class Environment(_Strict):
+    """Where a run was measured."""
+
+    device: str
+    """The device's own name: "NVIDIA H100 80GB HBM3", or the processor's model."""
+    device_kind: Literal["cpu", "cuda"]
+    device_uuid: str | None = None
+    device_memory_bytes: int | None = None
+    driver: str | None = None
+    clocks_mhz: dict[str, int | None] = {}
+    power_limit_w: float | None = None
+    cpu: str
+    cpu_cores: int
+    host_memory_bytes: int
+    os: str
+    python: str
+    libraries: dict[str, str] = {}
+    git_sha: str | None = None
+    git_dirty: bool | None = None
+
+
+class RunInfo(_Strict):
+    """`run.json`."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    run_id: str
+    started_at: str
+    """ISO 8601, UTC."""
+    command: tuple[str, ...]
+    """The command line that reproduces the run."""
+    preset: str
+    config: dict[str, Any]
+    environment: Environment
+    planned_records: int

@@ -1,0 +1,192 @@
+"""What one training step reads: item texts, item slots, and the deduplication of slots to unique items.
+
+Shapes: B users, S = H + C slots per user (H history, C candidates), n texts, T real tokens packed,
+U unique items, I items of the catalogue, L tokens per item. Everything here lives on the host until
+`.to(device)`; nothing here needs a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+PADDING_SLOT = -1
+"""Row index of a slot that holds no item (see `Selection.slot_rows`)."""
+
+
+def offsets_of(lengths: Tensor) -> Tensor:
+    """Offsets [n + 1] (starting with 0) of ragged rows with these lengths [n]."""
+    offsets = torch.zeros(len(lengths) + 1, dtype=torch.int64, device=lengths.device)
+    torch.cumsum(lengths, 0, out=offsets[1:])
+    return offsets
+
+
+@dataclass(frozen=True, eq=False)
+class Texts:
+    """n texts, packed: `tokens` int64 [T] holds real tokens only, `lengths` int64 [n] says whose they are."""
+
+    tokens: Tensor
+    lengths: Tensor
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def offsets(self) -> Tensor:
+        """Where each text starts in `tokens`, int64 [n + 1]."""
+        return offsets_of(self.lengths)
+
+    def take(self, rows: Tensor) -> Texts:
+        """The texts at `rows` [m], in that order, repeated where a row is."""
+        lengths = self.lengths[rows]
+        starts = self.offsets[:-1][rows]
+        ends = torch.cumsum(lengths, 0)
+        total = int(ends[-1]) if len(ends) else 0
+        shift = torch.repeat_interleave(starts - (ends - lengths), lengths, output_size=total)
+        return Texts(self.tokens[shift + torch.arange(total, device=shift.device)], lengths)
+
+    def slice(self, start: int, stop: int) -> Texts:
+        """Texts `start` to `stop`, without copying tokens."""
+        first, last = int(self.lengths[:start].sum()), int(self.lengths[:stop].sum())
+        return Texts(self.tokens[first:last], self.lengths[start:stop])
+
+    def padded(self, length: int, pad_token_id: int) -> tuple[Tensor, Tensor]:
+        """Token ids int64 [n, length] and their mask bool [n, length], True on real tokens."""
+        mask = torch.arange(length, device=self.lengths.device) < self.lengths[:, None]
+        ids = torch.full(mask.shape, pad_token_id, dtype=torch.int64, device=self.tokens.device)
+        return ids.masked_scatter(mask, self.tokens), mask
+
+    def to(self, device: torch.device | str) -> Texts:
+        """These texts on `device`; asynchronous from pinned memory."""
+        return Texts(self.tokens.to(device, non_blocking=True), self.lengths.to(device, non_blocking=True))
+
+
+class ItemTable:
+    """The token ids of every item of a catalogue, ragged: `tokens` [T_all] and `offsets` [I + 1].
+
+    Raises ValueError where an item has no token at all: an empty text still carries its encoder's
+    special tokens, and an encoder has nothing to pool over zero tokens.
+    """
+
+    def __init__(self, tokens: Tensor, offsets: Tensor):
+        lengths = offsets[1:] - offsets[:-1]
+        if len(offsets) < 2 or int(offsets[0]) != 0 or int(offsets[-1]) != len(tokens):
+            raise ValueError("offsets must start at 0, end at the number of tokens and span one item at least")
+        if int(lengths.min()) < 1:
+            item = int(torch.nonzero(lengths < 1)[0])
+            raise ValueError(f"item {item} has no tokens; give empty texts their special tokens")
+        self._texts = Texts(tokens.to(torch.int64), lengths.to(torch.int64))
+        self._offsets = offsets.to(torch.int64)
+
+    @classmethod
+    def from_lists(cls, token_ids: Iterable[Sequence[int]]) -> ItemTable:
+        """A table from one list of token ids per item."""
+        rows = [torch.as_tensor(row, dtype=torch.int64) for row in token_ids]
+        lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
+        return cls(torch.cat(rows) if rows else torch.empty(0, dtype=torch.int64), offsets_of(lengths))
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    @property
+    def tokens(self) -> Tensor:
+        """All real tokens, int64 [T_all]."""
+        return self._texts.tokens
+
+    @property
+    def offsets(self) -> Tensor:
+        """Where each item's tokens start, int64 [I + 1]."""
+        return self._offsets
+
+    @property
+    def lengths(self) -> Tensor:
+        """Real tokens per item, int64 [I]."""
+        return self._texts.lengths
+
+    def texts(self, items: Tensor) -> Texts:
+        """The texts of `items` [n], in that order."""
+        lengths = self.lengths[items]
+        ends = torch.cumsum(lengths, 0)
+        total = int(ends[-1]) if len(ends) else 0
+        shift = torch.repeat_interleave(self._offsets[items] - (ends - lengths), lengths, output_size=total)
+        return Texts(self.tokens[shift.add_(torch.arange(total))], lengths)
+
+    def truncated(self, text_length: int, closing_token_id: int | None = None) -> ItemTable:
+        """At most `text_length` tokens per item; a cut text ends in `closing_token_id` where one is given."""
+        lengths = self.lengths.clamp(max=text_length)
+        offsets = offsets_of(lengths)
+        shift = torch.repeat_interleave(self._offsets[:-1] - offsets[:-1], lengths)
+        tokens = self.tokens[shift + torch.arange(int(offsets[-1]))]
+        if closing_token_id is not None:
+            tokens[offsets[1:][self.lengths > text_length] - 1] = closing_token_id
+        return ItemTable(tokens, offsets)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One batch of users.
+
+    items: int64 [B, S], the item in each slot: H history slots, then C candidates (C = 0 in knowledge tracing).
+    mask: bool [B, S], True where a slot holds an item; `items` is ignored elsewhere.
+    targets: what the CF module predicts: the clicked candidate int64 [B], or responses float [B, S].
+    history_length: H.
+    """
+
+    items: Tensor
+    mask: Tensor
+    targets: Tensor
+    history_length: int
+
+    def __post_init__(self) -> None:
+        if self.items.shape != self.mask.shape or self.items.dim() != 2:
+            raise ValueError(f"items {tuple(self.items.shape)} and mask {tuple(self.mask.shape)} must both be [B, S]")
+
+    @property
+    def users(self) -> int:
+        """B."""
+        return self.items.shape[0]
+
+    @property
+    def item_slots(self) -> int:
+        """Slots that hold an item."""
+        return int(self.mask.sum())
+
+    def to(self, device: torch.device | str) -> Batch:
+        """This batch on `device`."""
+        return replace(
+            self,
+            items=self.items.to(device, non_blocking=True),
+            mask=self.mask.to(device, non_blocking=True),
+            targets=self.targets.to(device, non_blocking=True),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Which items get encoded for a batch, and which encoding each slot reads.
+
+    items: int64 [n], the items to encode; slot_rows: int64 [B, S], the row of a slot's encoding among
+    them, `PADDING_SLOT` where the slot holds no item.
+    """
+
+    items: Tensor
+    slot_rows: Tensor
+
+
+def every_slot(batch: Batch) -> Selection:
+    """One encoding per item slot, repeats included: what end-to-end training does."""
+    rows = torch.full_like(batch.items, PADDING_SLOT)
+    items = batch.items[batch.mask]
+    rows[batch.mask] = torch.arange(len(items))
+    return Selection(items, rows)
+
+
+def unique_items(batch: Batch) -> Selection:
+    """One encoding per unique item, sorted by item id (so that any two ranks agree on the order)."""
+    items, inverse = torch.unique(batch.items[batch.mask], return_inverse=True)
+    rows = torch.full_like(batch.items, PADDING_SLOT)
+    rows[batch.mask] = inverse
+    return Selection(items, rows)

@@ -1,0 +1,78 @@
+"""The three roles of content-based collaborative filtering: content encoder, CF module, method."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar, Literal, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from gram_core.batch import Batch, Texts
+
+Exactness = Literal["exact", "stale", "other-model"]
+"""exact: end-to-end training's gradient with dropout off; stale: some encodings are older than the
+encoder; other-model: trains something else (frozen encoder, ids only)."""
+
+
+@runtime_checkable
+class ContentEncoder(Protocol):
+    """A text model: n texts -> encodings [n, d]. Usually an `nn.Module`."""
+
+    width: int
+
+    def __call__(self, texts: Texts) -> Tensor:
+        """Encodings [n, d], on the encoder's device."""
+        ...
+
+    def computed_tokens(self, lengths: Tensor) -> Tensor:
+        """Tokens that the encoder computes for texts of these lengths, each, padding included; int64 [n].
+
+        Token budgets are in this unit, since it is what memory and time follow.
+        """
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """What the encoder's optimizer moves."""
+        ...
+
+
+@runtime_checkable
+class CFModule(Protocol):
+    """The small collaborative filtering model on encodings [B, S, d]; zero where a slot is padding."""
+
+    name: ClassVar[str]
+    task: ClassVar[Literal["ranking", "response"]]
+    """ranking: `Batch.targets` is the clicked candidate [B]; response: correctness [B, S]."""
+
+    def loss(self, encodings: Tensor, batch: Batch) -> Tensor:
+        """The scalar training loss of a batch."""
+        ...
+
+    def scores(self, encodings: Tensor, batch: Batch) -> Tensor:
+        """What is ranked or thresholded at evaluation: [B, C] in ranking, [B, S] in response prediction."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """What the CF module's optimizer moves."""
+        ...
+
+
+@runtime_checkable
+class Method(Protocol):
+    """A way to train encoder and CF module together, batch by batch."""
+
+    name: ClassVar[str]
+    exactness: ClassVar[Exactness]
+
+    @property
+    def interval(self) -> int:
+        """CF steps per update of the encoder: the shortest stretch of steps that is worth timing."""
+        ...
+
+    def step(self, batch: Batch) -> Tensor:
+        """Trains on one batch; returns its loss, detached and unsynchronised."""
+        ...
+
+    def finish(self) -> None:
+        """Brings the encoder up to date with every step taken; to be called before evaluation."""
+        ...
