@@ -1,0 +1,51 @@
+"""What exists, by file name: a module dropped into a package is registered, with no list to edit.
+
+The registered name of a module is its file name; files starting with "_" are helpers and are skipped.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+from difflib import get_close_matches
+from types import ModuleType
+
+
+class UnknownName(ValueError):
+    """A name that no file of the package carries; the message names the nearest ones that do."""
+
+
+def names(package: str) -> tuple[str, ...]:
+    """The registered names of `package` ("bench.encoders"), sorted; none of its modules is imported.
+
+    Raises ModuleNotFoundError where there is no such package.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.submodule_search_locations is None:
+        raise ModuleNotFoundError(f"no package named {package!r}", name=package)
+    found = pkgutil.iter_modules(spec.submodule_search_locations)
+    return tuple(sorted(module.name for module in found if not module.name.startswith("_")))
+
+
+def check(package: str, name: str) -> None:
+    """Raises UnknownName, with the nearest valid name, unless `name` is registered in `package`."""
+    valid = names(package)
+    if name in valid:
+        return
+    nearest = get_close_matches(name, valid, n=1, cutoff=0.5)
+    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+    raise UnknownName(
+        f"no {package.rpartition('.')[2]} entry is named {name!r}; {hint}valid: {', '.join(valid) or 'none yet'}"
+    )
+
+
+def load(package: str, name: str) -> ModuleType:
+    """The module registered as `name`, imported; raises UnknownName as `check` does."""
+    check(package, name)
+    return importlib.import_module(f"{package}.{name}")
+
+
+def discover(package: str) -> dict[str, ModuleType]:
+    """Every registered module of `package` by name, imported."""
+    return {name: load(package, name) for name in names(package)}
