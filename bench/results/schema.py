@@ -20,7 +20,7 @@ AxisValue = str | int | float | None
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 class PeakMemory(_Strict):
