@@ -1,0 +1,1 @@
+"""Ways to train, one file each: the file's name is the method's."""

@@ -1,0 +1,114 @@
+"""Encoding many texts within a token budget: graphs are kept while they fit, the rest is recomputed.
+
+The encoder sees chunks of consecutive texts. Chunks within `kept_tokens` keep their graph from forward to
+backward; later ones run forward without one, and again with one when their gradient arrives, replaying the
+random state of the first time, so that dropout draws the same masks (as in gradient caching, Gao et al. 2021).
+
+n texts, d width; token counts are the encoder's own (`computed_tokens`), padding included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gram_core.training import Training
+
+
+def chunk_bounds(tokens: Tensor, budget: int | None) -> list[tuple[int, int]]:
+    """(start, stop) of consecutive chunks whose `tokens` [n] sum to at most `budget`.
+
+    A text larger than the budget is a chunk of its own; budget None is one chunk; no texts, no chunks.
+    """
+    if budget is not None and budget < 1:
+        raise ValueError(f"a token budget must be at least 1, not {budget}")
+    if len(tokens) == 0:
+        return []
+    if budget is None:
+        return [(0, len(tokens))]
+    bounds, start, total = [], 0, 0
+    for position, count in enumerate(tokens.tolist()):
+        if position > start and total + count > budget:
+            bounds.append((start, position))
+            start, total = position, 0
+        total += count
+    return [*bounds, (start, len(tokens))]
+
+
+@dataclass(frozen=True)
+class RandomState:
+    """The state of the random generators that dropout draws from, on the host and on one device."""
+
+    host: Tensor
+    device: torch.device
+    on_device: Tensor | None
+
+    @classmethod
+    def now(cls, device: torch.device) -> RandomState:
+        """The present state; nothing is drawn."""
+        on_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        return cls(torch.get_rng_state(), device, on_device)
+
+    @contextmanager
+    def replayed(self) -> Iterator[None]:
+        """Within, random draws repeat those that followed `now`; afterwards the generators are as before."""
+        with torch.random.fork_rng(devices=[self.device] if self.on_device is not None else []):
+            torch.set_rng_state(self.host)
+            if self.on_device is not None:
+                torch.cuda.set_rng_state(self.on_device, self.device)
+            yield
+
+
+@dataclass
+class _Chunk:
+    items: Tensor
+    encodings: Tensor
+    random_state: RandomState | None
+    """None where the graph was kept."""
+
+
+class ChunkedEncoding:
+    """Encodings of `items` [n], and their backward, within token budgets.
+
+    chunk_tokens: the most tokens the encoder sees at once; None is no limit. Only bounds memory.
+    kept_tokens: the most tokens whose graphs wait for the backward; None is no limit. Only bounds memory.
+    """
+
+    def __init__(self, training: Training, items: Tensor, chunk_tokens: int | None, kept_tokens: int | None):
+        self._training = training
+        tokens = training.encoder.computed_tokens(training.table.lengths[items])
+        self._chunks: list[_Chunk] = []
+        kept = 0
+        for start, stop in chunk_bounds(tokens, chunk_tokens):
+            kept += int(tokens[start:stop].sum())
+            keep = kept_tokens is None or kept <= kept_tokens
+            state = None if keep else RandomState.now(training.device)
+            with torch.set_grad_enabled(keep):
+                self._chunks.append(_Chunk(items[start:stop], training.encode(items[start:stop]), state))
+        self.encodings = torch.cat([chunk.encodings.detach() for chunk in self._chunks])
+        """[n, d], detached."""
+
+    @property
+    def recomputed_chunks(self) -> int:
+        """How many chunks run forward twice."""
+        return sum(chunk.random_state is not None for chunk in self._chunks)
+
+    def backward(self, gradient: Tensor) -> None:
+        """Adds to the encoder's `.grad` what dL/d encodings [n, d] makes of it. Once only: graphs are freed.
+
+        Kept chunks go first, so that their memory is free when the others are recomputed.
+        """
+        parts = gradient.split([len(chunk.items) for chunk in self._chunks])
+        for chunk, part in sorted(zip(self._chunks, parts, strict=True), key=lambda c: c[0].random_state is not None):
+            if chunk.random_state is None:
+                chunk.encodings.backward(part)
+            else:
+                with chunk.random_state.replayed():
+                    again = self._training.encode(chunk.items)
+                again.backward(part)
+            chunk.encodings = part
+        self._chunks = []

@@ -1,0 +1,62 @@
+"""A Hugging Face language model as content encoder, padded: the way anyone writes it first.
+
+n texts, L = text_length, d width. Position and padding conventions (BERT counts from 0, RoBERTa and MPNet
+from padding id + 1, ModernBERT rotates) are the model's own: it gets padded ids and their mask.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from gram_core.batch import Texts
+from gram_core.encoders.pooling import Pooling, pooling_module
+
+
+class HuggingFaceEncoder(nn.Module):
+    """Texts -> encodings [n, d] through `model`'s last hidden states and a pooling.
+
+    text_length: L, the most tokens a text may have; longer ones raise ValueError (truncate the item table).
+    padding: "max_length" pads every text to L, as fixed-size input pipelines do; "longest" to the longest
+    of the call.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        pad_token_id: int,
+        text_length: int,
+        pooling: Pooling = "mean",
+        padding: Literal["max_length", "longest"] = "max_length",
+    ):
+        super().__init__()
+        self.model = model
+        self.width = int(model.config.hidden_size)
+        self.pooling = pooling_module(pooling, self.width).to(model.device, model.dtype)
+        self.pad_token_id = pad_token_id
+        self.text_length = text_length
+        self.padding = padding
+
+    def forward(self, texts: Texts) -> Tensor:
+        """Encodings [n, d], in the dtype of the weights whatever autocast computes in."""
+        ids, mask = (part.to(self.model.device, non_blocking=True) for part in self._padded(texts))
+        states = self.model(input_ids=ids, attention_mask=mask.to(torch.int64)).last_hidden_state
+        with torch.autocast(states.device.type, enabled=False):
+            return self.pooling(states.to(self.model.dtype), mask)
+
+    def computed_tokens(self, lengths: Tensor) -> Tensor:
+        """Padded tokens per text, int64 [n], for texts of these lengths encoded in one call."""
+        return torch.full_like(lengths, self._padded_length(lengths))
+
+    def _padded_length(self, lengths: Tensor) -> int:
+        return self.text_length if self.padding == "max_length" else int(lengths.max()) if len(lengths) else 0
+
+    def _padded(self, texts: Texts) -> tuple[Tensor, Tensor]:
+        longest = int(texts.lengths.max()) if len(texts) else 0
+        if longest > self.text_length:
+            raise ValueError(f"a text has {longest} tokens where text_length is {self.text_length}; truncate the table")
+        return texts.padded(self._padded_length(texts.lengths), self.pad_token_id)

@@ -1,0 +1,1 @@
+"""How the content encoder runs, one file each: the file's name is the engine's."""

@@ -1,0 +1,58 @@
+"""End-to-end training: the encoder runs for every item slot of a batch, repeats included."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from gram_core.batch import Batch, Selection, every_slot
+from gram_core.protocols import Exactness
+from gram_core.training import Training
+
+
+class E2E:
+    """The reference that every speed-up is measured against."""
+
+    name: ClassVar[str] = "e2e"
+    exactness: ClassVar[Exactness] = "exact"
+
+    @dataclass(frozen=True)
+    class Settings:
+        """Nothing to set."""
+
+    def __init__(self, training: Training, settings: Settings | None = None):
+        self.training = training
+
+    @property
+    def interval(self) -> int:
+        """Every step updates the encoder."""
+        return 1
+
+    @staticmethod
+    def select(batch: Batch) -> Selection:
+        """Every slot gets an encoding of its own."""
+        return every_slot(batch)
+
+    def accumulate(self, batch: Batch) -> Tensor:
+        """Adds the batch's gradient to every parameter's `.grad`; returns the loss, detached."""
+        selection = self.select(batch)
+        encodings = self.training.encode(selection.items)
+        loss = self.training.loss(encodings, selection.slot_rows, batch)
+        loss.backward()
+        return loss.detach()
+
+    def step(self, batch: Batch) -> Tensor:
+        """One optimizer step of encoder and CF module."""
+        loss = self.accumulate(batch)
+        self.training.optimization.step()
+        return loss
+
+    def finish(self) -> None:
+        """Nothing is pending between steps."""
+
+    def encoded_items(self, batches: Sequence[Batch]) -> list[Tensor]:
+        """The items whose texts pass the encoder in these steps, one tensor per step."""
+        return [self.select(batch).items for batch in batches]

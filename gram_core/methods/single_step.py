@@ -1,0 +1,86 @@
+"""Single-step GRAM (Sec. 4.2): each unique item is encoded once per step and back-propagated once.
+
+Phases of a step, with the paper's equations:
+1. h_i <- CE(c_i) for the unique items i of the batch (Eq. 5);
+2. the CF module's loss L on the encodings, its gradient for the CF module, and dL/dh_i summed over every
+   slot that reads h_i (Eq. 6-7);
+3. the pseudo-target h~_i = h_i - dL/dh_i (Eq. 8);
+4. the encoder's gradient of the pseudo-loss 1/2 sum_i |h~_i - CE(c_i)|^2 (Eq. 9), which at the current
+   parameters is -J^T (h~ - h) = J^T dL/dh: end-to-end training's gradient exactly.
+Phase 4 therefore back-propagates dL/dh_i itself, through the graphs that phase 1 kept, and neither forms the
+pseudo-target nor encodes again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from gram_core.batch import Batch, unique_items
+from gram_core.chunking import ChunkedEncoding
+from gram_core.protocols import Exactness
+from gram_core.training import Training
+
+
+class SingleStep:
+    """E2E's gradient at the cost of the unique items, with a memory bound of its own."""
+
+    name: ClassVar[str] = "single_step"
+    exactness: ClassVar[Exactness] = "exact"
+
+    @dataclass(frozen=True)
+    class Settings:
+        """Both only bound memory; neither changes the gradient.
+
+        chunk_tokens: the most tokens the encoder sees at once.
+        kept_tokens: the most tokens whose graphs are kept from forward to backward; the rest is recomputed.
+        """
+
+        chunk_tokens: int | None = None
+        kept_tokens: int | None = None
+
+    def __init__(self, training: Training, settings: Settings | None = None):
+        self.training = training
+        self.settings = settings or self.Settings()
+
+    @property
+    def interval(self) -> int:
+        """Every step updates the encoder."""
+        return 1
+
+    def accumulate(self, batch: Batch) -> Tensor:
+        """Adds the batch's gradient to every parameter's `.grad`; returns the loss, detached."""
+        selection = unique_items(batch)
+        encoding = self._encode(selection.items)
+        loss, gradient = self._encoding_gradient(encoding.encodings, selection.slot_rows, batch)
+        encoding.backward(gradient)
+        return loss
+
+    def _encode(self, items: Tensor) -> ChunkedEncoding:
+        """Phase 1."""
+        return ChunkedEncoding(self.training, items, self.settings.chunk_tokens, self.settings.kept_tokens)
+
+    def _encoding_gradient(self, encodings: Tensor, slot_rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Phase 2: the loss, and dL/dh [U, d]; the CF module's gradient is left in its `.grad`."""
+        leaf = encodings.requires_grad_()
+        loss = self.training.loss(leaf, slot_rows, batch)
+        loss.backward()
+        gradient = leaf.grad
+        return loss.detach(), torch.zeros_like(leaf) if gradient is None else gradient
+
+    def step(self, batch: Batch) -> Tensor:
+        """One optimizer step of encoder and CF module."""
+        loss = self.accumulate(batch)
+        self.training.optimization.step()
+        return loss
+
+    def finish(self) -> None:
+        """Nothing is pending between steps."""
+
+    def encoded_items(self, batches: Sequence[Batch]) -> list[Tensor]:
+        """The items whose texts pass the encoder in these steps, one tensor per step; recomputation not counted."""
+        return [unique_items(batch).items for batch in batches]

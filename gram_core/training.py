@@ -1,0 +1,105 @@
+"""What a method trains, and how its parameters move: shared by every method.
+
+B users, S slots, n encodings, d width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from gram_core.batch import Batch, ItemTable
+from gram_core.protocols import CFModule, ContentEncoder
+
+
+def gather_slots(encodings: Tensor, slot_rows: Tensor) -> Tensor:
+    """Encodings [n, d] -> [B, S, d]: each slot reads its row of `slot_rows` [B, S]; padding slots read zeros.
+
+    Through `F.embedding`, whose backward sums over repeats without atomics, so that it is deterministic.
+    """
+    rows = F.embedding(slot_rows.clamp(min=0), encodings)
+    return rows * (slot_rows >= 0)[..., None]
+
+
+@dataclass
+class Optimization:
+    """Optimizers of encoder and CF module, optional schedulers, optional clipping.
+
+    max_grad_norm clips the global norm: over encoder and CF module together where both step together,
+    each on its own where they step at different times (multi_step).
+    A frozen part has no optimizer: None.
+    """
+
+    encoder_optimizer: Optimizer | None
+    cf_optimizer: Optimizer | None
+    encoder_scheduler: LRScheduler | None = None
+    cf_scheduler: LRScheduler | None = None
+    max_grad_norm: float | None = None
+
+    def step(self) -> None:
+        """Clips, moves encoder and CF module, advances both schedulers, clears both gradients."""
+        self._move([(self.encoder_optimizer, self.encoder_scheduler), (self.cf_optimizer, self.cf_scheduler)])
+
+    def step_encoder(self) -> None:
+        """The same for the encoder alone."""
+        self._move([(self.encoder_optimizer, self.encoder_scheduler)])
+
+    def step_cf(self) -> None:
+        """The same for the CF module alone."""
+        self._move([(self.cf_optimizer, self.cf_scheduler)])
+
+    def _move(self, pairs: Iterable[tuple[Optimizer | None, LRScheduler | None]]) -> None:
+        present = [(optimizer, scheduler) for optimizer, scheduler in pairs if optimizer is not None]
+        if self.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_([p for o, _ in present for p in parameters_of(o)], self.max_grad_norm)
+        for optimizer, scheduler in present:
+            optimizer.step()
+            if scheduler is not None:
+                scheduler.step()
+            optimizer.zero_grad(set_to_none=True)
+
+
+def parameters_of(optimizer: Optimizer) -> list[Tensor]:
+    """Every parameter that an optimizer moves."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+@dataclass
+class Training:
+    """Item texts, models and optimization of one training run.
+
+    amp_dtype: compute dtype of autocast, None for none; master weights, encodings and the loss keep
+    their own dtype either way.
+    """
+
+    table: ItemTable
+    encoder: ContentEncoder
+    cf_module: CFModule
+    optimization: Optimization
+    amp_dtype: torch.dtype | None = None
+    device: torch.device = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.device = next(iter(self.encoder.parameters())).device
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """The precision that encoder and CF module compute in."""
+        return torch.autocast(self.device.type, self.amp_dtype or torch.bfloat16, enabled=self.amp_dtype is not None)
+
+    def encode(self, items: Tensor) -> Tensor:
+        """Encodings [n, d] of `items` [n], with a graph where gradients are enabled."""
+        with self.autocast():
+            return self.encoder(self.table.texts(items))
+
+    def loss(self, encodings: Tensor, slot_rows: Tensor, batch: Batch) -> Tensor:
+        """The CF module's loss on encodings [n, d] that slots read through `slot_rows` [B, S]."""
+        slots = gather_slots(encodings, slot_rows.to(self.device, non_blocking=True))
+        with self.autocast():
+            return self.cf_module.loss(slots, batch.to(self.device))
