@@ -8,11 +8,11 @@ Format history
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 
 Outcome = Literal["ok", "oom", "timeout", "error", "skipped"]
 Exactness = Literal["exact", "stale", "other-model"]

@@ -1,0 +1,258 @@
+"""Derived numbers as pandas frames: everything that a report prints and that no record stores.
+
+A comparison pairs two rows only where they share the case (its axes, precision among them), engine, dropout, padding
+and optimizer. It is made block by block, since a block's processes ran next to each other in time:
+ln(median reference / median method) in each block, then the median over blocks, with the smallest and largest.
+Rows that were not measured stay, with outcome and reason; their numbers are missing, never zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import pandas as pd
+
+from bench.results.schema import Record
+
+REFERENCE = "e2e"
+"""Every item slot through the encoder: what a method's speed-up is measured against."""
+UNIQUE_REFERENCE = "e2e_unique"
+"""Autograd over unique items: what plain deduplication gives without GRAM."""
+FIRST_ENGINE = "eager"
+
+AXES = (
+    "workload",
+    "encoder",
+    "layers",
+    "batch_size",
+    "history_length",
+    "text_length",
+    "asked_repetition_ratio",
+    "precision",
+)
+"""A case's axes as columns; the ratio asked for is renamed, so that the plain name is the realised one."""
+SETTING = ("engine", "dropout", "padding", "optimizer")
+"""What two rows must share, next to the axes, before they are compared."""
+LINE = ("method", "accumulation_steps")
+
+_COUNTS = (
+    "users",
+    "item_slots",
+    "unique_items",
+    "item_repetition_ratio",
+    "interval_unique_items",
+    "interval_repetition_ratio",
+    "real_tokens",
+    "encoded_tokens",
+    "padded_tokens",
+    "setup_s",
+    "warmup_steps",
+)
+_RATES = ("users_per_s", "item_slots_per_s", "real_tokens_per_s")
+_PEAKS = ("allocated_bytes", "reserved_bytes", "process_bytes")
+_MEDIANS = (*_COUNTS, *_RATES, *_PEAKS, "loss_first", "loss_last")
+_COMPARED = (
+    "speed_up",
+    "speed_up_low",
+    "speed_up_high",
+    "speed_up_unique",
+    "speed_up_unique_low",
+    "speed_up_unique_high",
+    "memory_ratio",
+)
+_IDENTITY = (*AXES, *SETTING, *LINE, "label", "exactness", "weights", "log")
+
+RECORD_COLUMNS = (*_IDENTITY, "block", "seed", "outcome", "reason", "samples", "median_s", *_MEDIANS)
+SUMMARY_COLUMNS = (
+    *_IDENTITY,
+    "outcome",
+    "reason",
+    "blocks",
+    "ok_blocks",
+    "samples",
+    "median_s",
+    "min_s",
+    "max_s",
+    *_COMPARED,
+    "reference_outcome",
+    "unique_reference_outcome",
+    *_MEDIANS,
+    "memory_bytes",
+    "memory_kind",
+)
+ENGINE_COLUMNS = (*AXES, *SETTING, *LINE, "label", "engine_share", "method_share", "total", "median_s")
+_TEXT = {*_IDENTITY, "outcome", "reason", "reference_outcome", "unique_reference_outcome", "memory_kind"}
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Three views of one run; axes keep their own types, numbers are floats, NaN where there is none.
+
+    records: one row per record (RECORD_COLUMNS).
+    summary: one row per case x method label x engine (SUMMARY_COLUMNS), blocks joined.
+    engines: one row per measured line of an engine other than `eager` (ENGINE_COLUMNS): `engine_share` = e2e eager /
+    e2e of this engine, `method_share` = e2e / method inside this engine, `total` = e2e eager / method.
+    """
+
+    records: pd.DataFrame
+    summary: pd.DataFrame
+    engines: pd.DataFrame
+
+    def only(self, values: Mapping[str, Any]) -> Frames:
+        """The rows whose columns hold these values; None matches a missing axis."""
+
+        def matching(frame: pd.DataFrame) -> pd.DataFrame:
+            keep = pd.Series(True, index=frame.index)
+            for column, value in values.items():
+                keep &= frame[column].isna() if value is None else frame[column] == value
+            return frame[keep]
+
+        return Frames(matching(self.records), matching(self.summary), matching(self.engines))
+
+
+def frames(records: Iterable[Record]) -> Frames:
+    """All derived numbers of a run's records."""
+    rows = [_record_row(record) for record in records]
+    lines = _grouped(rows, (*AXES, *SETTING, *LINE))
+    summary = [_summary_row(line) for line in lines.values()]
+    samples = _block_medians(rows)
+    _compare(summary, samples)
+    return Frames(
+        _frame(rows, RECORD_COLUMNS),
+        _frame(summary, SUMMARY_COLUMNS),
+        _frame(_engines(summary, samples), ENGINE_COLUMNS),
+    )
+
+
+def summarise(records: Iterable[Record]) -> pd.DataFrame:
+    """One row per case x method label x engine: `frames(records).summary`."""
+    return frames(records).summary
+
+
+def _frame(rows: list[Row], columns: tuple[str, ...]) -> pd.DataFrame:
+    frame = pd.DataFrame([[row.get(column) for column in columns] for row in rows], columns=list(columns), dtype=object)
+    numbers = {column: float for column in columns if column not in _TEXT}
+    return frame.astype(numbers)
+
+
+def _record_row(record: Record) -> Row:
+    case = dict(record.case)
+    case["asked_repetition_ratio"] = case.pop("item_repetition_ratio", None)
+    row: Row = {axis: case.get(axis) for axis in AXES}
+    row |= {
+        name: getattr(record, name)
+        for name in (*SETTING, *LINE, "label", "exactness", "block", "seed", "outcome", "reason")
+    }
+    row |= {name: getattr(record, name) for name in _COUNTS}
+    row["weights"] = record.detail.get("weights") or ("random" if str(row["encoder"]).startswith("shape:") else "real")
+    row["log"] = record.detail.get("log") or ("synthetic" if row["workload"] == "synthetic" else "real")
+    row["samples"] = len(record.samples_s)
+    row["median_s"] = median(record.samples_s) if record.outcome == "ok" and record.samples_s else None
+    rates, loss, peaks = record.throughput_per_s, record.loss, record.peak_memory_bytes
+    if rates is not None:
+        row |= {
+            "users_per_s": rates.users,
+            "item_slots_per_s": rates.item_slots,
+            "real_tokens_per_s": rates.real_tokens,
+        }
+    if loss is not None:
+        row |= {"loss_first": loss.first, "loss_last": loss.last}
+    row |= {"allocated_bytes": peaks.allocated, "reserved_bytes": peaks.reserved, "process_bytes": peaks.process}
+    return row
+
+
+def _grouped(rows: list[Row], columns: tuple[str, ...]) -> dict[tuple[Any, ...], list[Row]]:
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[column] for column in columns), []).append(row)
+    return groups
+
+
+def _middle(rows: list[Row], name: str) -> float | None:
+    values = [row[name] for row in rows if row.get(name) is not None]
+    return median(values) if values else None
+
+
+def _summary_row(line: list[Row]) -> Row:
+    """Joins the blocks of one line. It is `ok` if any block is, with the first failure's reason beside it."""
+    measured = [row for row in line if row["outcome"] == "ok"]
+    failed = [row for row in line if row["outcome"] != "ok"]
+    row: Row = {name: line[0][name] for name in _IDENTITY}
+    row["outcome"] = "ok" if measured else failed[0]["outcome"]
+    row["reason"] = failed[0]["reason"] if failed else None
+    row["blocks"], row["ok_blocks"] = len(line), len(measured)
+    row["samples"] = sum(each["samples"] for each in measured)
+    times = [each["median_s"] for each in measured if each["median_s"] is not None]
+    if times:
+        row |= {"median_s": median(times), "min_s": min(times), "max_s": max(times)}
+    row |= {name: _middle(measured or line, name) for name in _MEDIANS}
+    for kind in ("allocated", "process"):
+        if measured and row[f"{kind}_bytes"] is not None:
+            row |= {"memory_bytes": row[f"{kind}_bytes"], "memory_kind": kind}
+            break
+    return row
+
+
+def _identity(row: Row, columns: tuple[str, ...] = (*AXES, *SETTING)) -> tuple[Any, ...]:
+    return tuple(row[column] for column in columns)
+
+
+def _block_medians(rows: list[Row]) -> dict[tuple[Any, ...], dict[int, float]]:
+    """(case and setting, method, accumulation steps) -> block -> median seconds per step."""
+    samples: dict[tuple[Any, ...], dict[int, float]] = {}
+    for row in rows:
+        if row["median_s"]:
+            samples.setdefault(_identity(row, (*AXES, *SETTING, *LINE)), {})[row["block"]] = row["median_s"]
+    return samples
+
+
+def _ratio(reference: dict[int, float] | None, method: dict[int, float] | None) -> tuple[float, float, float] | None:
+    """Median, smallest and largest of reference / method over the blocks that hold both."""
+    if not reference or not method:
+        return None
+    logs = [math.log(reference[block] / method[block]) for block in reference.keys() & method.keys()]
+    return (math.exp(median(logs)), math.exp(min(logs)), math.exp(max(logs))) if logs else None
+
+
+def _compare(summary: list[Row], samples: dict[tuple[Any, ...], dict[int, float]]) -> None:
+    """Adds speed-ups and memory ratios against both references to the rows."""
+    references = {(_identity(row), row["method"]): row for row in summary if row["accumulation_steps"] is None}
+    for row in summary:
+        for method, prefix, outcome in (
+            (REFERENCE, "speed_up", "reference_outcome"),
+            (UNIQUE_REFERENCE, "speed_up_unique", "unique_reference_outcome"),
+        ):
+            reference = references.get((_identity(row), method))
+            row[outcome] = reference["outcome"] if reference else "absent"
+            ratio = _ratio(
+                samples.get((*_identity(row), method, None)), samples.get((*_identity(row), *_identity(row, LINE)))
+            )
+            if ratio is not None:
+                row[prefix], row[f"{prefix}_low"], row[f"{prefix}_high"] = ratio
+        reference = references.get((_identity(row), REFERENCE))
+        if reference and row.get("memory_kind") and row["memory_kind"] == reference.get("memory_kind"):
+            row["memory_ratio"] = row["memory_bytes"] / reference["memory_bytes"] if reference["memory_bytes"] else None
+
+
+def _engines(summary: list[Row], samples: dict[tuple[Any, ...], dict[int, float]]) -> list[Row]:
+    """Splits what an engine and a method together gain over e2e eager."""
+    rows = []
+    for row in summary:
+        if row["engine"] == FIRST_ENGINE or row.get("median_s") is None:
+            continue
+        own = samples.get((*_identity(row), *_identity(row, LINE)))
+        same_engine = samples.get((*_identity(row), REFERENCE, None))
+        eager = samples.get((*_identity({**row, "engine": FIRST_ENGINE}), REFERENCE, None))
+        shares = {
+            "engine_share": _ratio(eager, same_engine),
+            "method_share": _ratio(same_engine, own),
+            "total": _ratio(eager, own),
+        }
+        rows.append(row | {name: ratio[0] for name, ratio in shares.items() if ratio is not None})
+    return rows
