@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import pkgutil
 from difflib import get_close_matches
+from importlib.machinery import PathFinder
 from types import ModuleType
 
 
@@ -21,11 +22,22 @@ def names(package: str) -> tuple[str, ...]:
 
     Raises ModuleNotFoundError where there is no such package.
     """
-    spec = importlib.util.find_spec(package)
+    found = pkgutil.iter_modules(_folders(package))
+    return tuple(sorted(module.name for module in found if not module.name.startswith("_")))
+
+
+def _folders(package: str) -> list[str]:
+    """Where the package's modules lie. Its parents aren't imported either: gram_core alone would bring torch along."""
+    root, *inner = package.split(".")
+    spec = importlib.util.find_spec(root)
+    qualified = root
+    for name in inner:
+        qualified = f"{qualified}.{name}"
+        locations = spec.submodule_search_locations if spec else None
+        spec = PathFinder.find_spec(qualified, locations) if locations else None
     if spec is None or spec.submodule_search_locations is None:
         raise ModuleNotFoundError(f"no package named {package!r}", name=package)
-    found = pkgutil.iter_modules(spec.submodule_search_locations)
-    return tuple(sorted(module.name for module in found if not module.name.startswith("_")))
+    return list(spec.submodule_search_locations)
 
 
 def check(package: str, name: str) -> None:
