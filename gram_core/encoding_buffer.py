@@ -1,6 +1,6 @@
-"""Encodings of the items touched since the encoder last moved; grows with them and not with the catalogue.
+"""Encodings of the items touched since the encoder last moved, and how far each has moved since.
 
-n items asked for, d width.
+Grows with the items touched and not with the catalogue. n items asked for, d width.
 """
 
 from __future__ import annotations
@@ -10,10 +10,15 @@ from torch import Tensor
 
 
 class EncodingBuffer:
-    """Rows of width d for the items met so far, in the order of their first appearance."""
+    """Two rows of width d for each item met so far, in the order of their first appearance.
+
+    encoded: what the encoder said; displacement: what gradients have moved it by. Their sum is the moved
+    encoding, at the interval's end the pseudo-target.
+    """
 
     def __init__(self, width: int, device: torch.device, dtype: torch.dtype):
-        self._rows = torch.empty(0, width, device=device, dtype=dtype)
+        self._encoded = torch.empty(0, width, device=device, dtype=dtype)
+        self._displacement = torch.empty_like(self._encoded)
         self._sorted_items = torch.empty(0, dtype=torch.int64)
         self._sorted_rows = torch.empty(0, dtype=torch.int64)
 
@@ -30,7 +35,7 @@ class EncodingBuffer:
     @property
     def capacity(self) -> int:
         """Rows allocated: at most twice the most ever held."""
-        return len(self._rows)
+        return len(self._encoded)
 
     def missing(self, items: Tensor) -> Tensor:
         """Those of `items` [n] (distinct) that have no row yet, in their order."""
@@ -40,10 +45,11 @@ class EncodingBuffer:
         """Rows for `items` [n] (distinct, none held yet) from encodings [n, d]."""
         start, stop = len(self), len(self) + len(items)
         if stop > self.capacity:
-            grown = self._rows.new_empty(max(stop, 2 * self.capacity), self._rows.shape[1])
-            grown[:start] = self._rows[:start]
-            self._rows = grown
-        self._rows[start:stop] = encodings
+            capacity = max(stop, 2 * self.capacity)
+            self._encoded = _grown(self._encoded, capacity, start)
+            self._displacement = _grown(self._displacement, capacity, start)
+        self._encoded[start:stop] = encodings
+        self._displacement[start:stop] = 0
         merged = torch.cat([self._sorted_items, items])
         order = torch.argsort(merged)
         self._sorted_rows = torch.cat([self._sorted_rows, torch.arange(start, stop)])[order]
@@ -53,16 +59,31 @@ class EncodingBuffer:
         """Row numbers [n] of `items` [n], all of which are held; on the host."""
         return self._sorted_rows[torch.searchsorted(self._sorted_items, items)]
 
-    def read(self, items: Tensor) -> Tensor:
-        """Encodings [n, d] of `items` [n], a copy."""
-        return self._rows[self.rows_of(items).to(self._rows.device, non_blocking=True)]
+    def read(self, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Encoded [n, d] and displacement [n, d] of `items` [n], copies."""
+        rows = self._device_rows(items)
+        return self._encoded[rows], self._displacement[rows]
 
-    def subtract(self, items: Tensor, change: Tensor) -> None:
-        """Takes change [n, d] off the rows of `items` [n] (distinct, so that no two writes meet)."""
-        rows = self.rows_of(items).to(self._rows.device, non_blocking=True)
-        self._rows[rows] = self._rows[rows] - change
+    def moved(self, items: Tensor) -> Tensor:
+        """Moved encodings [n, d] of `items` [n], a copy."""
+        encoded, displacement = self.read(items)
+        return encoded + displacement
+
+    def move(self, items: Tensor, by: Tensor) -> None:
+        """Moves `items` [n] (distinct, so that no two writes meet) by [n, d]."""
+        rows = self._device_rows(items)
+        self._displacement[rows] = self._displacement[rows] + by
 
     def clear(self) -> None:
         """Forgets every item; the memory stays for the next interval."""
         self._sorted_items = self._sorted_items[:0]
         self._sorted_rows = self._sorted_rows[:0]
+
+    def _device_rows(self, items: Tensor) -> Tensor:
+        return self.rows_of(items).to(self._encoded.device, non_blocking=True)
+
+
+def _grown(rows: Tensor, capacity: int, held: int) -> Tensor:
+    grown = rows.new_empty(capacity, rows.shape[1])
+    grown[:held] = rows[:held]
+    return grown

@@ -40,7 +40,7 @@ def resolve_accumulation_steps(accumulation_steps: int | str, steps_per_epoch: i
         steps = 0
     if not 0 < steps < float("inf"):
         raise ValueError(
-            f"accumulation_steps must be a positive integer or a share of an epoch like '0.5E', not {accumulation_steps!r}"
+            f"accumulation_steps must be a positive integer or a share of an epoch ('0.5E'), not {accumulation_steps!r}"
         )
     if share is None:
         return int(steps)
@@ -51,9 +51,13 @@ def resolve_accumulation_steps(accumulation_steps: int | str, steps_per_epoch: i
     return max(1, round(steps * steps_per_epoch))
 
 
-def pseudo_loss(encodings: Tensor, pseudo_targets: Tensor) -> Tensor:
-    """Eq. 9: half the summed squared distance of encodings [n, d] to their detached pseudo-targets [n, d]."""
-    return 0.5 * (pseudo_targets.detach() - encodings).square().sum()
+def pseudo_loss(encodings: Tensor, encoded: Tensor, displacement: Tensor) -> Tensor:
+    """Eq. 9: half the summed squared distance of encodings [n, d] to their detached pseudo-targets [n, d].
+
+    The pseudo-target is `encoded + displacement`; the two are apart so that a displacement of 1e-6 keeps
+    its digits beside an encoding of 1 (in float32 their sum would keep one of them).
+    """
+    return 0.5 * ((encoded.detach() - encodings) + displacement.detach()).square().sum()
 
 
 class MultiStep:
@@ -101,8 +105,8 @@ class MultiStep:
         """One CF step; every N-th also updates the encoder. Returns the loss, detached."""
         selection = unique_items(batch)
         buffer = self._encode_new(selection.items)
-        loss, gradient = self._cf_step(buffer.read(selection.items), selection.slot_rows, batch)
-        buffer.subtract(selection.items, gradient)
+        loss, gradient = self._cf_step(buffer.moved(selection.items), selection.slot_rows, batch)
+        buffer.move(selection.items, -gradient)
         self._steps += 1
         if self._steps == self.settings.accumulation_steps:
             self._update_encoder()
@@ -139,8 +143,7 @@ class MultiStep:
         """Phase 4, and the interval begins anew."""
         assert self._buffer is not None, "an interval has steps, so it has touched items"
         for minibatch in self._ce_minibatches(self._buffer.items):
-            targets = self._buffer.read(minibatch)
-            pseudo_loss(self.training.encode(minibatch), targets).backward()
+            pseudo_loss(self.training.encode(minibatch), *self._buffer.read(minibatch)).backward()
             self.training.optimization.step_encoder()
         self._buffer.clear()
         self._steps = 0
