@@ -1,0 +1,61 @@
+"""Sessions: `nox` checks the code, `nox -s bench` measures, `nox -s report -- runs/latest` renders again.
+
+Arguments after `--` go to the program of the session. With `--no-venv` nothing is installed: for GPU images
+that bring their own torch.
+"""
+
+from __future__ import annotations
+
+import shutil
+
+import nox
+from nox.virtualenv import PassthroughEnv
+
+nox.needs_version = ">=2024.10"
+nox.options.sessions = ["tests", "lint", "types"]
+nox.options.default_venv_backend = "virtualenv"
+nox.options.reuse_existing_virtualenvs = True
+
+CONSTRAINTS = [] if shutil.which("nvidia-smi") else ["--constraint", "constraints-cpu.txt"]
+
+
+def install(session: nox.Session, *requirements: str) -> None:
+    """Installs into the session's own environment; with --no-venv the present one is taken as it is."""
+    if not isinstance(session.virtualenv, PassthroughEnv):
+        session.install("--quiet", *CONSTRAINTS, *requirements)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Runs the test suite."""
+    install(session, "-e", ".[test]")
+    session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Checks style and formatting."""
+    install(session, "ruff")
+    session.run("python", "-m", "ruff", "check", *session.posargs)
+    session.run("python", "-m", "ruff", "format", "--check")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Checks types."""
+    install(session, "-e", ".", "mypy")
+    session.run("python", "-m", "mypy", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measures a sweep and renders its report: `nox -s bench -- --preset full`."""
+    install(session, "-e", ".")
+    session.run("python", "-m", "bench", "run", *session.posargs)
+
+
+@nox.session
+def report(session: nox.Session) -> None:
+    """Renders a run's report again: `nox -s report -- runs/latest`."""
+    install(session, "-e", ".")
+    session.run("python", "-m", "bench", "report", *(session.posargs or ["runs/latest"]))
