@@ -1,0 +1,1 @@
+"""Renders a run directory: page, tables, figures. Reads `bench.results` only and imports without torch."""

@@ -1,0 +1,185 @@
+"""The plain-language headline: which results lead, and the sentences that carry them honestly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from bench.results.schema import RunInfo
+from bench.results.summary import REFERENCE, UNIQUE_REFERENCE, Frames
+from reports import words
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Card:
+    """One leading result: the fastest of its exactness."""
+
+    label: str
+    exactness: str
+    speed_up: str
+    spread: str
+    against_unique: str
+    repetition_ratio: str
+    interval_ratio: str
+    time: str
+    memory: str
+    case: str
+
+
+@dataclass(frozen=True)
+class Story:
+    """What stands at the top of a report. `origin` is a key of words.ORIGINS; None where nothing is to be compared."""
+
+    headline: str
+    sentences: tuple[str, ...]
+    cards: tuple[Card, ...]
+    origin: str | None
+
+
+def tell(frames: Frames, info: RunInfo) -> Story:
+    """Picks the best result on the most real input there is, and says what it does not show."""
+    summary = frames.summary
+    measured = summary[summary["outcome"] == "ok"]
+    if measured.empty:
+        return _nothing(summary, info)
+    methods = measured[~measured["method"].isin([REFERENCE, UNIQUE_REFERENCE]) & measured["speed_up"].notna()]
+    if methods.empty:
+        labels = words.listing(dict.fromkeys(measured["label"]))
+        return Story(
+            f"Nothing to compare: this run measured {labels}",
+            ("A speed-up needs a method and e2e on the same case, with the same engine and precision.",),
+            (),
+            None,
+        )
+    origins = pd.Series([words.origin(row) for row in methods.to_dict("records")], index=methods.index)
+    first = next(origin for origin in words.ORIGINS if (origins == origin).any())
+    rows = methods[origins == first].sort_values("speed_up", ascending=False).to_dict("records")
+    leaders = list({row["exactness"]: row for row in reversed(rows)}.values())
+    leaders.sort(key=lambda row: -row["speed_up"])
+    best = leaders[0]
+    sentences = [_what(best, summary), *_exact_one(best, leaders), _provenance(first), *_rescued(summary)]
+    cards = tuple(_card(row, summary) for row in leaders)
+    return Story(_headline(best, first), tuple(sentences), cards, first)
+
+
+def _nothing(summary: pd.DataFrame, info: RunInfo) -> Story:
+    if summary.empty:
+        sentence = f"The run holds no record of {words.count(info.planned_records, 'planned measurement')}."
+        return Story("Nothing has been measured yet", (sentence,), (), None)
+    outcomes = summary["outcome"].value_counts()
+    parts = words.listing(f"{amount} {words.OUTCOMES[code]}" for code, amount in outcomes.items())
+    sentence = f"All {words.count(len(summary), 'line')} ended without a number: {parts}. The reasons are listed below."
+    return Story("Nothing was measured", (sentence,), (), None)
+
+
+def _headline(best: Row, origin: str) -> str:
+    place = {
+        "real": f"on {best['workload']} with {best['encoder']}",
+        "synthetic-log": f"on a synthetic log with {best['encoder']}",
+        "random-weights": f"on {best['encoder']} with random weights",
+    }[origin]
+    if best["speed_up"] < 1:
+        return f"No method was faster than end-to-end training {place}"
+    ratio = words.number(best["item_repetition_ratio"])
+    speed = f"{best['label']} is {words.times(best['speed_up'])} as fast as end-to-end training"
+    return f"{speed} {place}, at a repetition ratio of {ratio}"
+
+
+def _reference(row: Row, summary: pd.DataFrame, method: str) -> dict[str, Any] | None:
+    """The reference's row of the same case, engine and setting."""
+    same = summary["method"] == method
+    for column in (*words.SETTING_COLUMNS, "batch_size", "text_length", "asked_repetition_ratio"):
+        value = row[column]
+        same &= summary[column] == value if words.exists(value) else summary[column].isna()
+    found = summary[same].to_dict("records")
+    return found[0] if found else None
+
+
+def _what(best: Row, summary: pd.DataFrame) -> str:
+    reference = _reference(best, summary, REFERENCE)
+    e2e_time = words.milliseconds(reference["median_s"]) if reference else words.MISSING
+    sentence = (
+        f"A step of {best['label']} takes {words.milliseconds(best['median_s'])} ms"
+        f" where one of e2e takes {e2e_time} ms ({words.case(best)})"
+    )
+    if words.exists(best["memory_ratio"]) and reference:
+        sentence += (
+            f"; its peak memory is {words.gibibytes(best['memory_bytes'])},"
+            f" {words.percent(best['memory_ratio'])} of e2e's {words.gibibytes(reference['memory_bytes'])}"
+        )
+    return sentence + "."
+
+
+def _exact_one(best: Row, leaders: list[dict[str, Any]]) -> list[str]:
+    sentences = []
+    if best["exactness"] == "stale":
+        sentences.append(
+            f"{best['label']} is stale: within an interval the encoder does not move, so one of its steps is not worth "
+            "one end-to-end step. Judge it by quality over time, not by this number alone."
+        )
+    elif best["exactness"] == "other-model":
+        sentences.append(f"{best['label']} trains another model, so it is a bound and not a replacement.")
+    exact = next((row for row in leaders if row["exactness"] == "exact"), None)
+    if exact is not None and exact is not best:
+        kind = "exact method" if exact["dropout"] == "off" else "method that would be exact with dropout off"
+        sentences.append(
+            f"The fastest {kind}, {exact['label']}, is {words.times(exact['speed_up'])} as fast as e2e"
+            f" at a repetition ratio of {words.number(exact['item_repetition_ratio'])}{_beside_unique(exact)}."
+        )
+    elif exact is not None:
+        condition = "" if exact["dropout"] == "off" else " only with dropout off, which this run had on"
+        sentences.append(f"It leaves end-to-end training's gradient unchanged{condition}{_beside_unique(exact)}.")
+    return sentences
+
+
+def _beside_unique(row: Row) -> str:
+    if not words.exists(row["speed_up_unique"]):
+        return ""
+    return f", and runs at {words.times(row['speed_up_unique'])} the speed of e2e_unique, which only deduplicates"
+
+
+def _provenance(origin: str) -> str:
+    return {
+        "real": "The interaction log, the texts and the encoder's weights are real.",
+        "synthetic-log": "The encoder's weights are real; the interaction log is synthetic, its repetition set by us.",
+        "random-weights": "The encoder has the stated shape but random weights: time and memory are meaningful, "
+        "losses are not.",
+    }[origin]
+
+
+def _rescued(summary: pd.DataFrame) -> list[str]:
+    """Cases that e2e could not hold in memory and another method could."""
+    saved = summary[(summary["reference_outcome"] == "oom") & (summary["outcome"] == "ok")]
+    saved = saved[~saved["method"].isin([REFERENCE, UNIQUE_REFERENCE])]
+    if saved.empty:
+        return []
+    parts = [f"{label} in {words.count(len(rows), 'case')}" for label, rows in saved.groupby("label", sort=False)]
+    return [f"Where e2e ran out of memory, {words.listing(parts)} did not."]
+
+
+def _card(row: Row, summary: pd.DataFrame) -> Card:
+    reference = _reference(row, summary, REFERENCE)
+    interval = row["interval_repetition_ratio"]
+    time = f"{words.milliseconds(row['median_s'])} ms"
+    memory = words.gibibytes(row["memory_bytes"])
+    if reference:
+        time += f", e2e {words.milliseconds(reference['median_s'])} ms"
+    if words.exists(row["memory_ratio"]):
+        memory += f", {words.percent(row['memory_ratio'])} of e2e's"
+    return Card(
+        label=row["label"],
+        exactness=words.exactness(row),
+        speed_up=words.times(row["speed_up"]),
+        spread=words.ratio_range(row["speed_up_low"], row["speed_up_high"]) if row["ok_blocks"] > 1 else "",
+        against_unique=words.times(row["speed_up_unique"]),
+        repetition_ratio=words.number(row["item_repetition_ratio"]),
+        interval_ratio=words.number(interval) if words.exists(interval) else "",
+        time=time,
+        memory=memory,
+        case=words.case(row),
+    )

@@ -1,0 +1,301 @@
+"""Tables as values: page, Markdown and terminal print the same cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from bench.results.schema import RunInfo
+from bench.results.summary import REFERENCE, UNIQUE_REFERENCE, Frames
+from reports import words
+
+Row = Mapping[str, Any]
+
+HEADLINE_CASES = 12
+"""Cases that a headline table shows in full; more would bury the few that a reader came for."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading; the unit holds for every number below it that names none itself."""
+
+    label: str
+    unit: str = ""
+    numeric: bool = True
+    short: str = ""
+    """Label and unit for a narrow window; empty where the label will do."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """`kind` says how to show it (muted, bad, badge, strong); `bar` is a length between 0 and 1; `note` is small."""
+
+    text: str
+    kind: str = ""
+    note: str = ""
+    bar: float | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows under one heading, which may have a short form; an empty title prints none."""
+
+    title: str
+    rows: tuple[tuple[Cell, ...], ...]
+    short: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; `left_out` counts the rows that were not made, for a reader to look up in summary.csv."""
+
+    columns: tuple[Column, ...]
+    groups: tuple[Group, ...]
+    caption: str = ""
+    left_out: int = 0
+    title: str = ""
+
+    @property
+    def rows(self) -> int:
+        """Rows in all groups."""
+        return sum(len(group.rows) for group in self.groups)
+
+
+HEADLINE_COLUMNS = (
+    Column("Method", numeric=False),
+    Column("Gradient", numeric=False),
+    Column("Repetition ratio", "item slots / unique items", short="Repetition"),
+    Column("Speed-up against e2e", words.TIMES, short="vs e2e"),
+    Column("against e2e_unique", words.TIMES, short="vs e2e_unique"),
+    Column("Time per step", "ms", short="ms/step"),
+    Column("Users", "per s", short="users/s"),
+    Column("Real tokens", "per s", short="real tokens/s"),
+    Column("Peak memory"),
+    Column("of e2e's", "%", short="% of e2e's"),
+    Column("Outcome", numeric=False),
+)
+
+CASE_COLUMNS = (
+    Column("Workload", numeric=False),
+    Column("Encoder", numeric=False),
+    Column("Precision", numeric=False),
+    Column("Engine", numeric=False),
+    Column("Batch", "users"),
+    Column("History", "items"),
+    Column("Text", "tokens"),
+    Column("Ratio asked for"),
+)
+
+
+def origins(frames: Frames) -> dict[str, Frames]:
+    """The frames split by where their input comes from, the most telling first; only what the run holds."""
+    kinds = [
+        pd.Series([words.origin(row) for row in frame.to_dict("records")], index=frame.index, dtype=object)
+        for frame in (frames.records, frames.summary, frames.engines)
+    ]
+    split = {}
+    for origin in words.ORIGINS:
+        records, summary, engines = (kind == origin for kind in kinds)
+        if summary.any():
+            split[origin] = Frames(frames.records[records], frames.summary[summary], frames.engines[engines])
+    return split
+
+
+def headlines(frames: Frames) -> tuple[Table, ...]:
+    """Every method side by side, case by case: one table for each setting (encoder, precision, engine, ...)."""
+    settings: dict[str, list[Row]] = {}
+    for row in frames.summary.to_dict("records"):
+        settings.setdefault(words.setting(row), []).append(row)
+    return tuple(_headline(title, rows) for title, rows in settings.items())
+
+
+def _headline(title: str, rows: list[Row]) -> Table:
+    cases: dict[str, list[Row]] = {}
+    for row in rows:
+        cases.setdefault(words.case(row, with_setting=False), []).append(row)
+    chosen, caption = _telling_cases(cases)
+    speed_ups = [row["speed_up"] for lines in chosen.values() for row in lines if words.exists(row["speed_up"])]
+    groups = tuple(
+        Group(case, tuple(_measures(row, max(speed_ups, default=1.0)) for row in lines))
+        for case, lines in chosen.items()
+    )
+    left_out = len(rows) - sum(len(lines) for lines in chosen.values())
+    return Table(HEADLINE_COLUMNS, groups, caption, left_out, title)
+
+
+def _telling_cases(cases: dict[str, list[Row]]) -> tuple[dict[str, list[Row]], str]:
+    """All cases where they are few; else the largest batch and text that e2e still measured."""
+    if len(cases) <= HEADLINE_CASES:
+        return cases, ""
+    sizes = {
+        case: _size(lines[0])
+        for case, lines in cases.items()
+        if any(row["method"] == REFERENCE and row["outcome"] == "ok" for row in lines)
+    }
+    largest = max(sizes.values(), default=None)
+    chosen = [case for case in cases if sizes.get(case) == largest][:HEADLINE_CASES]
+    caption = "Shown: the largest batch and text that e2e could still train on." if sizes else "Shown: the first cases."
+    return {case: cases[case] for case in chosen}, caption
+
+
+def _size(row: Row) -> tuple[float, float]:
+    """Tokens of a batch up to a factor, and the batch itself to break ties."""
+    batch, text = float(row["batch_size"] or 0), float(row["text_length"] or 0)
+    return batch * text, batch
+
+
+def _measures(row: Row, fastest: float = 1.0) -> tuple[Cell, ...]:
+    """The cells of HEADLINE_COLUMNS."""
+    ratio = Cell(words.number(row["item_repetition_ratio"]))
+    if words.exists(row["interval_repetition_ratio"]):
+        ratio = Cell(ratio.text, note=f"{words.number(row['interval_repetition_ratio'])} per interval")
+    blocks = f"{words.plain(row['ok_blocks'])} of {words.plain(row['blocks'])} blocks"
+    outcome = Cell(words.OUTCOMES[row["outcome"]], "muted" if row["outcome"] == "ok" else "bad")
+    if row["outcome"] == "ok" and row["ok_blocks"] < row["blocks"]:
+        outcome = Cell(outcome.text, "bad", note=blocks)
+    return (
+        Cell(row["label"], "strong"),
+        Cell(words.exactness(row), "badge"),
+        ratio,
+        _speed_up(row, "speed_up", "reference_outcome", REFERENCE, fastest),
+        _speed_up(row, "speed_up_unique", "unique_reference_outcome", UNIQUE_REFERENCE),
+        Cell(words.milliseconds(row["median_s"])),
+        Cell(words.number(row["users_per_s"])),
+        Cell(words.number(row["real_tokens_per_s"])),
+        Cell(words.gibibytes(row["memory_bytes"])),
+        Cell(words.percent(row["memory_ratio"]).removesuffix(" %")),
+        outcome,
+    )
+
+
+def _speed_up(row: Row, name: str, outcome: str, reference: str, fastest: float | None = None) -> Cell:
+    """The speed-up, or why there is none although the row itself was measured."""
+    value = row[name]
+    if words.exists(value):
+        spread = words.ratio_range(row[f"{name}_low"], row[f"{name}_high"]) if row["ok_blocks"] > 1 else ""
+        is_reference = row["method"] == reference
+        bar = None if fastest is None or is_reference else min(1.0, value / max(fastest, 1.0))
+        return Cell(words.times(value), "muted" if is_reference else "strong", "" if is_reference else spread, bar)
+    if row["outcome"] != "ok" or row[outcome] == "ok":
+        return Cell(words.MISSING, "muted")
+    return Cell(words.MISSING, "muted", note=f"{reference} {words.OUTCOMES[row[outcome]]}")
+
+
+def every_result(frames: Frames, limit: int = 500) -> Table:
+    """One row per case and method; at most `limit` of them."""
+    rows = frames.summary.head(limit).to_dict("records")
+    columns = (*CASE_COLUMNS, *HEADLINE_COLUMNS)
+    made = tuple((*_axes(row), *_measures(row)) for row in rows)
+    return Table(columns, (Group("", made),), left_out=len(frames.summary) - len(rows))
+
+
+def _axes(row: Row) -> tuple[Cell, ...]:
+    """The cells of CASE_COLUMNS."""
+    return (
+        Cell(words.plain(row["workload"])),
+        Cell(words.encoder(row), note="random weights" if row["weights"] != "real" else ""),
+        Cell(words.plain(row["precision"])),
+        Cell(words.plain(row["engine"])),
+        Cell(words.plain(row["batch_size"])),
+        Cell(words.plain(row["history_length"])),
+        Cell(words.plain(row["text_length"])),
+        Cell(words.plain(row["asked_repetition_ratio"])),
+    )
+
+
+def engines(frames: Frames, limit: int = 60) -> Table:
+    """What the engine gains and what the method gains, where a run holds more than one engine."""
+    columns = (
+        Column("Method", numeric=False),
+        Column("Engine's share", "e2e eager / e2e engine"),
+        Column("Method's share", "e2e / method, same engine"),
+        Column("Together", "e2e eager / method"),
+        Column("Time per step", "ms"),
+    )
+    grouped: dict[str, list[tuple[Cell, ...]]] = {}
+    rows = frames.engines[frames.engines["engine_share"].notna()]
+    for row in rows.head(limit).to_dict("records"):
+        cells = (
+            Cell(row["label"], "strong"),
+            Cell(words.times(row["engine_share"])),
+            Cell(words.times(row["method_share"])),
+            Cell(words.times(row["total"]), "strong"),
+            Cell(words.milliseconds(row["median_s"])),
+        )
+        grouped.setdefault(words.case(row), []).append(cells)
+    groups = tuple(Group(title, tuple(made)) for title, made in grouped.items())
+    return Table(columns, groups, left_out=max(0, len(rows) - limit))
+
+
+def not_measured(frames: Frames, limit: int = 200) -> Table:
+    """Every record without a number, with its reason; equal ones of several blocks are one row."""
+    columns = (
+        Column("Case", numeric=False),
+        Column("Method", numeric=False),
+        Column("Outcome", numeric=False),
+        Column("Reason", numeric=False),
+    )
+    seen: dict[tuple[str, ...], int] = {}
+    for row in frames.records[frames.records["outcome"] != "ok"].to_dict("records"):
+        key = (words.case(row), row["label"], words.OUTCOMES[row["outcome"]], row["reason"] or "no reason was recorded")
+        seen[key] = seen.get(key, 0) + 1
+    made = [
+        (
+            Cell(case),
+            Cell(label, "strong"),
+            Cell(outcome, "bad", f"{blocks} blocks" if blocks > 1 else ""),
+            Cell(reason),
+        )
+        for (case, label, outcome, reason), blocks in seen.items()
+    ]
+    return Table(columns, (Group("", tuple(made[:limit])),), left_out=max(0, len(made) - limit))
+
+
+def environment(info: RunInfo) -> list[tuple[str, str]]:
+    """Where the run was measured: names and values."""
+    place = info.environment
+    dirty = {True: " with uncommitted changes", False: "", None: " (state unknown)"}[place.git_dirty]
+    clocks = ", ".join(f"{name} {value} MHz" for name, value in place.clocks_mhz.items() if value is not None)
+    lines = [
+        ("Device", place.device),
+        ("Kind", place.device_kind),
+        ("UUID", place.device_uuid),
+        ("Device memory", words.gibibytes(place.device_memory_bytes) if place.device_memory_bytes else None),
+        ("Driver", place.driver),
+        ("Clocks", clocks),
+        ("Power limit", f"{words.plain(place.power_limit_w)} W" if place.power_limit_w is not None else None),
+        ("Processor", f"{place.cpu}, {words.count(place.cpu_cores, 'core')}"),
+        ("Host memory", words.gibibytes(place.host_memory_bytes)),
+        ("System", place.os),
+        ("Python", place.python),
+        ("Libraries", ", ".join(f"{name} {version}" for name, version in place.libraries.items())),
+        ("Code", f"{place.git_sha}{dirty}" if place.git_sha else None),
+        ("Started", info.started_at),
+        ("Preset", info.preset),
+    ]
+    return [(name, value) for name, value in lines if value]
+
+
+def markdown(table: Table) -> str:
+    """The table in GitHub's Markdown; a group's title becomes a row of its own."""
+    heads = [column.label + (f" ({column.unit})" if column.unit else "") for column in table.columns]
+    lines = ["| " + " | ".join(escape(head) for head in heads) + " |"]
+    lines.append("|" + "|".join("---:" if column.numeric else "---" for column in table.columns) + "|")
+    for group in table.groups:
+        if group.title:
+            lines.append("| **" + escape(group.title) + "** |" + " |" * (len(table.columns) - 1))
+        for row in group.rows:
+            texts = [escape(f"{cell.text} ({cell.note})" if cell.note else cell.text) for cell in row]
+            lines.append("| " + " | ".join(texts) + " |")
+    return "\n".join(lines)
+
+
+def escape(text: str) -> str:
+    """Text that neither Markdown nor the HTML inside it reads as markup."""
+    text = " ".join(text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").split())
+    for sign in "\\`*_|[]":
+        text = text.replace(sign, "\\" + sign)
+    return text

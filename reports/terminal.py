@@ -1,0 +1,63 @@
+"""The summary of a run for a terminal: the headline and its table, as wide as the window allows."""
+
+from __future__ import annotations
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from bench.results.store import LoadedRun
+from bench.results.summary import Frames, frames
+from reports import story, tables, words
+
+_NARROW = ("Method", "Repetition ratio", "Speed-up against e2e", "Time per step", "Peak memory", "Outcome")
+_MIDDLE = ("Gradient", "against e2e_unique")
+MIDDLE, WIDE = 110, 150
+"""Columns of text from which on the middle ones, and all, of the headline table's columns are printed."""
+
+
+def summary(run: LoadedRun, width: int = 100) -> RenderableType:
+    """The headline, one table per origin of the input, and how many lines were not measured."""
+    derived = frames(run.records)
+    told = story.tell(derived, run.info)
+    parts: list[RenderableType] = [Text(told.headline, style="bold"), *(Text(each) for each in told.sentences), Text()]
+    for origin, part in tables.origins(derived).items():
+        for table in tables.headlines(part):
+            title = f"{words.ORIGINS[origin]}: {table.title}"
+            parts += [Text(title, style="bold"), _table(table, width), Text()]
+    return Group(*parts, *_failures(derived), *(Text(f"warning: {each}", style="yellow") for each in run.warnings))
+
+
+def print_summary(run: LoadedRun, console: Console | None = None) -> None:
+    """Prints `summary` as wide as the console is."""
+    console = console or Console()
+    console.print(summary(run, console.width))
+
+
+def _failures(derived: Frames) -> list[Text]:
+    outcomes = derived.records["outcome"].value_counts()
+    parts = [f"{amount} {words.OUTCOMES[code]}" for code, amount in outcomes.items() if code != "ok"]
+    return [Text(f"Not measured: {words.listing(parts)}.", style="yellow")] if parts else []
+
+
+def _table(table: tables.Table, width: int) -> RichTable:
+    """One setting; a case's name (B users, L tokens, ratio r asked for) stands beside its first line."""
+    labels = _NARROW if width < MIDDLE else (*_NARROW, *_MIDDLE)
+    shown = [place for place, column in enumerate(table.columns) if width >= WIDE or column.label in labels]
+    drawn = RichTable(box=None, padding=(0, 1), header_style="dim", caption_justify="left")
+    drawn.add_column("Case", style="dim", no_wrap=True)
+    for place in shown:
+        column = table.columns[place]
+        drawn.add_column(column.short or column.label, justify="right" if column.numeric else "left", no_wrap=True)
+    for group in table.groups:
+        for line, row in enumerate(group.rows):
+            drawn.add_row("" if line else Text(group.short), *(_cell(row[place]) for place in shown))
+        drawn.add_row()
+    if table.left_out:
+        drawn.caption = f"{table.caption} {words.count(table.left_out, 'more line')} in summary.csv."
+    return drawn
+
+
+def _cell(cell: tables.Cell) -> Text:
+    style = {"strong": "bold", "muted": "dim", "bad": "red"}.get(cell.kind, "")
+    return Text(cell.text, style=style)

@@ -1,0 +1,157 @@
+"""How numbers and names are written for a reader: units, significant digits, plain words for codes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+MISSING = "–"  # noqa: RUF001 - an en dash is what a table prints for "no number"
+TIMES = "×"  # noqa: RUF001 - the multiplication sign is meant
+NARROW_SPACE = "\u202f"
+GIB = 1024**3
+MIB = 1024**2
+
+OUTCOMES = {
+    "ok": "measured",
+    "oom": "out of memory",
+    "timeout": "timed out",
+    "error": "failed",
+    "skipped": "skipped",
+    "absent": "not in this run",
+}
+SHORT_OUTCOMES = {"oom": "OOM", "timeout": "timeout", "error": "error", "skipped": "skipped", "absent": "not run"}
+MEMORY_KINDS = {
+    "allocated": "peak of the CUDA allocator since the process started",
+    "process": "resident peak of the worker process, interpreter and libraries included",
+}
+ORIGINS = {
+    "real": "Real log, real weights",
+    "synthetic-log": "Synthetic log, real weights",
+    "random-weights": "Random weights",
+}
+"""Most telling first."""
+SETTING_COLUMNS = (
+    "workload",
+    "encoder",
+    "layers",
+    "history_length",
+    "precision",
+    "engine",
+    "dropout",
+    "padding",
+    "optimizer",
+)
+"""What stays fixed inside one figure; batch size, text length, repetition ratio and method vary in it."""
+
+
+def exists(value: object) -> bool:
+    """Whether there is something to print: neither None nor NaN."""
+    return value is not None and not (isinstance(value, float) and math.isnan(value))
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """At least `digits` significant digits, thousands apart: 0.0123, 4.50, 329, 609 487."""
+    if value is None or math.isnan(value):
+        return MISSING
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    if value == 0:
+        return "0"
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{decimals}f}".replace(",", NARROW_SPACE)
+
+
+def times(value: float | None) -> str:
+    """A speed-up: 2.97×."""
+    return f"{number(value)}{TIMES}" if exists(value) else MISSING
+
+
+def milliseconds(value_s: float | None) -> str:
+    """Seconds as a number of milliseconds."""
+    return number(value_s * 1000) if value_s is not None and exists(value_s) else MISSING
+
+
+def gibibytes(value: float | None) -> str:
+    """Bytes with their unit: 1.84 GiB, 512 MiB."""
+    if value is None or not exists(value):
+        return MISSING
+    return f"{number(value / GIB)} GiB" if value >= GIB else f"{number(value / MIB)} MiB"
+
+
+def percent(value: float | None) -> str:
+    """A fraction as 35 %."""
+    return f"{number(value * 100, 2)} %" if value is not None and exists(value) else MISSING
+
+
+def ratio_range(low: float | None, high: float | None) -> str:
+    """The extremes over blocks: 2.91 to 3.04×."""
+    return f"{number(low)} to {times(high)}" if exists(low) and exists(high) else ""
+
+
+def plain(value: Any) -> str:
+    """An axis value as one would type it: 16.0 is 16."""
+    if not exists(value):
+        return MISSING
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def origin(row: Mapping[str, Any]) -> str:
+    """Which of ORIGINS a row belongs to."""
+    if row["weights"] != "real":
+        return "random-weights"
+    return "real" if row["log"] == "real" else "synthetic-log"
+
+
+def exactness(row: Mapping[str, Any]) -> str:
+    """The label; exactness is claimed for dropout off only."""
+    if row["exactness"] == "exact" and row["dropout"] != "off":
+        return "exact if dropout off"
+    return str(row["exactness"])
+
+
+def encoder(row: Mapping[str, Any]) -> str:
+    """`minilm, first 2 layers`."""
+    name = plain(row["encoder"])
+    return f"{name}, first {plain(row['layers'])} layers" if exists(row["layers"]) else name
+
+
+def setting(row: Mapping[str, Any]) -> str:
+    """What holds for a whole figure, in one line."""
+    parts = [plain(row["workload"]), encoder(row), f"history {plain(row['history_length'])} items"]
+    parts += [plain(row["precision"]), f"engine {plain(row['engine'])}"]
+    parts += [f"dropout {row['dropout']}"] if row["dropout"] != "off" else []
+    return " · ".join(parts)
+
+
+def case(row: Mapping[str, Any], *, with_setting: bool = True) -> str:
+    """One case in one line."""
+    parts = [setting(row)] if with_setting else []
+    parts += [f"batch {plain(row['batch_size'])} users", f"text {plain(row['text_length'])} tokens"]
+    if exists(row["asked_repetition_ratio"]):
+        parts.append(f"ratio {plain(row['asked_repetition_ratio'])} asked for")
+    return " · ".join(parts)
+
+
+def short_case(row: Mapping[str, Any]) -> str:
+    """One case inside a known setting, as narrow as can be: B 16 L 32 r 4."""
+    ratio = row["asked_repetition_ratio"]
+    asked = f" r {plain(ratio)}" if exists(ratio) else ""
+    return f"B {plain(row['batch_size'])} L {plain(row['text_length'])}{asked}"
+
+
+def listing(words: Iterable[str]) -> str:
+    """`a, b and c`."""
+    items = list(words)
+    return items[0] if len(items) == 1 else ", ".join(items[:-1]) + f" and {items[-1]}" if items else ""
+
+
+def count(amount: int, noun: str) -> str:
+    """`1 case`, `3 cases`."""
+    return f"{number(amount, 1)} {noun}{'' if amount == 1 else 's'}"
+
+
+def order(values: Iterable[Any]) -> list[Any]:
+    """Distinct axis values, numbers first and ascending, a missing one last."""
+    distinct = {value if exists(value) else None for value in values}
+    return sorted(distinct, key=lambda v: (v is None, isinstance(v, str), v if v is not None else 0))
