@@ -5,11 +5,13 @@ The registered name of a module is its file name; files starting with "_" are he
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import pkgutil
 from difflib import get_close_matches
 from importlib.machinery import PathFinder
+from pathlib import Path
 from types import ModuleType
 
 
@@ -56,6 +58,19 @@ def load(package: str, name: str) -> ModuleType:
     """The module registered as `name`, imported; raises UnknownName as `check` does."""
     check(package, name)
     return importlib.import_module(f"{package}.{name}")
+
+
+def source(package: str, name: str) -> Path:
+    """The file that `name` is registered by; raises UnknownName as `check` does."""
+    check(package, name)
+    places = [Path(folder, *inner) for folder in _folders(package) for inner in ((f"{name}.py",), (name, "__init__.py"))]
+    return next(place for place in places if place.is_file())
+
+
+def summary(package: str, name: str) -> str:
+    """What `name` is: the first line of its module's docstring, read and not imported."""
+    docstring = ast.get_docstring(ast.parse(source(package, name).read_text(encoding="utf-8")))
+    return (docstring or "").partition("\n")[0]
 
 
 def discover(package: str) -> dict[str, ModuleType]:
