@@ -1,0 +1,184 @@
+"""Timed windows: synchronise, clock, work, synchronise, clock, and nothing but the work in between.
+
+A unit is the shortest stretch of steps worth timing, a method's whole accumulation interval. A window holds as many
+units as it takes to last `window_s`, so that the clock's own cost and resolution vanish in it.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+WARM_STEPS = 5
+WARM_TOLERANCE = 0.02
+WARMUP_SHARE_OF_BUDGET = 0.5
+
+
+class Clock(Protocol):
+    """Reads time and waits for the device; a test's clock reads what the test says."""
+
+    def now(self) -> float:
+        """Seconds of a clock that never goes back."""
+        ...
+
+    def synchronise(self) -> None:
+        """Returns when all work given to the device is done."""
+        ...
+
+    def marks(self) -> tuple[Any, Any] | None:
+        """Two events that the device can be asked to note the time at; None where it keeps no time of its own."""
+        ...
+
+
+class HostClock:
+    """Wall-clock of work that is done when its call returns, as on a CPU."""
+
+    def now(self) -> float:
+        """Seconds of `time.perf_counter`."""
+        return time.perf_counter()
+
+    def synchronise(self) -> None:
+        """Nothing to wait for."""
+
+    def marks(self) -> tuple[Any, Any] | None:
+        """None: the host's clock is the only one."""
+        return None
+
+
+class CudaClock(HostClock):
+    """Wall-clock of a CUDA device's work, with CUDA events beside it."""
+
+    def synchronise(self) -> None:
+        """Waits for every stream of the current device."""
+        import torch
+
+        torch.cuda.synchronize()
+
+    def marks(self) -> tuple[Any, Any] | None:
+        """A pair of timing events."""
+        import torch
+
+        return torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+
+
+@dataclass(frozen=True)
+class Window:
+    """One timed stretch: its steps, its wall-clock and, where the device keeps time, the device's own."""
+
+    steps: int
+    seconds: float
+    device_seconds: float | None = None
+
+    @property
+    def step_s(self) -> float:
+        """Seconds per step."""
+        return self.seconds / self.steps
+
+    @property
+    def device_step_s(self) -> float | None:
+        """Seconds per step by the device's events."""
+        return None if self.device_seconds is None else self.device_seconds / self.steps
+
+
+def timed(work: Callable[[], object], steps: int, clock: Clock) -> Window:
+    """Runs `work`, which takes `steps` steps, in a timed window.
+
+    Garbage is collected before and not within: a collection of this process's many objects takes longer than a
+    short step and would land in some windows and not in others.
+    """
+    marks = clock.marks()
+    with _no_garbage_collection():
+        clock.synchronise()
+        started = clock.now()
+        if marks:
+            marks[0].record()
+        work()
+        if marks:
+            marks[1].record()
+        clock.synchronise()
+        seconds = clock.now() - started
+    return Window(steps, seconds, marks[0].elapsed_time(marks[1]) / 1e3 if marks else None)
+
+
+class TimingSettings(Protocol):
+    """What `bench.config.RunSettings` says of warm-up and windows."""
+
+    @property
+    def samples(self) -> int: ...  # noqa: D102 - documented where they are set
+    @property
+    def min_samples(self) -> int: ...  # noqa: D102
+    @property
+    def window_s(self) -> float: ...  # noqa: D102
+    @property
+    def min_warmup_steps(self) -> int: ...  # noqa: D102
+    @property
+    def max_warmup_steps(self) -> int: ...  # noqa: D102
+    @property
+    def budget_s(self) -> float: ...  # noqa: D102
+
+
+def settled(step_times_s: Sequence[float]) -> bool:
+    """Whether the median of the last five has stopped moving: within 2 % of the median that ended one earlier."""
+    if len(step_times_s) <= WARM_STEPS:
+        return False
+    now = statistics.median(step_times_s[-WARM_STEPS:])
+    before = statistics.median(step_times_s[-WARM_STEPS - 1 : -1])
+    return abs(now - before) < WARM_TOLERANCE * before
+
+
+def warm_up(unit: Callable[[], Window], settings: TimingSettings, clock: Clock) -> list[Window]:
+    """Units until their time has settled, `max_warmup_steps` are taken or half of `budget_s` is spent.
+
+    At least `min_warmup_steps` steps and one unit, whatever they cost.
+    """
+    started, units, steps = clock.now(), [], 0
+    while True:
+        window = unit()
+        units.append(window)
+        steps += window.steps
+        if steps < settings.min_warmup_steps:
+            continue
+        spent = clock.now() - started
+        if (
+            steps >= settings.max_warmup_steps
+            or spent >= WARMUP_SHARE_OF_BUDGET * settings.budget_s
+            or settled([unit.step_s for unit in units])
+        ):
+            return units
+
+
+def units_per_window(warm: Sequence[Window], window_s: float) -> int:
+    """How many units a window needs to last `window_s`, going by the fastest of the warm-up's last five."""
+    unit_s = min(window.seconds for window in warm[-WARM_STEPS:])
+    return max(1, math.ceil(window_s / unit_s)) if unit_s > 0 else 1
+
+
+def samples(window: Callable[[], Window], settings: TimingSettings, clock: Clock, spent_s: float) -> Iterator[Window]:
+    """`samples` windows, fewer where another one would overrun `budget_s`, never fewer than `min_samples`.
+
+    spent_s: what the warm-up took of the budget. What `window` does outside its clock counts too.
+    """
+    started, wanted = clock.now(), max(settings.samples, settings.min_samples)
+    for taken in range(wanted):
+        elapsed = clock.now() - started
+        if taken >= settings.min_samples and spent_s + elapsed * (taken + 1) / taken > settings.budget_s:
+            return
+        yield window()
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    gc.collect()
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

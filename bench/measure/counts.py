@@ -1,0 +1,63 @@
+"""What a step's work amounts to, counted from the measured batches, outside every timed window.
+
+Everything is per step and a mean over the batches, so that counts and seconds belong to the same steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from gram_core.batch import Batch, ItemTable
+from gram_core.protocols import ContentEncoder
+
+
+class CountedMethod(Protocol):
+    """A method that can say which items pass its encoder."""
+
+    @property
+    def interval(self) -> int:
+        """Steps per update of the encoder."""
+        ...
+
+    def encoded_items(self, batches: Sequence[Batch]) -> list[Tensor]:
+        """Items, with repeats, that pass the encoder in these consecutive steps."""
+        ...
+
+
+def batch_counts(batches: Sequence[Batch], table: ItemTable, interval: int) -> dict[str, float | None]:
+    """The counting columns of a `Record` that belong to the data: users, slots, unique items, real tokens.
+
+    batches: whole intervals of `interval` steps each. Raises ValueError for anything else.
+    """
+    steps = len(batches)
+    if not steps or steps % interval:
+        raise ValueError(f"{steps} batches are no whole number of intervals of {interval}")
+    items = [batch.items[batch.mask] for batch in batches]
+    slots = sum(len(row) for row in items)
+    unique = sum(len(row.unique()) for row in items)
+    intervals = [torch.cat(items[start : start + interval]) for start in range(0, steps, interval)]
+    interval_unique = sum(len(row.unique()) for row in intervals)
+    return {
+        "users": sum(batch.users for batch in batches) / steps,
+        "item_slots": slots / steps,
+        "unique_items": unique / steps,
+        "item_repetition_ratio": slots / unique if unique else None,
+        "interval_unique_items": interval_unique / len(intervals) if interval > 1 else None,
+        "interval_repetition_ratio": slots / interval_unique if interval > 1 and interval_unique else None,
+        "real_tokens": sum(int(table.lengths[row].sum()) for row in items) / steps,
+    }
+
+
+def encoder_counts(
+    batches: Sequence[Batch], table: ItemTable, encoder: ContentEncoder, method: CountedMethod
+) -> dict[str, float | None]:
+    """The counting columns that belong to the method: tokens it sends through the encoder, padding excluded and not."""
+    lengths = [table.lengths[items] for items in method.encoded_items(batches)]
+    return {
+        "encoded_tokens": sum(int(row.sum()) for row in lengths) / len(batches),
+        "padded_tokens": sum(int(encoder.computed_tokens(row).sum()) for row in lengths) / len(batches),
+    }
