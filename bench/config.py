@@ -1,8 +1,10 @@
-"""bench.toml as frozen, validated values: one model per table."""
+"""bench.toml as frozen, validated values: one model per table, loaded with a preset and overrides on top."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -14,8 +16,14 @@ from pydantic import (
     StrictFloat,
     StrictInt,
     StrictStr,
+    ValidationError,
     field_serializer,
 )
+
+from bench import checks
+from bench._problems import fields_at, nearest, sentence
+from bench._toml import Source, merge, parse_file, parse_override, place_of
+from bench.errors import ConfigError
 
 Precision = Literal["float64", "float32", "tf32", "bf16"]
 DeviceKind = Literal["cpu", "cuda"]
@@ -29,6 +37,10 @@ Count = Annotated[StrictInt, Field(ge=1)]
 Seconds = Annotated[StrictFloat, Field(gt=0)]
 
 
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str | int | float) else value
+
+
 class RunSettings(_Strict):
     """`[run]`: how every measurement of the run is taken."""
 
@@ -36,7 +48,7 @@ class RunSettings(_Strict):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dropout: Literal["off", "shared"] = "off"
     padding: Literal["max_length", "longest"] = "max_length"
-    optimizer: StrictStr = "adamw"
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     learning_rate: Annotated[StrictFloat, Field(gt=0)] = 1e-4
     max_grad_norm: Annotated[StrictFloat, Field(gt=0)] | None = None
     blocks: Count = 1
@@ -53,6 +65,8 @@ class RunSettings(_Strict):
     """Time for one worker's warm-up and samples."""
     timeout_s: Seconds = 300.0
     """A worker that takes longer is ended and recorded as `timeout`."""
+    plugins: Annotated[tuple[StrictStr, ...], BeforeValidator(_as_list)] = ()
+    """Importable packages whose files are methods, besides those that exist here."""
 
 
 class ModelSettings(_Strict):
@@ -62,10 +76,6 @@ class ModelSettings(_Strict):
     candidates: Annotated[StrictInt, Field(ge=2)] = 5
     """C = 1 + npratio: the clicked item and its sampled negatives."""
     pooling: Literal["mean", "cls", "attention"] = "mean"
-
-
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str | int | float) else value
 
 
 def _layers(value: Any) -> Any:
@@ -135,3 +145,96 @@ class Config(_Strict):
     """Per workload, its module's `Settings`."""
     method: dict[str, dict[str, Any]] = {}
     """Per method, keyword arguments of its class's `Settings`."""
+
+
+def presets() -> dict[str, str]:
+    """Names of the presets, and the comment that opens each of their files."""
+    files = sorted(_preset_folder().glob("*.toml"))
+    return {file.stem: file.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ") for file in files}
+
+
+def load(path: Path | None, preset: str, overrides: Sequence[str], device_kind: DeviceKind) -> Config:
+    """The configuration of a run: the file (None: the defaults), then the preset, then every `table.key=value`.
+
+    An overridden axis of the sweep holds in every part of it. `run.device` of the result is `device_kind`.
+    Raises ConfigError, which names file, line and key.
+    """
+    base = [_read_file(path)] if path is not None else []
+    base.append(_read_preset(preset).under(device_kind))
+    changes = [parse_override(override) for override in overrides]
+    values = merge([Source(_without_axes(merge(base), changes), {}), *changes])
+    return _validated(values, [*base, *changes], device_kind)
+
+
+def requested_device(path: Path | None, overrides: Sequence[str]) -> Literal["auto", "cpu", "cuda"]:
+    """`run.device` of file and overrides: it is needed before the preset, which depends on the device."""
+    sources = [_read_file(path)] if path is not None else []
+    sources += [parse_override(override) for override in overrides]
+    return _parsed({"run": merge(sources).get("run", {})}, sources).run.device
+
+
+def restore(values: dict[str, Any]) -> Config:
+    """The configuration that a run's `run.json` holds; raises ConfigError where it is none of this version's."""
+    return _validated(values, [])
+
+
+def _preset_folder() -> Path:
+    return Path(__file__).parent / "presets"
+
+
+def _read_preset(name: str) -> Source:
+    if name not in presets():
+        raise ConfigError(f'there is no preset "{name}"; {nearest(name, presets())}')
+    file = _preset_folder() / f"{name}.toml"
+    return parse_file(file.read_text(encoding="utf-8"), f"preset {file.name}")
+
+
+def _read_file(path: Path) -> Source:
+    try:
+        return parse_file(path.read_text(encoding="utf-8-sig"), str(path))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not a text file in UTF-8.") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read it ({error.strerror}); give --config a TOML file.") from error
+
+
+def _without_axes(values: dict[str, Any], changes: Sequence[Source]) -> dict[str, Any]:
+    """`values` whose sweep parts leave out every axis that a change sets for the whole sweep."""
+    axes = {axis for change in changes for axis in _table(change.values.get("sweep"))}
+    sweep = _table(values.get("sweep"))
+    parts = sweep.get("part")
+    if not axes or not isinstance(parts, list):
+        return values
+    kept = [{axis: value for axis, value in _table(part).items() if axis not in axes} for part in parts]
+    return {**values, "sweep": {**sweep, "part": kept}}
+
+
+def _table(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _validated(values: dict[str, Any], sources: Sequence[Source], device_kind: DeviceKind | None = None) -> Config:
+    """The parsed configuration for a device, its names and cases checked against what exists."""
+    config = _parsed(values, sources)
+    if device_kind is not None:
+        config = config.model_copy(update={"run": config.run.model_copy(update={"device": device_kind})})
+    try:
+        config = config.model_copy(update={"workload": checks.workload_settings(config)})
+        checks.check(config)
+    except checks.Fault as fault:
+        raise ConfigError(_at(fault.path, sources) + str(fault)) from fault
+    return config
+
+
+def _parsed(values: dict[str, Any], sources: Sequence[Source]) -> Config:
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = first["loc"]
+        raise ConfigError(_at(path, sources) + sentence(first, fields_at(Config, path[:-1]), path)) from error
+
+
+def _at(path: tuple[str | int, ...], sources: Sequence[Source]) -> str:
+    place = place_of(path, sources)
+    return f"{place}: " if place else ""

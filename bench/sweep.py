@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import itertools
+import math
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
+from bench import method_settings, registry
 from bench.results.schema import AxisValue, Record
+from bench.results.store import record_key
+
+if TYPE_CHECKING:
+    from bench.config import Config, SweepAxes
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,8 @@ class WorkItem:
     @property
     def key(self) -> Hashable:
         """Identity of the measurement, equal to `key_of` of the record that comes of it."""
-        return _key(self.case.axes(), self.line.method, self.line.engine, self.line.accumulation_steps, self.block)
+        case = tuple(sorted(self.case.axes().items()))
+        return case, self.line.method, self.line.engine, self.line.accumulation_steps, self.block
 
     def __str__(self) -> str:
         block = f" block {self.block}" if self.block else ""
@@ -71,10 +80,80 @@ class WorkItem:
 
 def key_of(record: Record) -> Hashable:
     """Identity of a recorded measurement: what `resume` compares with `WorkItem.key`."""
-    return _key(record.case, record.method, record.engine, record.accumulation_steps, record.block)
+    return record_key(record)
 
 
-def _key(
-    axes: dict[str, AxisValue], method: str, engine: str, accumulation_steps: int | str | None, block: int
-) -> Hashable:
-    return tuple(sorted(axes.items())), method, engine, accumulation_steps, block
+def plan(config: Config) -> tuple[WorkItem, ...]:
+    """Everything the configuration asks for, once, in the order it is to be measured.
+
+    Block by block, so that an interrupted run holds every case before it holds any twice; within a block case by
+    case, real logs first and small cases before larger ones, so that an out-of-memory is met at the smallest case
+    that has it; within a case the lines in the configuration's order, reversed in odd blocks, so that drift of the
+    machine cancels.
+    """
+    lines: dict[Case, dict[MethodLine, None]] = {}
+    for part in config.sweep.parts():
+        for case in cases(part):
+            lines.setdefault(case, {}).update(dict.fromkeys(method_lines(part, config.run.plugins)))
+    order = sorted(lines, key=_order(tuple(lines)))
+    return tuple(
+        WorkItem(case, line, block)
+        for block in range(config.run.blocks)
+        for case in order
+        for line in (reversed(lines[case]) if block % 2 else lines[case])
+    )
+
+
+def cases(part: SweepAxes) -> tuple[Case, ...]:
+    """The product of a part's axes; a workload with a log of its own is not multiplied by the asked-for ratios."""
+    found: dict[Case, None] = {}
+    for workload in part.workload:
+        ratios = part.item_repetition_ratio if takes_ratio(workload) else (None,)
+        axes = (part.encoder, part.layers, part.batch_size, part.history_length, part.text_length, ratios)
+        for encoder, layers, batch, history, text, ratio, precision in itertools.product(*axes, part.precision):
+            depth = layers if isinstance(layers, int) else None
+            found[Case(workload, encoder, depth, batch, history, text, ratio, precision)] = None
+    return tuple(found)
+
+
+def method_lines(part: SweepAxes, plugins: Sequence[str] = ()) -> tuple[MethodLine, ...]:
+    """What each case of a part compares; `accumulation_steps` multiplies the methods that have it."""
+    lines = [
+        MethodLine(method, engine, steps)
+        for engine in part.engine
+        for method in part.method
+        for steps in (part.accumulation_steps if method_settings.takes_accumulation_steps(method, plugins) else (None,))
+    ]
+    return tuple(dict.fromkeys(lines))
+
+
+def takes_ratio(workload: str) -> bool:
+    """Whether the workload realises an asked-for item repetition ratio; a real log has its own."""
+    return bool(registry.load("bench.workloads", workload).TAKES_REPETITION_RATIO)
+
+
+def _order(found: tuple[Case, ...]) -> Callable[[Case], tuple[float, ...]]:
+    """Sort key: names keep the order they were found in, sizes ascend.
+
+    At equal slots a higher ratio has fewer unique items, hence is the smaller case.
+    """
+    rank = {name: place for place, name in reversed(list(enumerate(_names(found))))}
+
+    def key(case: Case) -> tuple[float, ...]:
+        ratio = case.item_repetition_ratio
+        return (
+            ratio is not None,
+            rank[case.workload],
+            rank[case.encoder],
+            math.inf if case.layers is None else case.layers,
+            rank[case.precision],
+            case.batch_size * case.history_length * case.text_length,
+            case.batch_size,
+            -(ratio or 0),
+        )
+
+    return key
+
+
+def _names(found: tuple[Case, ...]) -> list[str]:
+    return [name for case in found for name in (case.workload, case.encoder, case.precision)]

@@ -1,0 +1,167 @@
+"""What a parsed configuration can still get wrong: names that nothing carries, settings and cases that cannot be."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ValidationError
+
+from bench import method_settings, registry, sweep
+from bench._problems import fields_at, key_name, nearest, sentence
+
+if TYPE_CHECKING:
+    from bench.config import Config
+
+ENCODERS = "bench.encoders"
+WORKLOADS = "bench.workloads"
+ENGINES = "gram_core.engines"
+CF_MODULES = "gram_core.cf_modules"
+
+Path = tuple[str | int, ...]
+
+
+class Fault(ValueError):
+    """A sentence, and the path of the key that is to blame."""
+
+    def __init__(self, path: Path, message: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+def workload_settings(config: Config) -> dict[str, Any]:
+    """Every workload of the sweep or with a table of its own, with its module's validated `Settings`."""
+    settings: dict[str, Any] = {}
+    swept = {name for part in config.sweep.parts() for name in part.workload}
+    for name in sorted({*swept, *config.workload}):
+        path: Path = ("workload", name) if name in config.workload else _swept_at(config, "workload", name)
+        _known(path, name, WORKLOADS, "workload")
+        settings[name] = _settings(registry.load(WORKLOADS, name).Settings, config.workload.get(name, {}), path)
+    return settings
+
+
+def check(config: Config) -> None:
+    """Raises Fault at the first thing that does not exist or cannot be measured."""
+    _known(("model", "cf_module"), config.model.cf_module, CF_MODULES, "CF module")
+    methods = _methods(config)
+    for path, name in _swept(config, "method"):
+        _one_of(path, name, methods, "method")
+    for path, name in _swept(config, "engine"):
+        _known(path, name, ENGINES, "engine")
+    for path, name in _swept(config, "encoder"):
+        _check_encoder(path, name)
+    for name, table in config.method.items():
+        _one_of(("method", name), name, methods, "method")
+        _check_method_keys(config, name, table)
+    _check_cases(config)
+
+
+def check_method_values(config: Config) -> None:
+    """Raises Fault where a method refuses the values of its table; imports the methods that have one, and torch."""
+    for name, table in config.method.items():
+        if table:
+            with _blamed_on(("method", name)):
+                method_settings.check_values(name, table, config.run.plugins)
+
+
+def _swept(config: Config, axis: str) -> Iterator[tuple[Path, Any]]:
+    """Every value of an axis, wherever the sweep has it."""
+    for position, value in enumerate(getattr(config.sweep, axis)):
+        yield ("sweep", axis, position), value
+    for number, part in enumerate(config.sweep.part):
+        if axis in part.model_fields_set:
+            for position, value in enumerate(getattr(part, axis)):
+                yield ("sweep", "part", number, axis, position), value
+
+
+def _swept_at(config: Config, axis: str, value: Any) -> Path:
+    return next(path for path, found in _swept(config, axis) if found == value)
+
+
+def _known(path: Path, name: str, package: str, kind: str) -> None:
+    _one_of(path, name, registry.names(package), kind)
+
+
+def _one_of(path: Path, name: str, valid: Iterable[str], kind: str) -> None:
+    if name not in valid:
+        raise Fault(path, f'{key_name(path)}: there is no {kind} "{name}"; {nearest(name, valid)}')
+
+
+@contextmanager
+def _blamed_on(path: Path) -> Iterator[None]:
+    """Turns a ValueError into a Fault at `path`."""
+    try:
+        yield
+    except Fault:
+        raise
+    except ValueError as error:
+        raise Fault(path, str(error)) from error
+
+
+def _settings(model: type[BaseModel], table: Any, path: Path) -> BaseModel:
+    try:
+        return table if isinstance(table, model) else model.model_validate(table)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = path + first["loc"]
+        raise Fault(where, sentence(first, fields_at(model, first["loc"][:-1]), where)) from error
+
+
+def _check_encoder(path: Path, name: str) -> None:
+    scheme, _, argument = name.partition(":")
+    _known(path, scheme, ENCODERS, "encoder")
+    with _blamed_on(path):
+        registry.load(ENCODERS, scheme).check(argument or None)
+
+
+def _methods(config: Config) -> dict[str, str]:
+    try:
+        return method_settings.method_names(config.run.plugins)
+    except ModuleNotFoundError as error:
+        raise Fault(("run", "plugins"), f'run.plugins: there is no package "{error.name}" to import.') from error
+
+
+def _check_method_keys(config: Config, name: str, table: dict[str, Any]) -> None:
+    fields = method_settings.setting_names(name, config.run.plugins)
+    valid = [key for key in fields if key != method_settings.ACCUMULATION_STEPS]
+    for key in table:
+        path = ("method", name, key)
+        if key == method_settings.ACCUMULATION_STEPS:
+            raise Fault(path, f"method.{name}.{key} is an axis of the sweep; set sweep.{key} instead.")
+        if key not in valid:
+            raise Fault(path, f"unknown key method.{name}.{key}; {nearest(key, valid)}")
+
+
+def _check_cases(config: Config) -> None:
+    task = _task(config.model.cf_module)
+    for number, part in enumerate(config.sweep.parts()):
+        for case in sweep.cases(part):
+            axis = "workload" if case.item_repetition_ratio is None else "item_repetition_ratio"
+            own = bool(config.sweep.part) and axis in config.sweep.part[number].model_fields_set
+            path: Path = ("sweep", "part", number, axis) if own else ("sweep", axis)
+            with _blamed_on(path):
+                registry.load(WORKLOADS, case.workload).check(
+                    config.workload[case.workload],
+                    batch_size=case.batch_size,
+                    history_length=case.history_length,
+                    text_length=case.text_length,
+                    item_repetition_ratio=case.item_repetition_ratio,
+                    candidates=config.model.candidates,
+                    task=task,
+                )
+    for path, precision in _swept(config, "precision"):
+        if precision == "tf32" and config.run.device == "cpu":
+            raise Fault(path, "precision tf32 exists on CUDA devices only; choose float32 or bf16 on a processor.")
+
+
+def _task(cf_module: str) -> str:
+    """The task of a CF module as its file states it (`task = "ranking"`), which is read and not imported."""
+    tree = ast.parse(registry.source(CF_MODULES, cf_module).read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.AnnAssign | ast.Assign) and isinstance(node.value, ast.Constant):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if any(isinstance(target, ast.Name) and target.id == "task" for target in targets):
+                return str(node.value.value)
+    return "ranking"

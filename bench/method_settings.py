@@ -1,0 +1,69 @@
+"""`[method.NAME]` tables against the method's `Settings`, whose field names are read without importing the method.
+
+Importing a method imports torch, which takes longer than everything else that the command line does before a run.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from bench import methods, registry
+from bench._problems import sentence
+
+ACCUMULATION_STEPS = "accumulation_steps"
+"""The one setting that is an axis of the sweep."""
+
+
+def method_names(plugins: Sequence[str] = ()) -> dict[str, str]:
+    """Every method's name, and the package that it comes from; raises ModuleNotFoundError for an absent plugin."""
+    found: dict[str, str] = {}
+    for package in (*methods.PACKAGES, *plugins):
+        try:
+            for name in registry.names(package):
+                found.setdefault(name, package)
+        except ModuleNotFoundError:
+            if package not in methods.PACKAGES:
+                raise
+    return found
+
+
+def setting_names(method: str, plugins: Sequence[str] = ()) -> tuple[str, ...]:
+    """Field names of the method's `Settings`: of the class in its file, else in the sibling that it imports from."""
+    return _fields(method_names(plugins)[method], method)
+
+
+def takes_accumulation_steps(method: str, plugins: Sequence[str] = ()) -> bool:
+    """Whether the sweep's `accumulation_steps` multiplies this method's lines."""
+    return ACCUMULATION_STEPS in setting_names(method, plugins)
+
+
+def check_values(method: str, table: dict[str, Any], plugins: Sequence[str] = ()) -> None:
+    """Raises ValueError where the method's `Settings` refuse the values of its table. Imports torch."""
+    settings = methods.method_class(method, plugins).Settings
+    hints = get_type_hints(settings)
+    for key, value in table.items():
+        try:
+            TypeAdapter(hints[key]).validate_python(value, strict=True)
+        except ValidationError as error:
+            raise ValueError(sentence(error.errors()[0], hints, ("method", method, key)).removesuffix(".")) from error
+    settings(**table)
+
+
+@lru_cache
+def _fields(package: str, method: str) -> tuple[str, ...]:
+    tree = ast.parse(registry.source(package, method).read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef) and node.name == "Settings":
+            targets = [field.target for field in node.body if isinstance(field, ast.AnnAssign)]
+            return tuple(target.id for target in targets if isinstance(target, ast.Name))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            home, _, sibling = (node.module or "").rpartition(".")
+            if home in methods.PACKAGES and sibling in registry.names(home):
+                return _fields(home, sibling)
+    return ()
