@@ -1,0 +1,177 @@
+"""From a configuration, a case and a method line to a method that is ready to step.
+
+Every line of a case is built alike: same seeds, same weights, same batches, same optimizer, same precision.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from bench import registry
+from bench.config import Config, ModelSettings, RunSettings
+from bench.encoders import _base as encoders
+from bench.encoders._base import LoadedEncoder
+from bench.methods import exactness, method_class, registered_class
+from bench.sweep import Case, WorkItem
+from bench.workloads._base import Workload, WorkloadRequest
+from gram_core.encoders.huggingface import HuggingFaceEncoder
+from gram_core.methods.multi_step import resolve_accumulation_steps
+from gram_core.protocols import ContentEncoder, Exactness, Method
+from gram_core.training import Optimization, Training
+
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "adam": torch.optim.Adam,
+    "sgd": torch.optim.SGD,
+}
+
+
+@dataclass(frozen=True)
+class Built:
+    """A method ready to step, the batches it steps on, and what is to be said about both."""
+
+    workload: Workload
+    training: Training
+    method: Method
+    exactness: Exactness
+    detail: dict[str, Any]
+
+    @property
+    def encoder(self) -> ContentEncoder:
+        """The content encoder."""
+        return self.training.encoder
+
+
+def build(config: Config, item: WorkItem, device: torch.device) -> Built:
+    """Everything that a worker steps; raises ValueError where the parts don't fit each other."""
+    run, case = config.run, item.case
+    dtype = set_precision(case.precision, device)
+    loaded = encoders.load(
+        case.encoder, layers=case.layers, device=device, dtype=dtype, seed=run.seed, dropout=run.dropout
+    )
+    if case.text_length > loaded.longest_text:
+        raise ValueError(
+            f"text_length {case.text_length} is more than the {loaded.longest_text} tokens of {case.encoder}"
+        )
+    name = config.model.cf_module
+    cf_class = registered_class(registry.load("gram_core.cf_modules", name), name)
+    workload = build_workload(config, case, loaded, task=cf_class.task)
+    torch.manual_seed(run.seed)
+    encoder = HuggingFaceEncoder(
+        loaded.model,
+        pad_token_id=loaded.pad_token_id,
+        text_length=case.text_length,
+        pooling=config.model.pooling,
+        padding=run.padding,
+    )
+    cf_module = cf_class(encoder.width).to(device, dtype)
+    for module in (encoder, cf_module):
+        set_dropout(module, run.dropout)
+    training = Training(
+        workload.table,
+        encoder,
+        cf_module,
+        optimization(encoder, cf_module, run, device),
+        amp_dtype=torch.bfloat16 if case.precision == "bf16" else None,
+    )
+    chosen = method_class(item.line.method, run.plugins)
+    settings = method_settings(chosen, config, item, workload.steps_per_epoch)
+    method = build_method(chosen, training, settings, item.line.engine)
+    detail = {
+        "weights": loaded.weights,
+        "encoder": loaded.description,
+        "workload": dict(workload.facts),
+        "method_settings": asdict(settings),
+        "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
+    }
+    return Built(workload, training, method, exactness(chosen, run.dropout), detail)
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of `run.device`: "auto" is CUDA where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def set_precision(precision: str, device: torch.device) -> torch.dtype:
+    """Sets how this process multiplies float32 matrices; returns the dtype of the master weights.
+
+    Raises ValueError for tf32 on a device that has none.
+    """
+    if precision == "tf32" and device.type != "cuda":
+        raise ValueError("precision tf32 is a CUDA device's; choose float32 or bf16 on a CPU")
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    return torch.float64 if precision == "float64" else torch.float32
+
+
+def build_workload(config: Config, case: Case, loaded: LoadedEncoder, task: str) -> Workload:
+    """The case's item texts and batches."""
+    module = registry.load("bench.workloads", case.workload)
+    settings = config.workload.get(case.workload) or module.Settings()
+    return module.build(settings, workload_request(config.model, case, loaded, config.run.seed, task))
+
+
+def workload_request(model: ModelSettings, case: Case, loaded: LoadedEncoder, seed: int, task: str) -> WorkloadRequest:
+    """What a case asks of its workload."""
+    return WorkloadRequest(
+        batch_size=case.batch_size,
+        history_length=case.history_length,
+        candidates=model.candidates,
+        text_length=case.text_length,
+        item_repetition_ratio=case.item_repetition_ratio,
+        tokenizer=loaded.tokenizer,
+        pad_token_id=loaded.pad_token_id,
+        opening_token_id=loaded.opening_token_id,
+        closing_token_id=loaded.closing_token_id,
+        special_token_ids=loaded.special_token_ids,
+        vocab_size=loaded.vocab_size,
+        seed=seed,
+        task=task,
+    )
+
+
+def optimization(encoder: nn.Module, cf_module: nn.Module, run: RunSettings, device: torch.device) -> Optimization:
+    """An optimizer each, of the same kind; fused on a GPU, where launching its kernels one by one would show."""
+    chosen = OPTIMIZERS[run.optimizer]
+    options: dict[str, Any] = {"lr": run.learning_rate, "fused": device.type == "cuda"}
+    return Optimization(
+        chosen(encoder.parameters(), **options),
+        chosen(cf_module.parameters(), **options),
+        max_grad_norm=run.max_grad_norm,
+    )
+
+
+def set_dropout(module: nn.Module, dropout: str) -> None:
+    """Training mode, in which every dropout drops nothing if `dropout` is "off".
+
+    Training mode even then: a recurrent network on a GPU has a backward pass in no other.
+    """
+    module.train()
+    if dropout != "off":
+        return
+    for part in module.modules():
+        if isinstance(part, nn.modules.dropout._DropoutNd):
+            part.p = 0.0
+        elif isinstance(part, nn.RNNBase | nn.MultiheadAttention):
+            part.dropout = 0.0
+
+
+def method_settings(chosen: type[Any], config: Config, item: WorkItem, steps_per_epoch: int | None) -> Any:
+    """The method's own `Settings`, its accumulation steps resolved to a number where the line has them."""
+    settings = chosen.Settings(**config.method.get(item.line.method, {}))
+    if item.line.accumulation_steps is None:
+        return settings
+    return replace(
+        settings, accumulation_steps=resolve_accumulation_steps(item.line.accumulation_steps, steps_per_epoch)
+    )
+
+
+def build_method(chosen: type[Any], training: Training, settings: Any, engine: str) -> Method:
+    """The method on the engine that runs its encoder."""
+    return registry.load("gram_core.engines", engine).build(chosen, training, settings)

@@ -1,0 +1,113 @@
+"""Takes the measurements of a run: one fresh worker process each, every outcome recorded, nothing taken twice.
+
+Records are on the disk before the next worker starts, so that a run may end at any moment, by Ctrl-C, a full disk or
+a lost machine; calling `run` again finishes it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench import failures, processes, skipping, worker
+from bench.config import Config
+from bench.errors import BenchError
+from bench.events import Event, Finished, PhaseBegan, Planned, Started
+from bench.interrupts import held_back
+from bench.messages import Entered, Job, Measured, Phase
+from bench.pace import Pace
+from bench.processes import Worker, WorkerEnded
+from bench.records import failed_record
+from bench.results import store
+from bench.results.schema import Exactness, Outcome, Record
+from bench.sweep import WorkItem, key_of
+
+
+@dataclass(frozen=True)
+class RunCounts:
+    """How the measurements ended. recorded: those that a former call had left on the disk, whatever their outcome."""
+
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    recorded: int = 0
+
+    @property
+    def ok(self) -> int:
+        """Measurements taken by this call."""
+        return self.outcomes["ok"]
+
+    @property
+    def total(self) -> int:
+        """Everything this call recorded."""
+        return self.outcomes.total()
+
+
+def run(config: Config, run_dir: Path, items: Sequence[WorkItem], on_event: Callable[[Event], None]) -> RunCounts:
+    """Measures every item that `run_dir` has no record of, and records each outcome there.
+
+    An item counts as recorded whatever became of it. Raises BenchError where a record cannot be written or a worker
+    cannot be ended, KeyboardInterrupt on Ctrl-C; in each case everything finished before is on the disk and no worker
+    is left.
+    """
+    records = list(store.load(run_dir).records)
+    recorded = {key_of(record) for record in records}
+    todo = [item for item in dict.fromkeys(items) if item.key not in recorded]
+    counts, pace = RunCounts(recorded=len(set(items)) - len(todo)), Pace()
+    on_event(Planned(len(todo), counts.recorded))
+    for number, item in enumerate(todo, start=1):
+        job, began = Job(config, item), time.monotonic()
+        observed = skipping.observed_out_of_memory(item, records)
+        if observed is None:
+            on_event(Started(item, number, len(todo), pace.remaining_s(todo[number - 1 :])))
+            record = _measure(job, on_event)
+            took_s = time.monotonic() - began
+            pace.took(item, took_s)
+        else:
+            record = failed_record(job, skipping.of_observation(observed, item), observed.exactness)
+            took_s = 0.0
+        _write(run_dir, record)
+        records.append(record)
+        counts.outcomes[record.outcome] += 1
+        on_event(Finished(item, record, number, len(todo), took_s, pace.remaining_s(todo[number:])))
+    return counts
+
+
+def _write(run_dir: Path, record: Record) -> None:
+    try:
+        with held_back():
+            store.append(run_dir, record)
+    except store.UnwritableResults as error:
+        raise BenchError(f"{error} `gram-bench resume {run_dir}` takes the remaining measurements.") from error
+
+
+def _measure(job: Job, on_event: Callable[[Event], None]) -> Record:
+    """One worker's record, or the record of how it failed; the worker is gone when this returns or raises."""
+    timeout_s = job.config.run.timeout_s
+    phase: Phase = "start"
+    exactness: Exactness | None = None
+    with Worker(worker.main, job) as process:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                message = process.receive(deadline - time.monotonic())
+            except WorkerEnded as end:
+                failure = failures.of_exit_code(end.exit_code, phase)
+                break
+            if message is None:
+                failure = failures.of_timeout(timeout_s, phase)
+                break
+            if isinstance(message, Measured):
+                return Record.model_validate(message.record)
+            if isinstance(message, Entered):
+                phase, exactness = message.phase, message.exactness
+                on_event(PhaseBegan(job.item, phase))
+        process.kill()
+        printed = process.output_tail
+    return failed_record(job, failure, exactness, {"detail": {"output": printed} if printed else {}})
+
+
+def prepare() -> None:
+    """Lets the fork server import while the caller still plans; optional."""
+    processes.warm_fork_server()

@@ -1,0 +1,56 @@
+"""Methods by name: the core's, the peers', and those of a user's own packages (`run.plugins`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+from bench import registry
+from bench.results.schema import Exactness
+
+REFERENCE = "e2e"
+"""End-to-end training as it is: what exactness is measured by."""
+PACKAGES = ("gram_core.methods", "bench.peers")
+"""Where methods live, first come first served; the second may be absent."""
+
+
+def method_class(name: str, plugins: Sequence[str] = ()) -> type[Any]:
+    """The method's class: the one in the file of that name whose `name` says so too.
+
+    plugins: dotted names of further packages whose files are methods. Raises registry.UnknownName (a ValueError)
+    where no package has it, ModuleNotFoundError where there is no such plugin.
+    """
+    return registered_class(_module(name, plugins), name)
+
+
+def exactness(chosen: type[Any], dropout: str) -> Exactness:
+    """What a method may claim: with dropout on, one mask per unique item is not end-to-end training's expectation."""
+    if dropout == "shared" and chosen.exactness == "exact" and chosen.name != REFERENCE:
+        return "other-model"
+    return chosen.exactness
+
+
+def registered_class(module: ModuleType, name: str) -> type[Any]:
+    """The class of a registered module: what it defines under its own file's name."""
+    for value in vars(module).values():
+        if isinstance(value, type) and vars(value).get("name") == name:
+            return value
+    raise ValueError(f"{module.__name__} defines no class whose name is {name!r}, its file's")
+
+
+def _module(name: str, plugins: Sequence[str]) -> ModuleType:
+    for package in (*PACKAGES, *plugins):
+        if name in _names(package):
+            return registry.load(package, name)
+    registry.check(PACKAGES[0], name)
+    raise AssertionError("check has raised: the first package has no such name")
+
+
+def _names(package: str) -> tuple[str, ...]:
+    try:
+        return registry.names(package)
+    except ModuleNotFoundError:
+        if package in PACKAGES:
+            return ()
+        raise

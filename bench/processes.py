@@ -1,0 +1,171 @@
+"""Fresh worker processes from a preloaded fork server, and their certain end.
+
+The fork server imports what every worker needs once; a worker is a fork of it and begins with everything imported.
+Neither it nor this process ever touches CUDA, which does not survive a fork.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from multiprocessing import forkserver, reduction, resource_tracker
+from multiprocessing.connection import wait
+from typing import Any
+
+from bench.errors import BenchError
+from bench.messages import Message
+
+PRELOAD = (
+    "bench.subject",
+    "torch._dynamo",  # imported by the first optimizer step of a process, which costs it a second
+    "transformers.modeling_utils",
+    "transformers.models.bert.modeling_bert",
+    "transformers.models.mpnet.modeling_mpnet",
+)
+KILL_PATIENCE_S = 60.0
+OUTPUT_TAIL_BYTES = 4000
+
+_context = multiprocessing.get_context("forkserver")
+
+
+class WorkerEnded(Exception):
+    """The worker process is gone and says no more; `exit_code` is negative for a signal."""
+
+    def __init__(self, exit_code: int | None) -> None:
+        super().__init__(f"exit code {exit_code}")
+        self.exit_code = exit_code
+
+
+class WorkerOutput:
+    """An unnamed file that takes a worker's standard output and error; nothing of it outlives the two processes."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close(), it lives as long as the worker
+
+    def __reduce__(self) -> tuple[Callable[..., int], tuple[Any, ...]]:
+        return _received_descriptor, (reduction.DupFd(self._file.fileno()),)
+
+    def tail(self) -> str:
+        """The last of what was written."""
+        size = self._file.seek(0, os.SEEK_END)
+        self._file.seek(max(0, size - OUTPUT_TAIL_BYTES))
+        return self._file.read().decode(errors="replace").strip()
+
+    def close(self) -> None:
+        """Forgets the output."""
+        self._file.close()
+
+
+def _received_descriptor(sent: Any) -> int:
+    """What a `WorkerOutput` turns into in the worker: a file descriptor."""
+    return int(sent.detach())
+
+
+class Worker:
+    """One fresh process running `target(connection, job, output)`; to be used in a `with`, which ends it."""
+
+    def __init__(self, target: Callable[..., None], job: Any) -> None:
+        warm_fork_server()
+        self._connection, theirs = _context.Pipe()
+        self._output = WorkerOutput()
+        self._process = _context.Process(target=target, args=(theirs, job, self._output), daemon=True)
+        try:
+            self._process.start()
+        except BaseException:
+            self._connection.close()
+            self._output.close()
+            raise
+        finally:
+            theirs.close()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.kill()
+        finally:
+            self._connection.close()
+            self._output.close()
+
+    @property
+    def pid(self) -> int | None:
+        """The process's number."""
+        return self._process.pid
+
+    @property
+    def output_tail(self) -> str:
+        """The last of what the worker printed."""
+        return self._output.tail()
+
+    def send(self, message: Any) -> None:
+        """Says something to the worker."""
+        self._connection.send(message)
+
+    def receive(self, timeout_s: float) -> Message | None:
+        """The worker's next message, None when `timeout_s` pass without one; raises WorkerEnded."""
+        wait([self._connection, self._process.sentinel], max(0.0, timeout_s))
+        try:
+            if self._connection.poll():
+                return self._connection.recv()
+        except (EOFError, ConnectionResetError):
+            self._process.join(KILL_PATIENCE_S)
+            raise WorkerEnded(self._process.exitcode) from None
+        if self._process.exitcode is not None:
+            raise WorkerEnded(self._process.exitcode)
+        return None
+
+    def kill(self) -> None:
+        """Ends the process, whatever it is doing, and waits until its memory is free; raises BenchError if it stays."""
+        if self._process.is_alive():
+            self._process.kill()
+        self._process.join(KILL_PATIENCE_S)
+        if self._process.exitcode is None:
+            raise BenchError(
+                f"worker process {self.pid} does not end: its device or driver hangs; nothing measured after it on "
+                "this machine could be trusted, so reset the device and resume the run."
+            )
+
+    def join(self, timeout_s: float) -> None:
+        """Lets the process end by itself for at most `timeout_s`."""
+        self._process.join(timeout_s)
+
+
+def warm_fork_server() -> None:
+    """Starts the fork server, which imports while this process goes on; does nothing where it runs already.
+
+    It must not hear Ctrl-C, which a terminal sends to all of them: it, and every worker through it, inherits a mask
+    that blocks the signal.
+    """
+    _context.set_forkserver_preload(list(PRELOAD))
+    resource_tracker.ensure_running()  # by itself first: starting it lifts the mask
+    with _interrupts_blocked(), _environment(PYTORCH_NVML_BASED_CUDA_CHECK="1"):
+        forkserver.ensure_running()
+
+
+@contextlib.contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    """Environment variables for a process that is started within: here, to ask for GPUs without touching CUDA."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,196 @@
+"""One method on one case, stepping in this process: what a worker measures, phase by phase.
+
+setup -> warm-up -> windows -> facts. Batches are made ahead of each window and counted after the last one; a window
+holds steps and nothing else. Whoever drives a subject decides whose turn it is: a worker alone runs it straight
+through, and workers that are resident together can be given one window at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench import failures
+from bench.build import Built, build, resolve_device
+from bench.measure import clock as clocks
+from bench.measure.clock import Clock, Window
+from bench.measure.cores import usable_cores
+from bench.measure.counts import batch_counts, encoder_counts
+from bench.measure.memory import peak_memory, resident_peak_bytes
+from bench.messages import Entered, Job, Phase
+from bench.methods import exactness, method_class
+from bench.records import failed_record, identity
+from bench.results.schema import Loss, Record, Throughput
+from gram_core.batch import Batch
+
+
+def measure(job: Job, say: Callable[[Entered], None], clock: Clock | None = None) -> dict[str, Any]:
+    """All of a solo measurement, as a `Record`'s fields ready for JSON; a failure is an outcome like any other.
+
+    say: told of each phase as it begins.
+    """
+    phase: Phase = "start"
+    subject = None
+
+    def enter(begun: Phase) -> None:
+        nonlocal phase
+        phase = begun
+        say(Entered(begun, claim))
+
+    claim = None
+    try:
+        claim = exactness(method_class(job.item.line.method, job.config.run.plugins), job.config.run.dropout)
+        enter("setup")
+        subject = Subject(job, clock)
+        subject.set_up()
+        enter("warm-up")
+        subject.warm_up()
+        enter("windows")
+        subject.take_windows()
+        enter("facts")
+        return subject.record().model_dump(mode="json")
+    except Exception as error:
+        failure = failures.of_exception(error, phase)
+        return failed_record(job, failure, claim, subject.known() if subject else {}).model_dump(mode="json")
+
+
+class Subject:
+    """One method on one case. Call `set_up`, `warm_up`, then `window` or `take_windows`, then `record`."""
+
+    def __init__(self, job: Job, clock: Clock | None = None) -> None:
+        self.job = job
+        self.device = resolve_device(job.config.run.device)
+        self.clock = clock or (clocks.CudaClock() if self.device.type == "cuda" else clocks.HostClock())
+        self.warm: list[Window] = []
+        self.windows: list[Window] = []
+        self.setup_s: float | None = None
+        self._started = self.clock.now()
+        self._memory_at_start = resident_peak_bytes()
+        self._built: Built | None = None
+        self._batches_made = 0
+        self._ahead: list[Batch] = []
+        self._stepping: list[Batch] = []
+        self._measured: list[Batch] = []
+        self._losses: list[float] = []
+        self._units_per_window = 1
+        self._warmup_spent_s = 0.0
+
+    @property
+    def built(self) -> Built:
+        """The method with all that it steps on, once `set_up` is done."""
+        assert self._built is not None, "set_up comes first"
+        return self._built
+
+    def set_up(self) -> None:
+        """Data, weights, models, and the first unit's batches: everything before the first step."""
+        torch.set_num_threads(usable_cores())
+        self._built = build(self.job.config, self.job.item, self.device)
+        torch.manual_seed(self.job.config.run.seed)
+        self._prepare(units=1)
+        self.clock.synchronise()
+        self.setup_s = self.clock.now() - self._started
+
+    def warm_up(self) -> None:
+        """Steps until their time has settled, and decides how many a window takes."""
+        settings = self.job.config.run
+        started = self.clock.now()
+        self.warm = clocks.warm_up(lambda: self._run(units=1), settings, self.clock)
+        self._warmup_spent_s = self.clock.now() - started
+        self._units_per_window = clocks.units_per_window(self.warm, settings.window_s)
+
+    def window(self) -> Window:
+        """One measured window."""
+        window = self._run(self._units_per_window)
+        self._measured += self._stepping
+        self.windows.append(window)
+        return window
+
+    def take_windows(self) -> None:
+        """As many windows as the settings ask for and the budget allows."""
+        for _ in clocks.samples(self.window, self.job.config.run, self.clock, self._warmup_spent_s):
+            pass
+
+    def record(self) -> Record:
+        """The measurement."""
+        median_s = statistics.median(window.step_s for window in self.windows)
+        counts = self._counts(self._measured)
+        return Record(
+            **identity(self.job),
+            outcome="ok",
+            exactness=self.built.exactness,
+            samples_s=tuple(window.step_s for window in self.windows),
+            steps_per_sample=self.windows[0].steps,
+            device_samples_s=tuple(w.device_step_s for w in self.windows if w.device_step_s is not None),
+            **self._facts(),
+            **counts,
+            throughput_per_s=Throughput(
+                users=counts["users"] / median_s,
+                item_slots=counts["item_slots"] / median_s,
+                real_tokens=counts["real_tokens"] / median_s,
+            ),
+            loss=Loss(first=self._losses[0], last=self._losses[-1]),
+        )
+
+    def known(self) -> dict[str, Any]:
+        """The columns that a failed measurement still knows, as far as they can be had."""
+        columns: dict[str, Any] = {}
+        with contextlib.suppress(Exception):  # what ended the measurement may end this too: a failed device, no memory
+            if self._built is not None:
+                columns |= self._facts()
+                columns |= self._counts(self._measured or self._stepping or self._ahead)
+        return columns
+
+    def _run(self, units: int) -> Window:
+        """A timed window of `units` units on batches made before it."""
+        self._prepare(units)
+        self._stepping, self._ahead = self._ahead, []
+        method, batches = self.built.method, self._stepping
+        losses: list[Tensor] = []
+
+        def work() -> None:
+            for batch in batches:
+                losses.append(method.step(batch))
+
+        window = clocks.timed(work, len(batches), self.clock)
+        self._keep_losses(torch.stack(losses).detach().double().tolist())
+        return window
+
+    def _prepare(self, units: int) -> None:
+        """Makes batches ahead of the clock until there are `units` units of them."""
+        while len(self._ahead) < units * self.built.method.interval:
+            self._ahead.append(self.built.workload.batches(self._batches_made))
+            self._batches_made += 1
+
+    def _keep_losses(self, losses: list[float]) -> None:
+        for loss in losses:
+            if not math.isfinite(loss):
+                raise failures.NonFiniteLoss(
+                    f"the loss is {loss} at step {len(self._losses) + 1}; lower run.learning_rate or choose another "
+                    "precision"
+                )
+            self._losses.append(loss)
+
+    def _counts(self, batches: list[Batch]) -> dict[str, Any]:
+        built = self.built
+        return {
+            **batch_counts(batches, built.workload.table, built.method.interval),
+            **encoder_counts(batches, built.workload.table, built.encoder, built.method),
+        }
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "setup_s": self.setup_s,
+            "warmup_steps": sum(window.steps for window in self.warm) or None,
+            "peak_memory_bytes": peak_memory(self.device),
+            "detail": {
+                **self.built.detail,
+                "threads": torch.get_num_threads(),
+                "resident_at_start_bytes": self._memory_at_start,
+            },
+        }

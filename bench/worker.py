@@ -1,0 +1,30 @@
+"""A worker process: one job, measured and reported. Imports nothing heavy, since its manager imports it by name."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+from multiprocessing.connection import Connection
+
+from bench import lifeline
+from bench.messages import Job, Measured
+
+STANDARD_OUTPUTS = (1, 2)
+
+
+def main(connection: Connection, job: Job, output: int | None = None) -> None:
+    """Measures `job`, announces each phase and reports the record through `connection`.
+
+    output: a file descriptor that takes what libraries print, out of the way of the manager's own lines. Ctrl-C is
+    the manager's to hear: it ends this process.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    lifeline.hold()
+    if output is not None:
+        for descriptor in STANDARD_OUTPUTS:
+            os.dup2(output, descriptor)
+    faulthandler.enable()
+    from bench.subject import measure  # torch and all: the fork server has imported it already
+
+    connection.send(Measured(measure(job, connection.send)))
