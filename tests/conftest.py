@@ -1,4 +1,4 @@
-"""Fixtures of the whole suite: the real assets, fetched once into the real cache, or a skip that says what is missing."""
+"""Fixtures of the whole suite: the real assets, from the real cache, or a skip that says what is missing."""
 
 from pathlib import Path
 

@@ -135,7 +135,7 @@ def test_an_unwritable_cache_is_one_sentence(pinned, tmp_path, monkeypatch):
     blocker = tmp_path / "file"
     blocker.write_text("")
     monkeypatch.setenv("GRAM_BENCH_CACHE", str(blocker / "cache"))
-    with pytest.raises(AssetError, match="cannot be written .* set GRAM_BENCH_CACHE"):
+    with pytest.raises(AssetError, match=r"cannot be written .* set GRAM_BENCH_CACHE"):
         assets.fetch(pinned)
 
 

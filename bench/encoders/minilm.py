@@ -1,0 +1,34 @@
+"""`minilm`: all-MiniLM-L6-v2 with its real weights and tokenizer; 6 layers, d 384, 22.6 million parameters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bench import assets
+from bench.encoders._base import Dropout, LoadedEncoder, no_argument
+
+if TYPE_CHECKING:
+    import torch
+
+ASSETS = ("minilm",)
+
+
+def check(argument: str | None) -> None:
+    """Raises ValueError where an argument is given."""
+    no_argument("minilm", argument)
+
+
+def load(
+    argument: str | None,
+    *,
+    layers: int | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    seed: int,
+    dropout: Dropout,
+) -> LoadedEncoder:
+    """See `bench.encoders._base.load`; the seed is not used, no weight is random."""
+    from bench.encoders._huggingface import load_pretrained
+
+    folder = assets.fetch("minilm")
+    return load_pretrained(folder, name="all-MiniLM-L6-v2", layers=layers, device=device, dtype=dtype, dropout=dropout)

@@ -1,0 +1,113 @@
+"""`shape:NAME`: an encoder built from sizes alone, with random weights: for speed and memory, where no weights are.
+
+A shape has no text of its own. Those with BERT's vocabulary of 30,522 borrow MiniLM's tokenizer, which has the same
+one, when a workload has real texts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+from bench.encoders._base import AssetTokenizer, Dropout, LoadedEncoder
+
+if TYPE_CHECKING:
+    import torch
+
+ASSETS: tuple[str, ...] = ()
+
+BERT_VOCABULARY = 30_522
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of an encoder. source: whose they are; ends: ids that open and close a text; special: ids that are no text;
+    options: what else its configuration needs."""
+
+    family: str
+    layers: int
+    width: int
+    heads: int
+    inner: int
+    vocabulary: int
+    source: str
+    ends: tuple[int, int]
+    special: frozenset[int]
+    options: dict[str, int] = field(default_factory=dict)
+
+
+_BERT_SPECIAL = frozenset({0, *range(100, 104)})
+_MPNET_OPTIONS = {"max_position_embeddings": 514}
+_ROBERTA_OPTIONS = {"max_position_embeddings": 514, "type_vocab_size": 1}
+
+
+def _bert(layers: int, width: int, heads: int, inner: int, source: str, family: str = "bert") -> Shape:
+    return Shape(family, layers, width, heads, inner, BERT_VOCABULARY, source, (101, 102), _BERT_SPECIAL)
+
+
+SHAPES = {
+    "tiny": Shape("bert", 2, 32, 2, 64, 512, "no published model, for tests", (1, 2), frozenset({0, 1, 2})),
+    "minilm": _bert(6, 384, 12, 1536, "all-MiniLM-L6-v2"),
+    "tinybert-6-768": _bert(6, 768, 12, 3072, "TinyBERT 6 x 768, the paper's encoder"),
+    "bert-base": _bert(12, 768, 12, 3072, "bert-base-uncased"),
+    "distilbert": _bert(6, 768, 12, 3072, "distilbert-base-uncased", family="distilbert"),
+    "roberta-base": Shape(
+        "roberta", 12, 768, 12, 3072, 50_265, "roberta-base", (0, 2), frozenset({0, 1, 2, 3, 50_264}), _ROBERTA_OPTIONS
+    ),
+    "mpnet-base": Shape(
+        "mpnet", 12, 768, 12, 3072, 30_527, "mpnet-base", (0, 2), frozenset({0, 1, 2, 3, 104, 30_526}), _MPNET_OPTIONS
+    ),
+    "modernbert-base": Shape(
+        "modernbert", 22, 768, 12, 1152, 50_368, "ModernBERT-base", (50_281, 50_282), frozenset(range(50_280, 50_285))
+    ),
+}
+
+
+def check(argument: str | None) -> None:
+    """Raises ValueError, with the nearest valid name, unless the argument names a shape."""
+    if argument in SHAPES:
+        return
+    nearest = get_close_matches(argument or "", SHAPES, n=1, cutoff=0.4)
+    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+    raise ValueError(f'encoder "shape:{argument or ""}" names no shape; {hint}valid: {", ".join(SHAPES)}')
+
+
+def load(
+    argument: str | None,
+    *,
+    layers: int | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    seed: int,
+    dropout: Dropout,
+) -> LoadedEncoder:
+    """See `bench.encoders._base.load`; weights are drawn from `seed` on `device`."""
+    from transformers import AutoConfig
+
+    from bench.encoders._huggingface import build_random
+
+    check(argument)
+    shape = SHAPES[str(argument)]
+    sizes = {
+        "num_hidden_layers": shape.layers,
+        "hidden_size": shape.width,
+        "num_attention_heads": shape.heads,
+        "intermediate_size": shape.inner,
+        "vocab_size": shape.vocabulary,
+    }
+    if shape.family == "distilbert":  # its configuration has names of its own
+        sizes = dict(zip(("n_layers", "dim", "n_heads", "hidden_dim", "vocab_size"), sizes.values(), strict=True))
+    config = AutoConfig.for_model(shape.family, **sizes, **shape.options)
+    return build_random(
+        config,
+        name=f"shape {argument} (sizes of {shape.source})",
+        layers=layers,
+        device=device,
+        dtype=dtype,
+        seed=seed,
+        dropout=dropout,
+        tokenizer=AssetTokenizer("minilm") if shape.vocabulary == BERT_VOCABULARY else None,
+        ends=shape.ends,
+        special_token_ids=shape.special,
+    )
