@@ -1,0 +1,11 @@
+"""What is trained on: item texts and batches; a workload is a file of this package.
+
+Each file defines, and may be imported without torch,
+
+    Settings                                the pydantic model of its table `[workload.NAME]`
+    ASSETS: tuple[str, ...]                 names in bench.assets that `build` reads
+    TAKES_REPETITION_RATIO: bool            whether it realises an asked-for item_repetition_ratio or has its own
+    check(settings, *, batch_size, history_length, text_length, item_repetition_ratio, candidates, task) -> None
+                                            raises ValueError for a case that it cannot be; instant
+    build(settings, request) -> Workload
+"""

@@ -1,0 +1,75 @@
+"""What a case asks of a workload, and what a workload hands over.
+
+Shapes: B users, S = H + C slots per user (S = H in response prediction), L tokens per item at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from bench.encoders._base import Tokenizer
+    from gram_core.batch import Batch, ItemTable
+
+Task = Literal["ranking", "response"]
+
+
+class MalformedData(ValueError):
+    """A data file that does not hold what it should; the message names the file and the line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkloadRequest:
+    """One case, and the encoder's conventions for texts.
+
+    candidates: C = 1 + npratio, of no meaning in response prediction. tokenizer: None where the encoder has no text
+    of its own. opening_token_id, closing_token_id: what a text starts and ends with, where the encoder has it.
+    special_token_ids: not to be drawn as random tokens. text_length: special tokens included.
+    """
+
+    batch_size: int
+    history_length: int
+    text_length: int
+    seed: int
+    vocab_size: int
+    pad_token_id: int
+    closing_token_id: int | None
+    opening_token_id: int | None = None
+    special_token_ids: frozenset[int] = frozenset()
+    tokenizer: Tokenizer | None = None
+    item_repetition_ratio: float | None = None
+    candidates: int = 5
+    task: Task = "ranking"
+
+    @property
+    def axes(self) -> dict[str, Any]:
+        """The keyword arguments of a workload's `check`."""
+        return {
+            "batch_size": self.batch_size,
+            "history_length": self.history_length,
+            "text_length": self.text_length,
+            "item_repetition_ratio": self.item_repetition_ratio,
+            "candidates": self.candidates,
+            "task": self.task,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Workload:
+    """Item texts, and batches of them by step.
+
+    batches: step 0, 1, ... -> its batch; the same for the same seed and step whatever was asked before.
+    steps_per_epoch: None where there is no such thing as an epoch. facts: what was realised, for the record.
+    """
+
+    table: ItemTable
+    batches: Callable[[int], Batch]
+    steps_per_epoch: int | None
+    facts: Mapping[str, Any]
+
+
+def slots_per_user(history_length: int, candidates: int, task: Task) -> int:
+    """S."""
+    return history_length + (candidates if task == "ranking" else 0)
