@@ -30,3 +30,9 @@ class NothingMeasured(BenchError):
     """A run that ended without a single measurement."""
 
     exit_code = 5
+
+
+class Interrupted(BenchError):
+    """Ctrl-C during a run; the message names the command that finishes it."""
+
+    exit_code = 130

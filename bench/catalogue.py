@@ -1,0 +1,36 @@
+"""What `gram-bench list` prints: everything that a configuration can name, one line each."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from bench import checks, config, registry
+from bench.method_settings import method_names
+
+
+def entries() -> dict[str, dict[str, str]]:
+    """Kind -> name -> what it is; nothing is imported for it."""
+    packages = {
+        "engines": checks.ENGINES,
+        "encoders": checks.ENCODERS,
+        "CF modules": checks.CF_MODULES,
+        "workloads": checks.WORKLOADS,
+    }
+    found = {"methods": {name: registry.summary(package, name) for name, package in method_names().items()}}
+    for kind, package in packages.items():
+        found[kind] = {name: registry.summary(package, name) for name in registry.names(package)}
+    return {**found, "presets": config.presets()}
+
+
+def print_entries(console: Console) -> None:
+    """Prints every kind as a table."""
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    for kind, named in entries().items():
+        for number, (name, summary) in enumerate(named.items()):
+            table.add_row("" if number else kind, name, summary)
+        table.add_section()
+    console.print(table)

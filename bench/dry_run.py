@@ -1,0 +1,30 @@
+"""What `--dry-run` prints: every case, how many measurements that makes, and how long they may take."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from bench.progress import duration
+from bench.session import Plan, say
+from bench.sweep import Case
+
+WORKER_START_S = 2.0
+"""Roughly what a worker needs beside its budget."""
+
+
+def print_plan(plan: Plan, console: Console) -> None:
+    """Cases in the order of measuring, counts, and bounds of the duration."""
+    run = plan.config.run
+    lines: dict[Case, list[str]] = {}
+    for item in plan.items:
+        if item.block == 0:
+            lines.setdefault(item.case, []).append(str(item.line))
+    say(console, plan.title)
+    for number, (case, methods) in enumerate(lines.items(), start=1):
+        say(console, f"{number:4}  {case}: {', '.join(methods)}")
+    blocks = f" in {run.blocks} blocks" if run.blocks > 1 else ""
+    say(console, f"{len(lines)} cases, {len(plan.items)} measurements{blocks}, each in a process of its own.")
+    count = len(plan.items)
+    least, most = duration(count * run.min_samples * run.window_s), duration(count * run.timeout_s)
+    likely = duration(count * (run.budget_s + WORKER_START_S))
+    say(console, f"At least {least}, at most {most} (run.timeout_s each); {likely} where run.budget_s holds all steps.")

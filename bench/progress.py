@@ -1,0 +1,92 @@
+"""A run's progress: a live bar on a terminal, and one line per finished worker there and in log files."""
+
+from __future__ import annotations
+
+import statistics
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.text import Text
+
+from bench.events import Event, Finished, PhaseBegan, Planned, Started
+from bench.results.schema import Record
+
+_STYLES = {"ok": "green", "skipped": "yellow", "oom": "magenta", "timeout": "red", "error": "red"}
+
+
+def duration(seconds: float | None) -> str:
+    """A duration as one reads it: 42 s, 3 min, 1 h 20 min."""
+    if seconds is None:
+        return "unknown"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+class ProgressView:
+    """Shows the events of `manager.run` on `console`; a context manager, callable with an event."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._bar = Progress(
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> ProgressView:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Shows one event."""
+        match event:
+            case Planned(total=total, recorded=recorded):
+                before = f", {recorded} are there already" if recorded else ""
+                self._line(Text(f"{total} measurements to take{before}"))
+                self._task = self._bar.add_task("starting", total=total)
+            case Started(item=item, eta_s=eta_s):
+                left = f" · {duration(eta_s)} left" if eta_s is not None else ""
+                self._describe(f"{item}{left}")
+            case PhaseBegan(item=item, phase=phase):
+                self._describe(f"{item} · {phase}")
+            case Finished():
+                self._line(_finished(event))
+                if self._task is not None:
+                    self._bar.update(self._task, completed=event.number)
+
+    def _describe(self, text: str) -> None:
+        if self._task is not None:
+            self._bar.update(self._task, description=text)
+
+    def _line(self, line: Text) -> None:
+        self.console.print(line, soft_wrap=True)
+
+
+def _finished(event: Finished) -> Text:
+    width = len(str(event.total))
+    line = Text(f"[{event.number:{width}}/{event.total}] ")
+    line.append(f"{event.record.outcome:7}", style=_STYLES[event.record.outcome])
+    line.append(f" {_result(event.record):>14}  {event.item}")
+    if event.record.reason:
+        line.append(f": {event.record.reason}", style="yellow")
+    if event.eta_s is not None and event.number < event.total:
+        line.append(f"  ({duration(event.eta_s)} left)", style="dim")
+    return line
+
+
+def _result(record: Record) -> str:
+    if record.outcome != "ok" or not record.samples_s:
+        return "-"
+    return f"{statistics.median(record.samples_s) * 1000:.4g} ms/step"

@@ -1,0 +1,190 @@
+"""A run from its configuration to its report: the steps that `gram-bench run` and `resume` share."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from bench import checks, environment, registry, sweep
+from bench.config import Config, load, requested_device, restore
+from bench.errors import Interrupted, NothingMeasured, UsageError
+from bench.progress import ProgressView
+from bench.results import store
+from bench.results.schema import Environment, RunInfo
+from bench.sweep import WorkItem
+
+if TYPE_CHECKING:
+    from bench.config import DeviceKind
+
+DEFAULT_CONFIG = Path("bench.toml")
+DEFAULT_PRESETS = {"cpu": "quick", "cuda": "full"}
+"""What bench.toml is measured as where neither --config nor --preset says more."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for on the command line, None and () where nothing was said."""
+
+    config: Path | None = None
+    preset: str | None = None
+    device: str | None = None
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request resolved on this machine: everything that is to be measured."""
+
+    config: Config
+    config_file: Path | None
+    preset: str
+    overrides: tuple[str, ...]
+    items: tuple[WorkItem, ...]
+
+    @property
+    def device_kind(self) -> DeviceKind:
+        """Where it is measured."""
+        return "cuda" if self.config.run.device == "cuda" else "cpu"
+
+    @property
+    def title(self) -> str:
+        """Where the plan comes from, in one line."""
+        return f"{self.config_file or 'built-in defaults'}, preset {self.preset}, device {self.device_kind}"
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """The command line that asks for the same again, whatever its defaults are there."""
+        file = ("--config", str(self.config_file)) if self.config_file else ()
+        changes = tuple(word for override in self.overrides for word in ("--set", override))
+        return ("gram-bench", "run", *file, "--preset", self.preset, "--device", self.device_kind, *changes)
+
+    def warnings(self) -> list[str]:
+        """What a reader of the results will miss."""
+        without = [part for part in self.config.sweep.parts() if "e2e" not in part.method]
+        return ["a part of the sweep leaves out e2e, so it will have no speed-ups"] if without else []
+
+
+def resolve(request: Request) -> Plan:
+    """Reads and checks the configuration for the device that is asked for; raises UsageError."""
+    file = request.config or (DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None)
+    asked: Any = request.device or requested_device(file, request.overrides)
+    kind = environment.resolve_device(asked)
+    preset = request.preset or ("full" if request.config else DEFAULT_PRESETS[kind])
+    config = load(file, preset, request.overrides, kind)
+    return Plan(config, file, preset, request.overrides, sweep.plan(config))
+
+
+def start(plan: Plan, out: Path) -> Path:
+    """Makes the run's directory below `out` and writes run.json; raises UsageError where `out` can't be written."""
+    check_values(plan.config)
+    try:
+        run_dir = store.create_run_dir(out, plan.preset)
+        info = RunInfo(
+            run_id=run_dir.name,
+            started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            command=plan.command,
+            preset=plan.preset,
+            config=plan.config.model_dump(mode="json"),
+            environment=environment.describe(plan.device_kind),
+            planned_records=len(plan.items),
+        )
+        store.write_info(run_dir, info)
+    except store.UnwritableResults as error:
+        raise UsageError(str(error)) from error
+    return run_dir
+
+
+def check_values(config: Config) -> None:
+    """Refuses settings that only the methods themselves can judge; raises UsageError."""
+    try:
+        checks.check_method_values(config)
+    except checks.Fault as fault:
+        raise UsageError(str(fault)) from fault
+
+
+def reopen(run_dir: Path) -> tuple[Config, tuple[WorkItem, ...], list[str]]:
+    """What an interrupted run was to measure, and warnings about the machine; raises UsageError.
+
+    A run holds the measurements of one machine: a different device, driver or torch is refused.
+    """
+    info = known_run(run_dir)
+    config = restore(info.config)
+    environment.resolve_device(info.environment.device_kind)
+    now = environment.describe(info.environment.device_kind)
+    different = _differences(info.environment, now, ("device", "driver", "torch"))
+    if different:
+        raise UsageError(
+            f"{run_dir} was measured elsewhere ({'; '.join(different)}) and one run holds one machine; start a new run."
+        )
+    warnings = _differences(info.environment, now, ("device_uuid", "transformers", "git_sha", "cpu_cores"))
+    return config, sweep.plan(config), [f"since this run was started, {change}" for change in warnings]
+
+
+def known_run(run_dir: Path) -> RunInfo:
+    """The run.json of a run directory; raises UsageError where there is none."""
+    if not (run_dir / store.INFO_FILE).is_file():
+        raise UsageError(f"{run_dir}: not a run directory, it has no {store.INFO_FILE}; give one that a run printed.")
+    return store.read_info(run_dir)
+
+
+def _differences(then: Environment, now: Environment, names: Sequence[str]) -> list[str]:
+    def value(facts: Environment, name: str) -> Any:
+        return facts.libraries.get(name) if name in ("torch", "transformers") else getattr(facts, name)
+
+    changed = [(name, value(then, name), value(now, name)) for name in names]
+    return [f"{name} was {old} and is {new}" for name, old, new in changed if old != new]
+
+
+def fetch_assets(config: Config, console: Console) -> None:
+    """Has every asset of the sweep in the cache before anything is timed; raises AssetError."""
+    from bench import assets
+
+    parts = config.sweep.parts()
+    modules = [(checks.ENCODERS, encoder.partition(":")[0]) for part in parts for encoder in part.encoder]
+    modules += [(checks.WORKLOADS, workload) for part in parts for workload in part.workload]
+    for name in dict.fromkeys(asset for module in modules for asset in registry.load(*module).ASSETS):
+        assets.fetch(name, functools.partial(say, console))
+
+
+def measure(config: Config, items: Sequence[WorkItem], run_dir: Path, console: Console) -> None:
+    """Takes every measurement that `run_dir` lacks, with progress on `console`; Ctrl-C says how to go on."""
+    from bench import manager
+
+    try:
+        manager.prepare()
+        fetch_assets(config, console)
+        with ProgressView(console) as view:
+            manager.run(config, run_dir, items, view)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"interrupted; what is measured is kept, `gram-bench resume {run_dir}` takes the rest."
+        ) from None
+
+
+def report(run_dir: Path, console: Console) -> None:
+    """Renders the report, prints the headline table and where the page lies.
+
+    Raises NothingMeasured where no measurement succeeded; the page, which says why, is rendered even then.
+    """
+    from reports.page import render
+
+    from reports.terminal import print_summary
+
+    rendered = render(run_dir)
+    run = store.load(run_dir)
+    print_summary(run, console)
+    say(console, f"Report: {rendered.page}")
+    if not any(record.outcome == "ok" for record in run.records):
+        first = next((record.reason for record in run.records if record.reason), "the run was never begun")
+        raise NothingMeasured(f"nothing was measured in {run_dir}; the first reason: {first}")
+
+
+def say(console: Console, sentence: str) -> None:
+    """Prints a plain sentence: nothing in it is markup, and no line is broken where the window ends."""
+    console.print(sentence, highlight=False, markup=False, soft_wrap=True)
