@@ -71,6 +71,18 @@ class _Chunk:
     """None where the graph was kept."""
 
 
+class KeptEncoding:
+    """Encodings [n, d] whose whole graph is at hand: one chunk, nothing recomputed."""
+
+    def __init__(self, encodings: Tensor):
+        self._graph = encodings
+        self.encodings = encodings.detach()
+
+    def backward(self, gradient: Tensor) -> None:
+        """Adds to the encoder's `.grad` what dL/d encodings [n, d] makes of it."""
+        self._graph.backward(gradient)
+
+
 class ChunkedEncoding:
     """Encodings of `items` [n], and their backward, within token budgets.
 

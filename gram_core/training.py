@@ -5,9 +5,10 @@ B users, S slots, n encodings, d width.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from gram_core.batch import Batch, ItemTable
 from gram_core.protocols import CFModule, ContentEncoder
+
+Gather = Callable[[Tensor], Tensor]
+"""Encodings [n, d] -> the encodings that slots read [B, S, d]."""
 
 
 def gather_slots(encodings: Tensor, slot_rows: Tensor) -> Tensor:
@@ -98,8 +102,11 @@ class Training:
         with self.autocast():
             return self.encoder(self.table.texts(items))
 
-    def loss(self, encodings: Tensor, slot_rows: Tensor, batch: Batch) -> Tensor:
-        """The CF module's loss on encodings [n, d] that slots read through `slot_rows` [B, S]."""
-        slots = gather_slots(encodings, slot_rows.to(self.device, non_blocking=True))
+    def gather(self, slot_rows: Tensor) -> Gather:
+        """How slots read encodings [n, d] through `slot_rows` [B, S]."""
+        return partial(gather_slots, slot_rows=slot_rows.to(self.device, non_blocking=True))
+
+    def loss(self, slots: Tensor, batch: Batch) -> Tensor:
+        """The CF module's loss on the encodings of slots [B, S, d]."""
         with self.autocast():
             return self.cf_module.loss(slots, batch.to(self.device))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gram_core.batch import Batch, Selection, every_slot
 from gram_core.protocols import Exactness
-from gram_core.training import Training
+from gram_core.training import Gather, Training
 
 
 class E2E:
@@ -40,7 +40,11 @@ class E2E:
         """Adds the batch's gradient to every parameter's `.grad`; returns the loss, detached."""
         selection = self.select(batch)
         encodings = self.training.encode(selection.items)
-        loss = self.training.loss(encodings, selection.slot_rows, batch)
+        return self.backpropagate(encodings, self.training.gather(selection.slot_rows), batch)
+
+    def backpropagate(self, encodings: Tensor, gather: Gather, batch: Batch) -> Tensor:
+        """From encodings [n, d] with their graph to every gradient; returns the loss, detached."""
+        loss = self.training.loss(gather(encodings), batch)
         loss.backward()
         return loss.detach()
 

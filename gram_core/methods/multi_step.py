@@ -24,7 +24,7 @@ from gram_core.batch import Batch, unique_items
 from gram_core.chunking import chunk_bounds
 from gram_core.encoding_buffer import EncodingBuffer
 from gram_core.protocols import Exactness
-from gram_core.training import Training
+from gram_core.training import Gather, Training
 
 
 def resolve_accumulation_steps(accumulation_steps: int | str, steps_per_epoch: int | None) -> int:
@@ -105,7 +105,7 @@ class MultiStep:
         """One CF step; every N-th also updates the encoder. Returns the loss, detached."""
         selection = unique_items(batch)
         buffer = self._encode_new(selection.items)
-        loss, gradient = self._cf_step(buffer.moved(selection.items), selection.slot_rows, batch)
+        loss, gradient = self._cf_step(buffer.moved(selection.items), self.training.gather(selection.slot_rows), batch)
         buffer.move(selection.items, -gradient)
         self._steps += 1
         if self._steps == self.settings.accumulation_steps:
@@ -131,10 +131,10 @@ class MultiStep:
             raise ValueError("a batch holds no item")
         return self._buffer
 
-    def _cf_step(self, encodings: Tensor, slot_rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _cf_step(self, encodings: Tensor, gather: Gather, batch: Batch) -> tuple[Tensor, Tensor]:
         """Phase 2: the loss and dL/dh [U, d]; the CF module has stepped."""
         leaf = encodings.requires_grad_()
-        loss = self.training.loss(leaf, slot_rows, batch)
+        loss = self.training.loss(gather(leaf), batch)
         loss.backward()
         self.training.optimization.step_cf()
         return loss.detach(), torch.zeros_like(leaf) if leaf.grad is None else leaf.grad

@@ -20,10 +20,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from gram_core.batch import Batch, unique_items
-from gram_core.chunking import ChunkedEncoding
+from gram_core.batch import Batch, Selection, unique_items
+from gram_core.chunking import ChunkedEncoding, KeptEncoding
 from gram_core.protocols import Exactness
-from gram_core.training import Training
+from gram_core.training import Gather, Training
 
 
 class SingleStep:
@@ -54,23 +54,33 @@ class SingleStep:
 
     def accumulate(self, batch: Batch) -> Tensor:
         """Adds the batch's gradient to every parameter's `.grad`; returns the loss, detached."""
-        selection = unique_items(batch)
-        encoding = self._encode(selection.items)
-        loss, gradient = self._encoding_gradient(encoding.encodings, selection.slot_rows, batch)
+        selection = self.select(batch)
+        encoding = ChunkedEncoding(
+            self.training, selection.items, self.settings.chunk_tokens, self.settings.kept_tokens
+        )
+        return self._backpropagate(encoding, self.training.gather(selection.slot_rows), batch)
+
+    @staticmethod
+    def select(batch: Batch) -> Selection:
+        """Every unique item gets one encoding."""
+        return unique_items(batch)
+
+    def backpropagate(self, encodings: Tensor, gather: Gather, batch: Batch) -> Tensor:
+        """From encodings [U, d] with their whole graph to every gradient; returns the loss, detached."""
+        return self._backpropagate(KeptEncoding(encodings), gather, batch)
+
+    def _backpropagate(self, encoding: ChunkedEncoding | KeptEncoding, gather: Gather, batch: Batch) -> Tensor:
+        """Phases 2 to 4, with phase 1 behind `encoding`."""
+        loss, gradient = self._encoding_gradient(encoding.encodings, gather, batch)
         encoding.backward(gradient)
         return loss
 
-    def _encode(self, items: Tensor) -> ChunkedEncoding:
-        """Phase 1."""
-        return ChunkedEncoding(self.training, items, self.settings.chunk_tokens, self.settings.kept_tokens)
-
-    def _encoding_gradient(self, encodings: Tensor, slot_rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _encoding_gradient(self, encodings: Tensor, gather: Gather, batch: Batch) -> tuple[Tensor, Tensor]:
         """Phase 2: the loss, and dL/dh [U, d]; the CF module's gradient is left in its `.grad`."""
         leaf = encodings.requires_grad_()
-        loss = self.training.loss(leaf, slot_rows, batch)
+        loss = self.training.loss(gather(leaf), batch)
         loss.backward()
-        gradient = leaf.grad
-        return loss.detach(), torch.zeros_like(leaf) if gradient is None else gradient
+        return loss.detach(), torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
 
     def step(self, batch: Batch) -> Tensor:
         """One optimizer step of encoder and CF module."""
@@ -83,4 +93,4 @@ class SingleStep:
 
     def encoded_items(self, batches: Sequence[Batch]) -> list[Tensor]:
         """The items whose texts pass the encoder in these steps, one tensor per step; recomputation not counted."""
-        return [unique_items(batch).items for batch in batches]
+        return [self.select(batch).items for batch in batches]
