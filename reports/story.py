@@ -105,7 +105,7 @@ def _what(best: Row, summary: pd.DataFrame) -> str:
     e2e_time = words.milliseconds(reference["median_s"]) if reference else words.MISSING
     sentence = (
         f"A step of {best['label']} takes {words.milliseconds(best['median_s'])} ms"
-        f" where one of e2e takes {e2e_time} ms ({words.case(best)})"
+        f" where one of e2e takes {e2e_time} ms"
     )
     if words.exists(best["memory_ratio"]) and reference:
         sentence += (

@@ -68,8 +68,8 @@ HEADLINE_COLUMNS = (
     Column("Method", numeric=False),
     Column("Gradient", numeric=False),
     Column("Repetition ratio", "item slots / unique items", short="Repetition"),
-    Column("Speed-up against e2e", words.TIMES, short="vs e2e"),
-    Column("against e2e_unique", words.TIMES, short="vs e2e_unique"),
+    Column("Speed-up against e2e", short="vs e2e"),
+    Column("Against e2e_unique", short="vs e2e_unique"),
     Column("Time per step", "ms", short="ms/step"),
     Column("Users", "per s", short="users/s"),
     Column("Real tokens", "per s", short="real tokens/s"),
@@ -118,8 +118,9 @@ def _headline(title: str, rows: list[Row]) -> Table:
         cases.setdefault(words.case(row, with_setting=False), []).append(row)
     chosen, caption = _telling_cases(cases)
     speed_ups = [row["speed_up"] for lines in chosen.values() for row in lines if words.exists(row["speed_up"])]
+    fastest = max([1.0, *speed_ups])
     groups = tuple(
-        Group(case, tuple(_measures(row, max(speed_ups, default=1.0)) for row in lines))
+        Group(case, tuple(_measures(row, fastest) for row in lines), words.short_case(lines[0]))
         for case, lines in chosen.items()
     )
     left_out = len(rows) - sum(len(lines) for lines in chosen.values())
@@ -147,8 +148,8 @@ def _size(row: Row) -> tuple[float, float]:
     return batch * text, batch
 
 
-def _measures(row: Row, fastest: float = 1.0) -> tuple[Cell, ...]:
-    """The cells of HEADLINE_COLUMNS."""
+def _measures(row: Row, fastest: float | None = None) -> tuple[Cell, ...]:
+    """The cells of HEADLINE_COLUMNS; with bars that end at `fastest`, where it is given."""
     ratio = Cell(words.number(row["item_repetition_ratio"]))
     if words.exists(row["interval_repetition_ratio"]):
         ratio = Cell(ratio.text, note=f"{words.number(row['interval_repetition_ratio'])} per interval")
@@ -163,8 +164,8 @@ def _measures(row: Row, fastest: float = 1.0) -> tuple[Cell, ...]:
         _speed_up(row, "speed_up", "reference_outcome", REFERENCE, fastest),
         _speed_up(row, "speed_up_unique", "unique_reference_outcome", UNIQUE_REFERENCE),
         Cell(words.milliseconds(row["median_s"])),
-        Cell(words.number(row["users_per_s"])),
-        Cell(words.number(row["real_tokens_per_s"])),
+        Cell(words.rate(row["users_per_s"])),
+        Cell(words.rate(row["real_tokens_per_s"])),
         Cell(words.gibibytes(row["memory_bytes"])),
         Cell(words.percent(row["memory_ratio"]).removesuffix(" %")),
         outcome,
@@ -177,7 +178,7 @@ def _speed_up(row: Row, name: str, outcome: str, reference: str, fastest: float 
     if words.exists(value):
         spread = words.ratio_range(row[f"{name}_low"], row[f"{name}_high"]) if row["ok_blocks"] > 1 else ""
         is_reference = row["method"] == reference
-        bar = None if fastest is None or is_reference else min(1.0, value / max(fastest, 1.0))
+        bar = None if fastest is None or is_reference else min(1.0, value / fastest)
         return Cell(words.times(value), "muted" if is_reference else "strong", "" if is_reference else spread, bar)
     if row["outcome"] != "ok" or row[outcome] == "ok":
         return Cell(words.MISSING, "muted")

@@ -11,7 +11,7 @@ from bench.results.summary import Frames, frames
 from reports import story, tables, words
 
 _NARROW = ("Method", "Repetition ratio", "Speed-up against e2e", "Time per step", "Peak memory", "Outcome")
-_MIDDLE = ("Gradient", "against e2e_unique")
+_MIDDLE = ("Gradient", "Against e2e_unique")
 MIDDLE, WIDE = 110, 150
 """Columns of text from which on the middle ones, and all, of the headline table's columns are printed."""
 

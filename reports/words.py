@@ -62,6 +62,13 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:,.{decimals}f}".replace(",", NARROW_SPACE)
 
 
+def rate(value: float | None) -> str:
+    """Three significant digits of something per second: 609 000."""
+    if value is None or not exists(value) or math.isinf(value) or abs(value) < 1000:
+        return number(value)
+    return number(round(value, 2 - math.floor(math.log10(abs(value)))))
+
+
 def times(value: float | None) -> str:
     """A speed-up: 2.97×."""
     return f"{number(value)}{TIMES}" if exists(value) else MISSING

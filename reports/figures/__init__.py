@@ -1,0 +1,89 @@
+"""The figures: every file here that does not start with "_" draws one, and is found by its name.
+
+A figure module holds `TITLE`, `CAPTION` and `draw(frames, info) -> Figure | None`; None where the data has nothing to
+show. It is called once per setting (words.SETTING_COLUMNS), so only batch size, text length, repetition ratio and
+method vary in its frames; with `WHOLE_RUN = True` it is called once with everything. Modules are shown in the order
+of their `PLACE` (100 where a module names none).
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import pkgutil
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import ModuleType
+
+import matplotlib as mpl
+
+from bench.results.schema import RunInfo
+from bench.results.summary import Frames
+from reports import words
+from reports.figures import _style
+
+PIXELS_PER_INCH = 100
+DPI = 180
+SETTINGS = 6
+"""Settings that are drawn; a sweep with more is read from its tables."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A rendered figure. `setting` is empty for one that shows the whole run."""
+
+    name: str
+    title: str
+    caption: str
+    setting: str
+    png: bytes
+    width_px: int
+    height_px: int
+    """As shown on the page; the picture itself is finer."""
+
+
+def discover() -> dict[str, ModuleType]:
+    """The figure modules by file name, in the order of their place."""
+    names = [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
+    modules = {name: importlib.import_module(f"{__name__}.{name}") for name in names}
+    return dict(sorted(modules.items(), key=lambda entry: (getattr(entry[1], "PLACE", 100), entry[0])))
+
+
+def draw_all(frames: Frames, info: RunInfo) -> Iterator[Drawn]:
+    """Every figure that has something to show: per setting the most telling input first, then the whole run's."""
+    modules = discover()
+    settings = _settings(frames)
+    for values, part in settings[:SETTINGS]:
+        for name, module in modules.items():
+            if not getattr(module, "WHOLE_RUN", False):
+                setting = words.setting(values)
+                slug = re.sub(r"[^a-z0-9]+", "-", setting.lower()).strip("-")
+                title = f"{words.ORIGINS[words.origin(values)]}: {setting}"
+                yield from _drawn(module, f"{name}--{slug}"[:120], title, part, info)
+    for name, module in modules.items():
+        if getattr(module, "WHOLE_RUN", False):
+            yield from _drawn(module, name, "", frames, info)
+
+
+def undrawn(frames: Frames) -> int:
+    """How many settings `draw_all` leaves to the tables."""
+    return max(0, len(_settings(frames)) - SETTINGS)
+
+
+def _settings(frames: Frames) -> list[tuple[dict[str, object], Frames]]:
+    columns = [*words.SETTING_COLUMNS, "weights", "log"]
+    distinct = frames.summary[columns].drop_duplicates().to_dict("records")
+    distinct.sort(key=lambda row: list(words.ORIGINS).index(words.origin(row)))
+    return [(row, frames.only({column: row[column] for column in words.SETTING_COLUMNS})) for row in distinct]
+
+
+def _drawn(module: ModuleType, name: str, setting: str, frames: Frames, info: RunInfo) -> Iterator[Drawn]:
+    with mpl.rc_context(_style.RC):  # type: ignore[arg-type]
+        figure = module.draw(frames, info)
+        if figure is None:
+            return
+        png = io.BytesIO()
+        figure.savefig(png, format="png", dpi=DPI)
+    width, height = figure.get_size_inches() * PIXELS_PER_INCH
+    yield Drawn(name, module.TITLE, module.CAPTION, setting, png.getvalue(), round(width), round(height))

@@ -1,0 +1,117 @@
+"""A quantity against one axis of the sweep, one line per method, small multiples over the other axes.
+
+Points that were not measured stand at the upper edge of their panel, in the method's colour.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from bench.results.summary import Frames
+from reports import words
+from reports.figures import _style
+
+COLUMNS, ROWS = 5, 3
+AXIS_LABELS = {"batch_size": "Batch size (users)", "text_length": "Text length (tokens)"}
+PANEL_WORDS = {"batch_size": "{} users", "text_length": "{} tokens", "asked_repetition_ratio": "ratio {}"}
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A column of the summary frame and how to draw it."""
+
+    column: str
+    label: str
+    scale: float
+
+
+TIME = Quantity("median_s", "Time per step (ms)", 1000.0)
+MEMORY = Quantity("memory_bytes", "Peak memory (GiB)", 1 / words.GIB)
+
+
+def draw(frames: Frames, quantity: Quantity, x: str) -> Figure | None:
+    """`quantity` against `x`; None where fewer than two values of x were measured anywhere."""
+    summary = frames.summary
+    measured = summary[summary[quantity.column].notna()]
+    if measured.empty or len(words.order(measured[x])) < 2:
+        return None
+    other = "text_length" if x == "batch_size" else "batch_size"
+    kept_rows = words.order(measured[other])
+    kept_columns = words.order(measured["asked_repetition_ratio"])
+    shown_rows, shown_columns = _style.spread(kept_rows, ROWS), _style.spread(kept_columns, COLUMNS)
+    looks = _style.looks(summary)
+    failed = summary[summary["outcome"] != "ok"]
+    names = {"batch_size": "batch_sizes", "text_length": "text_lengths"}
+    sheet = _style.sheet(
+        len(shown_rows),
+        len(shown_columns),
+        size=_style.panel_size(len(shown_columns)),
+        legend=[*_style.handles(looks), *_failure_handles(failed)],
+        notes=_style.left_out(
+            **{names[other]: (shown_rows, kept_rows)}, repetition_ratios=(shown_columns, kept_columns)
+        ),
+        sharex=True,
+        sharey=True,
+    )
+    grid = sheet.axes
+    for row, other_value in enumerate(shown_rows):
+        for column, ratio in enumerate(shown_columns):
+            panel = _style.only(_style.only(summary, other, other_value), "asked_repetition_ratio", ratio)
+            ax = grid[row, column]
+            _panel(ax, panel, quantity, x, looks)
+            ax.set_title(_title({"asked_repetition_ratio": ratio, other: other_value}), loc="left")
+            if row == len(shown_rows) - 1:
+                ax.set_xlabel(AXIS_LABELS[x])
+            if column == 0:
+                ax.set_ylabel(quantity.label)
+    values = quantity.scale * measured[quantity.column]
+    grid[0, 0].set_ylim(values.min() / 1.5, values.max() * 2.6)
+    _style.quantity_ticks(grid[0, 0])
+    _style.value_ticks(grid[0, 0], _style.log_spread(words.order(summary[x]), 6))
+    return sheet.figure
+
+
+def _title(values: dict[str, object]) -> str:
+    return ", ".join(
+        PANEL_WORDS[name].format(words.plain(value)) for name, value in values.items() if words.exists(value)
+    )
+
+
+def _panel(ax: Axes, panel: pd.DataFrame, quantity: Quantity, x: str, looks: dict[str, _style.Look]) -> None:
+    for place, (label, look) in enumerate(looks.items()):
+        line = panel[panel["label"] == label].sort_values(x)
+        shown = line[line[quantity.column].notna()]
+        ax.plot(shown[x].astype(float), shown[quantity.column] * quantity.scale, **look.line())
+        failed = line[line["outcome"] != "ok"]
+        for outcome, marker in (("oom", "x"), ("skipped", "_"), ("timeout", "|"), ("error", "|")):
+            points = failed[failed["outcome"] == outcome][x].astype(float)
+            if points.empty:
+                continue
+            height = 0.965 - 0.055 * (place % 6)
+            ax.plot(points, [height] * len(points), marker=marker, linestyle="", color=look.color, markersize=5.5,
+                    markeredgewidth=1.6, transform=ax.get_xaxis_transform(), clip_on=False)  # fmt: skip
+
+
+def _failure_handles(failed: pd.DataFrame) -> list[Line2D]:
+    kinds = {"x": ("oom",), "_": ("skipped",), "|": ("timeout", "error")}
+    entries = []
+    for marker, outcomes in kinds.items():
+        present = [words.OUTCOMES[outcome] for outcome in outcomes if (failed["outcome"] == outcome).any()]
+        if present:
+            entries.append(
+                Line2D(
+                    [],
+                    [],
+                    color=_style.MUTED,
+                    marker=marker,
+                    linestyle="",
+                    markeredgewidth=1.6,
+                    label=" or ".join(present),
+                )
+            )
+    return entries
