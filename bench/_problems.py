@@ -12,6 +12,9 @@ from pydantic_core import ErrorDetails
 _EXPECTED = {
     "int_type": "a whole number",
     "float_type": "a number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
     "string_type": "a string",
     "bool_type": "true or false",
     "tuple_type": "a list",

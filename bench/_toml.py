@@ -39,7 +39,7 @@ def parse_file(text: str, name: str) -> Source:
     except tomllib.TOMLDecodeError as error:
         found = re.match(r"(.*) \(at (?:line (\d+), column \d+|end of document)\)$", str(error), re.DOTALL)
         message, line = found.groups() if found else (str(error), None)
-        line = line or text.count("\n") + 1
+        line = line or len(text.splitlines())
         raise ConfigError(f"{name}, line {line}: not valid TOML: {message[:1].lower()}{message[1:]}.") from error
     return Source(values, {path: f"{name}, line {line}" for path, line in key_lines(text).items()})
 

@@ -43,7 +43,10 @@ def workload_settings(config: Config) -> dict[str, Any]:
 
 
 def check(config: Config) -> None:
-    """Raises Fault at the first thing that does not exist or cannot be measured."""
+    """Raises Fault at the first thing that does not exist or cannot be measured.
+
+    Imports torch where a method has settings: only the method can judge their values.
+    """
     _known(("model", "cf_module"), config.model.cf_module, CF_MODULES, "CF module")
     methods = _methods(config)
     for path, name in _swept(config, "method"):
@@ -56,14 +59,9 @@ def check(config: Config) -> None:
         _one_of(("method", name), name, methods, "method")
         _check_method_keys(config, name, table)
     _check_cases(config)
-
-
-def check_method_values(config: Config) -> None:
-    """Raises Fault where a method refuses the values of its table; imports the methods that have one, and torch."""
     for name, table in config.method.items():
         if table:
-            with _blamed_on(("method", name)):
-                method_settings.check_values(name, table, config.run.plugins)
+            _check_method_values(config, name, table)
 
 
 def _swept(config: Config, axis: str) -> Iterator[tuple[Path, Any]]:
@@ -134,6 +132,14 @@ def _check_method_keys(config: Config, name: str, table: dict[str, Any]) -> None
             raise Fault(path, f"unknown key method.{name}.{key}; {nearest(key, valid)}")
 
 
+def _check_method_values(config: Config, name: str, table: dict[str, Any]) -> None:
+    for key, value in table.items():
+        with _blamed_on(("method", name, key)):
+            method_settings.check_value(name, key, value, config.run.plugins)
+    with _blamed_on(("method", name)):
+        method_settings.check_table(name, table, config.run.plugins)
+
+
 def _check_cases(config: Config) -> None:
     task = _task(config.model.cf_module)
     for number, part in enumerate(config.sweep.parts()):
@@ -151,9 +157,23 @@ def _check_cases(config: Config) -> None:
                     candidates=config.model.candidates,
                     task=task,
                 )
+    _check_epochs(config)
     for path, precision in _swept(config, "precision"):
         if precision == "tf32" and config.run.device == "cpu":
             raise Fault(path, "precision tf32 exists on CUDA devices only; choose float32 or bf16 on a processor.")
+
+
+def _check_epochs(config: Config) -> None:
+    """A share of an epoch needs a workload that has one, or whose settings say how long it is."""
+    for part in config.sweep.parts():
+        shares = [steps for steps in part.accumulation_steps if isinstance(steps, str)]
+        for name in part.workload if shares else ():
+            if getattr(config.workload[name], "steps_per_epoch", True) is None:
+                raise Fault(
+                    _swept_at(config, "accumulation_steps", shares[0]),
+                    f'sweep.accumulation_steps: "{shares[0]}" is a share of an epoch, and {name} has none; give a '
+                    f"number of steps, or set workload.{name}.steps_per_epoch.",
+                )
 
 
 def _task(cf_module: str) -> str:

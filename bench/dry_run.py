@@ -20,8 +20,11 @@ def print_plan(plan: Plan, console: Console) -> None:
         if item.block == 0:
             lines.setdefault(item.case, []).append(str(item.line))
     say(console, plan.title)
+    alike = len({tuple(methods) for methods in lines.values()}) == 1
     for number, (case, methods) in enumerate(lines.items(), start=1):
-        say(console, f"{number:4}  {case}: {', '.join(methods)}")
+        say(console, f"{number:4}  {case}" + ("" if alike else f": {', '.join(methods)}"))
+    if alike:
+        say(console, f"Each with {', '.join(next(iter(lines.values())))}.")
     blocks = f" in {run.blocks} blocks" if run.blocks > 1 else ""
     say(console, f"{len(lines)} cases, {len(plan.items)} measurements{blocks}, each in a process of its own.")
     count = len(plan.items)

@@ -42,16 +42,18 @@ def takes_accumulation_steps(method: str, plugins: Sequence[str] = ()) -> bool:
     return ACCUMULATION_STEPS in setting_names(method, plugins)
 
 
-def check_values(method: str, table: dict[str, Any], plugins: Sequence[str] = ()) -> None:
-    """Raises ValueError where the method's `Settings` refuse the values of its table. Imports torch."""
-    settings = methods.method_class(method, plugins).Settings
-    hints = get_type_hints(settings)
-    for key, value in table.items():
-        try:
-            TypeAdapter(hints[key]).validate_python(value, strict=True)
-        except ValidationError as error:
-            raise ValueError(sentence(error.errors()[0], hints, ("method", method, key)).removesuffix(".")) from error
-    settings(**table)
+def check_value(method: str, key: str, value: Any, plugins: Sequence[str] = ()) -> None:
+    """Raises ValueError where a value is not of the type of the method's setting. Imports torch."""
+    hint = get_type_hints(methods.method_class(method, plugins).Settings)[key]
+    try:
+        TypeAdapter(hint).validate_python(value, strict=True)
+    except ValidationError as error:
+        raise ValueError(sentence(error.errors()[0], (), ("method", method, key))) from error
+
+
+def check_table(method: str, table: dict[str, Any], plugins: Sequence[str] = ()) -> None:
+    """Raises ValueError where the method's `Settings` refuse these values together. Imports torch."""
+    methods.method_class(method, plugins).Settings(**table)
 
 
 @lru_cache

@@ -82,7 +82,6 @@ def resolve(request: Request) -> Plan:
 
 def start(plan: Plan, out: Path) -> Path:
     """Makes the run's directory below `out` and writes run.json; raises UsageError where `out` can't be written."""
-    check_values(plan.config)
     try:
         run_dir = store.create_run_dir(out, plan.preset)
         info = RunInfo(
@@ -98,14 +97,6 @@ def start(plan: Plan, out: Path) -> Path:
     except store.UnwritableResults as error:
         raise UsageError(str(error)) from error
     return run_dir
-
-
-def check_values(config: Config) -> None:
-    """Refuses settings that only the methods themselves can judge; raises UsageError."""
-    try:
-        checks.check_method_values(config)
-    except checks.Fault as fault:
-        raise UsageError(str(fault)) from fault
 
 
 def reopen(run_dir: Path) -> tuple[Config, tuple[WorkItem, ...], list[str]]:
@@ -173,7 +164,6 @@ def report(run_dir: Path, console: Console) -> None:
     Raises NothingMeasured where no measurement succeeded; the page, which says why, is rendered even then.
     """
     from reports.page import render
-
     from reports.terminal import print_summary
 
     rendered = render(run_dir)
