@@ -1,0 +1,57 @@
+"""Texts to token ids, once: kept in the cache under a hash of the texts and the tokenizer."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench import assets
+
+if TYPE_CHECKING:
+    from bench.encoders._base import Tokenizer
+
+
+def tokenized(texts: Sequence[str], tokenizer: Tokenizer) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Token ids of all texts [T] and where each starts [n + 1]; special tokens included, nothing cut."""
+    path = assets.cache_dir() / "tokens" / f"{_fingerprint(texts, tokenizer)}.npz"
+    try:
+        with np.load(path) as kept:
+            return kept["tokens"].astype(np.int64), kept["offsets"].astype(np.int64)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        pass  # not there yet, or damaged: it costs a second to make
+    ids = tokenizer.encode(texts)
+    tokens = np.concatenate([np.asarray(row, dtype=np.int64) for row in ids])
+    offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int64)
+    with contextlib.suppress(OSError):  # a cache that is read-only or full makes the next start slower, no more
+        _keep(path, tokens, offsets)
+    return tokens, offsets
+
+
+def _fingerprint(texts: Sequence[str], tokenizer: Tokenizer) -> str:
+    digest = hashlib.sha256(tokenizer.fingerprint.encode())
+    for text in texts:
+        encoded = text.encode()
+        digest.update(f"{len(encoded)}:".encode())
+        digest.update(encoded)
+    return digest.hexdigest()
+
+
+def _keep(path: Path, tokens: NDArray[np.int64], offsets: NDArray[np.int64]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            np.savez(stream, tokens=tokens.astype(np.int32), offsets=offsets)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise

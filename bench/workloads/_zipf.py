@@ -1,0 +1,61 @@
+"""Batches with an exact number of unique items, none twice with one user, and a Zipf popularity.
+
+B users, S slots per user, U unique items. A layout exists if and only if S <= U <= B * S: a user's S items are
+distinct, and each unique item fills at least one slot and at most one per user.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+
+
+def weights(items: int, exponent: float) -> NDArray[np.float64]:
+    """Zipf's popularity (rank + 1) ** -exponent of `items` ranks, summing to 1."""
+    popularity = np.arange(1, items + 1, dtype=np.float64) ** -exponent
+    return popularity / popularity.sum()
+
+
+def counts(slots: int, unique: int, most: int, exponent: float) -> Ints:
+    """Slots per unique item [U]: Zipf scaled and held within 1 .. `most`, never rising with the rank, exactly `slots`.
+
+    Requires unique <= slots <= unique * most.
+    """
+    if not unique <= slots <= unique * most:
+        raise ValueError(f"{slots} slots cannot hold {unique} unique items with 1 to {most} slots each")
+    popularity = weights(unique, exponent)
+
+    def scaled(log_scale: float) -> NDArray[np.float64]:
+        return np.clip(np.exp(log_scale + np.log(popularity)), 1, most)
+
+    low = -np.log(popularity[0])  # every item at 1
+    high = np.log(most) - np.log(popularity[-1])  # every item at `most`
+    for _ in range(64):
+        middle = (low + high) / 2
+        low, high = (middle, high) if scaled(middle).sum() <= slots else (low, middle)
+    found = np.floor(scaled(low)).astype(np.int64)
+    while rest := slots - int(found.sum()):  # what rounding left over goes to the most popular that have room
+        found[np.flatnonzero(found < most)[:rest]] += 1
+    return found
+
+
+def draw(rng: np.random.Generator, popularity: NDArray[np.float64], unique: int) -> Ints:
+    """`unique` different items, drawn one after the other with these probabilities; in the order drawn.
+
+    The largest perturbed log-probabilities are such a draw (the Gumbel trick), without a loop.
+    """
+    keys = np.log(popularity) + rng.gumbel(size=len(popularity))
+    top = np.argpartition(-keys, unique - 1)[:unique]
+    return top[np.argsort(-keys[top])]
+
+
+def lay_out(rng: np.random.Generator, items: Ints, slots_of: Ints, users: int) -> Ints:
+    """Slots [B, S] in which `items[k]` appears `slots_of[k]` times, never twice with one user, otherwise at random.
+
+    Copies of an item lie side by side and position p goes to user p mod B: as no item has more than B copies, they
+    go to different users, and every user gets S slots.
+    """
+    grouped = np.repeat(items, slots_of).reshape(-1, users).T
+    return rng.permuted(grouped[rng.permutation(users)], axis=1)
