@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from gram_core.batch import PADDING_SLOT, Batch
 from gram_core.chunking import chunk_bounds
-from gram_core.training import Training, gather_slots
+from gram_core.training import Training
 
 
 def encode_all(training: Training, items: Tensor, batch_tokens: int | None = None) -> Tensor:
@@ -40,7 +40,7 @@ def score(training: Training, batches: Sequence[Batch], batch_tokens: int | None
 
 def _scores(training: Training, encodings: Tensor, items: Tensor, batch: Batch) -> Tensor:
     rows = torch.searchsorted(items, batch.items.masked_fill(~batch.mask, 0)).masked_fill(~batch.mask, PADDING_SLOT)
-    slots = gather_slots(encodings, rows.to(training.device))
+    slots = training.gather(rows)(encodings)
     with training.autocast():
         return training.cf_module.scores(slots, batch.to(training.device))
 
