@@ -1,0 +1,138 @@
+"""Token budgets, and mathematics 4: a recomputed chunk replays dropout's random state."""
+
+from contextlib import nullcontext
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+
+from gram_core.chunking import ChunkedEncoding, RandomState, chunk_bounds
+from gram_core.exactness import Float64Throughout, relative_errors, total_norm
+from tests.gram_core import _models as m
+
+DROPOUT = 0.3
+
+
+@pytest.fixture(autouse=True)
+def _float64():
+    with Float64Throughout():
+        yield
+
+
+@given(counts=st.lists(st.integers(1, 30), max_size=40), budget=st.none() | st.integers(1, 60))
+def test_chunks_cover_all_texts_in_order_within_the_budget(counts, budget):
+    """And greedily: no chunk could have taken its successor's first text."""
+    bounds = chunk_bounds(torch.tensor(counts, dtype=torch.int64), budget)
+    assert [place for start, stop in bounds for place in range(start, stop)] == list(range(len(counts)))
+    assert all(start < stop for start, stop in bounds)
+    if budget is None:
+        assert len(bounds) == min(1, len(counts))
+        return
+    for start, stop in bounds:
+        assert sum(counts[start:stop]) <= budget or stop == start + 1
+        assert stop == len(counts) or sum(counts[start : stop + 1]) > budget
+
+
+@pytest.mark.parametrize("budget", [0, -5])
+def test_a_budget_below_one_is_refused(budget):
+    with pytest.raises(ValueError, match="at least 1"):
+        chunk_bounds(torch.tensor([3]), budget)
+
+
+def encoder_gradients(training, items, gradient, chunk_tokens, kept_tokens, seed=1):
+    """(encodings, encoder's gradients, number of recomputed chunks, the next random draw)."""
+    training.encoder.zero_grad()
+    torch.manual_seed(seed)
+    chunks = ChunkedEncoding(training, items, chunk_tokens, kept_tokens)
+    recomputed = chunks.recomputed_chunks
+    chunks.backward(gradient)
+    grads = {name: p.grad.clone() for name, p in training.encoder.named_parameters() if p.grad is not None}
+    return chunks.encodings, grads, recomputed, torch.rand(1)
+
+
+@pytest.fixture(params=m.FAMILIES)
+def dropping(request):
+    """(training with dropout on, items, dL/dh)."""
+    training = m.make_training(m.make_encoder(request.param, "attention", dropout=DROPOUT))
+    torch.manual_seed(3)
+    return training, torch.arange(9), torch.randn(9, training.encoder.width, dtype=torch.float64)
+
+
+def worst(found, expected):
+    return max(relative_errors(found, expected).values())
+
+
+@pytest.mark.parametrize("kept_tokens", [0, 1, 3 * m.TEXT_LENGTH, 5 * m.TEXT_LENGTH])
+def test_recomputed_chunks_equal_kept_ones_with_dropout_on(dropping, kept_tokens):
+    """Without the replay the second forward would draw other masks than those the loss was computed with."""
+    training, items, gradient = dropping
+    chunk = 2 * m.TEXT_LENGTH
+    encodings, kept, none_recomputed, draw = encoder_gradients(training, items, gradient, chunk, None)
+    again, recomputed, some, draw_again = encoder_gradients(training, items, gradient, chunk, kept_tokens)
+    assert none_recomputed == 0
+    assert some > 0
+    assert torch.equal(encodings, again)
+    assert total_norm(kept.values()) > 1e-2
+    assert worst(recomputed, kept) <= 1e-12
+    assert torch.equal(draw, draw_again), "the backward must leave the generators where the forward left them"
+
+
+def test_a_recomputed_whole_batch_equals_plain_autograd_with_dropout_on(dropping):
+    training, items, gradient = dropping
+    torch.manual_seed(1)
+    training.encoder.zero_grad()
+    plain_encodings = training.encode(items)
+    plain_encodings.backward(gradient)
+    plain = {name: p.grad.clone() for name, p in training.encoder.named_parameters() if p.grad is not None}
+    encodings, found, recomputed, _ = encoder_gradients(training, items, gradient, None, 0)
+    assert recomputed == 1
+    assert torch.equal(encodings, plain_encodings.detach())
+    assert worst(found, plain) <= 1e-12
+
+
+def test_without_the_replay_the_gradient_differs(dropping, monkeypatch):
+    """Guard: dropout is on, and the comparison sees it."""
+    training, items, gradient = dropping
+    _, kept, _, _ = encoder_gradients(training, items, gradient, 2 * m.TEXT_LENGTH, None)
+    monkeypatch.setattr(RandomState, "replayed", lambda self: nullcontext())
+    _, found, _, _ = encoder_gradients(training, items, gradient, 2 * m.TEXT_LENGTH, 0)
+    assert worst(found, kept) > 1e-2
+
+
+@pytest.mark.parametrize("cf_module", m.CF_MODULES)
+def test_single_step_with_dropout_is_the_same_whatever_it_keeps(cf_module):
+    """Through the whole method, the CF module's own random draws included."""
+    training = m.make_training(m.make_encoder(dropout=DROPOUT), cf_module)
+    batch = m.make_batch(m.CF_MODULES[cf_module].task)
+    plain = m.step_gradients("e2e_unique", training, batch)
+    assert worst(m.step_gradients("single_step", training, batch, kept_tokens=0), plain) <= 1e-10
+    small = m.step_gradients("single_step", training, batch, chunk_tokens=20)
+    assert worst(m.step_gradients("single_step", training, batch, chunk_tokens=20, kept_tokens=0), small) <= 1e-10
+    assert worst(m.step_gradients("e2e_unique", training, batch, seed=9), plain) > 1e-2
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    budgets=st.tuples(m.BUDGETS, m.KEPT),
+    padding=st.sampled_from(m.PADDINGS),
+    items=st.lists(st.integers(0, m.ITEMS - 1), min_size=1, max_size=12),
+)
+def test_chunks_keep_what_fits_and_encode_the_same(budgets, padding, items):
+    """Kept graphs stay within kept_tokens, no call exceeds chunk_tokens but for a single text."""
+    chunk_tokens, kept_tokens = budgets
+    training = m.make_training(m.make_encoder(padding=padding))
+    items = torch.tensor(items)
+    calls = []
+    forward = training.encoder.forward
+    training.encoder.forward = lambda texts: calls.append((len(texts), torch.is_grad_enabled())) or forward(texts)
+    chunks = ChunkedEncoding(training, items, chunk_tokens, kept_tokens)
+    per_text = int(training.encoder.computed_tokens(training.table.lengths[items])[0])
+    assert sum(count for count, _ in calls) == len(items)
+    assert all(chunk_tokens is None or count * per_text <= chunk_tokens or count == 1 for count, _ in calls)
+    kept = sum(count * per_text for count, graph in calls if graph)
+    assert kept_tokens is None or kept <= kept_tokens
+    assert chunks.recomputed_chunks == sum(not graph for _, graph in calls)
+    assert not chunks.encodings.requires_grad
+    expected = forward(training.table.texts(items)).detach()
+    assert float((chunks.encodings - expected).abs().max()) <= 1e-12

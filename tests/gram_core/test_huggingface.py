@@ -1,0 +1,60 @@
+"""The Hugging Face encoder: an encoding depends on its own text alone, whatever it is padded and batched with."""
+
+import pytest
+import torch
+
+from gram_core.encoders.huggingface import HuggingFaceEncoder
+from gram_core.encoders.pooling import pooling_module
+from gram_core.exactness import Float64Throughout
+from tests.gram_core import _models as m
+
+families = pytest.mark.parametrize("family", m.FAMILIES)
+poolings = pytest.mark.parametrize("pooling", m.POOLINGS)
+
+
+@pytest.fixture(autouse=True)
+def _float64():
+    with torch.no_grad(), Float64Throughout():
+        yield
+
+
+@families
+@poolings
+def test_padding_and_neighbours_do_not_change_an_encoding(family, pooling):
+    """Each text alone and unpadded, against all of them padded to text_length and to the longest."""
+    texts = m.make_table().texts(torch.arange(8))
+    alone = m.make_encoder(family, pooling, "longest")
+    expected = torch.cat([alone(texts.slice(i, i + 1)) for i in range(8)])
+    for padding in m.PADDINGS:
+        found = m.make_encoder(family, pooling, padding)(texts)
+        assert found.shape == (8, alone.width)
+        assert float((found - expected).abs().max()) <= 1e-11
+    assert float(torch.pdist(expected).min()) > 1e-3
+
+
+@families
+def test_pooling_reads_the_last_hidden_states(family):
+    """Against states of one unpadded text, taken from the model itself."""
+    text = m.make_table().texts(torch.tensor([4]))
+    states = m.make_encoder(family).model(input_ids=text.tokens[None]).last_hidden_state[0]
+    assert torch.allclose(m.make_encoder(family, "mean")(text)[0], states.mean(0), atol=1e-12)
+    assert torch.allclose(m.make_encoder(family, "cls")(text)[0], states[0], atol=1e-12)
+
+
+def test_computed_tokens_count_padding():
+    lengths = torch.tensor([2, 5, 3])
+    assert m.make_encoder(padding="max_length").computed_tokens(lengths).tolist() == [m.TEXT_LENGTH] * 3
+    assert m.make_encoder(padding="longest").computed_tokens(lengths).tolist() == [5] * 3
+    assert m.make_encoder(padding="longest").computed_tokens(lengths[:0]).tolist() == []
+
+
+def test_a_text_that_is_too_long_is_refused():
+    table = m.make_table()
+    encoder = HuggingFaceEncoder(m.make_encoder().model, pad_token_id=0, text_length=2)
+    with pytest.raises(ValueError, match="where text_length is 2; truncate the table"):
+        encoder(table.texts(torch.arange(len(table))))
+
+
+def test_an_unknown_pooling_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match="'max' is none of mean, cls, attention"):
+        pooling_module("max", 8)
