@@ -145,7 +145,7 @@ def _quiet() -> Iterator[None]:
 
 def _attention(config: PretrainedConfig) -> str:
     """sdpa wherever the model has it (MPNet's relative positions have none)."""
-    model_class = AutoModel._model_mapping[type(config)]
+    model_class = AutoModel._model_mapping.get(type(config), None)
     return "sdpa" if getattr(model_class, "_supports_sdpa", False) else "eager"
 
 
