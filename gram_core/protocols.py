@@ -61,8 +61,15 @@ class CFModule(Protocol):
 class Method(Protocol):
     """A way to train encoder and CF module together, batch by batch."""
 
-    name: ClassVar[str]
-    exactness: ClassVar[Exactness]
+    @property
+    def name(self) -> str:
+        """As reports call it."""
+        ...
+
+    @property
+    def exactness(self) -> Exactness:
+        """What it trains, compared with end-to-end training."""
+        ...
 
     @property
     def interval(self) -> int:

@@ -5,7 +5,7 @@ B users, S slots, n encodings, d width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -49,25 +49,37 @@ class Optimization:
 
     def step(self) -> None:
         """Clips, moves encoder and CF module, advances both schedulers, clears both gradients."""
-        self._move([(self.encoder_optimizer, self.encoder_scheduler), (self.cf_optimizer, self.cf_scheduler)])
+        self.move()
+        self.advance()
 
     def step_encoder(self) -> None:
         """The same for the encoder alone."""
-        self._move([(self.encoder_optimizer, self.encoder_scheduler)])
+        self.move(cf=False)
+        self.advance(cf=False)
 
     def step_cf(self) -> None:
         """The same for the CF module alone."""
-        self._move([(self.cf_optimizer, self.cf_scheduler)])
+        self.move(encoder=False)
+        self.advance(encoder=False)
 
-    def _move(self, pairs: Iterable[tuple[Optimizer | None, LRScheduler | None]]) -> None:
-        present = [(optimizer, scheduler) for optimizer, scheduler in pairs if optimizer is not None]
+    def move(self, *, encoder: bool = True, cf: bool = True) -> None:
+        """The part of a step that runs on the device: clips, moves and clears."""
+        optimizers = [o for o, chosen in self._optimizers(encoder, cf) if chosen]
         if self.max_grad_norm is not None:
-            nn.utils.clip_grad_norm_([p for o, _ in present for p in parameters_of(o)], self.max_grad_norm)
-        for optimizer, scheduler in present:
+            nn.utils.clip_grad_norm_([p for o in optimizers for p in parameters_of(o)], self.max_grad_norm)
+        for optimizer in optimizers:
             optimizer.step()
-            if scheduler is not None:
-                scheduler.step()
             optimizer.zero_grad(set_to_none=True)
+
+    def advance(self, *, encoder: bool = True, cf: bool = True) -> None:
+        """The part that runs on the host: schedulers."""
+        for scheduler, chosen in ((self.encoder_scheduler, encoder), (self.cf_scheduler, cf)):
+            if scheduler is not None and chosen:
+                scheduler.step()
+
+    def _optimizers(self, encoder: bool, cf: bool) -> list[tuple[Optimizer, bool]]:
+        pairs = ((self.encoder_optimizer, encoder), (self.cf_optimizer, cf))
+        return [(optimizer, chosen) for optimizer, chosen in pairs if optimizer is not None]
 
 
 def parameters_of(optimizer: Optimizer) -> list[Tensor]:

@@ -43,7 +43,15 @@ class HuggingFaceEncoder(nn.Module):
 
     def forward(self, texts: Texts) -> Tensor:
         """Encodings [n, d], in the dtype of the weights whatever autocast computes in."""
-        ids, mask = (part.to(self.model.device, non_blocking=True) for part in self._padded(texts))
+        return self.encode(texts, self._padded_length(texts.lengths))
+
+    def encode(self, texts: Texts, padded_to: int | None) -> Tensor:
+        """The same, padded to so many tokens; None to the longest text."""
+        longest = int(texts.lengths.max()) if len(texts) else 0
+        if longest > self.text_length:
+            raise ValueError(f"a text has {longest} tokens where text_length is {self.text_length}; truncate the table")
+        padded = texts.padded(longest if padded_to is None else padded_to, self.pad_token_id)
+        ids, mask = (part.to(self.model.device, non_blocking=True) for part in padded)
         states = self.model(input_ids=ids, attention_mask=mask.to(torch.int64)).last_hidden_state
         with torch.autocast(states.device.type, enabled=False):
             return self.pooling(states.to(self.model.dtype), mask)
@@ -54,9 +62,3 @@ class HuggingFaceEncoder(nn.Module):
 
     def _padded_length(self, lengths: Tensor) -> int:
         return self.text_length if self.padding == "max_length" else int(lengths.max()) if len(lengths) else 0
-
-    def _padded(self, texts: Texts) -> tuple[Tensor, Tensor]:
-        longest = int(texts.lengths.max()) if len(texts) else 0
-        if longest > self.text_length:
-            raise ValueError(f"a text has {longest} tokens where text_length is {self.text_length}; truncate the table")
-        return texts.padded(self._padded_length(texts.lengths), self.pad_token_id)

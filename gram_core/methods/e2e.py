@@ -25,6 +25,7 @@ class E2E:
 
     def __init__(self, training: Training, settings: Settings | None = None):
         self.training = training
+        self.settings = settings or self.Settings()
 
     @property
     def interval(self) -> int:

@@ -1,0 +1,114 @@
+"""Packing ragged texts for an encoder that computes real tokens only: no text is padded.
+
+Built on the host with fixed capacities, so that one captured graph serves every batch that fits: the tokens
+left over are one or more dummy texts that nobody reads.
+
+T tokens capacity, n texts capacity, G groups capacity; all tensors int32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from gram_core.batch import Texts, offsets_of
+
+
+@dataclass(frozen=True, eq=False)
+class PackedTexts:
+    """Texts laid out one behind the other.
+
+    tokens [T]: token ids; positions [T]: 0, 1, ... within each text; text_of [T]: each token's text, numbers
+    from n on for dummies; offsets [n + 1]: where each text starts, empty texts at the end;
+    groups [G + 1]: where each group of whole texts starts, at most `block` tokens apart, covering all T.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    text_of: Tensor
+    offsets: Tensor
+    groups: Tensor
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The five, in the order of the fields."""
+        return tuple(getattr(self, field.name) for field in fields(self))
+
+    def to(self, device: torch.device | str) -> PackedTexts:
+        """These texts on `device`."""
+        return PackedTexts(*(tensor.to(device, non_blocking=True) for tensor in self.tensors()))
+
+
+def group_capacity(tokens: int, block: int) -> int:
+    """Groups that any packing of `tokens` needs at most: two neighbours together exceed a block."""
+    return 2 * (tokens // block) + 2
+
+
+def pack(
+    texts: Texts, block: int, pad_token_id: int, token_capacity: int | None = None, text_capacity: int | None = None
+) -> PackedTexts:
+    """Lays texts out for tiles of `block` tokens, filled up to the capacities (None: just what there is).
+
+    Raises ValueError where a text is longer than a block or the texts exceed a capacity.
+    """
+    real, n = len(texts.tokens), len(texts)
+    tokens = token_capacity or real
+    rows = text_capacity or n
+    longest = int(texts.lengths.max()) if n else 0
+    if longest > block:
+        raise ValueError(f"a text of {longest} tokens does not fit a tile of {block}")
+    if real > tokens or n > rows:
+        raise ValueError(f"{n} texts of {real} tokens exceed a capacity of {rows} texts of {tokens} tokens")
+    spare = tokens - real
+    dummies = [block] * (spare // block) + ([spare % block] if spare % block else [])
+    lengths = torch.cat([texts.lengths, torch.tensor(dummies, dtype=torch.int64)])
+    starts = offsets_of(lengths)
+    numbers = torch.arange(len(lengths), dtype=torch.int32)
+    numbers[n:] += rows - n
+    text_of = torch.repeat_interleave(numbers, lengths, output_size=tokens)
+    positions = torch.arange(tokens) - torch.repeat_interleave(starts[:-1], lengths, output_size=tokens)
+    ids = torch.full((tokens,), pad_token_id, dtype=torch.int32)
+    ids[:real] = texts.tokens
+    offsets = torch.full((rows + 1,), real, dtype=torch.int32)
+    offsets[: n + 1] = starts[: n + 1]
+    groups = torch.full((group_capacity(tokens, block) + 1,), tokens, dtype=torch.int32)
+    bounds = _group_starts(lengths.tolist(), block)
+    groups[: len(bounds)] = torch.tensor(bounds, dtype=torch.int32)
+    return PackedTexts(ids, positions.to(torch.int32), text_of, offsets, groups)
+
+
+def _group_starts(lengths: list[int], block: int) -> list[int]:
+    """Token at which each group starts: texts join a group in order while they fit its tile."""
+    starts, held, position = [0], 0, 0
+    for length in lengths:
+        if held + length > block:
+            starts.append(position)
+            held = 0
+        held += length
+        position += length
+    return starts
+
+
+@dataclass(frozen=True, eq=False)
+class Readers:
+    """Which slots read which encoding, forwards and backwards.
+
+    slot_rows [m]: the row of each slot, negative for padding; slots [m]: slots sorted by the row they read,
+    filled up with 0; offsets [n + 1]: where each row's readers start in `slots`.
+    """
+
+    slot_rows: Tensor
+    slots: Tensor
+    offsets: Tensor
+
+
+def readers(slot_rows: Tensor, rows: int) -> Readers:
+    """Inverts slot_rows [B, S] over `rows` encodings."""
+    flat = slot_rows.flatten()
+    order = torch.argsort(flat, stable=True)
+    padding = int((flat < 0).sum())
+    slots = torch.zeros(len(flat), dtype=torch.int32)
+    slots[: len(flat) - padding] = order[padding:]
+    counts = torch.bincount(flat[order[padding:]], minlength=rows)
+    return Readers(flat.to(torch.int32), slots, offsets_of(counts).to(torch.int32))
