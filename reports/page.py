@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import json
 import os
 import shlex
 import uuid
@@ -21,7 +20,7 @@ from markupsafe import Markup
 
 from bench.results.store import LoadedRun, UnwritableResults, load
 from bench.results.summary import Frames, frames
-from reports import figures, story, tables, words
+from reports import figures, story, tables, toml, words
 from reports.figures import Drawn
 
 _NOTES = {
@@ -122,7 +121,7 @@ def _context(run: LoadedRun, derived: Frames, drawn: Iterable[Drawn]) -> dict[st
         "every_result": tables.every_result(derived),
         "environment": tables.environment(run.info),
         "command": shlex.join(run.info.command),
-        "config": json.dumps(run.info.config, indent=2, ensure_ascii=False, default=str),
+        "config": toml.write(run.info.config),
         "warnings": run.warnings,
         "memory": words.listing(f"the {words.MEMORY_KINDS[kind]}" for kind in kinds),
         "device_kind": run.info.environment.device_kind,

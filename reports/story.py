@@ -56,7 +56,7 @@ def tell(frames: Frames, info: RunInfo) -> Story:
             (),
             None,
         )
-    origins = pd.Series([words.origin(row) for row in methods.to_dict("records")], index=methods.index)
+    origins = pd.Series([words.origin(row) for row in methods[["weights", "log"]].to_dict("records")], methods.index)
     first = next(origin for origin in words.ORIGINS if (origins == origin).any())
     rows = methods[origins == first].sort_values("speed_up", ascending=False).to_dict("records")
     leaders = list({row["exactness"]: row for row in reversed(rows)}.values())

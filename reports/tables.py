@@ -93,7 +93,9 @@ CASE_COLUMNS = (
 def origins(frames: Frames) -> dict[str, Frames]:
     """The frames split by where their input comes from, the most telling first; only what the run holds."""
     kinds = [
-        pd.Series([words.origin(row) for row in frame.to_dict("records")], index=frame.index, dtype=object)
+        pd.Series(
+            [words.origin(row) for row in frame[["weights", "log"]].to_dict("records")], frame.index, dtype=object
+        )
         for frame in (frames.records, frames.summary, frames.engines)
     ]
     split = {}

@@ -84,7 +84,18 @@ SUMMARY_COLUMNS = (
     "memory_bytes",
     "memory_kind",
 )
-ENGINE_COLUMNS = (*AXES, *SETTING, *LINE, "label", "engine_share", "method_share", "total", "median_s")
+ENGINE_COLUMNS = (
+    *AXES,
+    *SETTING,
+    *LINE,
+    "label",
+    "weights",
+    "log",
+    "engine_share",
+    "method_share",
+    "total",
+    "median_s",
+)
 _TEXT = {*_IDENTITY, "outcome", "reason", "reference_outcome", "unique_reference_outcome", "memory_kind"}
 
 Row = dict[str, Any]

@@ -24,7 +24,7 @@ from reports import words
 from reports.figures import _style
 
 PIXELS_PER_INCH = 100
-DPI = 180
+DPI = 160
 SETTINGS = 6
 """Settings that are drawn; a sweep with more is read from its tables."""
 

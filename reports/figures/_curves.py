@@ -36,7 +36,8 @@ MEMORY = Quantity("memory_bytes", "Peak memory (GiB)", 1 / words.GIB)
 
 def draw(frames: Frames, quantity: Quantity, x: str) -> Figure | None:
     """`quantity` against `x`; None where fewer than two values of x were measured anywhere."""
-    summary = frames.summary
+    columns = [*AXIS_LABELS, "asked_repetition_ratio", "method", "label", "outcome", quantity.column]
+    summary = frames.summary[columns]
     measured = summary[summary[quantity.column].notna()]
     if measured.empty or len(words.order(measured[x])) < 2:
         return None
@@ -88,6 +89,8 @@ def _panel(ax: Axes, panel: pd.DataFrame, quantity: Quantity, x: str, looks: dic
         shown = line[line[quantity.column].notna()]
         ax.plot(shown[x].astype(float), shown[quantity.column] * quantity.scale, **look.line())
         failed = line[line["outcome"] != "ok"]
+        if failed.empty:
+            continue
         for outcome, marker in (("oom", "x"), ("skipped", "_"), ("timeout", "|"), ("error", "|")):
             points = failed[failed["outcome"] == outcome][x].astype(float)
             if points.empty:

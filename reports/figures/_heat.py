@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import PatchCollection
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -15,7 +17,7 @@ from bench.results.summary import REFERENCE
 from reports import words
 from reports.figures import _style
 
-CELLS, RATIOS = 8, 5
+CELLS, RATIOS = 6, 5
 """Values shown per axis of a panel, and panels per row; an evenly spread choice where a sweep has more."""
 
 
@@ -42,20 +44,25 @@ def draw(
         sharey=True,
     )
     grid = sheet.axes
-    cells = {_place(row): row for row in summary.to_dict("records")}
+    columns = ["label", "asked_repetition_ratio", "batch_size", "text_length", "outcome", "reference_outcome", column]
+    cells = {_place(row): row for row in summary[columns].to_dict("records")}
     for row, label in enumerate(labels):
         for place, ratio in enumerate(ratios):
             ax = grid[row, place]
-            _frame(ax, batches, texts)
-            title = label if ratio is None else f"{label}, ratio {words.plain(ratio)}"
-            ax.set_title(title if place == 0 or ratio is None else f"ratio {words.plain(ratio)}", loc="left")
-            for y, text in enumerate(texts):
-                for x, batch in enumerate(batches):
-                    _cell(ax, x, y, cells.get((label, ratio, batch, text)), column, write, colors, norm)
+            title = "" if ratio is None else f"ratio {words.plain(ratio)}"
+            ax.set_title(", ".join(filter(None, (label, title))) if place == 0 else title, loc="left")
+            shown = {
+                (x, y): cells[label, ratio, batch, text]
+                for y, text in enumerate(texts)
+                for x, batch in enumerate(batches)
+                if (label, ratio, batch, text) in cells
+            }
+            _panel(ax, shown, column, write, colors, norm)
             if row == len(labels) - 1:
                 ax.set_xlabel("Batch size (users)")
             if place == 0:
                 ax.set_ylabel("Text (tokens)")
+    _frame(grid, batches, texts)
     return sheet.figure
 
 
@@ -64,41 +71,41 @@ def _place(row: dict) -> tuple:
     return row["label"], ratio if words.exists(ratio) else None, row["batch_size"], row["text_length"]
 
 
-def _frame(ax: Axes, batches: list, texts: list) -> None:
-    ax.set_xlim(-0.5, len(batches) - 0.5)
-    ax.set_ylim(-0.5, len(texts) - 0.5)
-    ax.set_xticks(range(len(batches)), [words.plain(batch) for batch in batches])
-    ax.set_yticks(range(len(texts)), [words.plain(text) for text in texts])
-    ax.tick_params(length=0)
-    ax.grid(False)
-    for side in ax.spines.values():
-        side.set_visible(False)
+def _frame(grid: np.ndarray, batches: list, texts: list) -> None:
+    first = grid[0, 0]
+    first.set_xlim(-0.5, len(batches) - 0.5)
+    first.set_ylim(-0.5, len(texts) - 0.5)
+    first.set_xticks(range(len(batches)), [words.plain(batch) for batch in batches])
+    first.set_yticks(range(len(texts)), [words.plain(text) for text in texts])
+    for ax in grid.flat:
+        ax.tick_params(length=0)
+        ax.grid(False)
+        ax.spines[:].set_visible(False)
 
 
-def _cell(
-    ax: Axes,
-    x: int,
-    y: int,
-    row: dict | None,
-    column: str,
-    write: Callable[[float], str],
-    colors: Colormap,
+def _panel(
+    ax: Axes, cells: dict[tuple[int, int], dict], column: str, write: Callable[[float], str], colors: Colormap,
     norm: Normalize,
-) -> None:
-    corner = (x - 0.48, y - 0.47)
-    if row is None:
-        return
-    value = row[column]
-    if words.exists(value):
-        color = colors(norm(value))
-        light = np.dot(color[:3], (0.299, 0.587, 0.114)) > 0.55
-        ax.add_patch(Rectangle(corner, 0.96, 0.94, facecolor=color, linewidth=0))
-        ax.text(x, y, write(value), ha="center", va="center", fontsize=8, color=_style.INK if light else "white")
-        return
-    text, hatch = _missing(row)
-    ax.add_patch(Rectangle(corner, 0.96, 0.94, facecolor="#f4f3ef", edgecolor="#c9c5ba", hatch=hatch, linewidth=0))
-    box = {"facecolor": "#f4f3ef", "edgecolor": "none", "pad": 1.2}
-    ax.text(x, y, text, ha="center", va="center", fontsize=7, color=_style.INK, bbox=box)
+) -> None:  # fmt: skip
+    measured = {place: row[column] for place, row in cells.items() if words.exists(row[column])}
+    fills = [colors(norm(value)) for value in measured.values()]
+    ax.add_collection(
+        PatchCollection([_box(place) for place in measured], facecolors=fills, linewidth=0), autolim=False
+    )
+    for (x, y), fill in zip(measured, fills, strict=True):
+        light = np.dot(fill[:3], (0.299, 0.587, 0.114)) > 0.55
+        color = _style.INK if light else "white"
+        ax.text(x, y, write(measured[x, y]), ha="center", va="center", fontsize=8, color=color)
+    for (x, y), row in cells.items():
+        if (x, y) not in measured:
+            text, hatch = _missing(row)
+            ax.add_artist(_box((x, y), facecolor="#f4f3ef", edgecolor="#c9c5ba", hatch=hatch, linewidth=0))
+            box = {"facecolor": "#f4f3ef", "edgecolor": "none", "pad": 1.2}
+            ax.text(x, y, text, ha="center", va="center", fontsize=7, color=_style.INK, bbox=box)
+
+
+def _box(place: tuple[int, int], **look: Any) -> Rectangle:
+    return Rectangle((place[0] - 0.48, place[1] - 0.47), 0.96, 0.94, **look)
 
 
 def _missing(row: dict) -> tuple[str, str]:

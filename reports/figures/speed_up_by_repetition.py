@@ -21,12 +21,16 @@ CAPTION = (
     "slots / unique items of one batch. multi_step may lie above it, since it shares encodings across a whole interval."
 )
 PLACE = 10
-COLUMNS, ROWS = 5, 4
+COLUMNS, ROWS = 4, 3
+_COLUMNS = [
+    "batch_size", "text_length", "asked_repetition_ratio", "item_repetition_ratio", "method", "label", "ok_blocks",
+    "speed_up", "speed_up_low", "speed_up_high", "reference_outcome",
+]  # fmt: skip
 
 
 def draw(frames: Frames, info: RunInfo) -> Figure | None:
     """Panels: batch sizes x text lengths; where the log itself sets the ratio, batch sizes are points of one panel."""
-    summary = frames.summary
+    summary = frames.summary[_COLUMNS]
     methods = summary[(summary["method"] != REFERENCE) & summary["item_repetition_ratio"].notna()]
     known = methods[methods["speed_up"].notna()]
     if known.empty:
