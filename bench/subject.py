@@ -8,6 +8,7 @@ through, and workers that are resident together can be given one window at a tim
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 import statistics
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from bench import failures
 from bench.build import Built, build, resolve_device
 from bench.measure import clock as clocks
 from bench.measure.clock import Clock, Window
-from bench.measure.cores import usable_cores
+from bench.measure.cores import compute_threads
 from bench.measure.counts import batch_counts, encoder_counts
 from bench.measure.memory import peak_memory, resident_peak_bytes
 from bench.messages import Entered, Job, Phase
@@ -89,10 +90,11 @@ class Subject:
 
     def set_up(self) -> None:
         """Data, weights, models, and the first unit's batches: everything before the first step."""
-        torch.set_num_threads(usable_cores())
+        torch.set_num_threads(compute_threads())
         self._built = build(self.job.config, self.job.item, self.device)
         torch.manual_seed(self.job.config.run.seed)
         self._prepare(units=1)
+        gc.freeze()  # what exists now stays: the collections before each window need not walk all of torch
         self.clock.synchronise()
         self.setup_s = self.clock.now() - self._started
 

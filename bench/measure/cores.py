@@ -1,4 +1,4 @@
-"""How many processor cores this process may really use."""
+"""How many processor cores this process may really use, and how many threads it computes with."""
 
 from __future__ import annotations
 
@@ -22,3 +22,13 @@ def usable_cores(quota_file: Path = _QUOTA) -> int:
     except (OSError, ValueError):
         pass
     return max(1, cores)
+
+
+def compute_threads() -> int:
+    """Threads that a measurement computes with: all usable cores, or what OMP_NUM_THREADS says if that is fewer.
+
+    On a machine whose cores others use as well, threads wait for their descheduled siblings at every operation, and a
+    step takes a hundred times as long: there, fewer threads measure better.
+    """
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return min(usable_cores(), int(asked)) if asked.isdigit() and int(asked) else usable_cores()
