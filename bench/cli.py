@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -68,19 +68,22 @@ def _told(command: Callable[..., int | None]) -> Callable[..., None]:
         try:
             code = command(debug=debug, **options) or 0
         except (BenchError, ResultsError) as error:
-            code, sentence = error.exit_code, str(error)
+            _end(error.exit_code, str(error), debug)
         except KeyboardInterrupt:
-            code, sentence = Interrupted.exit_code, "interrupted"
+            _end(Interrupted.exit_code, "interrupted", debug)
         except Exception as error:  # a bug of ours: one sentence all the same
-            code, sentence = 1, f"the harness failed: {type(error).__name__}: {error} (--debug shows where)"
-        else:
-            raise typer.Exit(code)
-        if debug:
-            traceback.print_exc()
-        typer.echo(f"gram-bench: {sentence}", err=True)
+            _end(1, f"the harness failed: {type(error).__name__}: {error} (--debug shows where)", debug)
         raise typer.Exit(code)
 
     return told
+
+
+def _end(code: int, sentence: str, debug: bool) -> NoReturn:
+    """Ends the program from within an exception's handler."""
+    if debug:
+        traceback.print_exc()
+    typer.echo(f"gram-bench: {sentence}", err=True)
+    raise typer.Exit(code)
 
 
 def _request(

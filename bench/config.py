@@ -112,7 +112,7 @@ class SweepAxes(_Strict):
     """Users."""
     history_length: Counts = (50,)
     text_length: Counts = (32,)
-    item_repetition_ratio: Ratios = (1.0, 4.0, 16.0)
+    item_repetition_ratio: Ratios = (1.0, 4.0)
     method: Names = ("e2e", "e2e_unique", "single_step", "multi_step")
     accumulation_steps: AccumulationSteps = (16,)
     precision: Precisions = ("float32",)

@@ -102,9 +102,11 @@ def start(plan: Plan, out: Path) -> Path:
 def reopen(run_dir: Path) -> tuple[Config, tuple[WorkItem, ...], list[str]]:
     """What an interrupted run was to measure, and warnings about the machine; raises UsageError.
 
-    A run holds the measurements of one machine: a different device, driver or torch is refused.
+    A run holds the measurements of one machine: a different device, driver or torch is refused. Raises
+    DamagedResults where what it holds can't be trusted.
     """
     info = known_run(run_dir)
+    warnings = list(store.load(run_dir).warnings)
     config = restore(info.config)
     environment.resolve_device(info.environment.device_kind)
     now = environment.describe(info.environment.device_kind)
@@ -113,8 +115,9 @@ def reopen(run_dir: Path) -> tuple[Config, tuple[WorkItem, ...], list[str]]:
         raise UsageError(
             f"{run_dir} was measured elsewhere ({'; '.join(different)}) and one run holds one machine; start a new run."
         )
-    warnings = _differences(info.environment, now, ("device_uuid", "transformers", "git_sha", "cpu_cores"))
-    return config, sweep.plan(config), [f"since this run was started, {change}" for change in warnings]
+    changes = _differences(info.environment, now, ("device_uuid", "transformers", "git_sha", "cpu_cores"))
+    warnings += [f"since this run was started, {change}" for change in changes]
+    return config, sweep.plan(config), warnings
 
 
 def known_run(run_dir: Path) -> RunInfo:
