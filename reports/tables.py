@@ -66,7 +66,6 @@ class Table:
 
 HEADLINE_COLUMNS = (
     Column("Method", numeric=False),
-    Column("Gradient", numeric=False),
     Column("Repetition ratio", "item slots / unique items", short="Repetition"),
     Column("Speed-up against e2e", short="vs e2e"),
     Column("Against e2e_unique", short="vs e2e_unique"),
@@ -75,6 +74,7 @@ HEADLINE_COLUMNS = (
     Column("Real tokens", "per s", short="real tokens/s"),
     Column("Peak memory"),
     Column("of e2e's", "%", short="% of e2e's"),
+    Column("Gradient", numeric=False),
     Column("Outcome", numeric=False),
 )
 
@@ -161,7 +161,6 @@ def _measures(row: Row, fastest: float | None = None) -> tuple[Cell, ...]:
         outcome = Cell(outcome.text, "bad", note=blocks)
     return (
         Cell(row["label"], "strong"),
-        Cell(words.exactness(row), "badge"),
         ratio,
         _speed_up(row, "speed_up", "reference_outcome", REFERENCE, fastest),
         _speed_up(row, "speed_up_unique", "unique_reference_outcome", UNIQUE_REFERENCE),
@@ -170,6 +169,7 @@ def _measures(row: Row, fastest: float | None = None) -> tuple[Cell, ...]:
         Cell(words.rate(row["real_tokens_per_s"])),
         Cell(words.gibibytes(row["memory_bytes"])),
         Cell(words.percent(row["memory_ratio"]).removesuffix(" %")),
+        Cell(words.exactness(row), "badge"),
         outcome,
     )
 
@@ -243,18 +243,17 @@ def not_measured(frames: Frames, limit: int = 200) -> Table:
     )
     seen: dict[tuple[str, ...], int] = {}
     for row in frames.records[frames.records["outcome"] != "ok"].to_dict("records"):
-        key = (words.case(row), row["label"], words.OUTCOMES[row["outcome"]], row["reason"] or "no reason was recorded")
+        setting, case = words.setting(row), words.case(row, with_setting=False)
+        reason = row["reason"] or "no reason was recorded"
+        key = (setting, case, row["label"], words.OUTCOMES[row["outcome"]], reason)
         seen[key] = seen.get(key, 0) + 1
-    made = [
-        (
-            Cell(case),
-            Cell(label, "strong"),
-            Cell(outcome, "bad", f"{blocks} blocks" if blocks > 1 else ""),
-            Cell(reason),
-        )
-        for (case, label, outcome, reason), blocks in seen.items()
-    ]
-    return Table(columns, (Group("", tuple(made[:limit])),), left_out=max(0, len(made) - limit))
+    groups: dict[str, list[tuple[Cell, ...]]] = {}
+    for (setting, case, label, outcome, reason), blocks in list(seen.items())[:limit]:
+        note = f"{blocks} blocks" if blocks > 1 else ""
+        cells = (Cell(case), Cell(label, "strong"), Cell(outcome, "bad", note), Cell(reason))
+        groups.setdefault(setting, []).append(cells)
+    made = tuple(Group(setting, tuple(rows)) for setting, rows in groups.items())
+    return Table(columns, made, left_out=max(0, len(seen) - limit))
 
 
 def environment(info: RunInfo) -> list[tuple[str, str]]:

@@ -23,16 +23,15 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from bench.errors import BenchError
 from bench.results.schema import SCHEMA_VERSION, Record, RunInfo
 
 INFO_FILE = "run.json"
 RECORDS_FILE = "results.jsonl"
 
 
-class ResultsError(Exception):
+class ResultsError(BenchError):
     """A run directory cannot be read or written; the message says which file and what to do."""
-
-    exit_code = 1
 
 
 class DamagedResults(ResultsError):

@@ -1,0 +1,298 @@
+"""The run directory survives crashes, full disks and damage, and says so in words."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.results import store
+from bench.results.schema import Environment, Loss, PeakMemory, Record, RunInfo, Throughput
+
+GOLDEN = Path(__file__).parent / "golden" / "record.json"
+INFO = RunInfo(
+    run_id="20261123-101500-quick",
+    started_at="2026-11-23T10:15:00Z",
+    command=("gram-bench", "run"),
+    preset="quick",
+    config={"run": {"seed": 0}},
+    environment=Environment(
+        device="a processor", device_kind="cpu", cpu="a processor", cpu_cores=2, host_memory_bytes=1, os="x", python="3"
+    ),
+    planned_records=4,
+)
+
+
+def record(block: int = 0, **changes) -> Record:
+    values = {
+        "case": {"workload": "synthetic", "batch_size": 16, "text_length": 32, "precision": "float32"},
+        "method": "single_step",
+        "engine": "eager",
+        "block": block,
+        "exactness": "exact",
+        "outcome": "ok",
+        "samples_s": (0.1, 0.11),
+        "detail": {"note": "Zürich\n“quoted”"},
+    }
+    return Record(**(values | changes))
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    directory = store.create_run_dir(tmp_path, "quick")
+    store.write_info(directory, INFO)
+    return directory
+
+
+def test_what_is_appended_is_loaded(run_dir):
+    records = [record(block) for block in range(3)]
+    for each in records:
+        store.append(run_dir, each)
+    loaded = store.load(run_dir)
+    assert loaded.records == tuple(records)
+    assert loaded.info == INFO
+    assert loaded.warnings == ()
+    assert (run_dir / "results.jsonl").read_bytes().count(b"\n") == 3
+
+
+def test_a_run_without_measurements_loads_empty(run_dir):
+    assert store.load(run_dir).records == ()
+
+
+def test_run_ids_are_the_time_in_utc_and_unique(tmp_path):
+    now = datetime(2026, 11, 23, 12, 15, tzinfo=timezone(timedelta(hours=2)))
+    names = [store.create_run_dir(tmp_path, "quick", now).name for _ in range(3)]
+    assert names == ["20261123-101500-quick", "20261123-101500-quick-2", "20261123-101500-quick-3"]
+
+
+def test_a_run_id_is_always_one_plain_folder(tmp_path):
+    """A preset's name comes from a file name and must not climb out of the base."""
+    directory = store.create_run_dir(tmp_path, "../../my preset", datetime(2026, 1, 1, tzinfo=UTC))
+    assert directory.parent == tmp_path
+    assert directory.name == "20260101-000000-my-preset"
+
+
+def test_latest_points_to_the_newest_run(tmp_path):
+    first = store.create_run_dir(tmp_path, "a", datetime(2026, 1, 1, tzinfo=UTC))
+    assert (tmp_path / "latest").resolve() == first.resolve()
+    second = store.create_run_dir(tmp_path, "b", datetime(2026, 1, 2, tzinfo=UTC))
+    assert (tmp_path / "latest").resolve() == second.resolve()
+    assert not os.path.isabs(os.readlink(tmp_path / "latest")), "the base folder may be moved"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [first.name, second.name, "latest"]
+
+
+def test_a_folder_named_latest_is_left_alone(tmp_path):
+    (tmp_path / "latest").mkdir()
+    (tmp_path / "latest" / "mine").write_text("x")
+    assert store.create_run_dir(tmp_path).is_dir()
+    assert (tmp_path / "latest" / "mine").read_text() == "x"
+    assert not list(tmp_path.glob(".latest*"))
+
+
+def test_a_base_that_is_a_file_is_a_clear_error(tmp_path):
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(store.UnwritableResults, match=r"runs.*cannot write"):
+        store.create_run_dir(tmp_path / "runs")
+
+
+@pytest.mark.parametrize("newline_lost", [False, True])
+def test_truncation_at_every_byte_of_the_last_two_records_keeps_all_complete_ones(run_dir, newline_lost):
+    """The crash test: whatever a crash leaves of the last lines, nothing complete is lost and nothing else appears."""
+    records = [record(block) for block in range(4)]
+    for each in records:
+        store.append(run_dir, each)
+    path = run_dir / "results.jsonl"
+    content = path.read_bytes()
+    ends = [place + 1 for place, byte in enumerate(content) if byte == ord("\n")]
+    for length in range(ends[1], len(content) + 1):
+        path.write_bytes(content[:length])
+        complete = sum(end - 1 <= length for end in ends)
+        half = content[:length][max([0, *(end for end in ends if end <= length)]) :]
+        loaded = store.load(run_dir)
+        assert loaded.records == tuple(records[:complete]), length
+        assert bool(loaded.warnings) == bool(half and length + 1 not in ends), length
+        if newline_lost:
+            store.append(run_dir, record(99))
+            resumed = store.load(run_dir)
+            assert resumed.records == (*records[:complete], record(99)), length
+            assert resumed.warnings == (), "append cuts off what a crash left"
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    line=st.integers(0, 2),
+    damage=st.sampled_from([b"", b"{", b"{}", b"\x00\x00", b"[1]", b"nonsense", b"\xff\xfe", b"null"]),
+)
+def test_a_damaged_line_that_is_not_the_last_is_named(tmp_path_factory, line, damage):
+    directory = tmp_path_factory.mktemp("run")
+    store.write_info(directory, INFO)
+    lines = [record(block).model_dump_json().encode() for block in range(4)]
+    lines[line] = damage
+    (directory / "results.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+    with pytest.raises(store.DamagedResults) as caught:
+        store.load(directory)
+    assert caught.value.line == line + 1
+    assert f"results.jsonl, line {line + 1}:" in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"outcome": "fine"}, "outcome"),
+        ({"schema_version": 2}, "schema version 2, while this program reads 1"),
+        ({"unheard_of": 1}, "unheard_of"),
+        ({"block": -1}, "block"),
+    ],
+)
+@pytest.mark.parametrize("ending", [b"\n", b""])
+def test_a_whole_last_line_that_is_no_record_is_damage_and_not_a_crash(run_dir, change, why, ending):
+    store.append(run_dir, record())
+    path = run_dir / "results.jsonl"
+    values = json.loads(record(1).model_dump_json()) | change
+    path.write_bytes(path.read_bytes() + json.dumps(values).encode() + ending)
+    with pytest.raises(store.DamagedResults, match=why) as caught:
+        store.load(run_dir)
+    assert caught.value.line == 2
+
+
+def test_a_repeated_key_keeps_the_last_and_warns(run_dir):
+    """Measuring a failed case again is how it is repaired; the file itself is append-only."""
+    store.append(run_dir, record(outcome="error", reason="killed", samples_s=()))
+    store.append(run_dir, record(1))
+    store.append(run_dir, record())
+    loaded = store.load(run_dir)
+    assert loaded.records == (record(), record(1))
+    assert len(loaded.warnings) == 1
+    assert "line 3" in loaded.warnings[0]
+    assert "line 1" in loaded.warnings[0]
+
+
+def test_no_run_json_is_not_a_run_directory(tmp_path):
+    with pytest.raises(store.ResultsError, match="not a run directory"):
+        store.load(tmp_path)
+    with pytest.raises(store.ResultsError, match="not a run directory"):
+        store.load(tmp_path / "nowhere")
+
+
+def test_a_damaged_run_json_names_its_line(run_dir):
+    path = run_dir / "run.json"
+    path.write_text(path.read_text().replace('"preset": "quick"', '"preset": '))
+    with pytest.raises(store.DamagedResults, match=r"run\.json, line \d") as caught:
+        store.load(run_dir)
+    assert caught.value.line > 1
+
+
+_FILL = """
+import resource, sys
+from pathlib import Path
+from bench.results import store
+from bench.results.schema import Record
+run_dir = Path(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
+for block in range(1000):
+    record = Record(case={"a": 1}, method="e2e", engine="eager", block=block, exactness="exact", outcome="ok")
+    try:
+        store.append(run_dir, record)
+    except store.UnwritableResults as error:
+        print(block)
+        print(error)
+        break
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a file size limit")
+@pytest.mark.parametrize("room", [1000, 1777, 2048])
+def test_a_full_disk_is_a_clear_error_and_leaves_every_earlier_record(run_dir, room):
+    """The limit on the file's size stands in for the disk; it cuts a write in the middle just as a full disk does."""
+    done = subprocess.run(
+        [sys.executable, "-c", _FILL, str(run_dir), str(room)], capture_output=True, text=True, check=True, timeout=60
+    )
+    written, message = done.stdout.splitlines()
+    assert "cannot write" in message
+    assert "results.jsonl" in message
+    loaded = store.load(run_dir)
+    assert len(loaded.records) == int(written) > 0
+    assert loaded.warnings == ()
+    assert (run_dir / "results.jsonl").read_bytes().endswith(b"\n")
+
+
+def test_an_unwritable_place_is_a_clear_error(run_dir):
+    (run_dir / "results.jsonl").mkdir()
+    with pytest.raises(store.UnwritableResults, match=r"results\.jsonl: cannot write"):
+        store.append(run_dir, record())
+    with pytest.raises(store.UnwritableResults, match=r"run\.json: cannot write"):
+        store.write_info(run_dir / "gone", INFO)
+    with pytest.raises(store.ResultsError, match="cannot read"):
+        store.load(run_dir)
+
+
+def test_a_diverged_loss_is_stored_and_read(run_dir):
+    """A loss that is not finite must not turn the file into damage."""
+    store.append(run_dir, record(loss=Loss(first=1.0, last=float("nan"))))
+    store.append(run_dir, record(1, loss=Loss(first=float("inf"), last=float("-inf"))))
+    first, second = store.load(run_dir).records
+    assert first.loss.last != first.loss.last
+    assert second.loss == Loss(first=float("inf"), last=float("-inf"))
+    for line in (run_dir / "results.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+def test_ten_thousand_records_load_fast(run_dir):
+    with open(run_dir / "results.jsonl", "w") as file:
+        file.writelines(record(block).model_dump_json() + "\n" for block in range(10_000))
+    started = time.process_time()
+    loaded = store.load(run_dir)
+    assert time.process_time() - started < 2.0
+    assert len(loaded.records) == 10_000
+
+
+def test_the_format_is_the_one_of_the_golden_file():
+    """A change of the stored form must be meant: raise SCHEMA_VERSION, extend the format history, renew the file."""
+    full = Record(
+        case={
+            "workload": "movielens",
+            "encoder": "minilm",
+            "layers": 2,
+            "batch_size": 16,
+            "history_length": 50,
+            "text_length": 32,
+            "item_repetition_ratio": None,
+            "precision": "float32",
+        },
+        method="multi_step",
+        engine="eager",
+        accumulation_steps=16,
+        block=0,
+        exactness="stale",
+        outcome="ok",
+        samples_s=(0.25, 0.5),
+        steps_per_sample=16,
+        device_samples_s=(0.25, 0.5),
+        warmup_steps=16,
+        setup_s=1.5,
+        users=16.0,
+        item_slots=880.0,
+        unique_items=568.0,
+        item_repetition_ratio=1.549,
+        interval_unique_items=1100.0,
+        interval_repetition_ratio=12.8,
+        real_tokens=17600.0,
+        encoded_tokens=1375.0,
+        padded_tokens=2200.0,
+        peak_memory_bytes=PeakMemory(allocated=1, reserved=2, process=3),
+        throughput_per_s=Throughput(users=64.0, item_slots=3520.0, real_tokens=70400.0),
+        loss=Loss(first=1.609, last=1.5),
+        detail={"weights": "real"},
+    )
+    golden = GOLDEN.read_text()
+    assert json.loads(full.model_dump_json()) == json.loads(golden)
+    assert Record.model_validate_json(golden) == full

@@ -1,0 +1,89 @@
+"""Imports run one way: gram_core <- bench, bench.results <- reports; results and reports load without torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+OURS = {"bench", "gram_core", "reports"}
+COMMAND_LINE = {"cli.py", "__main__.py", "session.py"}
+"""The files of bench that put everything together."""
+
+
+def modules(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """Dotted names of our own packages that a file imports, anywhere in it, relative imports resolved."""
+    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            module = ".".join(filter(None, (base, node.module)))
+            names |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+    return {name for name in names if name.split(".")[0] in OURS}
+
+
+def identify(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", modules("gram_core"), ids=identify)
+def test_the_core_knows_neither_harness_nor_reports(path):
+    assert {name for name in imported(path) if not name.startswith("gram_core")} == set()
+
+
+@pytest.mark.parametrize("path", modules("reports"), ids=identify)
+def test_reports_know_results_only(path):
+    foreign = {name for name in imported(path) if name.split(".")[0] != "reports"}
+    assert {name for name in foreign if not name.startswith("bench.results")} == set()
+
+
+@pytest.mark.parametrize("path", modules("bench/results"), ids=identify)
+def test_results_know_neither_core_nor_reports(path):
+    allowed = ("bench.results", "bench.errors")
+    assert {name for name in imported(path) if not name.startswith(allowed)} == set()
+
+
+@pytest.mark.parametrize("path", modules("bench"), ids=identify)
+def test_only_the_command_line_knows_reports(path):
+    if path.parent != ROOT / "bench" or path.name not in COMMAND_LINE:
+        assert {name for name in imported(path) if name.startswith("reports")} == set()
+
+
+def test_the_check_sees_imports_of_every_form(tmp_path, monkeypatch):
+    """Guard: a check that finds no import at all would pass on anything."""
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    (tmp_path / "reports").mkdir()
+    path = tmp_path / "reports" / "x.py"
+    path.write_text(
+        "def f():\n    import gram_core.batch\n    from bench import cli\n    from . import words\nimport numpy\n"
+    )
+    assert imported(path) >= {"gram_core.batch", "bench.cli", "reports.words"}
+    assert not any(name.startswith("numpy") for name in imported(path))
+
+
+def test_results_and_reports_import_without_torch():
+    names = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for package in ("bench/results", "reports")
+        for path in modules(package)
+    ]
+    assert "reports.page" in names
+    code = (
+        "import importlib, sys\n"
+        f"for name in {names!r}: importlib.import_module(name)\n"
+        "heavy = [name for name in ('torch', 'transformers') if name in sys.modules]\n"
+        "sys.exit(', '.join(heavy) or 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.returncode == 0, done.stderr
