@@ -15,12 +15,13 @@ from bench import registry
 from bench.config import Config, ModelSettings, RunSettings
 from bench.encoders import _base as encoders
 from bench.encoders._base import LoadedEncoder
+from bench.measure.counts import CountedMethod
 from bench.methods import exactness, method_class, registered_class
 from bench.sweep import Case, WorkItem
-from bench.workloads._base import Workload, WorkloadRequest
+from bench.workloads._base import Task, Workload, WorkloadRequest
 from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.methods.multi_step import resolve_accumulation_steps
-from gram_core.protocols import ContentEncoder, Exactness, Method
+from gram_core.protocols import ContentEncoder, Exactness
 from gram_core.training import Optimization, Training
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
@@ -36,14 +37,14 @@ class Built:
 
     workload: Workload
     training: Training
-    method: Method
+    method: CountedMethod
     exactness: Exactness
     detail: dict[str, Any]
 
     @property
     def encoder(self) -> ContentEncoder:
-        """The content encoder."""
-        return self.training.encoder
+        """The content encoder as the method runs it: an engine may have put its own in its place."""
+        return getattr(self.method, "training", self.training).encoder
 
 
 def build(config: Config, item: WorkItem, device: torch.device) -> Built:
@@ -110,14 +111,14 @@ def set_precision(precision: str, device: torch.device) -> torch.dtype:
     return torch.float64 if precision == "float64" else torch.float32
 
 
-def build_workload(config: Config, case: Case, loaded: LoadedEncoder, task: str) -> Workload:
+def build_workload(config: Config, case: Case, loaded: LoadedEncoder, task: Task) -> Workload:
     """The case's item texts and batches."""
     module = registry.load("bench.workloads", case.workload)
     settings = config.workload.get(case.workload) or module.Settings()
     return module.build(settings, workload_request(config.model, case, loaded, config.run.seed, task))
 
 
-def workload_request(model: ModelSettings, case: Case, loaded: LoadedEncoder, seed: int, task: str) -> WorkloadRequest:
+def workload_request(model: ModelSettings, case: Case, loaded: LoadedEncoder, seed: int, task: Task) -> WorkloadRequest:
     """What a case asks of its workload."""
     return WorkloadRequest(
         batch_size=case.batch_size,
@@ -172,6 +173,6 @@ def method_settings(chosen: type[Any], config: Config, item: WorkItem, steps_per
     )
 
 
-def build_method(chosen: type[Any], training: Training, settings: Any, engine: str) -> Method:
+def build_method(chosen: type[Any], training: Training, settings: Any, engine: str) -> CountedMethod:
     """The method on the engine that runs its encoder."""
     return registry.load("gram_core.engines", engine).build(chosen, training, settings)

@@ -20,7 +20,7 @@ from torch import Tensor
 from bench import failures
 from bench.build import Built, build, resolve_device
 from bench.measure import clock as clocks
-from bench.measure.clock import Clock, Window
+from bench.measure.clock import Clock, WarmUp, Window
 from bench.measure.cores import compute_threads
 from bench.measure.counts import batch_counts, encoder_counts
 from bench.measure.memory import peak_memory, resident_peak_bytes
@@ -68,7 +68,7 @@ class Subject:
         self.job = job
         self.device = resolve_device(job.config.run.device)
         self.clock = clock or (clocks.CudaClock() if self.device.type == "cuda" else clocks.HostClock())
-        self.warm: list[Window] = []
+        self.warm = WarmUp((), 0.0)
         self.windows: list[Window] = []
         self.setup_s: float | None = None
         self._started = self.clock.now()
@@ -80,7 +80,6 @@ class Subject:
         self._measured: list[Batch] = []
         self._losses: list[float] = []
         self._units_per_window = 1
-        self._warmup_spent_s = 0.0
 
     @property
     def built(self) -> Built:
@@ -94,17 +93,16 @@ class Subject:
         self._built = build(self.job.config, self.job.item, self.device)
         torch.manual_seed(self.job.config.run.seed)
         self._prepare(units=1)
-        gc.freeze()  # what exists now stays: the collections before each window need not walk all of torch
+        _settle_garbage()
         self.clock.synchronise()
         self.setup_s = self.clock.now() - self._started
 
     def warm_up(self) -> None:
         """Steps until their time has settled, and decides how many a window takes."""
         settings = self.job.config.run
-        started = self.clock.now()
         self.warm = clocks.warm_up(lambda: self._run(units=1), settings, self.clock)
-        self._warmup_spent_s = self.clock.now() - started
-        self._units_per_window = clocks.units_per_window(self.warm, settings.window_s)
+        self._units_per_window = clocks.units_per_window(self.warm.units, settings.window_s)
+        _settle_garbage()  # compilers leave as much behind as imports do
 
     def window(self) -> Window:
         """One measured window."""
@@ -115,7 +113,7 @@ class Subject:
 
     def take_windows(self) -> None:
         """As many windows as the settings ask for and the budget allows."""
-        for _ in clocks.samples(self.window, self.job.config.run, self.clock, self._warmup_spent_s):
+        for _ in clocks.samples(self.window, self.job.config.run, self.clock, self.warm.spent_s):
             pass
 
     def record(self) -> Record:
@@ -188,11 +186,18 @@ class Subject:
     def _facts(self) -> dict[str, Any]:
         return {
             "setup_s": self.setup_s,
-            "warmup_steps": sum(window.steps for window in self.warm) or None,
+            "warmup_steps": self.warm.steps or None,
             "peak_memory_bytes": peak_memory(self.device),
             "detail": {
                 **self.built.detail,
+                "first_unit_s": self.warm.units[0].seconds if self.warm.units else None,
                 "threads": torch.get_num_threads(),
                 "resident_at_start_bytes": self._memory_at_start,
             },
         }
+
+
+def _settle_garbage() -> None:
+    """What exists now stays: the collections before each window need not walk all of torch again."""
+    gc.collect()
+    gc.freeze()

@@ -132,30 +132,43 @@ def settled(step_times_s: Sequence[float]) -> bool:
     return abs(now - before) < WARM_TOLERANCE * before
 
 
-def warm_up(unit: Callable[[], Window], settings: TimingSettings, clock: Clock) -> list[Window]:
+@dataclass(frozen=True)
+class WarmUp:
+    """The units of a warm-up, and what they took of the budget."""
+
+    units: tuple[Window, ...]
+    spent_s: float
+
+    @property
+    def steps(self) -> int:
+        """Steps of all units."""
+        return sum(unit.steps for unit in self.units)
+
+
+def warm_up(unit: Callable[[], Window], settings: TimingSettings, clock: Clock) -> WarmUp:
     """Units until their time has settled, `max_warmup_steps` are taken or half of `budget_s` is spent.
 
-    At least `min_warmup_steps` steps and one unit, whatever they cost.
+    At least `min_warmup_steps` steps and one unit, whatever they cost. The first unit counts as steps and takes
+    nothing of the budget: libraries initialise in it and kernels are compiled, which says nothing about steps.
     """
-    started, units, steps = clock.now(), [], 0
+    units = [unit()]
+    started, steps = clock.now(), units[0].steps
     while True:
-        window = unit()
-        units.append(window)
-        steps += window.steps
-        if steps < settings.min_warmup_steps:
-            continue
-        spent = clock.now() - started
-        if (
+        spent_s = clock.now() - started
+        enough = (
             steps >= settings.max_warmup_steps
-            or spent >= WARMUP_SHARE_OF_BUDGET * settings.budget_s
+            or spent_s >= WARMUP_SHARE_OF_BUDGET * settings.budget_s
             or settled([unit.step_s for unit in units])
-        ):
-            return units
+        )
+        if steps >= settings.min_warmup_steps and enough:
+            return WarmUp(tuple(units), spent_s)
+        units.append(unit())
+        steps += units[-1].steps
 
 
-def units_per_window(warm: Sequence[Window], window_s: float) -> int:
+def units_per_window(units: Sequence[Window], window_s: float) -> int:
     """How many units a window needs to last `window_s`, going by the fastest of the warm-up's last five."""
-    unit_s = min(window.seconds for window in warm[-WARM_STEPS:])
+    unit_s = min(window.seconds for window in units[-WARM_STEPS:])
     return max(1, math.ceil(window_s / unit_s)) if unit_s > 0 else 1
 
 

@@ -12,16 +12,11 @@ import torch
 from torch import Tensor
 
 from gram_core.batch import Batch, ItemTable
-from gram_core.protocols import ContentEncoder
+from gram_core.protocols import ContentEncoder, Method
 
 
-class CountedMethod(Protocol):
+class CountedMethod(Method, Protocol):
     """A method that can say which items pass its encoder."""
-
-    @property
-    def interval(self) -> int:
-        """Steps per update of the encoder."""
-        ...
 
     def encoded_items(self, batches: Sequence[Batch]) -> list[Tensor]:
         """Items, with repeats, that pass the encoder in these consecutive steps."""

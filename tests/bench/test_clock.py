@@ -112,37 +112,40 @@ class TestTimed:
 
 
 class TestWarmUp:
-    def test_ends_once_the_median_of_five_stands_still(self):
-        """Eight slow first steps: it must not end while they are leaving the median, nor go on for long after."""
+    def warm(self, times_s: list[float], steps: int = 1, **settings) -> list[float]:
         clock = ManualClock()
-        falling = [8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0]
-        units = warm_up(stepper(clock, [*falling, 1.0]), Settings(budget_s=1e9), clock)
+        done = warm_up(stepper(clock, times_s, steps), Settings(**settings), clock)
+        assert done.spent_s == pytest.approx(sum(unit.seconds for unit in done.units[1:]))
+        assert done.steps == steps * len(done.units)
+        return [unit.step_s for unit in done.units]
+
+    def test_ends_once_the_median_of_five_stands_still(self):
+        """Eight falling first steps: it must not end while they are leaving the median, nor go on for long after."""
+        units = self.warm([8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0], budget_s=1e9)
         assert len(units) == 11
-        assert settled([unit.step_s for unit in units])
+        assert settled(units)
 
     def test_steady_steps_need_six(self):
-        clock = ManualClock()
-        assert len(warm_up(stepper(clock, [0.01]), Settings(), clock)) == 6
+        assert len(self.warm([0.01])) == 6
 
     def test_never_settling_steps_end_at_the_most_steps(self):
-        clock = ManualClock()
-        doubling = [1e-6 * 1.5**i for i in range(40)]
-        assert len(warm_up(stepper(clock, doubling), Settings(), clock)) == 30
+        assert len(self.warm([1e-6 * 1.5**i for i in range(40)])) == 30
 
     def test_half_of_the_budget_ends_it(self):
-        clock = ManualClock()
-        units = warm_up(stepper(clock, [3.0, 2.0, 4.0]), Settings(budget_s=10.0), clock)
-        assert len(units) == 2
+        assert len(self.warm([1.0, 3.0, 2.0, 4.0], budget_s=10.0)) == 3
+
+    def test_the_first_unit_is_initialisation_and_free(self):
+        """Twenty seconds of compilation must not leave a fast step with no warm-up and no samples."""
+        assert len(self.warm([20.0, 0.01], budget_s=1.0)) == 6
 
     def test_the_fewest_steps_are_taken_whatever_they_cost(self):
-        clock = ManualClock()
-        assert len(warm_up(stepper(clock, [100.0]), Settings(min_warmup_steps=3, budget_s=1.0), clock)) == 3
+        assert len(self.warm([100.0], min_warmup_steps=3, budget_s=1.0)) == 3
+        assert len(self.warm([100.0], min_warmup_steps=1, max_warmup_steps=1)) == 1
 
     def test_whole_intervals_count_as_their_steps(self):
         """One interval of sixteen steps satisfies a minimum of two; thirty steps are reached in the second."""
-        clock = ManualClock()
-        assert len(warm_up(stepper(clock, [90.0], steps=16), Settings(budget_s=1.0), clock)) == 1
-        assert len(warm_up(stepper(clock, [1e-3], steps=16), Settings(), clock)) == 2
+        assert len(self.warm([90.0], steps=16, max_warmup_steps=16)) == 1
+        assert len(self.warm([1e-3], steps=16)) == 2
 
 
 def test_a_median_that_moves_by_two_per_cent_is_not_settled():

@@ -21,7 +21,7 @@ from bench.results import store
 from bench.results.schema import Record
 from bench.skipping import observed_out_of_memory
 from bench.sweep import WorkItem, key_of
-from tests.bench._small_runs import config, item, new_run
+from tests.bench._small_runs import FAULTY, config, item, new_run
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60
@@ -224,8 +224,17 @@ def rendezvous(tmp_path) -> Rendezvous:
 
 def manage(run_dir: Path, *arguments: str) -> subprocess.Popen:
     """A manager in a process, and a process group, of its own."""
+    return _started("tests.bench._manage", str(run_dir), *arguments)
+
+
+def command_line(*arguments: str) -> subprocess.Popen:
+    """`python -m bench` in a process group of its own, as a shell starts it."""
+    return _started("bench", *arguments)
+
+
+def _started(module: str, *arguments: str) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.bench._manage", str(run_dir), *arguments],
+        [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -262,29 +271,51 @@ def gone(pids: list[int]) -> bool:
 
 
 class TestInterrupts:
-    def test_ctrl_c_leaves_a_run_that_the_same_call_finishes(self, tmp_path, rendezvous):
-        """The terminal sends SIGINT to the whole group: workers and fork server hear it too, and say nothing."""
-        settings = config(rendezvous.settings)
-        run_dir = new_run(tmp_path, settings)
-        methods = ["e2e", "rendezvous", "single_step"]
-        process = manage(run_dir, *methods)
+    def test_the_command_line_is_interrupted_and_resumed(self, tmp_path, rendezvous):
+        """What a user does: Ctrl-C on `run`, then the command that its last sentence names.
+
+        A terminal sends SIGINT to the whole group: workers and fork server hear it too, and must say nothing.
+        """
+        axes = {
+            "method": '["e2e","rendezvous","single_step"]',
+            "encoder": '["shape:tiny"]',
+            "workload": '["synthetic"]',
+            "layers": '["all"]',
+            "batch_size": "[2]",
+            "history_length": "[7]",
+            "text_length": "[8]",
+            "item_repetition_ratio": "[2]",
+        }
+        changes = {
+            "run.plugins": f'["{FAULTY}"]',
+            **{f"sweep.{axis}": value for axis, value in axes.items()},
+            **{f"method.rendezvous.{key}": f'"{value}"' for key, value in rendezvous.settings["rendezvous"].items()},
+        }
+        options = [word for key, value in changes.items() for word in ("--set", f"{key}={value}")]
+        out = ["--preset", "smoke", "--device", "cpu", "--out", str(tmp_path / "runs")]
+        process = command_line("run", *out, *options)
         worker = rendezvous.worker_pid()
         descendants = family(process.pid)
         assert worker in descendants
         os.killpg(process.pid, signal.SIGINT)
-        _, complaints = process.communicate(timeout=PATIENCE_S)
-        assert (process.returncode, complaints) == (130, "")  # a worker's or the fork server's would be here too
+        _, told = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 130
         assert gone(descendants)
+        run_dir = (tmp_path / "runs" / "latest").resolve()
+        assert f"gram-bench resume {tmp_path / 'runs'}" in told.splitlines()[-1]
+        assert "Traceback" not in told
         before = store.load(run_dir).records
         assert outcomes(before) == [("e2e", "ok")]
 
-        meeting = threading.Thread(target=lambda: (rendezvous.worker_pid(), rendezvous.let_go()))
-        meeting.start()
-        _, events, after = run(settings, run_dir, [item(method) for method in methods])
-        meeting.join()
-        assert events[0] == Planned(total=2, recorded=1)
+        resumed = command_line("resume", str(run_dir))
+        rendezvous.worker_pid()
+        rendezvous.let_go()
+        _, told = resumed.communicate(timeout=PATIENCE_S)
+        assert resumed.returncode == 0, told
+        after = store.load(run_dir).records
         assert outcomes(after) == [("e2e", "ok"), ("rendezvous", "ok"), ("single_step", "ok")]
         assert after[0] == before[0]
+        assert (run_dir / "report.html").is_file()
 
     def test_a_killed_manager_leaves_no_orphan(self, tmp_path, rendezvous):
         """Even a worker whose every thread is stuck behind the interpreter's lock goes with it."""

@@ -240,3 +240,31 @@ class TestRecognition:
         )
         assert failures.of_exit_code(-11, "setup").reason == "the worker was killed by SIGSEGV in the setup"
         assert "exit code 3" in failures.of_exit_code(3, "setup").reason
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+class TestOnAGpu:
+    """Workers forked from a server that has imported everything: CUDA must still be theirs to start."""
+
+    def test_both_clocks_and_all_three_memory_figures_are_there(self):
+        record = measured(config(device="cuda"), item("single_step", precision="bf16"))
+        assert record.outcome == "ok", record.reason
+        assert len(record.device_samples_s) == len(record.samples_s)
+        for wall_s, device_s in zip(record.samples_s, record.device_samples_s, strict=True):
+            assert 0 < device_s <= wall_s * 1.01
+        memory = record.peak_memory_bytes
+        assert 0 < memory.allocated <= memory.reserved
+        assert memory.process is None or memory.process > memory.reserved
+
+    def test_methods_agree_on_the_first_loss(self):
+        losses = [
+            measured(config(device="cuda"), item(method, precision="tf32")).loss.first
+            for method in ("e2e", "single_step")
+        ]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+
+    def test_running_out_of_memory_is_an_outcome_with_its_size(self):
+        record = measured(config(device="cuda"), item("e2e", encoder="shape:bert-base", batch_size=20_000))
+        assert record.outcome == "oom"
+        assert "asked for" in record.reason
+        assert record.peak_memory_bytes.allocated > 2**30
