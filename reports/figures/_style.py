@@ -95,10 +95,10 @@ def looks(summary: pd.DataFrame) -> dict[str, Look]:
 
 
 def spread(values: Sequence[Any], limit: int) -> list[Any]:
-    """At most `limit` of the values, evenly spread, both ends among them."""
+    """All values where `limit` holds them; else a choice of one fewer, evenly spread, both ends among them."""
     if len(values) <= limit:
         return list(values)
-    places = np.unique(np.linspace(0, len(values) - 1, limit).round().astype(int))
+    places = np.unique(np.linspace(0, len(values) - 1, max(2, limit - 1)).round().astype(int))
     return [values[place] for place in places]
 
 

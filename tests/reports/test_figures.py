@@ -1,0 +1,112 @@
+"""Every registered figure, whatever its file: it has words, draws what there is, and draws nothing on nothing."""
+
+from __future__ import annotations
+
+import io
+
+import matplotlib as mpl
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from bench.results.summary import frames
+from reports import figures, words
+from reports.figures import _style
+from tests.reports import _runs
+
+MODULES = figures.discover()
+WITHOUT_NUMBERS = ("all_failed", "nothing_yet")
+
+
+def test_figures_are_found_by_file_name():
+    assert "speed_up_by_repetition" in MODULES
+    assert not any(name.startswith("_") for name in MODULES)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_figure_says_what_it_shows(name):
+    module = MODULES[name]
+    assert module.TITLE
+    assert module.CAPTION.endswith(".")
+
+
+@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("scenario", _runs.SCENARIOS)
+def test_a_figure_draws_what_there_is(name, scenario):
+    """Any mix of settings goes in; a figure or None comes out, and None where nothing was measured."""
+    derived = frames(_runs.SCENARIOS[scenario]())
+    part = derived if getattr(MODULES[name], "WHOLE_RUN", False) else _first_setting(derived)
+    with mpl.rc_context(_style.RC):
+        drawn = MODULES[name].draw(part, _runs.info())
+    assert drawn is None or isinstance(drawn, Figure)
+    if scenario in WITHOUT_NUMBERS:
+        assert drawn is None
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_figure_of_a_full_sweep_is_not_blank(name):
+    derived = frames(_runs.full())
+    if not getattr(MODULES[name], "WHOLE_RUN", False):
+        derived = derived.only({"encoder": _runs.SHAPE})
+    with mpl.rc_context(_style.RC):
+        drawn = MODULES[name].draw(derived, _runs.info())
+        out = io.BytesIO()
+        drawn.savefig(out, dpi=40)
+    colors = Image.open(out).convert("RGB").getcolors(maxcolors=10**6)
+    assert len(colors) > 20
+
+
+def test_the_ideal_line_is_speed_up_equals_ratio():
+    derived = frames(_runs.shape((32,), (32,)))
+    with mpl.rc_context(_style.RC):
+        ax = MODULES["speed_up_by_repetition"].draw(derived, _runs.info()).axes[0]
+    dashed = [line for line in ax.lines if line.get_linestyle() == "--"]
+    assert len(dashed) == 1
+    assert list(dashed[0].get_xdata()) == list(dashed[0].get_ydata())
+
+
+def test_out_of_memory_is_hatched_and_labelled():
+    derived = frames(_runs.shape())
+    with mpl.rc_context(_style.RC):
+        drawn = MODULES["heat_memory"].draw(derived, _runs.info())
+    written = [text.get_text() for ax in drawn.axes for text in ax.texts]
+    hatched = [patch for ax in drawn.axes for patch in ax.patches if patch.get_hatch() == "////"]
+    failures = sum(record.outcome == "oom" for record in _runs.shape())
+    assert written.count("OOM") == len(hatched) == failures > 0
+
+
+def test_a_missing_reference_is_told_apart_from_an_own_failure():
+    derived = frames(_runs.shape())
+    with mpl.rc_context(_style.RC):
+        drawn = MODULES["heat_speed_up"].draw(derived, _runs.info())
+    written = [text.get_text() for ax in drawn.axes for text in ax.texts]
+    assert "e2e\nOOM" in written
+    assert "OOM" in written
+
+
+def test_settings_are_drawn_apart_and_the_most_telling_first():
+    drawn = list(figures.draw_all(frames([*_runs.shape((16, 32), (32,), (1, 4)), *_runs.real()]), _runs.info()))
+    settings = list(dict.fromkeys(each.setting for each in drawn))
+    assert settings[0].startswith("Real log, real weights")
+    assert settings[1].startswith("Random weights")
+    assert settings[-1] == ""
+    assert len({each.name for each in drawn}) == len(drawn)
+
+
+def test_more_settings_than_fit_are_counted():
+    records = [each for k in range(8) for each in _runs.shape((16, 32), (32,), (2,), encoder=f"shape:{k}")]
+    derived = frames(records)
+    assert figures.undrawn(derived) == 2
+
+
+def test_methods_that_are_not_known_by_name_get_looks_of_their_own():
+    names = ["e2e", "single_step", "brand_new", "another"]
+    looks = _style.looks(frames([_runs.record(name) for name in names]).summary)
+    assert len({look.color for look in looks.values()}) == len(names)
+
+
+def _first_setting(derived):
+    if derived.summary.empty:
+        return derived
+    first = derived.summary.iloc[0]
+    return derived.only({column: first[column] for column in words.SETTING_COLUMNS})

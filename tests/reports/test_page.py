@@ -1,0 +1,298 @@
+"""What a rendered run says, for every kind of run, and that it keeps to itself."""
+
+from __future__ import annotations
+
+import csv
+import re
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from bench.results.schema import Record
+from bench.results.store import DamagedResults, ResultsError, UnwritableResults
+from reports import words
+from reports.page import render
+from tests.reports import _runs
+
+SMALL = {name: make for name, make in _runs.SCENARIOS.items() if name not in ("full", "two_engines", "two_encoders")}
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    return render(_runs.write(tmp_path_factory.mktemp("full"), _runs.full()))
+
+
+def text(page: str) -> str:
+    """The page's words without markup."""
+    body = re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)
+    return " ".join(re.sub(r"<[^>]+>", " ", body).split())
+
+
+class Tags(HTMLParser):
+    """Every start tag with its attributes, and whether tags are closed in order."""
+
+    VOID = ("meta", "link", "img", "br", "hr")
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def assert_keeps_to_itself(page: str) -> None:
+    tags = Tags(page)
+    assert tags.open == []
+    names = {tag for tag, _ in tags.found}
+    assert not names & {"script", "iframe", "object", "embed", "video", "audio", "form"}
+    for tag, attributes in tags.found:
+        assert not any(name.startswith("on") for name in attributes), tag
+        for name in ("src", "href", "srcset", "action", "poster", "data"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("data:", "#")), (tag, name, value)
+    style = "".join(re.findall(r"<style>(.*?)</style>", page, re.DOTALL))
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_kind_of_run_renders(name, tmp_path):
+    """An empty, failed, lone or odd run still gives a page that is whole, with no stray None or NaN."""
+    rendered = render(_runs.write(tmp_path, SMALL[name]()))
+    page = rendered.page.read_text()
+    assert_keeps_to_itself(page)
+    for prose in (text(page), rendered.markdown.read_text()):
+        assert not re.search(r"\b(nan|None|inf)\b", prose)
+    with open(rendered.csv, newline="") as file:
+        assert len(list(csv.DictReader(file))) == len({str(r.case) + r.label for r in SMALL[name]()})
+
+
+def test_headline_names_method_speed_up_ratio_and_memory_of_the_best_real_result(full):
+    """Shapes with random weights reach a higher speed-up in this run and must not lead."""
+    page = full.page.read_text()
+    heading = re.search(r"<h1>(.*?)</h1>", page).group(1)
+    assert re.search(
+        rf"multi_step N=16 is [\d.]+{words.TIMES} as fast as end-to-end training on movielens with minilm", heading
+    )
+    assert "repetition ratio of 3.05" in heading
+    prose = text(page)
+    assert re.search(r"peak memory is 1\.\d+ GiB, [\d.]+ % of e2e", prose)
+    assert "The fastest exact method, single_step" in prose
+    assert "multi_step N=16 is stale" in prose
+
+
+def test_random_weights_are_said_plainly(full):
+    prose = text(full.page.read_text())
+    assert prose.index("Real log, real weights") < prose.index(
+        "These encoders have the stated shape but random weights"
+    )
+
+
+def test_everything_not_measured_is_listed_with_its_reason(full):
+    page = full.page.read_text()
+    section = page[page.index('id="missing"') : page.index('id="reading"')]
+    for reason in ("CUDA ran out of memory: 74.2 GiB in use", "no result within 300 s", "this case is larger"):
+        assert reason in section
+    failures = sum(record.outcome != "ok" for record in _runs.full())
+    assert section.count('class="t bad"') == failures
+
+
+def test_a_speed_up_without_reference_says_why(tmp_path):
+    records = [_runs.record("e2e", outcome="oom", reason="too large"), _runs.record("single_step")]
+    prose = text(render(_runs.write(tmp_path, records)).page.read_text())
+    assert "e2e out of memory" in prose
+    assert "Nothing to compare" in prose
+
+
+def test_every_record_is_in_the_csv(full):
+    with open(full.csv, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(_runs.full())
+    assert {row["outcome"] for row in rows} == {"ok", "oom", "timeout", "error", "skipped"}
+    measured = [row for row in rows if row["outcome"] == "ok"]
+    assert all(float(row["median_s"]) > 0 and float(row["item_repetition_ratio"]) >= 1 for row in measured)
+    assert all(row["median_s"] == "" and row["reason"] for row in rows if row["outcome"] != "ok")
+
+
+def test_the_command_and_the_configuration_reproduce_the_run(full):
+    prose = text(full.page.read_text())
+    assert "gram-bench run --preset full --set &#39;sweep.batch_size=[16, 32, 64]&#39;" in prose
+    assert "batch_size = [16, 32, 64]" in prose
+    assert "NVIDIA H100 80GB HBM3" in prose
+    assert "torch 2.11.0" in prose
+
+
+def test_figures_are_written_and_inlined(full):
+    page = full.page.read_text()
+    names = {path.name.split("--")[0].removesuffix(".png") for path in full.figures}
+    assert names == {
+        "speed_up_by_repetition", "time_by_batch_size", "time_by_text_length", "memory_by_batch_size",
+        "memory_by_text_length", "heat_speed_up", "heat_memory", "interval_repetition",
+    }  # fmt: skip
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in full.figures)
+    images = [attributes for tag, attributes in Tags(page).found if tag == "img"]
+    assert len(images) == len(full.figures)
+    assert all(image["src"].startswith("data:image/png;base64,") and image["alt"] for image in images)
+
+
+def test_rendering_again_leaves_no_picture_of_before(tmp_path):
+    run_dir = _runs.write(tmp_path, _runs.blocks())
+    stale = run_dir / "figures" / "old.png"
+    stale.parent.mkdir()
+    stale.write_bytes(b"")
+    first = render(run_dir)
+    assert not stale.exists()
+    before = {path.name: path.read_bytes() for path in first.figures}
+    page = first.page.read_bytes()
+    again = render(run_dir)
+    assert {path.name: path.read_bytes() for path in again.figures} == before
+    assert again.page.read_bytes() == page
+    assert not list(run_dir.rglob(".*"))
+
+
+def test_engine_and_method_shares_are_split(tmp_path):
+    records = [_runs.record(method, engine=engine) for engine in ("eager", "fast") for method in ("e2e", "single_step")]
+    page = render(_runs.write(tmp_path, records)).page.read_text()
+    assert "What the engine gains, and what the method gains" in page
+    heading = re.search(r"<h1>(.*?)</h1>", page).group(1)
+    eager, fast = (next(r for r in records if r.method == "e2e" and r.engine == e) for e in ("eager", "fast"))
+    single = next(r for r in records if r.method == "single_step" and r.engine == "fast")
+    inside = sorted(fast.samples_s)[2] / sorted(single.samples_s)[2]
+    across = sorted(eager.samples_s)[2] / sorted(single.samples_s)[2]
+    assert words.times(inside) in heading
+    assert words.times(across) not in heading
+
+
+def test_one_engine_shows_no_engine_section(full):
+    assert 'id="engines"' not in full.page.read_text()
+
+
+def test_dropout_qualifies_exactness(tmp_path):
+    prose = text(render(_runs.write(tmp_path, _runs.SCENARIOS["dropout_shared"]())).page.read_text())
+    assert "exact if dropout off" in prose
+    assert "dropout shared" in prose
+
+
+HOSTILE = '<script>alert(1)</script><img src="http://example.org/x.png" onerror=x>{{ 7 * 7 }}|`"\'&'
+
+
+def test_every_string_of_a_run_is_escaped(tmp_path):
+    """Names and reasons come from files and errors: none may become markup, in the page or in Markdown."""
+    header = _runs.info()
+    place = header.environment
+    header = header.model_copy(
+        update={
+            "run_id": HOSTILE,
+            "preset": HOSTILE,
+            "started_at": HOSTILE,
+            "command": (HOSTILE,),
+            "config": {HOSTILE: {HOSTILE: [HOSTILE]}},
+            "environment": place.model_copy(
+                update={
+                    "device": HOSTILE,
+                    "cpu": HOSTILE,
+                    "os": HOSTILE,
+                    "libraries": {HOSTILE: HOSTILE},
+                    "git_sha": HOSTILE,
+                }
+            ),
+        }
+    )
+    records = [
+        Record.model_validate(
+            _runs.record(
+                method, outcome=outcome, reason=HOSTILE if outcome != "ok" else None, batch_size=batch
+            ).model_dump()
+            | {"engine": HOSTILE, "optimizer": HOSTILE, "accumulation_steps": steps}
+            | {
+                "case": {
+                    "workload": HOSTILE,
+                    "encoder": HOSTILE,
+                    "batch_size": batch,
+                    "text_length": 32,
+                    "precision": HOSTILE,
+                }
+            }
+        )
+        for batch in (16, 32)
+        for method, steps, outcome in (("e2e", None, "ok"), (HOSTILE, HOSTILE, "ok"), ("single_step", None, "error"))
+    ]
+    rendered = render(_runs.write(tmp_path, records, header))
+    page = rendered.page.read_text()
+    assert_keeps_to_itself(page)
+    assert "alert(1)" in page
+    assert "{{ 7 * 7 }}" in page
+    body = page[page.index("<body>") :]
+    assert "<script" not in body
+    prose = rendered.markdown.read_text().split("## Reproduce")[0]
+    assert "<script" not in prose
+    assert "<img" not in prose
+
+
+def test_a_half_written_line_is_told_on_the_page(tmp_path):
+    run_dir = _runs.write(tmp_path, _runs.blocks(2))
+    path = run_dir / "results.jsonl"
+    path.write_bytes(path.read_bytes()[:-40])
+    rendered = render(run_dir)
+    assert len(rendered.warnings) == 1
+    prose = text(rendered.page.read_text())
+    assert "half-written" in prose
+    assert "Unfinished: 7 of 8 planned measurements recorded" in prose
+
+
+def test_damage_and_unwritable_places_are_errors(tmp_path):
+    run_dir = _runs.write(tmp_path, _runs.blocks(1))
+    (run_dir / "summary.md").mkdir()
+    with pytest.raises(UnwritableResults, match=r"summary\.md"):
+        render(run_dir)
+    path = run_dir / "results.jsonl"
+    path.write_text("broken\n" + path.read_text())
+    with pytest.raises(DamagedResults, match="line 1"):
+        render(run_dir)
+    with pytest.raises(ResultsError, match="not a run directory"):
+        render(tmp_path)
+
+
+def test_the_module_runs_on_its_own(tmp_path):
+    """`python -m reports RUN_DIR`: exit code 0 and the page's path; 1 and one sentence; 2 on wrong usage."""
+    run_dir = _runs.write(tmp_path, _runs.blocks(1))
+
+    def call(*arguments: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "reports", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=120)
+
+    done = call(str(run_dir))
+    assert (done.returncode, done.stdout.strip()) == (0, str(run_dir / "report.html"))
+    assert call().returncode == 2
+    missing = call(str(tmp_path / "nowhere"))
+    assert missing.returncode == 1
+    assert len(missing.stderr.strip().splitlines()) == 1
+
+
+def _slowness() -> float:
+    """CPU seconds of a fixed loop, over what it takes on an idle core of a common server; at least 1."""
+    started = time.process_time()
+    sum(i * i % 7 for i in range(1_000_000))
+    return max(1.0, (time.process_time() - started) / 0.08)
+
+
+def test_ten_thousand_records_render_in_seconds(tmp_path):
+    run_dir = _runs.write(tmp_path, _runs.many())
+    before, started = _slowness(), time.process_time()
+    rendered = render(run_dir)
+    spent = time.process_time() - started
+    assert spent < 10.0 * max(before, _slowness())
+    assert rendered.page.stat().st_size < 12e6
+    assert "more lines" in text(rendered.page.read_text())

@@ -1,0 +1,127 @@
+"""Words and tables: units, rounding, Markdown, terminal, TOML."""
+
+from __future__ import annotations
+
+import io
+import tomllib
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from bench.results.store import load
+from bench.results.summary import frames
+from reports import tables, toml, words
+from reports.terminal import print_summary
+from tests.reports import _runs
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(0.01234, "0.0123"), (1, "1.00"), (9.876, "9.88"), (329.4, "329"), (1234567, "1\u202f234\u202f567"), (0, "0"),
+     (None, words.MISSING), (float("nan"), words.MISSING), (-2.5, "-2.50")],
+)  # fmt: skip
+def test_numbers(value, expected):
+    assert words.number(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (words.times(2.9659), f"2.97{words.TIMES}"),
+        (words.milliseconds(0.110887), "111"),
+        (words.gibibytes(1.5 * words.GIB), "1.50 GiB"),
+        (words.gibibytes(300 * words.MIB), "300 MiB"),
+        (words.percent(0.0379), "3.8 %"),
+        (words.percent(1.0), "100 %"),
+        (words.rate(609487), "609\u202f000"),
+        (words.rate(188.24), "188"),
+        (words.listing(["a", "b", "c"]), "a, b and c"),
+        (words.listing([]), ""),
+        (words.count(1, "case"), "1 case"),
+        (words.count(12, "case"), "12 cases"),
+        (words.count(10123, "line"), "10\u202f123 lines"),
+    ],
+)
+def test_units(written, expected):
+    assert written == expected
+
+
+def test_axis_values_are_ordered_with_a_missing_one_last():
+    assert words.order([8, None, 2.0, 16, 2, float("nan")]) == [2, 8, 16, None]
+
+
+def test_headlines_show_all_of_few_cases_and_the_largest_of_many():
+    few = tables.headlines(frames(_runs.real()))
+    assert [len(table.groups) for table in few] == [3]
+    assert few[0].left_out == 0
+    (many,) = tables.headlines(frames(_runs.shape()))
+    assert [group.title for group in many.groups] == [
+        f"batch 64 users · text 32 tokens · ratio {ratio} asked for" for ratio in (1, 2, 4, 8, 16)
+    ]
+    assert many.rows + many.left_out == len(_runs.shape())
+
+
+def test_every_cell_stands_under_a_column():
+    derived = frames([*_runs.two_engines(), *_runs.full()])
+    made = [
+        *tables.headlines(derived),
+        tables.every_result(derived),
+        tables.engines(derived),
+        tables.not_measured(derived),
+    ]
+    for table in made:
+        assert table.rows
+        assert all(len(row) == len(table.columns) for group in table.groups for row in group.rows)
+
+
+def test_limits_count_what_they_leave_out():
+    derived = frames(_runs.full())
+    assert tables.every_result(derived, limit=10).left_out == len(_runs.full()) - 10
+    assert tables.not_measured(derived, limit=3).left_out == sum(r.outcome != "ok" for r in _runs.full()) - 3
+
+
+def test_markdown_has_one_row_per_line_and_no_loose_pipe():
+    (table,) = tables.headlines(frames([_runs.record("e2e"), _runs.record("a|b")]))
+    lines = tables.markdown(table).splitlines()
+    assert len(lines) == 2 + len(table.groups) + table.rows
+    assert {line.replace("\\|", "").count("|") for line in lines} == {len(table.columns) + 1}
+
+
+@pytest.mark.parametrize("width", [60, 80, 110, 160])
+@pytest.mark.parametrize("name", _runs.SCENARIOS)
+def test_the_terminal_shows_every_kind_of_run(name, width, tmp_path):
+    run = load(_runs.write(tmp_path, _runs.SCENARIOS[name]()))
+    out = io.StringIO()
+    print_summary(run, Console(file=out, width=width))
+    shown = out.getvalue()
+    assert "nan" not in shown
+    assert max(len(line) for line in shown.splitlines()) <= width
+    if name in ("full", "blocks") and width >= 80:
+        assert "single_step" in shown
+        assert words.TIMES in shown
+
+
+def test_the_terminal_says_what_was_not_measured(tmp_path):
+    out = io.StringIO()
+    print_summary(load(_runs.write(tmp_path, _runs.full())), Console(file=out, width=120))
+    assert "Not measured: 9 out of memory" in out.getvalue()
+
+
+SCALARS = st.booleans() | st.integers(-(2**40), 2**40) | st.floats(allow_nan=False) | st.text(max_size=5)
+KEYS = st.sampled_from(["seed", "batch-size", "two words", 'qu"ote', "ä", "", "a.b"])
+VALUES = SCALARS | st.lists(SCALARS, max_size=2) | st.dictionaries(KEYS, SCALARS, max_size=2)
+TABLES = st.dictionaries(KEYS, VALUES | st.lists(st.dictionaries(KEYS, SCALARS, max_size=2), max_size=2), max_size=3)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.dictionaries(KEYS, TABLES | VALUES, max_size=3))
+def test_a_configuration_survives_toml(config):
+    assert tomllib.loads(toml.write(config)) == config
+
+
+def test_unset_keys_are_named_in_toml():
+    written = toml.write({"run": {"seed": 0, "max_grad_norm": None}, "sweep": {"part": [{"a": 1}, {"a": 2}]}})
+    assert "# max_grad_norm is not set" in written
+    assert tomllib.loads(written) == {"run": {"seed": 0}, "sweep": {"part": [{"a": 1}, {"a": 2}]}}
