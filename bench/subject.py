@@ -72,6 +72,7 @@ class Subject:
         self.windows: list[Window] = []
         self.setup_s: float | None = None
         self._started = self.clock.now()
+        gc.freeze()  # all that was imported; collecting it would take longer than the whole setup of a small case
         self._memory_at_start = resident_peak_bytes()
         self._built: Built | None = None
         self._batches_made = 0

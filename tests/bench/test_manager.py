@@ -1,5 +1,6 @@
 """The manager over real processes: outcomes, isolation, resuming, and what is left when everything goes wrong."""
 
+import contextlib
 import os
 import select
 import signal
@@ -326,8 +327,13 @@ class TestInterrupts:
         descendants = family(process.pid)
         assert worker in descendants
         process.kill()
+        try:
+            assert gone(descendants)
+        finally:
+            for pid in descendants:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         process.communicate(timeout=PATIENCE_S)
-        assert gone(descendants)
         assert outcomes(store.load(run_dir).records) == [("e2e", "ok")]
 
     def test_an_interrupt_waits_for_the_line_that_is_being_written(self):
