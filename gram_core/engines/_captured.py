@@ -8,14 +8,16 @@ as one pinned block, double-buffered, so that the host prepares the next call wh
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
 Inputs = Mapping[str, Tensor]
-Signature = tuple[tuple[str, tuple[int, ...], torch.dtype], ...]
+Outputs = tuple[Tensor, ...]
+Signature = tuple[Hashable, ...]
 
 STAGING_BUFFERS = 3
 """Pinned blocks in flight per signature: the device may lag so many calls behind the host."""
@@ -24,6 +26,28 @@ STAGING_BUFFERS = 3
 def signature_of(inputs: Inputs) -> Signature:
     """Names, shapes and dtypes: what a captured graph is bound to."""
     return tuple((name, tuple(tensor.shape), tensor.dtype) for name, tensor in inputs.items())
+
+
+class Capacities:
+    """Sizes that counts are rounded up to, few enough that graphs are replayed and not captured anew.
+
+    A size in use is taken again while it wastes less than an eighth; a new one leaves a little room, so that
+    counts that scatter around a mean share it.
+    """
+
+    def __init__(self, smallest: int):
+        self._smallest = smallest
+        self._sizes: list[int] = []
+
+    def fit(self, count: int) -> int:
+        """The size for `count`."""
+        fitting = [size for size in self._sizes if count <= size <= count + max(count // 8, self._smallest)]
+        if fitting:
+            return min(fitting)
+        step = max(self._smallest, 1 << max(0, count.bit_length() - 6))
+        size = -(-(count + count // 64) // step) * step
+        self._sizes.append(size)
+        return size
 
 
 @dataclass
@@ -44,7 +68,7 @@ class _Instance:
     turn: int = 0
     calls: int = 0
     graph: torch.cuda.CUDAGraph | None = None
-    output: Tensor | None = None
+    outputs: Outputs = ()
 
 
 @dataclass
@@ -59,14 +83,14 @@ class CaptureCounts:
 class CapturedFunction:
     """`function` of tensors on `device`, replayed from CUDA graphs where the device is one.
 
-    function: reads its inputs by name, returns one tensor; nothing in it may wait for the device.
+    function: reads its inputs by name, returns tensors; nothing in it may wait for the device.
     most_graphs: graphs kept at once; the one longest unused goes first.
-    The output is the graph's own memory: valid until the next call.
+    The outputs are the graph's own memory: valid until the next call of any graph of the pool.
     """
 
     def __init__(
         self,
-        function: Callable[[Inputs], Tensor],
+        function: Callable[..., Outputs],
         device: torch.device,
         *,
         most_graphs: int = 16,
@@ -79,24 +103,24 @@ class CapturedFunction:
         self._instances: OrderedDict[Signature, _Instance] = OrderedDict()
         self.counts = CaptureCounts()
 
-    def __call__(self, inputs: Inputs) -> Tensor:
-        """The function's output for `inputs`, host or device tensors."""
+    def __call__(self, inputs: Inputs, **constants: int) -> Outputs:
+        """The function's outputs for `inputs`, host or device tensors; `constants` are part of the signature."""
+        function = partial(self._function, **constants)
         if self._device.type != "cuda":
             self.counts.uncaptured += 1
-            return self._function(inputs)
-        signature = signature_of(inputs)
+            return function(inputs)
+        signature = (*signature_of(inputs), *constants.items())
         instance = self._instance(signature, inputs)
         self._load(instance, inputs)
         instance.calls += 1
         if instance.graph is None and instance.calls > 1:
-            self._capture(instance)
+            instance.graph, instance.outputs = self._pool.capture(lambda: function(instance.inputs))
         if instance.graph is None:
             self.counts.uncaptured += 1
-            return self._pool.run(lambda: self._function(instance.inputs))
+            return self._pool.run(lambda: function(instance.inputs))
         self.counts.replayed += 1
         instance.graph.replay()
-        assert instance.output is not None
-        return instance.output
+        return instance.outputs
 
     def _instance(self, signature: Signature, inputs: Inputs) -> _Instance:
         instance = self._instances.get(signature)
@@ -139,9 +163,6 @@ class CapturedFunction:
             if not _travels_packed(tensor):
                 instance.inputs[name].copy_(tensor, non_blocking=True)
 
-    def _capture(self, instance: _Instance) -> None:
-        instance.graph, instance.output = self._pool.capture(lambda: self._function(instance.inputs))
-
 
 class GraphPool:
     """One memory pool and stream that graphs of a training run share: they never run at the same time."""
@@ -150,23 +171,23 @@ class GraphPool:
         self._handle = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
-    def run(self, function: Callable[[], Tensor]) -> Tensor:
+    def run(self, function: Callable[[], Outputs]) -> Outputs:
         """Runs on the pool's stream, in order with the current one."""
         assert self._stream is not None
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
-            output = function()
+            outputs = function()
         torch.cuda.current_stream().wait_stream(self._stream)
-        return output
+        return outputs
 
-    def capture(self, function: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-        """The function as a graph, and its output's place; the memory of uncaptured calls is given back first."""
+    def capture(self, function: Callable[[], Outputs]) -> tuple[torch.cuda.CUDAGraph, Outputs]:
+        """The function as a graph, and its outputs' place; the memory of uncaptured calls is given back first."""
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._handle, stream=self._stream):
-            output = function()
-        return graph, output
+            outputs = function()
+        return graph, outputs
 
 
 def _travels_packed(tensor: Tensor) -> bool:

@@ -24,7 +24,7 @@ from gram_core.batch import Batch, unique_items
 from gram_core.chunking import chunk_bounds
 from gram_core.encoding_buffer import EncodingBuffer
 from gram_core.protocols import Exactness
-from gram_core.training import Gather, Training
+from gram_core.training import Training
 
 
 def resolve_accumulation_steps(accumulation_steps: int | str, steps_per_epoch: int | None) -> int:
@@ -105,7 +105,7 @@ class MultiStep:
         """One CF step; every N-th also updates the encoder. Returns the loss, detached."""
         selection = unique_items(batch)
         buffer = self._encode_new(selection.items)
-        loss, gradient = self._cf_step(buffer.moved(selection.items), self.training.gather(selection.slot_rows), batch)
+        loss, gradient = self._cf_step(buffer.moved(selection.items), selection.slot_rows, batch)
         buffer.move(selection.items, -gradient)
         self._steps += 1
         if self._steps == self.settings.accumulation_steps:
@@ -122,8 +122,7 @@ class MultiStep:
         new = items if self._buffer is None else self._buffer.missing(items)
         budget = self.settings.encode_batch_tokens or self.settings.ce_batch_tokens
         for chunk in self._minibatches(new, budget):
-            with torch.no_grad():
-                encodings = self.training.encode(chunk)
+            encodings = self._encode_items(chunk)
             if self._buffer is None:
                 self._buffer = EncodingBuffer(encodings.shape[1], encodings.device, encodings.dtype)
             self._buffer.add(chunk, encodings)
@@ -131,10 +130,14 @@ class MultiStep:
             raise ValueError("a batch holds no item")
         return self._buffer
 
-    def _cf_step(self, encodings: Tensor, gather: Gather, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _encode_items(self, items: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.training.encode(items)
+
+    def _cf_step(self, encodings: Tensor, slot_rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Phase 2: the loss and dL/dh [U, d]; the CF module has stepped."""
         leaf = encodings.requires_grad_()
-        loss = self.training.loss(gather(leaf), batch)
+        loss = self.training.loss(self.training.gather(slot_rows)(leaf), batch)
         loss.backward()
         self.training.optimization.step_cf()
         return loss.detach(), torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
@@ -143,10 +146,13 @@ class MultiStep:
         """Phase 4, and the interval begins anew."""
         assert self._buffer is not None, "an interval has steps, so it has touched items"
         for minibatch in self._ce_minibatches(self._buffer.items):
-            pseudo_loss(self.training.encode(minibatch), *self._buffer.read(minibatch)).backward()
-            self.training.optimization.step_encoder()
+            self._ce_step(minibatch, self._buffer)
         self._buffer.clear()
         self._steps = 0
+
+    def _ce_step(self, items: Tensor, buffer: EncodingBuffer) -> None:
+        pseudo_loss(self.training.encode(items), *buffer.read(items)).backward()
+        self.training.optimization.step_encoder()
 
     def _ce_minibatches(self, items: Tensor) -> list[Tensor]:
         if self.settings.ce_batch_tokens is None:

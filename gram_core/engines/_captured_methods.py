@@ -1,0 +1,136 @@
+"""Methods whose device work is captured: the host selects and packs the next step while the device replays this one.
+
+U unique items (capacity), d width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gram_core.batch import Batch
+from gram_core.encoders.packed import PackedEncoder
+from gram_core.encoding_buffer import EncodingBuffer
+from gram_core.engines._captured import CapturedFunction, GraphPool, Inputs, Outputs
+from gram_core.engines._inputs import Packer, batch_of, gather_of, packed_texts, rows_of, slot_inputs
+from gram_core.methods.e2e import E2E
+from gram_core.methods.multi_step import MultiStep, pseudo_loss
+from gram_core.methods.single_step import SingleStep
+from gram_core.protocols import Exactness
+from gram_core.training import Optimization, Training
+
+
+class CapturedStep:
+    """An exact method: a whole step is one graph."""
+
+    def __init__(self, method: E2E | SingleStep, training: Training, encoder: PackedEncoder):
+        self.method = method
+        self.name: str = method.name
+        self.exactness: Exactness = method.exactness
+        self.training = training
+        self._encoder = encoder
+        self._packer = Packer(encoder)
+        make_capturable(training.optimization, training.device)
+        self._step = CapturedFunction(self._device_step, training.device)
+
+    @property
+    def interval(self) -> int:
+        """The method's own."""
+        return self.method.interval
+
+    def step(self, batch: Batch) -> Tensor:
+        """One step of the method."""
+        (loss,) = self._step(self.host_inputs(batch), history_length=batch.history_length)
+        self.training.optimization.advance()
+        return loss.clone()
+
+    def finish(self) -> None:
+        """Nothing is pending between steps."""
+        self.method.finish()
+
+    def encoded_items(self, batches: Sequence[Batch]) -> list[Tensor]:
+        """The method's own."""
+        return self.method.encoded_items(batches)
+
+    def host_inputs(self, batch: Batch) -> dict[str, Tensor]:
+        """The host's share of a step: deduplication, packing, who reads what."""
+        selection = self.method.select(batch)
+        packed = self._packer.pack(self.training.table.texts(selection.items))
+        return packed | slot_inputs(batch, selection.slot_rows, rows_of(packed))
+
+    def _device_step(self, inputs: Inputs, history_length: int) -> Outputs:
+        encodings = self._encoder.encode(packed_texts(inputs))
+        loss = self.method.backpropagate(encodings, gather_of(inputs), batch_of(inputs, history_length))
+        self.training.optimization.move()
+        return (loss,)
+
+
+class CapturedMultiStep(MultiStep):
+    """Multi-step GRAM with three graphs: encoding new items, a CF step, a CE minibatch."""
+
+    def __init__(self, training: Training, settings: MultiStep.Settings | None, encoder: PackedEncoder):
+        super().__init__(training, settings)
+        self._encoder = encoder
+        self._new_items, self._minibatch, self._moved = Packer(encoder), Packer(encoder), Packer(encoder)
+        make_capturable(training.optimization, training.device)
+        pool = GraphPool(training.device)
+        self._encode = CapturedFunction(self._device_encode, training.device, pool=pool)
+        self._cf = CapturedFunction(self._device_cf_step, training.device, pool=pool)
+        self._ce = CapturedFunction(self._device_ce_step, training.device, pool=pool)
+
+    def _encode_items(self, items: Tensor) -> Tensor:
+        (encodings,) = self._encode(self._new_items.pack(self.training.table.texts(items)))
+        return encodings[: len(items)]
+
+    def _cf_step(self, encodings: Tensor, slot_rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        rows = self._moved.rows(len(encodings))
+        inputs = slot_inputs(batch, slot_rows, rows) | {"encodings": _filled_up(encodings, rows)}
+        loss, gradient = self._cf(inputs, history_length=batch.history_length)
+        self.training.optimization.advance(encoder=False)
+        return loss.clone(), gradient[: len(encodings)]
+
+    def _ce_step(self, items: Tensor, buffer: EncodingBuffer) -> None:
+        packed = self._minibatch.pack(self.training.table.texts(items))
+        encoded, displacement = (_filled_up(part, rows_of(packed)) for part in buffer.read(items))
+        self._ce(packed | {"encoded": encoded, "displacement": displacement})
+        self.training.optimization.advance(cf=False)
+
+    def _device_encode(self, inputs: Inputs) -> Outputs:
+        with torch.no_grad():
+            return (self._encoder.encode(packed_texts(inputs)),)
+
+    def _device_cf_step(self, inputs: Inputs, history_length: int) -> Outputs:
+        leaf = inputs["encodings"].detach().requires_grad_()
+        loss = self.training.loss(gather_of(inputs)(leaf), batch_of(inputs, history_length))
+        loss.backward()
+        self.training.optimization.move(encoder=False)
+        return loss.detach(), torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+
+    def _device_ce_step(self, inputs: Inputs) -> Outputs:
+        loss = pseudo_loss(self._encoder.encode(packed_texts(inputs)), inputs["encoded"], inputs["displacement"])
+        loss.backward()
+        self.training.optimization.move(cf=False)
+        return (loss.detach(),)
+
+
+def make_capturable(optimization: Optimization, device: torch.device) -> None:
+    """Optimizers count steps and read scheduled learning rates on the device, where they can."""
+    if device.type != "cuda":
+        return
+    for optimizer, scheduler in (
+        (optimization.encoder_optimizer, optimization.encoder_scheduler),
+        (optimization.cf_optimizer, optimization.cf_scheduler),
+    ):
+        for group in optimizer.param_groups if optimizer is not None else ():
+            if "capturable" in group:
+                group["capturable"] = True
+            if scheduler is not None and not isinstance(group["lr"], Tensor):
+                group["lr"] = torch.tensor(float(group["lr"]), device=device)
+
+
+def _filled_up(rows: Tensor, count: int) -> Tensor:
+    """Rows [U, d] with zeros behind, [count, d]; an empty text encodes to zeros as well."""
+    return F.pad(rows, (0, 0, 0, count - len(rows)))

@@ -1,0 +1,76 @@
+"""What a captured graph reads, flattened to named tensors on the host and put together again on the device.
+
+B users, S slots, n rows of encodings (capacity), T tokens (capacity), d width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from gram_core.batch import Batch, Texts
+from gram_core.encoders.packed import PackedEncoder
+from gram_core.engines._captured import Capacities
+from gram_core.kernels.segments import gather_rows
+from gram_core.packing import PackedTexts, readers
+from gram_core.training import Gather
+
+PACKED = ("tokens", "positions", "text_of", "offsets", "groups")
+
+
+class Packer:
+    """Packs texts into capacities that repeat, so that few graphs serve many batches."""
+
+    def __init__(self, encoder: PackedEncoder):
+        self._encoder = encoder
+        self._tokens, self._rows = Capacities(256), Capacities(16)
+
+    def pack(self, texts: Texts) -> dict[str, Tensor]:
+        """The texts' inputs."""
+        packed = self._encoder.pack(texts, self._tokens.fit(len(texts.tokens)), self.rows(len(texts)))
+        return dict(zip(PACKED, packed.tensors(), strict=True))
+
+    def rows(self, count: int) -> int:
+        """The capacity for `count` encodings."""
+        return self._rows.fit(count)
+
+
+def packed_texts(inputs: Mapping[str, Tensor]) -> PackedTexts:
+    """What `Packer.pack` flattened."""
+    return PackedTexts(*(inputs[name] for name in PACKED))
+
+
+def rows_of(inputs: Mapping[str, Tensor]) -> int:
+    """n: rows of encodings that packed inputs have room for."""
+    return len(inputs["offsets"]) - 1
+
+
+def slot_inputs(batch: Batch, slot_rows: Tensor, rows: int) -> dict[str, Tensor]:
+    """A batch, and which of `rows` encodings each of its slots reads (slot_rows [B, S])."""
+    readings = readers(slot_rows, rows)
+    return {
+        "slot_rows": readings.slot_rows,
+        "slots": readings.slots,
+        "reader_offsets": readings.offsets,
+        "items": batch.items.to(torch.int32),
+        "mask": batch.mask.to(torch.int32),
+        "targets": batch.targets,
+    }
+
+
+def batch_of(inputs: Mapping[str, Tensor], history_length: int) -> Batch:
+    """The batch that `slot_inputs` flattened."""
+    return Batch(inputs["items"].long(), inputs["mask"].bool(), inputs["targets"], history_length)
+
+
+def gather_of(inputs: Mapping[str, Tensor]) -> Gather:
+    """How its slots read encodings [n, d]: the backward sums each row's readers in a fixed order."""
+    shape = inputs["items"].shape
+
+    def gather(encodings: Tensor) -> Tensor:
+        rows = gather_rows(encodings, inputs["slot_rows"], inputs["slots"], inputs["reader_offsets"])
+        return rows.view(*shape, encodings.shape[1])
+
+    return gather
