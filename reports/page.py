@@ -120,10 +120,12 @@ def _context(run: LoadedRun, derived: Frames, drawn: Iterable[Drawn]) -> dict[st
         "not_measured": tables.not_measured(derived),
         "every_result": tables.every_result(derived),
         "environment": tables.environment(run.info),
+        "inputs": tables.inputs(run.records),
+        "started": words.moment(run.info.started_at),
         "command": shlex.join(run.info.command),
         "config": toml.write(run.info.config),
         "warnings": run.warnings,
-        "memory": words.listing(f"the {words.MEMORY_KINDS[kind]}" for kind in kinds),
+        "memory": words.listing(words.MEMORY_KINDS[kind] for kind in kinds),
         "device_kind": run.info.environment.device_kind,
         "recorded": len(run.records),
         "unfinished": len(run.records) < run.info.planned_records,
@@ -139,7 +141,7 @@ def _markdown(run: LoadedRun, context: dict[str, Any]) -> str:
     parts = [f"# {tables.escape(told.headline)}", tables.escape(" ".join(told.sentences))]
     place = run.info.environment
     parts.append(
-        tables.escape(f"Run {run.info.run_id}, preset {run.info.preset}, {place.device}, {run.info.started_at}.")
+        tables.escape(f"Run {run.info.run_id}, preset {run.info.preset}, {place.device}, {context['started']}.")
     )
     for group in context["results"]:
         for table in group["tables"]:
@@ -159,6 +161,8 @@ def _markdown(run: LoadedRun, context: dict[str, Any]) -> str:
         "## Environment",
         "\n".join(f"- {name}: {tables.escape(value)}" for name, value in context["environment"]),
     ]
+    if context["inputs"]:
+        parts += ["## Inputs", "\n".join(f"- {tables.escape(f'{name}: {facts}')}" for name, facts in context["inputs"])]
     fence = "`" * 3
     parts += ["## Reproduce", f"{fence}sh\n{context['command'].replace(fence, '')}\n{fence}"]
     parts += [tables.escape(f"Warning: {warning}") for warning in run.warnings]

@@ -97,9 +97,9 @@ def _headline(best: Row, origin: str) -> str:
         "synthetic-log": f"on a synthetic log with {best['encoder']}",
         "random-weights": f"on {best['encoder']} with random weights",
     }[origin]
-    if best["speed_up"] < 1:
-        return f"No method was faster than end-to-end training {place}"
     ratio = words.number(best["item_repetition_ratio"])
+    if best["speed_up"] < 1:
+        return f"No method was faster than end-to-end training {place}, at a repetition ratio of {ratio}"
     speed = f"{best['label']} is {words.times(best['speed_up'])} as fast as end-to-end training"
     return f"{speed} {place}, at a repetition ratio of {ratio}"
 

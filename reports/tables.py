@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from bench.results.schema import RunInfo
+from bench.results.schema import Record, RunInfo
 from bench.results.summary import REFERENCE, UNIQUE_REFERENCE, Frames
 from reports import words
 
@@ -275,10 +275,28 @@ def environment(info: RunInfo) -> list[tuple[str, str]]:
         ("Python", place.python),
         ("Libraries", ", ".join(f"{name} {version}" for name, version in place.libraries.items())),
         ("Code", f"{place.git_sha}{dirty}" if place.git_sha else None),
-        ("Started", info.started_at),
+        ("Started", words.moment(info.started_at)),
         ("Preset", info.preset),
     ]
     return [(name, value) for name, value in lines if value]
+
+
+def inputs(records: Sequence[Record]) -> list[tuple[str, str]]:
+    """What encoders and workloads say about themselves in their records' details, once each."""
+    found: dict[str, str] = {}
+    for record in records:
+        case, detail = record.case, record.detail
+        for kind in ("encoder", "workload"):
+            name = words.encoder({"layers": None, **case}) if kind == "encoder" else words.plain(case.get(kind))
+            if kind in detail and name not in found:
+                found[name] = _facts(detail[kind])
+    return list(found.items())
+
+
+def _facts(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{str(name).replace('_', ' ')} {_facts(entry)}" for name, entry in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def markdown(table: Table) -> str:

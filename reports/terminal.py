@@ -44,7 +44,9 @@ def _table(table: tables.Table, width: int) -> RichTable:
     """One setting; a case's name (B users, L tokens, ratio r asked for) stands beside its first line."""
     labels = _NARROW if width < MIDDLE else (*_NARROW, *_MIDDLE)
     shown = [place for place, column in enumerate(table.columns) if width >= WIDE or column.label in labels]
-    drawn = RichTable(box=None, padding=(0, 1), header_style="dim", caption_justify="left")
+    drawn = RichTable(
+        box=None, padding=(0, 1), collapse_padding=True, pad_edge=False, header_style="dim", caption_justify="left"
+    )
     drawn.add_column("Case", style="dim", no_wrap=True)
     for place in shown:
         column = table.columns[place]
@@ -60,4 +62,5 @@ def _table(table: tables.Table, width: int) -> RichTable:
 
 def _cell(cell: tables.Cell) -> Text:
     style = {"strong": "bold", "muted": "dim", "bad": "red"}.get(cell.kind, "")
-    return Text(cell.text, style=style)
+    text = "ok" if cell.text == words.OUTCOMES["ok"] else cell.text
+    return Text(text, style=style)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 MISSING = "–"  # noqa: RUF001 - an en dash is what a table prints for "no number"
@@ -22,8 +23,8 @@ OUTCOMES = {
 }
 SHORT_OUTCOMES = {"oom": "OOM", "timeout": "timeout", "error": "error", "skipped": "skipped", "absent": "not run"}
 MEMORY_KINDS = {
-    "allocated": "peak of the CUDA allocator since the process started",
-    "process": "resident peak of the worker process, interpreter and libraries included",
+    "allocated": "the peak of its CUDA allocator since it started",
+    "process": "its resident peak, interpreter and libraries included",
 }
 ORIGINS = {
     "real": "Real log, real weights",
@@ -96,6 +97,14 @@ def ratio_range(low: float | None, high: float | None) -> str:
     return f"{number(low)} to {times(high)}" if exists(low) and exists(high) else ""
 
 
+def moment(iso: str) -> str:
+    """A time in ISO 8601 as 2026-11-23 10:15 UTC; what is none stays as it is."""
+    try:
+        return datetime.fromisoformat(iso).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    except ValueError:
+        return iso
+
+
 def plain(value: Any) -> str:
     """An axis value as one would type it: 16.0 is 16."""
     if not exists(value):
@@ -120,7 +129,9 @@ def exactness(row: Mapping[str, Any]) -> str:
 def encoder(row: Mapping[str, Any]) -> str:
     """`minilm, first 2 layers`."""
     name = plain(row["encoder"])
-    return f"{name}, first {plain(row['layers'])} layers" if exists(row["layers"]) else name
+    if not exists(row["layers"]):
+        return name
+    return f"{name}, first layer" if row["layers"] == 1 else f"{name}, first {plain(row['layers'])} layers"
 
 
 def setting(row: Mapping[str, Any]) -> str:

@@ -41,8 +41,8 @@ def draw(frames: Frames, info: RunInfo) -> Figure | None:
         words.order(methods["batch_size"]) if asked else [None],
     )
     texts, batches = _style.spread(all_texts, ROWS), _style.spread(all_batches, COLUMNS)
-    low = min(1.0, known["speed_up"].min()) / 1.15
-    high = max(known["speed_up"].max(), known["item_repetition_ratio"].max()) * 1.25
+    low = min(0.95, known["speed_up"].min()) / 1.1
+    high = max(2.0, known["speed_up"].max(), known["item_repetition_ratio"].max()) * 1.25
     looks = _style.looks(methods)
     ideal = Line2D([], [], color=_style.MUTED, linestyle=(0, (5, 3)), linewidth=1.1, label="ideal: speed-up = ratio")
     sheet = _style.sheet(

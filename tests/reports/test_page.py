@@ -132,6 +132,9 @@ def test_the_command_and_the_configuration_reproduce_the_run(full):
     assert "batch_size = [16, 32, 64]" in prose
     assert "NVIDIA H100 80GB HBM3" in prose
     assert "torch 2.11.0" in prose
+    assert "2026-11-23 10:15 UTC" in prose
+    assert "minilm: 6 layers, d 768" in prose
+    assert "items 1682, mean text tokens 28.77" in prose
 
 
 def test_figures_are_written_and_inlined(full):
@@ -215,7 +218,12 @@ def test_every_string_of_a_run_is_escaped(tmp_path):
             _runs.record(
                 method, outcome=outcome, reason=HOSTILE if outcome != "ok" else None, batch_size=batch
             ).model_dump()
-            | {"engine": HOSTILE, "optimizer": HOSTILE, "accumulation_steps": steps}
+            | {
+                "detail": {"encoder": HOSTILE, "workload": {HOSTILE: HOSTILE}},
+                "engine": HOSTILE,
+                "optimizer": HOSTILE,
+                "accumulation_steps": steps,
+            }
             | {
                 "case": {
                     "workload": HOSTILE,
