@@ -282,15 +282,21 @@ def environment(info: RunInfo) -> list[tuple[str, str]]:
 
 
 def inputs(records: Sequence[Record]) -> list[tuple[str, str]]:
-    """What encoders and workloads say about themselves in their records' details, once each."""
-    found: dict[str, str] = {}
+    """What encoders and workloads say about themselves in their records' details, as far as all records agree."""
+    found: dict[str, Any] = {}
     for record in records:
         case, detail = record.case, record.detail
         for kind in ("encoder", "workload"):
             name = words.encoder({"layers": None, **case}) if kind == "encoder" else words.plain(case.get(kind))
-            if kind in detail and name not in found:
-                found[name] = _facts(detail[kind])
-    return list(found.items())
+            if kind in detail:
+                found[name] = _agreed(found.get(name, detail[kind]), detail[kind])
+    return [(name, _facts(facts)) for name, facts in found.items() if facts]
+
+
+def _agreed(facts: Any, others: Any) -> Any:
+    if isinstance(facts, Mapping) and isinstance(others, Mapping):
+        return {name: value for name, value in facts.items() if name in others and others[name] == value}
+    return facts
 
 
 def _facts(value: Any) -> str:
