@@ -7,6 +7,7 @@ that bring their own torch.
 from __future__ import annotations
 
 import shutil
+import sys
 
 import nox
 from nox.virtualenv import PassthroughEnv
@@ -25,37 +26,43 @@ def install(session: nox.Session, *requirements: str) -> None:
         session.install("--quiet", *CONSTRAINTS, *requirements)
 
 
+def run(session: nox.Session, *arguments: str) -> None:
+    """Runs Python: the session's own, with --no-venv the one that runs nox."""
+    without = isinstance(session.virtualenv, PassthroughEnv)
+    session.run(sys.executable if without else "python", *arguments, external=without)
+
+
 @nox.session
 def tests(session: nox.Session) -> None:
     """Runs the test suite."""
     install(session, "-e", ".[test]")
-    session.run("python", "-m", "pytest", *session.posargs)
+    run(session, "-m", "pytest", *session.posargs)
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
     """Checks style and formatting."""
     install(session, "ruff")
-    session.run("python", "-m", "ruff", "check", *session.posargs)
-    session.run("python", "-m", "ruff", "format", "--check")
+    run(session, "-m", "ruff", "check", *session.posargs)
+    run(session, "-m", "ruff", "format", "--check")
 
 
 @nox.session
 def types(session: nox.Session) -> None:
     """Checks types."""
     install(session, "-e", ".", "mypy")
-    session.run("python", "-m", "mypy", *session.posargs)
+    run(session, "-m", "mypy", *session.posargs)
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
     """Measures a sweep and renders its report: `nox -s bench -- --preset full`."""
     install(session, "-e", ".")
-    session.run("python", "-m", "bench", "run", *session.posargs)
+    run(session, "-m", "bench", "run", *session.posargs)
 
 
 @nox.session
 def report(session: nox.Session) -> None:
     """Renders a run's report again: `nox -s report -- runs/latest`."""
     install(session, "-e", ".")
-    session.run("python", "-m", "bench", "report", *(session.posargs or ["runs/latest"]))
+    run(session, "-m", "bench", "report", *(session.posargs or ["runs/latest"]))

@@ -76,7 +76,7 @@ def build(config: Config, item: WorkItem, device: torch.device) -> Built:
         workload.table,
         encoder,
         cf_module,
-        optimization(encoder, cf_module, run, device),
+        optimization(encoder, cf_module, run),
         amp_dtype=torch.bfloat16 if case.precision == "bf16" else None,
     )
     chosen = method_class(item.line.method, run.plugins)
@@ -137,10 +137,10 @@ def workload_request(model: ModelSettings, case: Case, loaded: LoadedEncoder, se
     )
 
 
-def optimization(encoder: nn.Module, cf_module: nn.Module, run: RunSettings, device: torch.device) -> Optimization:
-    """An optimizer each, of the same kind; fused on a GPU, where launching its kernels one by one would show."""
+def optimization(encoder: nn.Module, cf_module: nn.Module, run: RunSettings) -> Optimization:
+    """An optimizer each, of the same kind; fused: one pass over memory, which else would flatten every ratio."""
     chosen = OPTIMIZERS[run.optimizer]
-    options: dict[str, Any] = {"lr": run.learning_rate, "fused": device.type == "cuda"}
+    options: dict[str, Any] = {"lr": run.learning_rate, "fused": True}
     return Optimization(
         chosen(encoder.parameters(), **options),
         chosen(cf_module.parameters(), **options),
