@@ -1,0 +1,306 @@
+"""`gram-bench verify`: are the exact methods exact, on the user's own encoder, data and configuration?
+
+Each distinct workload, encoder, depth, history and text length of the sweep is built as a run would build it, but in
+float64, without dropout and with few users. What end-to-end training leaves in every parameter is then compared with
+what each exact method leaves there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from bench import registry, sweep
+from bench._verify_case import Trace, VerifiedCase, share_of
+from bench.config import Config
+from bench.errors import UsageError
+from bench.methods import REFERENCE, method_class, registered_class
+from bench.sweep import Case, MethodLine
+from gram_core.batch import unique_items
+from gram_core.exactness import Float64Throughout, relative_errors, total_norm
+
+STEPS = 5
+"""Optimizer steps after which parameters are compared."""
+MOST_CASES = {"cpu": 4, "cuda": 8}
+FEW_USERS = 4
+
+GRADIENTS = 1e-10
+"""Far above rounding in float64, which is about 1e-14 here, and far below any mistake."""
+PARAMETERS = 1e-4
+"""Of the distance that a parameter has moved. AdamW divides by the gradient's size, down to 1e-8, and so makes of
+rounding in the 16th digit one in the 8th, and of that more in every step; a wrong gradient changes the first digit."""
+ALIVE = 1e-8
+"""The least norm of a gradient that is no rounding."""
+CHANGED = 1e-6
+"""The least relative change of gradients that another text makes."""
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """The most that an engine's gradients, and the distances its parameters have moved, may differ, relatively."""
+
+    gradients: float = GRADIENTS
+    parameters: float = PARAMETERS
+
+
+TOLERANCES: Mapping[str, Tolerances] = {"eager": Tolerances()}
+"""By engine; one that isn't named has to do as well as eager."""
+
+
+@dataclass(frozen=True)
+class VerifyRow:
+    """One comparison. bound: whether `error` must stay below `tolerance`, or, in a guard, reach it."""
+
+    case: str
+    check: str
+    method: str
+    error: float
+    tolerance: float
+    passed: bool
+    note: str = ""
+    bound: Literal["at most", "at least"] = "at most"
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """Every comparison, and what was not compared."""
+
+    rows: tuple[VerifyRow, ...]
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether something was compared and everything held."""
+        return bool(self.rows) and all(row.passed for row in self.rows)
+
+    def print_table(self, console: Console) -> None:
+        """A table per case, what failed, and the verdict."""
+        for case in dict.fromkeys(row.case for row in self.rows):
+            table = Table("method", "check", "error", "bound", "", "note", title=case, title_justify="left")
+            for row in self.rows:
+                if row.case == case:
+                    sign = "<=" if row.bound == "at most" else ">="
+                    verdict = "[green]ok[/green]" if row.passed else "[red]FAILED[/red]"
+                    table.add_row(
+                        row.method, row.check, f"{row.error:.1e}", f"{sign} {row.tolerance:.0e}", verdict, row.note
+                    )
+            console.print(table)
+        if self.left_out:
+            console.print(f"not verified, for time: {'; '.join(self.left_out)}", highlight=False)
+        failed = [row for row in self.rows if not row.passed]
+        for row in failed:
+            console.print(f"[red]{row.method} failed[/red]: {row.check} ({row.case})", highlight=False)
+        if not failed:
+            console.print(f"exact: all {len(self.rows)} checks hold in float64, dropout off", highlight=False)
+
+
+def verify(
+    config: Config,
+    device: torch.device | str,
+    *,
+    users: int | None = None,
+    say: Callable[[str], None] | None = None,
+) -> VerifyReport:
+    """Compares every exact method of the sweep with end-to-end training, in float64.
+
+    users: users per batch; None takes at most four, and fewer, with less history, where the encoder is large.
+    say: told of each case as it begins. Raises UsageError where the sweep has nothing to verify or cannot be built.
+    """
+    device = torch.device(device)
+    off = config.model_copy(update={"run": config.run.model_copy(update={"dropout": "off", "blocks": 1})})
+    groups = _groups(off)
+    chosen, left_out = groups[: MOST_CASES[device.type]], groups[MOST_CASES[device.type] :]
+    rows: list[VerifyRow] = []
+    for cases, lines in chosen:
+        case = _small(off, cases, users or FEW_USERS)
+        if say is not None:
+            say(_label(case))
+        with Float64Throughout():
+            try:
+                verified = VerifiedCase(off, case, device, STEPS, users)
+            except ValueError as error:
+                raise UsageError(f"{_label(case)}: {error}") from error
+            rows += _Comparison(off, verified, f"{_label(case)}: {verified.facts}").rows(lines)
+    return VerifyReport(tuple(rows), tuple(_label(cases[0]) for cases, _ in left_out))
+
+
+def _groups(config: Config) -> list[tuple[list[Case], list[MethodLine]]]:
+    """Cases that differ only in batch, ratio and precision, with the lines to verify on them.
+
+    The smallest of each workload and encoder come first, then the others by size.
+    """
+    found: dict[tuple[Any, ...], tuple[dict[Case, None], dict[MethodLine, None]]] = {}
+    for item in sweep.plan(config):
+        case = item.case
+        key = (case.workload, case.encoder, case.layers, case.history_length, case.text_length)
+        cases, lines = found.setdefault(key, ({}, {}))
+        cases[case] = None
+        lines[replace(item.line, accumulation_steps=None)] = None
+    groups = [
+        (list(cases), kept)
+        for cases, lines in found.values()
+        if (kept := [line for line in lines if _is_verified(config, line)])
+    ]
+    if not groups:
+        raise UsageError("the sweep has no exact method beside e2e; add single_step to sweep.method to verify it")
+    groups.sort(key=lambda group: _size(group[0][0]))
+    seen: dict[tuple[str, str], int] = {}
+    order = []
+    for group in groups:
+        name = (group[0][0].workload, group[0][0].encoder)
+        order.append(seen.setdefault(name, 0))
+        seen[name] += 1
+    return [group for _, group in sorted(zip(order, groups, strict=True), key=lambda pair: pair[0])]
+
+
+def _size(case: Case) -> tuple[float, int]:
+    return (case.layers or float("inf")), case.history_length * case.text_length
+
+
+def _is_verified(config: Config, line: MethodLine) -> bool:
+    """Exact methods, and multi_step, which with N = 1 is one; end-to-end training itself where an engine runs it."""
+    if line.method == REFERENCE:
+        return line.engine != "eager"
+    return line.method == "multi_step" or method_class(line.method, config.run.plugins).exactness == "exact"
+
+
+def _small(config: Config, cases: list[Case], users: int) -> Case:
+    """The group's case with at most `users` users, in float64, at the highest ratio that so few slots allow."""
+    case = max(cases, key=lambda case: case.item_repetition_ratio or 0)
+    small = replace(case, precision="float64", batch_size=min(users, max(case.batch_size for case in cases)))
+    if small.item_repetition_ratio is None:
+        return small
+    module = registry.load("bench.workloads", small.workload)
+    task = _task(config)
+    ratios = sorted({case.item_repetition_ratio or 1.0 for case in cases} | {2.0, 1.0}, reverse=True)
+    for ratio in ratios:
+        tried = replace(small, item_repetition_ratio=ratio)
+        try:
+            module.check(
+                config.workload.get(small.workload) or module.Settings(),
+                batch_size=tried.batch_size,
+                history_length=tried.history_length,
+                text_length=tried.text_length,
+                item_repetition_ratio=ratio,
+                candidates=config.model.candidates,
+                task=task,
+            )
+        except ValueError:
+            continue
+        return tried
+    return small
+
+
+def _task(config: Config) -> str:
+    name = config.model.cf_module
+    return str(registered_class(registry.load("gram_core.cf_modules", name), name).task)
+
+
+def _label(case: Case) -> str:
+    depth = "" if case.layers is None else f" layers={case.layers}"
+    return f"{case.workload} {case.encoder}{depth} history={case.history_length} text={case.text_length}"
+
+
+class _Comparison:
+    """The rows of one case."""
+
+    def __init__(self, config: Config, case: VerifiedCase, label: str):
+        self.config, self.case, self.label = config, case, label
+        self.e2e = method_class(REFERENCE)
+        self.reference = case.trace(self.e2e)
+        self.total = total_norm(self.reference.gradients.values())
+        self.clipped = case.gradients(self.e2e, max_grad_norm=self.total / 2)
+
+    def rows(self, lines: list[MethodLine]) -> Iterator[VerifyRow]:
+        """Guards first, then each line."""
+        yield from self._guards()
+        for line in lines:
+            try:
+                yield from self._single_step_intervals(line) if line.method == "multi_step" else self._exact(line)
+            except Exception as error:  # a method that fails, in whatever way, is not verified: said, not raised
+                note = f"{type(error).__name__}: {error}".partition("\n")[0]
+                yield VerifyRow(self.label, "runs", str(line), float("inf"), 0.0, False, note)
+
+    def _guards(self) -> Iterator[VerifyRow]:
+        """The comparisons compare something."""
+        silent = self.reference.silent
+        note = f"{len(self.reference.norms)} parameters have one" + (
+            f", in {len(silent)} it is rounding" if silent else ""
+        )
+        alive = self.total >= ALIVE and len(silent) < len(self.reference.norms) / 2
+        yield VerifyRow(self.label, "gradients exist", REFERENCE, self.total, ALIVE, alive, note, "at least")
+        other = self.case.with_another_token()
+        if other is None:
+            note = "the texts of this batch have one token only"
+            yield VerifyRow(self.label, "another text changes them", REFERENCE, 0.0, CHANGED, False, note, "at least")
+            return
+        name, change = share_of(relative_errors(self.case.gradients(self.e2e, table=other), self.reference.gradients))
+        passed = change >= CHANGED
+        yield VerifyRow(self.label, "another text changes them", REFERENCE, change, CHANGED, passed, name, "at least")
+
+    def _exact(self, line: MethodLine) -> Iterator[VerifyRow]:
+        method = method_class(line.method, self.config.run.plugins)
+        settings = method.Settings(**self.config.method.get(line.method, {}))
+        trace = self.case.trace(method, settings, line.engine)
+        yield self._gradients("gradients", line, trace.gradients, self.reference.gradients)
+        clipped = self.case.gradients(method, settings, line.engine, max_grad_norm=self.total / 2)
+        yield self._gradients("gradients, norm clipped", line, clipped, self.clipped)
+        if hasattr(settings, "chunk_tokens") and hasattr(settings, "kept_tokens"):
+            small = replace(settings, chunk_tokens=self._third(), kept_tokens=self._third())
+            recomputed = self.case.gradients(method, small, line.engine)
+            yield self._gradients("gradients, chunks recomputed", line, recomputed, self.reference.gradients)
+        yield self._parameters(line, trace, self.reference)
+
+    def _single_step_intervals(self, line: MethodLine) -> Iterator[VerifyRow]:
+        """Multi-step GRAM with one step and one CE minibatch an interval is Single-step GRAM."""
+        single = method_class("single_step")
+        expected = self.case.trace(single)
+        method = method_class(line.method, self.config.run.plugins)
+        trace = self.case.trace(method, method.Settings(accumulation_steps=1), line.engine)
+        line = replace(line, accumulation_steps=1)
+        yield self._gradients("gradients, as single_step's", line, trace.gradients, expected.gradients)
+        yield self._parameters(line, trace, expected)
+
+    def _third(self) -> int:
+        """A token budget that cuts the first batch in about three chunks, of which two are recomputed."""
+        training = self.case.training
+        lengths = training.table.lengths[unique_items(self.case.batches[0]).items]
+        return max(1, int(training.encoder.computed_tokens(lengths).sum()) // 3)
+
+    def _gradients(
+        self, check: str, line: MethodLine, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]
+    ) -> VerifyRow:
+        return self._row(check, line, found, expected, _tolerances(line).gradients)
+
+    def _parameters(self, line: MethodLine, found: Trace, expected: Trace) -> VerifyRow:
+        """How far parameters have moved; without those that only rounding moves."""
+        names = [name for name in expected.norms if name not in expected.silent]
+        check = f"parameters after {len(self.case.batches)} {self.config.run.optimizer} steps"
+        moved, distance = self.case.moved(found, names), self.case.moved(expected, names)
+        return self._row(check, line, moved, distance, _tolerances(line).parameters)
+
+    def _row(
+        self,
+        check: str,
+        line: MethodLine,
+        found: Mapping[str, Tensor],
+        expected: Mapping[str, Tensor],
+        tolerance: float,
+    ) -> VerifyRow:
+        try:
+            name, error = share_of(relative_errors(found, expected))
+        except ValueError as problem:  # a parameter that has a gradient on one side only
+            return VerifyRow(self.label, check, str(line), float("inf"), tolerance, False, str(problem))
+        return VerifyRow(
+            self.label, check, str(line), error, tolerance, error <= tolerance, f"worst: {name}" if error else ""
+        )
+
+
+def _tolerances(line: MethodLine) -> Tolerances:
+    return TOLERANCES.get(line.engine, Tolerances())

@@ -1,0 +1,201 @@
+"""Verification passes what is exact and names what is not, on the user's own configuration."""
+
+import dataclasses
+import io
+
+import pytest
+import torch
+from rich.console import Console
+
+from bench import registry
+from bench._verify_case import cut, with_a_repeat
+from bench.config import Config, ModelSettings, RunSettings, Sweep
+from bench.errors import UsageError
+from bench.verify import STEPS, VerifyReport, verify
+from gram_core.batch import Batch, unique_items
+
+WRONG = "tests.bench.wrong_methods"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def config(methods=("e2e", "single_step"), run=None, model=None, method=None, **sweep):
+    """The tiny shape on synthetic batches, with the wrong methods plugged in."""
+    axes = {
+        "workload": ["synthetic"],
+        "encoder": ["shape:tiny"],
+        "batch_size": [6],
+        "history_length": [7],
+        "text_length": [8],
+        "item_repetition_ratio": [2.0],
+        "method": list(methods),
+    }
+    return Config(
+        run=RunSettings(**{"device": "cpu", "plugins": [WRONG], **(run or {})}),
+        model=ModelSettings(**(model or {})),
+        sweep=Sweep(**{**axes, **sweep}),
+        method=method or {},
+    )
+
+
+def checks_of(report, method):
+    return {row.check: row for row in report.rows if row.method.startswith(method)}
+
+
+def printed(report):
+    console = Console(file=io.StringIO(), width=200)
+    report.print_table(console)
+    return console.file.getvalue()
+
+
+def test_the_exact_methods_of_the_core_pass():
+    """Each check is there for each method, guards included, and every number is one."""
+    report = verify(config(["e2e", "e2e_unique", "single_step", "multi_step"]), torch.device("cpu"))
+    assert report.passed
+    assert set(checks_of(report, "e2e")) >= {"gradients exist", "another text changes them"}
+    after = f"parameters after {STEPS} adamw steps"
+    both = {"gradients", "gradients, norm clipped", after}
+    assert set(checks_of(report, "e2e_unique")) == both
+    assert set(checks_of(report, "single_step")) == {*both, "gradients, chunks recomputed"}
+    assert set(checks_of(report, "multi_step N=1")) == {"gradients, as single_step's", after}
+    for row in report.rows:
+        assert row.passed
+        assert (row.error >= row.tolerance) if row.bound == "at least" else (0 <= row.error <= row.tolerance)
+        assert "4 users, 48 item slots, 24 unique items" in row.case
+    assert "all 11 checks hold in float64" in printed(report)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "attention"])
+@pytest.mark.parametrize("padding", ["longest"])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_it_runs_what_the_configuration_says(pooling, padding, optimizer):
+    """Also where dropout is on and the precision is low: verification puts both aside."""
+    run = {"padding": padding, "optimizer": optimizer, "dropout": "shared", "max_grad_norm": 0.1, "learning_rate": 1e-2}
+    own = config(run=run, model={"pooling": pooling}, precision=["bf16"], method={"single_step": {"chunk_tokens": 24}})
+    report = verify(own, "cpu")
+    assert report.passed
+    assert f"parameters after {STEPS} {optimizer} steps" in checks_of(report, "single_step")
+
+
+@pytest.mark.parametrize("cf_module", registry.names("gram_core.cf_modules"))
+def test_every_cf_module_can_be_verified(cf_module):
+    assert verify(config(model={"cf_module": cf_module}), "cpu").passed
+
+
+@pytest.mark.parametrize(
+    ("wrong", "failing"),
+    [
+        ("forgets_repeats", {"gradients", "gradients, norm clipped", "gradients, chunks recomputed", "parameters"}),
+        ("drops_the_half", {"gradients", "gradients, norm clipped", "gradients, chunks recomputed", "parameters"}),
+        ("clips_apart", {"gradients, norm clipped"}),
+        ("freezes_the_encoder", {"gradients", "gradients, norm clipped", "gradients, chunks recomputed", "parameters"}),
+        ("ages", {"parameters"}),
+    ],
+)
+def test_a_wrong_method_fails_and_is_named(wrong, failing):
+    """Each check has a mistake that it finds; the method beside it still passes."""
+    report = verify(config(["e2e", "single_step", wrong]), "cpu")
+    assert not report.passed
+    assert all(row.passed for row in checks_of(report, "single_step").values())
+    rows = checks_of(report, wrong)
+    assert len(rows) == 4
+    failed = {check for check, row in rows.items() if not row.passed}
+    assert {check.partition(" after")[0] for check in failed} == failing
+    assert f"{wrong} (eager) failed" in printed(report)
+
+
+def test_twice_the_encoders_gradient_shows_as_twice():
+    report = verify(config(["e2e", "drops_the_half"]), "cpu")
+    assert checks_of(report, "drops_the_half")["gradients"].error == pytest.approx(1)
+
+
+def test_gradients_on_one_side_only_are_named():
+    report = verify(config(["e2e", "freezes_the_encoder"]), "cpu")
+    row = checks_of(report, "freezes_the_encoder")["gradients"]
+    assert row.error == float("inf")
+    assert "only one side has encoder." in row.note
+
+
+def test_a_method_that_raises_fails_with_its_message():
+    """The other methods are verified all the same."""
+    report = verify(config(["e2e", "raises", "single_step"], run={"plugins": ["tests.bench.faulty_methods"]}), "cpu")
+    [row] = checks_of(report, "raises").values()
+    assert not row.passed
+    assert row.note == "LookupError: the item"
+    assert all(row.passed for row in checks_of(report, "single_step").values())
+
+
+def test_every_engine_of_the_sweep_is_verified():
+    engines = list(registry.names("gram_core.engines"))
+    report = verify(config(engine=engines), "cpu")
+    assert report.passed
+    for engine in engines:
+        assert checks_of(report, f"single_step ({engine})")
+        assert bool(checks_of(report, f"e2e ({engine})")) == (engine != "eager")
+
+
+def test_nothing_to_verify_is_no_pass():
+    with pytest.raises(UsageError, match="no exact method beside e2e; add single_step"):
+        verify(config(["e2e"]), "cpu")
+    assert not VerifyReport(()).passed
+
+
+def test_distinct_cases_are_verified_once_and_the_largest_left_out():
+    """Batch sizes, ratios and precisions make no case of their own; what was left out is said."""
+    swept = config(
+        text_length=[8, 6, 10],
+        history_length=[5, 7],
+        batch_size=[4, 6],
+        item_repetition_ratio=[1, 2],
+        workload=["synthetic"],
+    )
+    begun = []
+    report = verify(swept, "cpu", users=2, say=begun.append)
+    assert begun == [
+        f"synthetic shape:tiny history={history} text={text}" for history, text in ((5, 6), (5, 8), (7, 6), (5, 10))
+    ]
+    assert report.left_out == ("synthetic shape:tiny history=7 text=8", "synthetic shape:tiny history=7 text=10")
+    assert "not verified, for time: synthetic shape:tiny history=7 text=8" in printed(report)
+    assert all("2 users" in row.case for row in report.rows)
+
+
+def test_a_ratio_that_few_users_cannot_have_gives_way():
+    """16 needs 16 users' slots; of those that the sweep has, the highest that is possible is taken."""
+    report = verify(config(batch_size=[64], item_repetition_ratio=[4, 100]), "cpu")
+    assert report.passed
+    assert "4 users, 48 item slots, 12 unique items" in report.rows[0].case
+
+
+def batch(items, candidates=2, mask=None):
+    items = torch.tensor(items)
+    mask = torch.ones_like(items, dtype=torch.bool) if mask is None else torch.tensor(mask)
+    return Batch(items, mask, torch.zeros(len(items), dtype=torch.int64), items.shape[1] - candidates)
+
+
+def test_cutting_keeps_candidates_and_the_fullest_history_columns():
+    whole = batch(
+        [[1, 2, 3, 4, 90, 91], [5, 6, 7, 8, 92, 93], [0] * 6], mask=[[False, True, True, False, True, True]] * 3
+    )
+    small = cut(whole, None, 8)
+    assert small.items.tolist() == [[2, 3, 90, 91], [6, 7, 92, 93]]
+    assert small.mask.all()
+    assert small.history_length == 2
+    assert len(small.targets) == 2
+    assert cut(whole, 1, None).items.tolist() == [[1, 2, 3, 4, 90, 91]]
+    response = dataclasses.replace(batch([[1, 2, 3], [4, 5, 6]], candidates=0), targets=torch.eye(2, 3))
+    assert cut(response, None, 4).targets.tolist() == [[1, 0], [0, 1]]
+
+
+def test_a_batch_without_repeats_gets_one():
+    """Otherwise a method that gets repeats wrong would be exact on it."""
+    made = with_a_repeat(batch([[1, 2, 90, 91], [3, 4, 92, 93]]))
+    assert made.items.tolist() == [[1, 2, 90, 91], [3, 1, 92, 93]]
+    assert len(unique_items(made).items) < made.item_slots
+    repeated = batch([[1, 1, 90, 91]])
+    assert with_a_repeat(repeated) is repeated
