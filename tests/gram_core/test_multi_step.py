@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from gram_core.exactness import Float64Throughout, parameters, relative_errors
 from gram_core.methods.multi_step import MultiStep, resolve_accumulation_steps
 from gram_core.methods.single_step import SingleStep
+from gram_core.training import Optimization
 from tests.gram_core import _models as m
 
 TOLERANCE = 1e-10
@@ -166,11 +167,18 @@ def test_moved_encodings_and_parameters_equal_a_plain_loop(cf_module, options, m
 @settings(deadline=None, max_examples=12)
 @given(data=st.data())
 def test_any_batches_equal_the_plain_loop(data):
-    """One unique item, empty histories, padding anywhere; N and the minibatches as they come."""
+    """One unique item, empty histories, padding anywhere; N and the minibatches as they come.
+
+    With SGD: where gradients cancel, AdamW would make steps of their rounding.
+    """
     cf_module = data.draw(st.sampled_from(list(m.CF_MODULES)))
     batches = data.draw(st.lists(m.batches(task_of(cf_module)), min_size=1, max_size=4))
     n, count = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 6))
     training = make_training(cf_module)
+    training.optimization = Optimization(
+        torch.optim.SGD(training.encoder.parameters(), lr=0.02),
+        torch.optim.SGD(training.cf_module.parameters(), lr=0.02),
+    )
     reference = PlainLoop(copy.deepcopy(training), n, by_count(count, 1))
     training.cf_module = watched = Watched(training.cf_module)
     run = MultiStep(training, MultiStep.Settings(accumulation_steps=n, ce_batch_tokens=count * m.TEXT_LENGTH))
