@@ -20,8 +20,9 @@ from gram_core.batch import Texts, offsets_of
 class PackedTexts:
     """Texts laid out one behind the other.
 
-    tokens [T]: token ids; positions [T]: 0, 1, ... within each text; text_of [T]: each token's text, numbers
-    from n on for dummies; offsets [n + 1]: where each text starts, empty texts at the end;
+    tokens [T]: token ids; positions [T]: 0, 1, ... within each text, 0 in dummies;
+    text_of [T]: each token's text, numbers from n on for dummies;
+    offsets [n + 1]: where each text starts, empty texts at the end;
     groups [G + 1]: where each group of whole texts starts, at most `block` tokens apart, covering all T.
     """
 
@@ -68,6 +69,7 @@ def pack(
     numbers[n:] += rows - n
     text_of = torch.repeat_interleave(numbers, lengths, output_size=tokens)
     positions = torch.arange(tokens) - torch.repeat_interleave(starts[:-1], lengths, output_size=tokens)
+    positions[real:] = 0  # dummies may be longer than the model has positions for
     ids = torch.full((tokens,), pad_token_id, dtype=torch.int32)
     ids[:real] = texts.tokens
     offsets = torch.full((rows + 1,), real, dtype=torch.int32)

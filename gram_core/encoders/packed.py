@@ -36,7 +36,7 @@ def unsupported(encoder: HuggingFaceEncoder) -> str | None:
         return f"model type {config.model_type} has position or attention rules of its own"
     if encoder.text_length > BLOCKS[-1]:
         return f"texts of up to {encoder.text_length} tokens exceed a tile of {BLOCKS[-1]}"
-    if width not in (16, 32, 64, 128):
+    if encoder.model.device.type == "cuda" and width not in (16, 32, 64, 128):
         return f"heads of width {width} do not fit the tiles"
     if not isinstance(encoder.pooling, (MeanPooling, ClsPooling)):
         return "its pooling reads padded rows"
@@ -80,13 +80,17 @@ class _Cast(torch.autograd.Function):
         cast = [torch.empty_like(weight, dtype=dtype) for weight in weights]
         torch._foreach_copy_(cast, list(weights))
         ctx.dtypes = [weight.dtype for weight in weights]
+        ctx.set_materialize_grads(False)
         return tuple(cast)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        back = [torch.empty_like(g, dtype=dtype) for g, dtype in zip(gradients, ctx.dtypes, strict=True)]
-        torch._foreach_copy_(back, list(gradients))
-        return (None, *back)
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        present = [gradient for gradient in gradients if gradient is not None]
+        dtypes = [dtype for dtype, gradient in zip(ctx.dtypes, gradients, strict=True) if gradient is not None]
+        back = [torch.empty_like(g, dtype=dtype) for g, dtype in zip(present, dtypes, strict=True)]
+        torch._foreach_copy_(back, present)
+        remaining = iter(back)
+        return (None, *(None if gradient is None else next(remaining) for gradient in gradients))
 
 
 class PackedEncoder(nn.Module):

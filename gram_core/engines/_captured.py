@@ -52,8 +52,10 @@ class Capacities:
 
 @dataclass
 class _Staging:
+    """A host block, and the event after which it may be written again; None where copies are done at once."""
+
     block: Tensor
-    copied: torch.cuda.Event
+    copied: torch.cuda.Event | None
     used: bool = False
 
 
@@ -81,7 +83,7 @@ class CaptureCounts:
 
 
 class CapturedFunction:
-    """`function` of tensors on `device`, replayed from CUDA graphs where the device is one.
+    """`function` of tensors on `device`; replayed from graphs on CUDA, elsewhere just called on the same buffers.
 
     function: reads its inputs by name, returns tensors; nothing in it may wait for the device.
     most_graphs: graphs kept at once; the one longest unused goes first.
@@ -98,6 +100,7 @@ class CapturedFunction:
     ):
         self._function = function
         self._device = device
+        self._captures = device.type == "cuda"
         self._most_graphs = most_graphs
         self._pool = pool if pool is not None else GraphPool(device)
         self._instances: OrderedDict[Signature, _Instance] = OrderedDict()
@@ -106,14 +109,11 @@ class CapturedFunction:
     def __call__(self, inputs: Inputs, **constants: int) -> Outputs:
         """The function's outputs for `inputs`, host or device tensors; `constants` are part of the signature."""
         function = partial(self._function, **constants)
-        if self._device.type != "cuda":
-            self.counts.uncaptured += 1
-            return function(inputs)
         signature = (*signature_of(inputs), *constants.items())
         instance = self._instance(signature, inputs)
         self._load(instance, inputs)
         instance.calls += 1
-        if instance.graph is None and instance.calls > 1:
+        if self._captures and instance.graph is None and instance.calls > 1:
             instance.graph, instance.outputs = self._pool.capture(lambda: function(instance.inputs))
         if instance.graph is None:
             self.counts.uncaptured += 1
@@ -144,7 +144,10 @@ class CapturedFunction:
             if name not in static:
                 static[name] = torch.zeros_like(tensor, device=self._device)
         staging = [
-            _Staging(torch.empty(sum(sizes), dtype=torch.int32, pin_memory=True), torch.cuda.Event())
+            _Staging(
+                torch.empty(sum(sizes), dtype=torch.int32, pin_memory=self._captures),
+                torch.cuda.Event() if self._captures else None,
+            )
             for _ in range(STAGING_BUFFERS)
         ]
         return _Instance(static, block, staging)
@@ -152,12 +155,13 @@ class CapturedFunction:
     def _load(self, instance: _Instance, inputs: Inputs) -> None:
         staging = instance.staging[instance.turn % STAGING_BUFFERS]
         instance.turn += 1
-        if staging.used:
+        if staging.copied is not None and staging.used:
             staging.copied.synchronize()
         parts = [tensor.reshape(-1) for tensor in inputs.values() if _travels_packed(tensor)]
         torch.cat(parts, out=staging.block)
         instance.block.copy_(staging.block, non_blocking=True)
-        staging.copied.record()
+        if staging.copied is not None:
+            staging.copied.record()
         staging.used = True
         for name, tensor in inputs.items():
             if not _travels_packed(tensor):
@@ -173,7 +177,8 @@ class GraphPool:
 
     def run(self, function: Callable[[], Outputs]) -> Outputs:
         """Runs on the pool's stream, in order with the current one."""
-        assert self._stream is not None
+        if self._stream is None:
+            return function()
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             outputs = function()

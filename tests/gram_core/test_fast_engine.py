@@ -1,0 +1,273 @@
+"""The fast engine computes what the eager one computes: packed and bucketed, every method, awkward lengths."""
+
+from __future__ import annotations
+
+import itertools
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+
+from gram_core.batch import Batch, ItemTable, Texts
+from gram_core.encoders.bucketed import BucketedEncoder, length_bounds
+from gram_core.encoders.packed import FIRST_POSITION, PackedEncoder, unsupported
+from gram_core.engines import fast
+from gram_core.engines._captured import Capacities, CapturedFunction
+from gram_core.engines._inputs import Packer, packed_texts
+from gram_core.exactness import gradients, parameters, relative_errors
+from gram_core.methods.multi_step import MultiStep
+from gram_core.packing import pack, readers
+from tests.gram_core._models import (
+    EXACT,
+    FAMILIES,
+    TEXT_LENGTH,
+    make_encoder,
+    make_table,
+    make_training,
+    with_adamw,
+)
+
+PACKED_FAMILIES = [family for family in FAMILIES if family in FIRST_POSITION]
+
+
+def batch(users: int = 5, slots: int = 7, items: int = 24, seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.rand(users, slots, generator=generator) > 0.2
+    mask[:, -2:] = True
+    return Batch(
+        torch.randint(0, items, (users, slots), generator=generator),
+        mask,
+        torch.randint(0, 2, (users,), generator=generator),
+        slots - 2,
+    )
+
+
+def edge_batches() -> dict[str, Batch]:
+    """Batches at the bounds: one unique item, all unique, one user."""
+    one = batch()
+    return {
+        "one_unique_item": Batch(torch.full_like(one.items, 3), one.mask, one.targets, one.history_length),
+        "all_unique": Batch(
+            torch.arange(24).view(4, 6), torch.ones(4, 6, dtype=torch.bool), torch.zeros(4, dtype=torch.int64), 4
+        ),
+        "one_user": batch(users=1),
+    }
+
+
+def tables() -> dict[str, ItemTable]:
+    """Texts at the bounds: one token each, all of full length, an empty text (its special tokens) among others."""
+    generator = torch.Generator().manual_seed(1)
+    words = torch.randint(5, 40, (24, TEXT_LENGTH), generator=generator).tolist()
+    return {
+        "one_token": ItemTable.from_lists([row[:1] for row in words]),
+        "full_length": ItemTable.from_lists(words),
+        "an_empty_text": ItemTable.from_lists([[3, 4], *words[1:]]),
+        "mixed": make_table(),
+    }
+
+
+def trained(method: type, engine: str, batches: list[Batch], table: ItemTable, family: str = "bert", **settings_):
+    """Parameters after AdamW steps, and the losses on the way."""
+    training = with_adamw(make_training(make_encoder(family), table=table), max_grad_norm=0.5)
+    chosen = method.Settings(**settings_)
+    built = {
+        "eager": lambda: method(training, chosen),
+        "bucketed": lambda: fast.build(method, training, chosen),
+        "packed": lambda: fast.build_packed(method, training, chosen, PackedEncoder(training.encoder)),
+    }[engine]()
+    losses = [float(built.step(one)) for one in batches]
+    built.finish()
+    return parameters({"encoder": training.encoder, "cf": training.cf_module}), losses
+
+
+@pytest.mark.parametrize("engine", ["bucketed", "packed"])
+@pytest.mark.parametrize("name", sorted(EXACT))
+def test_every_exact_method_trains_as_eagerly(name: str, engine: str) -> None:
+    """A lost token, a stale offset or a wrong reader would leave other parameters behind."""
+    batches = [batch(seed=seed) for seed in range(4)]
+    table = make_table()
+    expected, losses = trained(EXACT[name], "eager", batches, table)
+    found, fast_losses = trained(EXACT[name], engine, batches, table)
+    untouched = parameters({"encoder": make_encoder(), "cf": make_training().cf_module})
+    assert max(relative_errors(found, expected).values()) <= 1e-10
+    assert fast_losses == pytest.approx(losses, rel=1e-10)
+    assert max(relative_errors(untouched, expected).values()) > 1e-4, "nothing moved, so nothing was shown"
+
+
+@pytest.mark.parametrize("engine", ["bucketed", "packed"])
+@pytest.mark.parametrize("settings_", [{"accumulation_steps": 3}, {"accumulation_steps": 2, "ce_batch_tokens": 20}])
+def test_multi_step_trains_as_eagerly(engine: str, settings_: dict[str, int]) -> None:
+    batches = [batch(seed=seed) for seed in range(5)]
+    expected, losses = trained(MultiStep, "eager", batches, make_table(), **settings_)
+    found, fast_losses = trained(MultiStep, engine, batches, make_table(), **settings_)
+    if (
+        "ce_batch_tokens" in settings_
+    ):  # budgets count computed tokens, so minibatches differ and only losses start equal
+        assert fast_losses[:2] == pytest.approx(losses[:2], rel=1e-10)
+    else:
+        assert max(relative_errors(found, expected).values()) <= 1e-10
+        assert fast_losses == pytest.approx(losses, rel=1e-10)
+
+
+@pytest.mark.parametrize("engine", ["bucketed", "packed"])
+@pytest.mark.parametrize("texts", sorted(tables()))
+def test_awkward_texts(engine: str, texts: str) -> None:
+    table = tables()[texts]
+    expected, _ = trained(EXACT["single_step"], "eager", [batch()], table)
+    found, _ = trained(EXACT["single_step"], engine, [batch()], table)
+    assert max(relative_errors(found, expected).values()) <= 1e-10
+
+
+@pytest.mark.parametrize("engine", ["bucketed", "packed"])
+@pytest.mark.parametrize("case", sorted(edge_batches()))
+def test_awkward_batches(engine: str, case: str) -> None:
+    batches = [edge_batches()[case], batch()]
+    expected, _ = trained(EXACT["single_step"], "eager", batches, make_table())
+    found, _ = trained(EXACT["single_step"], engine, batches, make_table())
+    assert max(relative_errors(found, expected).values()) <= 1e-10
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("family", PACKED_FAMILIES)
+def test_packed_encodings_and_gradients_equal_padded_ones(family: str, pooling: str) -> None:
+    encoder, texts = make_encoder(family, pooling), make_table().texts(torch.arange(24))
+    packed = PackedEncoder(encoder)
+    weights = torch.randn(24, encoder.width, dtype=torch.float64)
+    found = {}
+    for name, run in (("padded", encoder), ("packed", packed)):
+        encoder.zero_grad()
+        encodings = run(texts)
+        (encodings * weights).sum().backward()
+        found[name] = (encodings.detach(), gradients({"encoder": encoder}))
+    torch.testing.assert_close(found["packed"][0], found["padded"][0], rtol=1e-10, atol=1e-12)
+    assert max(relative_errors(found["packed"][1], found["padded"][1]).values()) <= 1e-10
+
+
+def test_the_rows_left_over_influence_nothing() -> None:
+    """Dummy tokens and rows fill captured graphs up; poisoned, they must not be seen."""
+    encoder, texts = make_encoder(), make_table().texts(torch.arange(10))
+    packed_encoder = PackedEncoder(encoder)
+    plain = packed_encoder(texts)
+    packed = packed_encoder.pack(texts, token_capacity=200, text_capacity=32)
+    packed.tokens[len(texts.tokens) :] = 7
+    encodings = packed_encoder.encode(packed)
+    encoder.zero_grad()
+    encodings[:10].square().sum().backward()
+    poisoned = gradients({"encoder": encoder})
+    encoder.zero_grad()
+    plain.square().sum().backward()
+    torch.testing.assert_close(encodings[:10], plain, rtol=1e-10, atol=1e-12)
+    assert max(relative_errors(poisoned, gradients({"encoder": encoder})).values()) <= 1e-10
+
+
+def test_buffers_of_a_larger_batch_leave_nothing_behind() -> None:
+    """The same static buffers serve batch after batch; whatever they held before must be overwritten."""
+    encoder = PackedEncoder(make_encoder())
+    table, packer = make_table(), Packer(encoder)
+    function = CapturedFunction(lambda inputs: (encoder.encode(packed_texts(inputs)),), torch.device("cpu"))
+    for items in (torch.arange(24), torch.arange(3), torch.tensor([23]), torch.arange(24)):
+        inputs = packer.pack(table.texts(items))
+        for instance in function._instances.values():
+            instance.block.fill_(2**20)
+            for staging in instance.staging:
+                staging.block.fill_(2**20)
+        (encodings,) = function(inputs)
+        torch.testing.assert_close(encodings[: len(items)], encoder.encoder(table.texts(items)))
+    assert len(function.counts.signatures) < 4, "no buffer was used twice, so nothing was shown"
+
+
+def test_bf16_gradients_stay_within_two_percent() -> None:
+    """Compute in bf16 on float32 master weights, against float32; matrices, as far as their gradient is signal.
+
+    Of the vectors a CPU sums the gradients in bf16 itself, which no GPU does.
+    """
+    encoder = make_encoder().float()
+    texts = make_table().texts(torch.arange(24))
+    weights = torch.randn(24, encoder.width)
+    found = {}
+    for name, run in (("float32", encoder), ("bf16", PackedEncoder(encoder, torch.bfloat16))):
+        encoder.zero_grad()
+        (run(texts) * weights).sum().backward()
+        found[name] = gradients({"encoder": encoder})
+    largest = max(float(value.norm()) for value in found["float32"].values())
+    for name, expected in found["float32"].items():
+        if expected.dim() < 2:
+            continue
+        assert found["bf16"][name].dtype == torch.float32
+        assert float((found["bf16"][name] - expected).norm()) <= 2e-2 * max(float(expected.norm()), 1e-2 * largest), (
+            name
+        )
+
+
+@pytest.mark.parametrize(
+    ("reason", "options"),
+    [("model type mpnet", {"family": "mpnet"}), ("pooling", {"pooling": "attention"}), ("dropout", {"dropout": 0.1})],
+)
+def test_what_cannot_run_packed_says_why(reason: str, options: dict[str, object]) -> None:
+    encoder = make_encoder(**options)
+    assert reason in (unsupported(encoder) or "")
+    with pytest.raises(ValueError, match=reason):
+        PackedEncoder(encoder)
+
+
+@given(lengths=st.lists(st.integers(1, 64), min_size=1, max_size=40), room=st.integers(0, 150), rows=st.integers(0, 5))
+@settings(deadline=None, max_examples=60)
+def test_packing_covers_every_token_in_tiles_of_whole_texts(lengths: list[int], room: int, rows: int) -> None:
+    texts = Texts(torch.arange(1, sum(lengths) + 1), torch.tensor(lengths))
+    packed = pack(texts, 64, 0, sum(lengths) + room, len(lengths) + rows)
+    groups = packed.groups.tolist()
+    assert groups[0] == 0
+    assert groups[-1] == sum(lengths) + room
+    assert all(0 <= stop - start <= 64 for start, stop in itertools.pairwise(groups))
+    starts = {0} | {i for i in range(1, len(packed.text_of)) if packed.text_of[i] != packed.text_of[i - 1]}
+    assert set(groups[:-1]) <= starts | {groups[-1]}, "a group starts inside a text"
+    for number, length in enumerate(lengths):
+        start = int(packed.offsets[number])
+        assert packed.tokens[start : start + length].tolist() == texts.tokens[start : start + length].tolist()
+        assert packed.positions[start : start + length].tolist() == list(range(length))
+        assert set(packed.text_of[start : start + length].tolist()) == {number}
+    assert (packed.offsets[len(lengths) :] == sum(lengths)).all()
+
+
+@given(rows=st.integers(1, 12), data=st.data())
+@settings(deadline=None, max_examples=40)
+def test_readers_invert_slot_rows(rows: int, data: st.DataObject) -> None:
+    flat = data.draw(st.lists(st.integers(-1, rows - 1), min_size=1, max_size=30))
+    found = readers(torch.tensor([flat]), rows)
+    for row in range(rows):
+        slots = found.slots[found.offsets[row] : found.offsets[row + 1]].tolist()
+        assert slots == [slot for slot, read in enumerate(flat) if read == row]
+
+
+@given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=9), call=st.integers(0, 20))
+@settings(deadline=None, max_examples=60)
+def test_length_runs_cost_least(lengths: list[int], call: int) -> None:
+    """Against every way to cut the sorted texts."""
+    ordered = sorted(lengths)
+    bounds = length_bounds(ordered, call)
+    assert [start for start, _ in bounds] == [0, *(stop for _, stop in bounds[:-1])]
+    assert bounds[-1][1] == len(ordered)
+
+    def cost(cuts: list[tuple[int, int]]) -> int:
+        return sum((stop - start) * ordered[stop - 1] + call for start, stop in cuts)
+
+    n = len(ordered)
+    every = ([0, *(i for i in range(1, n) if mask >> (i - 1) & 1), n] for mask in range(1 << (n - 1)))
+    assert cost(bounds) == min(cost(list(itertools.pairwise(ends))) for ends in every)
+
+
+def test_bucketed_tokens_are_what_it_computes() -> None:
+    encoder = BucketedEncoder(make_encoder(), call_tokens=4)
+    lengths = torch.tensor([8, 2, 2, 8, 3, 2])
+    computed = encoder.computed_tokens(lengths)
+    assert (computed >= lengths).all()
+    assert int(computed.sum()) < 8 * len(lengths)
+
+
+def test_capacities_repeat_for_counts_that_scatter() -> None:
+    capacities = Capacities(256)
+    sizes = {capacities.fit(count) for count in range(8600, 8900, 7)}
+    assert len(sizes) == 1
+    assert all(capacities.fit(count) >= count for count in range(1, 3000, 13))
+    assert capacities.fit(100) - 100 <= 512
