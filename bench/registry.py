@@ -63,7 +63,9 @@ def load(package: str, name: str) -> ModuleType:
 def source(package: str, name: str) -> Path:
     """The file that `name` is registered by; raises UnknownName as `check` does."""
     check(package, name)
-    places = [Path(folder, *inner) for folder in _folders(package) for inner in ((f"{name}.py",), (name, "__init__.py"))]
+    places = [
+        Path(folder, *inner) for folder in _folders(package) for inner in ((f"{name}.py",), (name, "__init__.py"))
+    ]
     return next(place for place in places if place.is_file())
 
 
