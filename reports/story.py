@@ -62,9 +62,9 @@ def tell(frames: Frames, info: RunInfo) -> Story:
     rows = _against_fastest_engine(methods[origins == first])
     rows.sort(key=lambda row: -row["speed_up"])
     leaders = list({row["exactness"]: row for row in reversed(rows)}.values())
-    leaders.sort(key=lambda row: -row["speed_up"])
+    leaders.sort(key=lambda row: (row["exactness"] != "exact", -row["speed_up"]))
     best = leaders[0]
-    sentences = [_what(best, summary), *_exact_one(best, leaders), _provenance(first), *_rescued(summary)]
+    sentences = [_what(best, summary), *_caveats(best, leaders), _provenance(first), *_rescued(summary)]
     cards = tuple(_card(row, summary) for row in leaders)
     return Story(_headline(best, first), tuple(sentences), cards, first)
 
@@ -129,25 +129,23 @@ def _what(best: Row, summary: pd.DataFrame) -> str:
     return sentence + "."
 
 
-def _exact_one(best: Row, leaders: list[dict[str, Any]]) -> list[str]:
+def _caveats(best: Row, leaders: list[dict[str, Any]]) -> list[str]:
+    """What the leading result preserves, and what inexact ones give up; exact methods lead where there are any."""
     sentences = []
-    if best["exactness"] == "stale":
-        sentences.append(
-            f"{best['label']} is stale: within an interval the encoder does not move, so one of its steps is not worth "
-            "one end-to-end step. Judge it by quality over time, not by this number alone."
-        )
-    elif best["exactness"] == "other-model":
-        sentences.append(f"{best['label']} trains another model, so it is a bound and not a replacement.")
-    exact = next((row for row in leaders if row["exactness"] == "exact"), None)
-    if exact is not None and exact is not best:
-        kind = "exact method" if exact["dropout"] == "off" else "method that would be exact with dropout off"
-        sentences.append(
-            f"The fastest {kind}, {exact['label']}, is {words.times(exact['speed_up'])} as fast as e2e"
-            f" at a repetition ratio of {words.number(exact['item_repetition_ratio'])}{_beside_unique(exact)}."
-        )
-    elif exact is not None:
-        condition = "" if exact["dropout"] == "off" else " only with dropout off, which this run had on"
-        sentences.append(f"It leaves end-to-end training's gradient unchanged{condition}{_beside_unique(exact)}.")
+    if best["exactness"] == "exact":
+        condition = "" if best["dropout"] == "off" else " only with dropout off, which this run had on"
+        sentences.append(f"It leaves end-to-end training's gradient unchanged{condition}{_beside_unique(best)}.")
+    for row in leaders:
+        if row["exactness"] == "stale":
+            sentences.append(
+                f"{row['label']} reaches {words.times(row['speed_up'])}, but is stale: within an interval the encoder "
+                "does not move, so one of its steps is not worth one end-to-end step. Judge it by quality over time."
+            )
+        elif row["exactness"] == "other-model":
+            sentences.append(
+                f"{row['label']} reaches {words.times(row['speed_up'])}, but trains another model: it is a bound and "
+                "not a replacement."
+            )
     return sentences
 
 

@@ -84,11 +84,11 @@ def test_headline_names_method_speed_up_ratio_and_memory_of_the_best_real_result
     page = full.page.read_text()
     heading = re.search(r"<h1>(.*?)</h1>", page).group(1)
     assert re.search(
-        rf"multi_step N=16 is [\d.]+{words.TIMES} as fast as end-to-end training on movielens with minilm", heading
+        rf"single_step is [\d.]+{words.TIMES} as fast as end-to-end training on movielens with minilm", heading
     )
     assert "repetition ratio of 3.05" in heading
     prose = text(page)
-    assert re.search(r"peak memory is 1\.\d+ GiB, [\d.]+ % of e2e", prose)
+    assert re.search(r"peak memory is [\d.]+ GiB, [\d.]+ % of e2e", prose)
     assert "The fastest exact method, single_step" in prose
     assert "multi_step N=16 is stale" in prose
 
