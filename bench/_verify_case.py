@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from bench.build import OPTIMIZERS, build, build_method
+from bench.build import build, build_method, optimization
 from bench.config import Config
 from bench.methods import REFERENCE
 from bench.sweep import Case, MethodLine, WorkItem
@@ -23,7 +23,7 @@ from gram_core.training import Optimization
 
 ROUNDING_ONLY = 1e-12
 """A parameter whose gradient stays below this share of the whole has none in exact arithmetic: it is rounding."""
-WORK = {"cpu": 3e9, "cuda": 1e12}
+WORK = {"cpu": 2e9, "cuda": 1e12}
 """Weights times tokens that end-to-end training may take per step: what a verification's time follows."""
 
 
@@ -81,14 +81,11 @@ class VerifiedCase:
 
     def trace(self, method: type[Any], settings: Any = None, engine: str = "eager") -> Trace:
         """The method's steps on every batch, without clipping, from the parameters that all methods start at."""
-        run = self.config.run
-        kind: Any = OPTIMIZERS[run.optimizer]
-        # fused: the same arithmetic in one pass over memory, which embedding tables in float64 are large for
-        optimizers = {
-            prefix: kind(part.parameters(), lr=run.learning_rate, fused=True) for prefix, part in self.modules.items()
-        }
-        watches = [_Watch(optimizer, prefix, self.modules[prefix]) for prefix, optimizer in optimizers.items()]
-        self._step(method, settings, engine, Optimization(optimizers["encoder"], optimizers["cf"]), self.batches)
+        run = self.config.run.model_copy(update={"max_grad_norm": None})
+        moving = optimization(self.modules["encoder"], self.modules["cf"], run)
+        pairs = (("encoder", moving.encoder_optimizer), ("cf", moving.cf_optimizer))
+        watches = [_Watch(optimizer, prefix, self.modules[prefix]) for prefix, optimizer in pairs if optimizer]
+        self._step(method, settings, engine, moving, self.batches)
         return Trace(
             {name: value for watch in watches for name, value in watch.first.items()},
             parameters(self.modules),
@@ -106,8 +103,8 @@ class VerifiedCase:
     ) -> dict[str, Tensor]:
         """What the method's first step hands to the optimizers. table: other texts than the case's."""
         recorders = {prefix: GradientRecorder(part) for prefix, part in self.modules.items()}
-        optimization = Optimization(recorders["encoder"], recorders["cf"], max_grad_norm=max_grad_norm)
-        self._step(method, settings, engine, optimization, self.batches[:1], table)
+        recording = Optimization(recorders["encoder"], recorders["cf"], max_grad_norm=max_grad_norm)
+        self._step(method, settings, engine, recording, self.batches[:1], table)
         return {f"{prefix}.{name}": value for prefix, part in recorders.items() for name, value in part.last.items()}
 
     def _step(
@@ -115,12 +112,12 @@ class VerifiedCase:
         method: type[Any],
         settings: Any,
         engine: str,
-        optimization: Optimization,
+        stepped_by: Optimization,
         batches: Sequence[Batch],
         table: ItemTable | None = None,
     ) -> None:
         self._restore()
-        training = replace(self.training, optimization=optimization, table=table or self.training.table)
+        training = replace(self.training, optimization=stepped_by, table=table or self.training.table)
         stepping = build_method(method, training, settings or method.Settings(), engine)
         torch.manual_seed(self.config.run.seed)
         for batch in batches:
