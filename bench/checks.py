@@ -43,10 +43,7 @@ def workload_settings(config: Config) -> dict[str, Any]:
 
 
 def check(config: Config) -> None:
-    """Raises Fault at the first thing that does not exist or cannot be measured.
-
-    Imports torch where a method has settings: only the method can judge their values.
-    """
+    """Raises Fault at the first thing that does not exist or cannot be measured."""
     _known(("model", "cf_module"), config.model.cf_module, CF_MODULES, "CF module")
     methods = _methods(config)
     for path, name in _swept(config, "method"):
@@ -57,11 +54,16 @@ def check(config: Config) -> None:
         _check_encoder(path, name)
     for name, table in config.method.items():
         _one_of(("method", name), name, methods, "method")
-        _check_method_keys(config, name, table)
+        _check_method_table(config, name, table)
     _check_cases(config)
+
+
+def check_methods_agree(config: Config) -> None:
+    """Raises Fault where a method refuses the values of its table, of whatever type they are; imports torch."""
     for name, table in config.method.items():
         if table:
-            _check_method_values(config, name, table)
+            with _blamed_on(("method", name)):
+                method_settings.check_table(name, table, config.run.plugins)
 
 
 def _swept(config: Config, axis: str) -> Iterator[tuple[Path, Any]]:
@@ -121,8 +123,8 @@ def _methods(config: Config) -> dict[str, str]:
         raise Fault(("run", "plugins"), f'run.plugins: there is no package "{error.name}" to import.') from error
 
 
-def _check_method_keys(config: Config, name: str, table: dict[str, Any]) -> None:
-    fields = method_settings.setting_names(name, config.run.plugins)
+def _check_method_table(config: Config, name: str, table: dict[str, Any]) -> None:
+    fields = method_settings.setting_types(name, config.run.plugins)
     valid = [key for key in fields if key != method_settings.ACCUMULATION_STEPS]
     for key in table:
         path = ("method", name, key)
@@ -130,14 +132,8 @@ def _check_method_keys(config: Config, name: str, table: dict[str, Any]) -> None
             raise Fault(path, f"method.{name}.{key} is an axis of the sweep; set sweep.{key} instead.")
         if key not in valid:
             raise Fault(path, f"unknown key method.{name}.{key}; {nearest(key, valid)}")
-
-
-def _check_method_values(config: Config, name: str, table: dict[str, Any]) -> None:
-    for key, value in table.items():
-        with _blamed_on(("method", name, key)):
-            method_settings.check_value(name, key, value, config.run.plugins)
-    with _blamed_on(("method", name)):
-        method_settings.check_table(name, table, config.run.plugins)
+        with _blamed_on(path):
+            method_settings.check_value(name, key, table[key], config.run.plugins)
 
 
 def _check_cases(config: Config) -> None:

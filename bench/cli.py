@@ -142,6 +142,7 @@ def verify(
 ) -> int:
     """Check in float64 that the exact methods are exact, on your encoder and data; exit code 3 if one is not."""
     plan = session.resolve(_request(config, preset, device, changes))
+    session.check_methods(plan)
     session.fetch_assets(plan.config, Console(stderr=True))
     from bench.verify import verify as examine
 

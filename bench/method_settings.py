@@ -6,9 +6,10 @@ Importing a method imports torch, which takes longer than everything else that t
 from __future__ import annotations
 
 import ast
+import typing
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, get_type_hints
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -32,21 +33,25 @@ def method_names(plugins: Sequence[str] = ()) -> dict[str, str]:
     return found
 
 
-def setting_names(method: str, plugins: Sequence[str] = ()) -> tuple[str, ...]:
-    """Field names of the method's `Settings`: of the class in its file, else in the sibling that it imports from."""
+def setting_types(method: str, plugins: Sequence[str] = ()) -> dict[str, str]:
+    """Fields of the method's `Settings` and their annotations: of the class in its file, else in the sibling's that
+    the file imports from."""
     return _fields(method_names(plugins)[method], method)
 
 
 def takes_accumulation_steps(method: str, plugins: Sequence[str] = ()) -> bool:
     """Whether the sweep's `accumulation_steps` multiplies this method's lines."""
-    return ACCUMULATION_STEPS in setting_names(method, plugins)
+    return ACCUMULATION_STEPS in setting_types(method, plugins)
 
 
 def check_value(method: str, key: str, value: Any, plugins: Sequence[str] = ()) -> None:
-    """Raises ValueError where a value is not of the type of the method's setting. Imports torch."""
-    hint = get_type_hints(methods.method_class(method, plugins).Settings)[key]
+    """Raises ValueError where a value is not of the type of the method's setting."""
     try:
-        TypeAdapter(hint).validate_python(value, strict=True)
+        expected = TypeAdapter(eval(setting_types(method, plugins)[key], vars(typing).copy()))
+    except NameError:  # a type of the method's own: its `Settings` judge, before the run
+        return
+    try:
+        expected.validate_python(value, strict=True)
     except ValidationError as error:
         raise ValueError(sentence(error.errors()[0], (), ("method", method, key))) from error
 
@@ -57,15 +62,18 @@ def check_table(method: str, table: dict[str, Any], plugins: Sequence[str] = ())
 
 
 @lru_cache
-def _fields(package: str, method: str) -> tuple[str, ...]:
+def _fields(package: str, method: str) -> dict[str, str]:
     tree = ast.parse(registry.source(package, method).read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef) and node.name == "Settings":
-            targets = [field.target for field in node.body if isinstance(field, ast.AnnAssign)]
-            return tuple(target.id for target in targets if isinstance(target, ast.Name))
+            return {
+                field.target.id: ast.unparse(field.annotation)
+                for field in node.body
+                if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+            }
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             home, _, sibling = (node.module or "").rpartition(".")
             if home in methods.PACKAGES and sibling in registry.names(home):
                 return _fields(home, sibling)
-    return ()
+    return {}

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from bench import checks, environment, registry, sweep
+from bench._problems import key_name
 from bench.config import Config, load, requested_device, restore
-from bench.errors import Interrupted, NothingMeasured, UsageError
+from bench.errors import ConfigError, Interrupted, NothingMeasured, UsageError
 from bench.progress import ProgressView
 from bench.results import store
 from bench.results.schema import Environment, RunInfo
@@ -80,8 +81,20 @@ def resolve(request: Request) -> Plan:
     return Plan(config, file, preset, request.overrides, sweep.plan(config))
 
 
+def check_methods(plan: Plan) -> None:
+    """Lets the methods judge their settings, which imports torch; raises ConfigError."""
+    try:
+        checks.check_methods_agree(plan.config)
+    except checks.Fault as fault:
+        raise ConfigError(f"{plan.config_file or '--set'}, [{key_name(fault.path)}]: {fault}") from fault
+
+
 def start(plan: Plan, out: Path) -> Path:
-    """Makes the run's directory below `out` and writes run.json; raises UsageError where `out` can't be written."""
+    """Makes the run's directory below `out` and writes run.json; raises UsageError where either can't be."""
+    from bench import manager
+
+    manager.prepare()  # first: it imports while this process goes on
+    check_methods(plan)
     try:
         run_dir = store.create_run_dir(out, plan.preset)
         info = RunInfo(

@@ -68,6 +68,14 @@ def test_a_mistake_in_the_file_is_told_with_its_line(invoke, tmp_path):
     assert_one_sentence(result, 2, "mine.toml, line 4", 'did you mean "text_length"?')
 
 
+def test_a_method_refuses_values_of_the_right_type_before_anything_is_written(invoke, tmp_path):
+    (tmp_path / "mine.toml").write_text("[method.multi_step]\nce_passes = 0\n")
+    for command in ("run", "verify"):
+        result = invoke(command, "--config", "mine.toml", "--device", "cpu")
+        assert_one_sentence(result, 2, "mine.toml, [method.multi_step]", "ce_passes")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.toml"]
+
+
 def test_a_missing_configuration_file_is_named(invoke):
     assert_one_sentence(invoke("run", "--config", "absent.toml"), 2, "absent.toml")
 
