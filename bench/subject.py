@@ -23,7 +23,7 @@ from bench.measure import clock as clocks
 from bench.measure.clock import Clock, WarmUp, Window
 from bench.measure.cores import compute_threads
 from bench.measure.counts import batch_counts, encoder_counts
-from bench.measure.memory import peak_memory, resident_peak_bytes
+from bench.measure.memory import peak_memory, reserved_bytes, resident_peak_bytes
 from bench.messages import Entered, Job, Phase
 from bench.methods import exactness, method_class
 from bench.records import failed_record, identity
@@ -101,7 +101,9 @@ class Subject:
     def warm_up(self) -> None:
         """Steps until their time has settled, and decides how many a window takes."""
         settings = self.job.config.run
-        self.warm = clocks.warm_up(lambda: self._run(units=1), settings, self.clock)
+        self.warm = clocks.warm_up(
+            lambda: self._run(units=1), settings, self.clock, lambda: reserved_bytes(self.device)
+        )
         self._units_per_window = clocks.units_per_window(self.warm.units, settings.window_s)
         _settle_garbage()  # compilers leave as much behind as imports do
 

@@ -145,25 +145,39 @@ class WarmUp:
         return sum(unit.steps for unit in self.units)
 
 
-def warm_up(unit: Callable[[], Window], settings: TimingSettings, clock: Clock) -> WarmUp:
+def warm_up(
+    unit: Callable[[], Window],
+    settings: TimingSettings,
+    clock: Clock,
+    initialised: Callable[[], object] = lambda: None,
+) -> WarmUp:
     """Units until their time has settled, `max_warmup_steps` are taken or half of `budget_s` is spent.
 
-    At least `min_warmup_steps` steps and one unit, whatever they cost. The first unit counts as steps and takes
-    nothing of the budget: libraries initialise in it and kernels are compiled, which says nothing about steps.
+    At least `min_warmup_steps` steps and one unit, whatever they cost. initialised: a value that changes while a
+    unit still sets something up for good, as an allocator does that has to ask the driver for memory. The first
+    unit, in which libraries initialise and kernels are compiled, and every unit that changed that value count as
+    steps and take nothing of the budget, nor can the warm-up end within five units of one: they say nothing about
+    the steps to come.
     """
     units = [unit()]
-    started, steps = clock.now(), units[0].steps
+    state, steps, spent_s, quiet = initialised(), units[0].steps, 0.0, 0
     while True:
-        spent_s = clock.now() - started
         enough = (
             steps >= settings.max_warmup_steps
             or spent_s >= WARMUP_SHARE_OF_BUDGET * settings.budget_s
-            or settled([unit.step_s for unit in units])
+            or (quiet >= min(WARM_STEPS, len(units) - 1) and settled([unit.step_s for unit in units]))
         )
         if steps >= settings.min_warmup_steps and enough:
             return WarmUp(tuple(units), spent_s)
+        started = clock.now()
         units.append(unit())
         steps += units[-1].steps
+        before, state = state, initialised()
+        if state == before:
+            quiet += 1
+            spent_s += clock.now() - started
+        else:
+            quiet = 0
 
 
 def units_per_window(units: Sequence[Window], window_s: float) -> int:

@@ -37,6 +37,15 @@ def peak_memory(device: torch.device) -> PeakMemory:
     )
 
 
+def reserved_bytes(device: torch.device) -> int:
+    """What the allocator has asked the driver for so far: grows while batches of new sizes still find no room."""
+    if device.type != "cuda":
+        return 0
+    import torch
+
+    return torch.cuda.memory_reserved(device)
+
+
 def resident_peak_bytes() -> int | None:
     """The most main memory this process ever had resident.
 

@@ -147,6 +147,19 @@ class TestWarmUp:
         assert len(self.warm([90.0], steps=16, max_warmup_steps=16)) == 1
         assert len(self.warm([1e-3], steps=16)) == 2
 
+    def test_units_that_still_reserve_memory_are_free_and_never_the_last(self):
+        """Batches of varying sizes make an allocator grow for many steps, each far slower than those to come."""
+        clock, reserved = ManualClock(), iter([1, 2, 3, 4, 4, 5] + [5] * 30)
+        unit = stepper(clock, [9.0, 5.0, 5.0, 5.0, 0.1, 5.0, 0.1])
+        done = warm_up(unit, Settings(budget_s=4.0), clock, lambda: next(reserved))
+        assert [w.seconds for w in done.units[:6]] == [9.0, 5.0, 5.0, 5.0, 0.1, 5.0]
+        assert len(done.units) >= 6 + 5
+        assert done.spent_s == pytest.approx(0.1 * (len(done.units) - 5))
+
+    def test_reserving_for_ever_ends_at_the_most_steps(self):
+        clock, reserved = ManualClock(), iter(range(100))
+        assert len(warm_up(stepper(clock, [0.1]), Settings(), clock, lambda: next(reserved)).units) == 30
+
 
 def test_a_median_that_moves_by_two_per_cent_is_not_settled():
     assert not settled([1.0] * 5)
