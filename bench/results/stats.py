@@ -1,0 +1,326 @@
+"""From block values to a speed-up with its interval, and from two of those to a verdict. Pure, on ln ratios.
+
+A block is one set of fresh processes; its value y is the median over rounds of ln(t_reference / t_method). What one
+process shares with itself (memory layout, clocks, the neighbours of that minute) is the same in all of its samples,
+so samples are no independent evidence and blocks are: the interval is Student's t over block values, on blocks - 1
+degrees of freedom. `tests/bench/test_protocol_simulation.py` holds its coverage and the verdicts' error rates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+from typing import Final, Literal
+
+from scipy.special import stdtr, stdtrit
+
+from bench.results.schema import Record
+
+REFERENCE: Final = "e2e"
+"""Every item slot through the encoder: what a method's speed-up is measured against."""
+
+LEAST_BLOCKS: Final = 6
+MOST_BLOCKS: Final = 20
+HALF_WIDTH: Final = 0.015
+"""The relative half-width of a speed-up's interval at which measuring stops."""
+LEVEL: Final = 0.025
+"""Of one side of a 95 % interval: at most this often is a fine run called FAIL, or one loss PASS."""
+CANARY_LIMITS: Final = {"cuda": 0.01, "cpu": 0.03}
+"""How far e2e may lie from itself, by kind of device; a processor is shared with whatever else runs there."""
+
+DISAGREEMENT: Final = 0.6
+"""Standard errors between mean and Hodges-Lehmann estimate that are worth a note: of normal values 1 % lie so far
+apart, while one block far off pulls the mean by almost a whole standard error."""
+MOST_PAIRED: Final = 200
+NEGLIGIBLE: Final = 0.001
+"""Relative differences below this are not worth a note."""
+NOTE_LEVEL: Final = 0.01
+"""How often steady blocks may be called outlying, or drifting."""
+
+Verdict = Literal["pass", "fail", "inconclusive"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A ratio over blocks, in ln; with one block there is a value and nothing known of its error.
+
+    standard_error: of `log_ratio`, the mean over blocks. low, high: its t interval. hodges_lehmann: the median of all
+    pairwise means, which a few odd blocks barely move. notes: what a reader should know of the blocks.
+    """
+
+    log_ratio: float
+    standard_error: float | None
+    blocks: int
+    low: float | None
+    high: float | None
+    hodges_lehmann: float
+    notes: tuple[str, ...] = ()
+
+    @property
+    def value(self) -> float:
+        """The ratio itself: 2.0 is twice as fast."""
+        return math.exp(self.log_ratio)
+
+    @property
+    def half_width(self) -> float | None:
+        """Half the interval, relative: 0.015 is 1.5 %."""
+        return None if self.low is None or self.high is None else math.expm1((self.high - self.low) / 2)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The interval of the ratio itself."""
+        return None if self.low is None or self.high is None else (math.exp(self.low), math.exp(self.high))
+
+
+def block_values(reference: Sequence[Record], method: Sequence[Record]) -> dict[int, float]:
+    """Block -> ln(t_reference / t_method), for the blocks that both sides measured; the lists hold one line each.
+
+    Interleaved blocks are compared round by round, in the rounds that both kept; others by their medians.
+    """
+    own = {record.block: record for record in method if _measured(record)}
+    values = {}
+    for record in reference:
+        if _measured(record) and record.block in own:
+            value = _block_value(record, own[record.block])
+            if value is not None:
+                values[record.block] = value
+    return dict(sorted(values.items()))
+
+
+def _measured(record: Record) -> bool:
+    return record.outcome == "ok" and bool(record.samples_s) and min(record.samples_s) > 0
+
+
+def _block_value(reference: Record, method: Record) -> float | None:
+    if reference.schedule != "interleaved" or method.schedule != "interleaved":
+        return math.log(median(reference.samples_s) / median(method.samples_s))
+    theirs, ours = _rounds(reference), _rounds(method)
+    common = theirs.keys() & ours.keys()
+    return median(theirs[each] - ours[each] for each in common) if common else None
+
+
+def _rounds(record: Record) -> dict[int, float]:
+    """Round -> ln of its time; where a round holds several samples (ABBA), the mean of their logarithms."""
+    logs: dict[int, list[float]] = {}
+    for place, seconds in zip(record.rounds, record.samples_s, strict=True):
+        logs.setdefault(place, []).append(math.log(seconds))
+    return {place: fmean(each) for place, each in logs.items()}
+
+
+def estimate(values: Sequence[float], confidence: float = 0.95) -> Estimate:
+    """The mean of block values with its Student-t interval; raises ValueError where there is no finite value."""
+    amount = len(values)
+    if not amount or not all(map(math.isfinite, values)):
+        raise ValueError(f"an estimate needs finite block values, not {list(values)}")
+    centre = math.fsum(values) / amount
+    robust = hodges_lehmann(values)
+    if amount == 1:
+        return Estimate(centre, None, 1, None, None, robust, ("one block: its error is not known",))
+    error = math.sqrt(math.fsum((value - centre) ** 2 for value in values) / (amount - 1) / amount)
+    half = error * float(stdtrit(amount - 1, (1 + confidence) / 2))
+    notes = (*_disagreement(centre, robust, error), *_outlier(values, centre, error), *_drift(values, centre))
+    return Estimate(centre, error, amount, centre - half, centre + half, robust, notes)
+
+
+def hodges_lehmann(values: Sequence[float]) -> float:
+    """The median of the means of all pairs, each value with itself among them; raises ValueError for no values.
+
+    Of very many values, those of evenly spaced ranks stand for all: pairs grow with the square.
+    """
+    if len(values) > MOST_PAIRED:
+        ordered = sorted(values)
+        values = [ordered[(2 * rank + 1) * len(values) // (2 * MOST_PAIRED)] for rank in range(MOST_PAIRED)]
+    if not values:
+        raise ValueError("a Hodges-Lehmann estimate needs values")
+    return median((a + b) / 2 for place, a in enumerate(values) for b in values[place:])
+
+
+def _disagreement(centre: float, robust: float, error: float) -> tuple[str, ...]:
+    gap = robust - centre
+    if abs(gap) <= max(DISAGREEMENT * error, NEGLIGIBLE):
+        return ()
+    return (f"the Hodges-Lehmann estimate lies {_relative(gap)} from the mean: a few blocks pull the mean",)
+
+
+def _outlier(values: Sequence[float], centre: float, error: float) -> tuple[str, ...]:
+    """Grubbs' test: the block farthest from the mean, against what the farthest of as many normal values does."""
+    amount = len(values)
+    farthest = max(range(amount), key=lambda place: abs(values[place] - centre))
+    others = math.fsum(value for place, value in enumerate(values) if place != farthest) / (amount - 1)
+    apart = values[farthest] - others
+    if amount < 4 or abs(apart) <= NEGLIGIBLE:
+        return ()
+    # Its distance from the others' mean, in their standard deviation, is t on n - 2 degrees of freedom.
+    left = (amount - 1) * amount * error**2 - (values[farthest] - centre) ** 2 * amount / (amount - 1)
+    spread = math.sqrt(max(left, 0.0) / (amount - 2) * amount / (amount - 1))
+    chance = amount * 2 * float(stdtr(amount - 2, -abs(apart) / spread)) if spread > 0 else 0.0
+    if chance > NOTE_LEVEL:
+        return ()
+    return (f"block {farthest + 1} of {amount} stands apart, {_relative(apart)} from the others",)
+
+
+def _drift(values: Sequence[float], centre: float) -> tuple[str, ...]:
+    """A straight line over the blocks in their order: does its slope differ from none?"""
+    amount = len(values)
+    if amount < 4:
+        return ()
+    middle = (amount - 1) / 2
+    width = math.fsum((place - middle) ** 2 for place in range(amount))
+    slope = math.fsum((place - middle) * (value - centre) for place, value in enumerate(values)) / width
+    total = slope * (amount - 1)
+    if abs(total) <= NEGLIGIBLE:
+        return ()
+    left = math.fsum((value - centre - slope * (place - middle)) ** 2 for place, value in enumerate(values))
+    error = math.sqrt(left / (amount - 2) / width)
+    chance = 2 * float(stdtr(amount - 2, -abs(slope) / error)) if error > 0 else 0.0
+    return (f"the ratio drifts, {_relative(total)} from first to last block",) if chance <= NOTE_LEVEL else ()
+
+
+def _relative(log: float) -> str:
+    return f"{100 * math.expm1(log):+.1f} %"
+
+
+def enough(
+    values: Sequence[float],
+    *,
+    half_width: float = HALF_WIDTH,
+    least: int = LEAST_BLOCKS,
+    most: int = MOST_BLOCKS,
+) -> bool:
+    """Whether to stop measuring: by precision alone. To stop once a difference is significant would invent some."""
+    if len(values) < max(least, 2):
+        return len(values) >= most
+    reached = estimate(values).half_width
+    return len(values) >= most or (reached is not None and reached <= half_width)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far one ratio lies above another, in ln, with the errors of both (Welch); None where one error is unknown."""
+
+    log_difference: float
+    standard_error: float | None
+    degrees_of_freedom: float | None
+    low: float | None
+    high: float | None
+
+    def p_below(self, bound: float) -> float:
+        """How likely a value this low would be if the true difference were `bound`; small: it lies below."""
+        return self._tail(self.log_difference - bound)
+
+    def p_above(self, bound: float) -> float:
+        """How likely a value this high would be if the true difference were `bound`; small: it lies above."""
+        return self._tail(bound - self.log_difference)
+
+    def _tail(self, distance: float) -> float:
+        if self.standard_error is None or self.degrees_of_freedom is None:
+            return 1.0
+        if self.standard_error == 0:
+            return 0.0 if distance < 0 else 1.0
+        return float(stdtr(self.degrees_of_freedom, distance / self.standard_error))
+
+
+def difference(now: Estimate, reference: Estimate) -> Difference:
+    """`now` against an earlier estimate that has an error of its own: Welch's t."""
+    log = now.log_ratio - reference.log_ratio
+    if now.standard_error is None or reference.standard_error is None:
+        return Difference(log, None, None, None, None)
+    ours, theirs = now.standard_error**2, reference.standard_error**2
+    weights = ours**2 / (now.blocks - 1) + theirs**2 / (reference.blocks - 1)
+    degrees = (ours + theirs) ** 2 / weights if weights > 0 else float(now.blocks + reference.blocks - 2)
+    return _difference(log, math.sqrt(ours + theirs), degrees)
+
+
+def above_floor(now: Estimate, floor: float) -> Difference:
+    """`now` against a speed-up that is promised, which has no error."""
+    log = now.log_ratio - math.log(floor)
+    if now.standard_error is None:
+        return Difference(log, None, None, None, None)
+    return _difference(log, now.standard_error, now.blocks - 1.0)
+
+
+def _difference(log: float, error: float, degrees: float) -> Difference:
+    half = error * float(stdtrit(degrees, 1 - LEVEL))
+    return Difference(log, error, degrees, log - half, log + half)
+
+
+def holm(p_values: Sequence[float]) -> tuple[float, ...]:
+    """Holm's step-down adjustment, in the order given: reject where the result is <= the level of the whole family."""
+    amount = len(p_values)
+    adjusted = [0.0] * amount
+    reached = 0.0
+    for rank, place in enumerate(sorted(range(amount), key=p_values.__getitem__)):
+        reached = max(reached, min(1.0, (amount - rank) * p_values[place]))
+        adjusted[place] = reached
+    return tuple(adjusted)
+
+
+def decide(difference: Difference, tolerance: float, *, p_fail: float | None = None, level: float = LEVEL) -> Verdict:
+    """FAIL: surely lost more than the tolerance; PASS: surely did not; else INCONCLUSIVE.
+
+    p_fail: the p value of the loss after Holm's adjustment, where several cases are judged together. PASS needs none:
+    a run passes when every case does, and each alone errs at `level` at most.
+    """
+    bound = math.log1p(-tolerance)
+    if (difference.p_below(bound) if p_fail is None else p_fail) <= level:
+        return "fail"
+    return "pass" if difference.p_above(bound) <= level else "inconclusive"
+
+
+def decide_all(differences: Sequence[Difference], tolerance: float, *, level: float = LEVEL) -> tuple[Verdict, ...]:
+    """`decide` for all gated cases of a run, with Holm over their losses."""
+    bound = math.log1p(-tolerance)
+    adjusted = holm([each.p_below(bound) for each in differences])
+    return tuple(
+        decide(each, tolerance, p_fail=p_fail, level=level) for each, p_fail in zip(differences, adjusted, strict=True)
+    )
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What the A/A canary says of the environment: e2e against itself must lie within the limit of 1.
+
+    trusted: the whole interval does; False also where one block leaves it unknown. cases: how many had a canary.
+    """
+
+    canary: Estimate
+    limit: float
+    cases: int
+    trusted: bool
+
+
+def canary(records: Iterable[Record]) -> Estimate | None:
+    """e2e against its replica in one case; None where the case has none."""
+    values = _canary_values(records)
+    return estimate(values) if values else None
+
+
+def trust(records: Iterable[Record], limit: float) -> Trust | None:
+    """The canaries of a whole run as one: whatever the case, e2e over e2e is 1, so all their blocks say the same."""
+    cases: dict[object, list[Record]] = {}
+    for record in records:
+        if record.method == REFERENCE:
+            cases.setdefault(tuple(sorted(record.case.items())), []).append(record)
+    found = [values for values in map(_canary_values, cases.values()) if values]
+    if not found:
+        return None
+    joined = estimate([value for values in found for value in values])
+    inside = (
+        joined.low is not None
+        and joined.high is not None
+        and joined.low >= math.log1p(-limit)
+        and joined.high <= math.log1p(limit)
+    )
+    return Trust(joined, limit, len(found), inside)
+
+
+def _canary_values(records: Iterable[Record]) -> list[float]:
+    """Block values of e2e against its replica, engine by engine and setting by setting."""
+    lines: dict[object, tuple[list[Record], list[Record]]] = {}
+    for record in records:
+        if record.method == REFERENCE:
+            key = (record.engine, record.dropout, record.padding, record.optimizer)
+            lines.setdefault(key, ([], []))[1 if record.replica else 0].append(record)
+    return [value for first, second in lines.values() for value in block_values(first, second).values()]
