@@ -21,6 +21,7 @@ def identity(job: Job) -> dict[str, Any]:
         "engine": item.line.engine,
         "accumulation_steps": item.line.accumulation_steps,
         "block": item.block,
+        "replica": item.replica,
         "dropout": run.dropout,
         "padding": run.padding,
         "optimizer": run.optimizer,

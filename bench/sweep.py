@@ -61,21 +61,24 @@ class MethodLine:
 
 @dataclass(frozen=True)
 class WorkItem:
-    """What one worker process measures."""
+    """What one worker process measures. replica: 1 for the canary, a second process of the same line."""
 
     case: Case
     line: MethodLine
     block: int = 0
+    replica: int = 0
 
     @property
     def key(self) -> Hashable:
         """Identity of the measurement, equal to `key_of` of the record that comes of it."""
         case = tuple(sorted(self.case.axes().items()))
-        return case, self.line.method, self.line.engine, self.line.accumulation_steps, self.block
+        line = self.line
+        return case, line.method, line.engine, line.accumulation_steps, self.block, self.replica
 
     def __str__(self) -> str:
         block = f" block {self.block}" if self.block else ""
-        return f"{self.case} · {self.line}{block}"
+        canary = " canary" if self.replica else ""
+        return f"{self.case} · {self.line}{canary}{block}"
 
 
 def key_of(record: Record) -> Hashable:

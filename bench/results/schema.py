@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 SCHEMA_VERSION: Final = 1
 
 Outcome = Literal["ok", "oom", "timeout", "error", "skipped"]
 Exactness = Literal["exact", "stale", "other-model"]
+Schedule = Literal["solo", "interleaved", "alternated"]
 AxisValue = str | int | float | None
 
 
@@ -50,6 +51,37 @@ class Loss(_Strict):
     last: float
 
 
+class Spread(_Strict):
+    """Smallest, middle and largest of what was read."""
+
+    min: float
+    median: float
+    max: float
+
+
+class Telemetry(_Strict):
+    """What the device told of itself during this line's measured windows of one block; None where it does not tell.
+
+    Read beside the worker, from the driver. Dropped rounds are not in it.
+    """
+
+    sm_clock_mhz: Spread | None = None
+    power_w: float | None = None
+    """Mean."""
+    energy_j: float | None = None
+    """Of all measured windows, by the device's own counter."""
+    energy_per_1000_interactions_j: float | None = None
+    """An interaction is one item slot stepped on. Advisory: short windows share the counter's ticks with neighbours."""
+    temperature_c: float | None = None
+    """Largest."""
+    throttle_reasons: tuple[str, ...] | None = None
+    """Every reason seen for a clock below the highest, by the driver's names; empty: none was seen."""
+    foreign_processes: int | None = None
+    """Most processes on the device that are none of this run's."""
+    process_memory_bytes: int | None = None
+    """Most device memory that the driver counted for the worker."""
+
+
 class Record(_Strict):
     """One method on one case in one block.
 
@@ -65,6 +97,8 @@ class Record(_Strict):
     engine: str
     accumulation_steps: int | str | None = None
     block: Annotated[int, Field(ge=0)]
+    replica: Annotated[int, Field(ge=0)] = 0
+    """0: the line itself; 1: the canary, a second process of the same line, which should be exactly as fast."""
     exactness: Exactness
     outcome: Outcome
     reason: str | None = None
@@ -80,6 +114,19 @@ class Record(_Strict):
     steps_per_sample: int | None = None
     device_samples_s: tuple[float, ...] = ()
     """The same windows by CUDA events; empty on CPU."""
+    schedule: Schedule = "solo"
+    """solo: a process by itself; interleaved: the block's processes took turns, a window each per round; alternated:
+    they ran one after another, since they did not fit into memory together."""
+    rounds: tuple[int, ...] = ()
+    """The round of each sample where the schedule is interleaved; dropped rounds are absent."""
+    dropped_rounds: tuple[str, ...] = ()
+    """Why each dropped round was dropped: what the device did meanwhile."""
+    block_records: Annotated[int, Field(ge=1)] | None = None
+    """How many records the block consists of, written together: fewer of them are a half-written block."""
+    overhead_s: float | None = None
+    """What this worker cost besides its set-up, its warm-up's steps and its measured windows: starting and ending the
+    process, making batches, counting, messages. Waiting for its turn is not in it."""
+    telemetry: Telemetry | None = None
     warmup_steps: int | None = None
     setup_s: float | None = None
     """From the start of the worker's job to its first step: data, weights, compilation."""
@@ -104,6 +151,12 @@ class Record(_Strict):
     loss: Loss | None = None
     detail: dict[str, Any] = {}
     """Facts of the workload, encoder and method that no column holds; weights: "real" or "random", for one."""
+
+    @model_validator(mode="after")
+    def _a_round_for_each_sample(self) -> Record:
+        if self.schedule == "interleaved" and len(self.rounds) != len(self.samples_s):
+            raise ValueError(f"{len(self.samples_s)} samples of {len(self.rounds)} rounds")
+        return self
 
     @property
     def label(self) -> str:

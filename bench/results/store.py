@@ -64,9 +64,9 @@ class LoadedRun:
 
 
 def record_key(record: Record) -> Hashable:
-    """A record's identity inside its run: case, method, engine, accumulation steps, block."""
+    """A record's identity inside its run: case, method, engine, accumulation steps, block, replica."""
     case = tuple(sorted(record.case.items()))
-    return case, record.method, record.engine, record.accumulation_steps, record.block
+    return case, record.method, record.engine, record.accumulation_steps, record.block, record.replica
 
 
 def create_run_dir(base: Path = Path("runs"), name: str = "run", now: datetime | None = None) -> Path:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.results import store
-from bench.results.schema import Environment, Loss, PeakMemory, Record, RunInfo, Throughput
+from bench.results.schema import Environment, Loss, PeakMemory, Record, RunInfo, Spread, Telemetry, Throughput
 
 GOLDEN = Path(__file__).parent / "golden" / "record.json"
 INFO = RunInfo(
@@ -272,11 +272,27 @@ def test_the_format_is_the_one_of_the_golden_file():
         engine="eager",
         accumulation_steps=16,
         block=0,
+        replica=1,
         exactness="stale",
         outcome="ok",
         samples_s=(0.25, 0.5),
         steps_per_sample=16,
         device_samples_s=(0.25, 0.5),
+        schedule="interleaved",
+        rounds=(0, 2),
+        dropped_rounds=("round 1: hw_thermal_slowdown",),
+        block_records=5,
+        overhead_s=0.5,
+        telemetry=Telemetry(
+            sm_clock_mhz=Spread(min=1695.0, median=1980.0, max=1980.0),
+            power_w=500.0,
+            energy_j=100.0,
+            energy_per_1000_interactions_j=7.5,
+            temperature_c=60.0,
+            throttle_reasons=("sw_power_cap",),
+            foreign_processes=0,
+            process_memory_bytes=4,
+        ),
         warmup_steps=16,
         setup_s=1.5,
         users=16.0,
