@@ -15,7 +15,6 @@ from bench import registry
 from bench.config import Config, ModelSettings, RunSettings
 from bench.encoders import _base as encoders
 from bench.encoders._base import LoadedEncoder
-from bench.measure.counts import CountedMethod
 from bench.methods import exactness, method_class, registered_class
 from bench.sweep import Case, WorkItem
 from bench.workloads._base import Task, Workload, WorkloadRequest
@@ -37,7 +36,7 @@ class Built:
 
     workload: Workload
     training: Training
-    method: CountedMethod
+    method: Method
     exactness: Exactness
     detail: dict[str, Any]
 
@@ -173,6 +172,6 @@ def method_settings(chosen: type[Any], config: Config, item: WorkItem, steps_per
     )
 
 
-def build_method(chosen: type[Any], training: Training, settings: Any, engine: str) -> CountedMethod:
+def build_method(chosen: type[Any], training: Training, settings: Any, engine: str) -> Method:
     """The method on the engine that runs its encoder."""
     return registry.load("gram_core.engines", engine).build(chosen, training, settings)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from collections.abc import Iterator, Sequence
+from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -40,9 +40,15 @@ class ContentEncoder(Protocol):
 class CFModule(Protocol):
     """The small collaborative filtering model on encodings [B, S, d]; zero where a slot is padding."""
 
-    name: ClassVar[str]
-    task: ClassVar[Literal["ranking", "response"]]
-    """ranking: `Batch.targets` is the clicked candidate [B]; response: correctness [B, S]."""
+    @property
+    def name(self) -> str:
+        """As configuration and reports call it."""
+        ...
+
+    @property
+    def task(self) -> Literal["ranking", "response"]:
+        """ranking: `Batch.targets` is the clicked candidate [B]; response: correctness [B, S]."""
+        ...
 
     def loss(self, encodings: Tensor, batch: Batch) -> Tensor:
         """The scalar training loss of a batch."""
@@ -82,4 +88,11 @@ class Method(Protocol):
 
     def finish(self) -> None:
         """Brings the encoder up to date with every step taken; to be called before evaluation."""
+        ...
+
+    def encoded_items(self, batches: Sequence[Batch]) -> list[Tensor]:
+        """The items, with repeats, whose texts pass the encoder in these consecutive steps from a fresh start.
+
+        One tensor per pass; a forward pass without a graph counts, recomputation does not.
+        """
         ...

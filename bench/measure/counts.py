@@ -6,21 +6,11 @@ Everything is per step and a mean over the batches, so that counts and seconds b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from gram_core.batch import Batch, ItemTable
 from gram_core.protocols import ContentEncoder, Method
-
-
-class CountedMethod(Method, Protocol):
-    """A method that can say which items pass its encoder."""
-
-    def encoded_items(self, batches: Sequence[Batch]) -> list[Tensor]:
-        """Items, with repeats, that pass the encoder in these consecutive steps."""
-        ...
 
 
 def batch_counts(batches: Sequence[Batch], table: ItemTable, interval: int) -> dict[str, float | None]:
@@ -48,7 +38,7 @@ def batch_counts(batches: Sequence[Batch], table: ItemTable, interval: int) -> d
 
 
 def encoder_counts(
-    batches: Sequence[Batch], table: ItemTable, encoder: ContentEncoder, method: CountedMethod
+    batches: Sequence[Batch], table: ItemTable, encoder: ContentEncoder, method: Method
 ) -> dict[str, float | None]:
     """The counting columns that belong to the method: tokens it sends through the encoder, padding excluded and not."""
     lengths = [table.lengths[items] for items in method.encoded_items(batches)]

@@ -1,30 +1,27 @@
 """A Hugging Face language model on packed texts: real tokens only, attention through tiles of several texts.
 
-The model is transformers' own; only its attention is replaced, through its attention interface, and its
-weights are read in the compute dtype. T tokens packed, n texts, d width.
+The model is transformers' own, with the parts replaced that `_skeleton` lists; its weights are read in the compute
+dtype. T tokens packed, n texts, d width.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from gram_core.batch import Texts
+from gram_core.encoders._skeleton import skeleton_of
 from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.encoders.pooling import ClsPooling, MeanPooling
 from gram_core.kernels.segments import segment_mean
-from gram_core.kernels.short_attention import BLOCKS, short_attention
+from gram_core.kernels.short_attention import BLOCKS
 from gram_core.packing import PackedTexts, pack
 
 FIRST_POSITION = {"bert": 0, "distilbert": 0, "roberta": None, "xlm-roberta": None}
 """Models that run packed, by `model_type`: the position id of a text's first token; None is padding id + 1."""
-
-ATTENTION = "gram_core_packed"
 
 
 def unsupported(encoder: HuggingFaceEncoder) -> str | None:
@@ -45,52 +42,44 @@ def unsupported(encoder: HuggingFaceEncoder) -> str | None:
     return None
 
 
-def packed_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    *,
-    groups: Tensor,
-    text_of: Tensor,
-    block: int,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """Attention as transformers calls it, on [1, A, T, D]; the packing comes along as keyword arguments."""
-    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    return short_attention(q, k, v, groups, text_of, scale, block)[None], None
-
-
-def _no_mask(*_: Any, **__: Any) -> None:
-    return None
-
-
-AttentionInterface.register(ATTENTION, packed_attention)
-AttentionMaskInterface.register(ATTENTION, _no_mask)
-
-
-class _Cast(torch.autograd.Function):
-    """Casts many tensors at once, and their gradients back at once: two launches instead of hundreds."""
+class _Read(torch.autograd.Function):
+    """Joins and casts many weights at once, and their gradients back at once: two launches instead of hundreds."""
 
     @staticmethod
-    def forward(ctx: Any, dtype: torch.dtype, *weights: Tensor) -> tuple[Tensor, ...]:
-        cast = [torch.empty_like(weight, dtype=dtype) for weight in weights]
-        torch._foreach_copy_(cast, list(weights))
-        ctx.dtypes = [weight.dtype for weight in weights]
+    def forward(ctx: Any, dtype: torch.dtype, sizes: tuple[int, ...], *weights: Tensor) -> tuple[Tensor, ...]:
+        ctx.groups = list(_grouped(weights, sizes))
         ctx.set_materialize_grads(False)
-        return tuple(cast)
+        joined = [
+            torch.empty((sum(len(w) for w in group), *group[0].shape[1:]), dtype=dtype, device=group[0].device)
+            for group in ctx.groups
+        ]
+        targets = [
+            part
+            for whole, group in zip(joined, ctx.groups, strict=True)
+            for part in whole.split([len(w) for w in group])
+        ]
+        torch._foreach_copy_(targets, list(weights))
+        return tuple(joined)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        present = [gradient for gradient in gradients if gradient is not None]
-        dtypes = [dtype for dtype, gradient in zip(ctx.dtypes, gradients, strict=True) if gradient is not None]
-        back = [torch.empty_like(g, dtype=dtype) for g, dtype in zip(present, dtypes, strict=True)]
-        torch._foreach_copy_(back, present)
-        remaining = iter(back)
-        return (None, *(None if gradient is None else next(remaining) for gradient in gradients))
+        back: list[Tensor | None] = []
+        parts: list[Tensor] = []
+        for gradient, group in zip(gradients, ctx.groups, strict=True):
+            if gradient is None:
+                back.extend([None] * len(group))
+            else:
+                back.extend(torch.empty_like(weight) for weight in group)
+                parts.extend(gradient.split([len(weight) for weight in group]))
+        torch._foreach_copy_([gradient for gradient in back if gradient is not None], parts)
+        return (None, None, *back)
+
+
+def _grouped(weights: Sequence[Tensor], sizes: tuple[int, ...]) -> Iterator[Sequence[Tensor]]:
+    start = 0
+    for size in sizes:
+        yield weights[start : start + size]
+        start += size
 
 
 class PackedEncoder(nn.Module):
@@ -114,14 +103,19 @@ class PackedEncoder(nn.Module):
         self.first_position = int(config.pad_token_id) + 1 if first is None else first
         weight_dtype = next(encoder.model.parameters()).dtype
         self.compute_dtype = compute_dtype or weight_dtype
-        self._skeleton = [_skeleton_of(encoder.model, self.compute_dtype)]
+        self._skeleton = skeleton_of(encoder.model, self.compute_dtype, self.first_position + encoder.text_length)
         embedded = {id(p) for p in encoder.model.get_submodule("embeddings").parameters()}
-        pairs = list(zip(self._skeleton[0].named_parameters(), encoder.model.parameters(), strict=True))
         cast = self.compute_dtype != weight_dtype
-        self._kept: list[tuple[str, Tensor]] = [(name, p) for (name, _), p in pairs if id(p) in embedded or not cast]
-        self._cast = [(name, p) for (name, _), p in pairs if id(p) not in embedded and cast]
+        self._kept: dict[str, Tensor] = {}
+        self._read: dict[str, tuple[nn.Parameter, ...]] = {}
+        for name, sources in self._skeleton.sources.items():
+            if len(sources) == 1 and (id(sources[0]) in embedded or not cast):
+                self._kept[name] = sources[0]
+            else:
+                self._read[name] = sources
         if compiled:
-            self._compile()
+            for region in self._skeleton.regions:
+                region.forward = _compiled(region.forward)
 
     def computed_tokens(self, lengths: Tensor) -> Tensor:
         """Real tokens: nothing else is computed."""
@@ -137,10 +131,10 @@ class PackedEncoder(nn.Module):
 
     def encode(self, packed: PackedTexts) -> Tensor:
         """Encodings [n, d] of packed texts on the device, capacity rows and all."""
-        weights: dict[str, Tensor] = dict(self._kept)
-        if self._cast:
-            names, masters = zip(*self._cast, strict=True)
-            weights.update(zip(names, _Cast.apply(self.compute_dtype, *masters), strict=True))
+        masters = [parameter for sources in self._read.values() for parameter in sources]
+        sizes = tuple(len(sources) for sources in self._read.values())
+        read = _Read.apply(self.compute_dtype, sizes, *masters) if self._read else ()
+        weights = self._kept | dict(zip(self._read, read, strict=True))
         arguments = {
             "input_ids": packed.tokens[None].long(),
             "position_ids": (packed.positions[None] + self.first_position).long(),
@@ -149,7 +143,7 @@ class PackedEncoder(nn.Module):
             "block": self.block,
         }
         with torch.autocast(packed.tokens.device.type, enabled=False):
-            states = torch.func.functional_call(self._skeleton[0], weights, (), arguments).last_hidden_state[0]
+            states = torch.func.functional_call(self._skeleton.model, weights, (), arguments).last_hidden_state[0]
             return self._pool(states, packed)
 
     def _pool(self, states: Tensor, packed: PackedTexts) -> Tensor:
@@ -157,10 +151,6 @@ class PackedEncoder(nn.Module):
         if isinstance(self.encoder.pooling, ClsPooling):
             return states[packed.offsets[:-1].clamp(max=len(states) - 1)].to(dtype)
         return segment_mean(states, packed.offsets, packed.text_of).to(dtype)
-
-    def _compile(self) -> None:
-        for module in (self._skeleton[0].get_submodule("embeddings"), *_layers(self._skeleton[0])):
-            module.forward = _compiled(module.forward)
 
 
 def _compiled(forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -174,17 +164,3 @@ def _compiled(forward: Callable[..., Any]) -> Callable[..., Any]:
         return compiled(*args, **kwargs)
 
     return call
-
-
-def _skeleton_of(model: PreTrainedModel, compute_dtype: torch.dtype) -> PreTrainedModel:
-    """The model's structure without weights of its own, packed attention in place, embeddings cast on leaving."""
-    skeleton = copy.deepcopy(model, {id(p): p for p in model.parameters()})
-    skeleton.set_attn_implementation(ATTENTION)
-    skeleton.get_submodule("embeddings").register_forward_hook(
-        lambda _module, _inputs, output: output.to(compute_dtype)
-    )
-    return skeleton
-
-
-def _layers(model: nn.Module) -> nn.ModuleList:
-    return next(module for module in model.modules() if isinstance(module, nn.ModuleList))

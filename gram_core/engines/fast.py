@@ -16,6 +16,7 @@ from gram_core.encoders.bucketed import BucketedEncoder
 from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.encoders.packed import PackedEncoder, unsupported
 from gram_core.engines._captured_methods import CapturedMultiStep, CapturedStep
+from gram_core.engines._compiled_cf import CompiledCF
 from gram_core.methods.e2e import E2E
 from gram_core.methods.multi_step import MultiStep
 from gram_core.methods.single_step import SingleStep
@@ -31,7 +32,8 @@ def build(method: type, training: Training, settings: Any) -> Method:
     if training.device.type != "cuda" or unsupported(encoder) is not None:
         return method(replace(training, encoder=BucketedEncoder(encoder)), settings)
     compute = torch.bfloat16 if training.amp_dtype is torch.bfloat16 else None
-    return build_packed(method, training, settings, PackedEncoder(encoder, compute, compiled=True))
+    compiled = replace(training, cf_module=CompiledCF(training.cf_module))
+    return build_packed(method, compiled, settings, PackedEncoder(encoder, compute, compiled=True))
 
 
 def build_packed(method: type, training: Training, settings: Any, encoder: PackedEncoder) -> Method:

@@ -22,10 +22,8 @@ BLOCKS = (64, 128)
 
 
 @torch.library.custom_op("gram_core::short_attention", mutates_args=(), device_types="cuda")
-def short_attention(
-    q: Tensor, k: Tensor, v: Tensor, groups: Tensor, text_of: Tensor, scale: float, block: int
-) -> Tensor:
-    """Attention within each text: q, k, v [T, A, D] -> [T, A, D].
+def short_attention(qkv: Tensor, groups: Tensor, text_of: Tensor, scale: float, block: int) -> Tensor:
+    """Attention within each text: queries, keys and values qkv [T, 3, A, D] -> [T, A, D].
 
     groups: int32 [G + 1], the token at which each group of whole texts starts, at most `block` apart; they
     must cover all T tokens (rows outside any group are left unwritten). text_of: int32 [T], a number per
@@ -33,52 +31,49 @@ def short_attention(
     """
     from gram_core.kernels import _short_attention_triton
 
-    return _short_attention_triton.forward(q, k, v, groups, text_of, scale, block)
+    return _short_attention_triton.forward(qkv, groups, text_of, scale, block)
 
 
 @short_attention.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, groups: Tensor, text_of: Tensor, scale: float, block: int) -> Tensor:
-    return torch.empty(q.shape, dtype=q.dtype, device=q.device)
+def _(qkv: Tensor, groups: Tensor, text_of: Tensor, scale: float, block: int) -> Tensor:
+    return qkv.new_empty(qkv.shape[0], qkv.shape[2], qkv.shape[3])
 
 
 @torch.library.custom_op("gram_core::short_attention_backward", mutates_args=(), device_types="cuda")
 def _short_attention_backward(
-    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, groups: Tensor, text_of: Tensor, scale: float, block: int
-) -> tuple[Tensor, Tensor, Tensor]:
+    dout: Tensor, qkv: Tensor, groups: Tensor, text_of: Tensor, scale: float, block: int
+) -> Tensor:
     from gram_core.kernels import _short_attention_triton
 
-    return _short_attention_triton.backward(dout, q, k, v, groups, text_of, scale, block)
+    return _short_attention_triton.backward(dout, qkv, groups, text_of, scale, block)
 
 
 @_short_attention_backward.register_fake
-def _(
-    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, groups: Tensor, text_of: Tensor, scale: float, block: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    dq, dk, dv = (torch.empty(q.shape, dtype=q.dtype, device=q.device) for _ in range(3))
-    return dq, dk, dv
+def _(dout: Tensor, qkv: Tensor, groups: Tensor, text_of: Tensor, scale: float, block: int) -> Tensor:
+    return qkv.new_empty(qkv.shape)
 
 
 @short_attention.register_kernel("cpu")
-def _(q: Tensor, k: Tensor, v: Tensor, groups: Tensor, text_of: Tensor, scale: float, block: int) -> Tensor:
-    out = torch.zeros(q.shape, dtype=q.dtype)
+def _(qkv: Tensor, groups: Tensor, text_of: Tensor, scale: float, block: int) -> Tensor:
+    out = qkv.new_zeros(qkv.shape[0], *qkv.shape[2:])
     for rows in _group_rows(groups):
-        out[rows] = torch.einsum("aij,jad->iad", _weights(q[rows], k[rows], text_of[rows], scale), v[rows])
+        q, k, v = qkv[rows].unbind(1)
+        out[rows] = torch.einsum("aij,jad->iad", _weights(q, k, text_of[rows], scale), v)
     return out
 
 
 @_short_attention_backward.register_kernel("cpu")
-def _(
-    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, groups: Tensor, text_of: Tensor, scale: float, block: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    dq, dk, dv = (torch.zeros(q.shape, dtype=q.dtype) for _ in range(3))
+def _(dout: Tensor, qkv: Tensor, groups: Tensor, text_of: Tensor, scale: float, block: int) -> Tensor:
+    dqkv = qkv.new_zeros(qkv.shape)
     for rows in _group_rows(groups):
-        p = _weights(q[rows], k[rows], text_of[rows], scale)
-        dp = torch.einsum("iad,jad->aij", dout[rows], v[rows])
+        q, k, v = qkv[rows].unbind(1)
+        p = _weights(q, k, text_of[rows], scale)
+        dp = torch.einsum("iad,jad->aij", dout[rows], v)
         ds = p * (dp - (p * dp).sum(-1, keepdim=True)) * scale
-        dq[rows] = torch.einsum("aij,jad->iad", ds, k[rows])
-        dk[rows] = torch.einsum("aij,iad->jad", ds, q[rows])
-        dv[rows] = torch.einsum("aij,iad->jad", p, dout[rows])
-    return dq, dk, dv
+        dqkv[rows, 0] = torch.einsum("aij,jad->iad", ds, k)
+        dqkv[rows, 1] = torch.einsum("aij,iad->jad", ds, q)
+        dqkv[rows, 2] = torch.einsum("aij,iad->jad", p, dout[rows])
+    return dqkv
 
 
 def _group_rows(groups: Tensor) -> list[slice]:
@@ -97,8 +92,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
-    dq, dk, dv = _short_attention_backward(dout, *ctx.saved_tensors, ctx.scale, ctx.block)
-    return dq, dk, dv, None, None, None, None
+    return _short_attention_backward(dout, *ctx.saved_tensors, ctx.scale, ctx.block), None, None, None, None
 
 
 short_attention.register_autograd(_backward, setup_context=_setup)
