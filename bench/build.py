@@ -20,7 +20,7 @@ from bench.sweep import Case, WorkItem
 from bench.workloads._base import Task, Workload, WorkloadRequest
 from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.methods.multi_step import resolve_accumulation_steps
-from gram_core.protocols import ContentEncoder, Exactness
+from gram_core.protocols import ContentEncoder, Exactness, Method
 from gram_core.training import Optimization, Training
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
