@@ -44,6 +44,11 @@ def workload_settings(config: Config) -> dict[str, Any]:
 
 def check(config: Config) -> None:
     """Raises Fault at the first thing that does not exist or cannot be measured."""
+    if config.run.paired and config.run.blocks > config.run.max_blocks:
+        raise Fault(
+            ("run", "blocks"),
+            f"run.blocks = {config.run.blocks} are more than run.max_blocks = {config.run.max_blocks}; raise that one too.",
+        )
     _known(("model", "cf_module"), config.model.cf_module, CF_MODULES, "CF module")
     methods = _methods(config)
     for path, name in _swept(config, "method"):

@@ -13,6 +13,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainValidator,
+    StrictBool,
     StrictFloat,
     StrictInt,
     StrictStr,
@@ -52,9 +53,21 @@ class RunSettings(_Strict):
     learning_rate: Annotated[StrictFloat, Field(gt=0)] = 1e-4
     max_grad_norm: Annotated[StrictFloat, Field(gt=0)] | None = None
     blocks: Count = 1
-    """Rounds of fresh processes per case."""
+    """Sets of fresh processes per case, at least. More than one, or a canary, makes them paired: see `paired`."""
+    max_blocks: Count = 20
+    """Paired blocks per case at most; they end earlier where every speed-up is known to within half_width."""
+    half_width: Annotated[StrictFloat, Field(gt=0, lt=1)] = 0.015
+    """Half of the 95 % interval of a speed-up, relative, that is narrow enough."""
+    rounds: Count = 8
+    """Windows that each process of a paired block takes, in turn with the others."""
+    canary: StrictBool = False
+    """Whether each paired block times e2e a second time, which should come out as fast as the first."""
+    memory: Literal["same", "solo"] = "solo"
+    """Where paired blocks' peaks come from: a process that had the device to itself, or the timed one."""
+    case_budget_s: Seconds = 600.0
+    """Time for the paired blocks of a case: none beyond `blocks` begins where it would take longer."""
     samples: Count = 5
-    """Timed windows of a worker."""
+    """Timed windows of a worker, unpaired."""
     min_samples: Count = 3
     """Windows taken even where budget_s is spent."""
     window_s: Seconds = 0.1
@@ -67,6 +80,11 @@ class RunSettings(_Strict):
     """A worker that takes longer is ended and recorded as `timeout`."""
     plugins: Annotated[tuple[StrictStr, ...], BeforeValidator(_as_list)] = ()
     """Importable packages whose files are methods, besides those that exist here."""
+
+    @property
+    def paired(self) -> bool:
+        """Whether a case is measured in blocks of processes that take turns, instead of one process at a time."""
+        return self.blocks > 1 or self.canary
 
 
 class ModelSettings(_Strict):

@@ -18,16 +18,23 @@ def print_plan(plan: Plan, console: Console) -> None:
     lines: dict[Case, list[str]] = {}
     for item in plan.items:
         if item.block == 0:
-            lines.setdefault(item.case, []).append(str(item.line))
+            lines.setdefault(item.case, []).append(f"{item.line}{' canary' if item.replica else ''}")
     say(console, plan.title)
     alike = len({tuple(methods) for methods in lines.values()}) == 1
     for number, (case, methods) in enumerate(lines.items(), start=1):
         say(console, f"{number:4}  {case}" + ("" if alike else f": {', '.join(methods)}"))
     if alike:
         say(console, f"Each with {', '.join(next(iter(lines.values())))}.")
-    blocks = f" in {run.blocks} blocks" if run.blocks > 1 else ""
+    blocks = f" in {run.blocks} blocks" if run.paired else ""
     say(console, f"{len(lines)} cases, {len(plan.items)} measurements{blocks}, each in a process of its own.")
+    if run.paired:
+        say(
+            console,
+            f"Processes of a block take {run.rounds} turns each; up to {run.max_blocks} blocks until speed-ups are known "
+            f"to within {run.half_width:.1%}, or {duration(run.case_budget_s)} per case.",
+        )
     count = len(plan.items)
-    least, most = duration(count * run.min_samples * run.window_s), duration(count * run.timeout_s)
+    windows, blocks_more = (run.rounds, run.max_blocks / run.blocks) if run.paired else (run.min_samples, 1.0)
+    least, most = duration(count * windows * run.window_s), duration(count * blocks_more * run.timeout_s)
     likely = duration(count * (run.budget_s + WORKER_START_S))
     say(console, f"At least {least}, at most {most} (run.timeout_s each); {likely} where run.budget_s holds all steps.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,9 @@ from bench.results.store import record_key
 
 if TYPE_CHECKING:
     from bench.config import Config, SweepAxes
+
+REFERENCE_METHOD = "e2e"
+"""What the others are compared with, and the canary with it."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +92,9 @@ def key_of(record: Record) -> Hashable:
 def plan(config: Config) -> tuple[WorkItem, ...]:
     """Everything the configuration asks for, once, in the order it is to be measured.
 
-    Block by block, so that an interrupted run holds every case before it holds any twice; within a block case by
-    case, real logs first and small cases before larger ones, so that an out-of-memory is met at the smallest case
-    that has it; within a case the lines in the configuration's order, reversed in odd blocks, so that drift of the
-    machine cancels.
+    Case by case, real logs first and small cases before larger ones, so that an out-of-memory is met at the smallest
+    case that has it; within a case block by block, as many as there are at least; within a block the lines in the
+    configuration's order, and then the canary: the first e2e again, as replica 1.
     """
     lines: dict[Case, dict[MethodLine, None]] = {}
     for part in config.sweep.parts():
@@ -100,11 +102,16 @@ def plan(config: Config) -> tuple[WorkItem, ...]:
             lines.setdefault(case, {}).update(dict.fromkeys(method_lines(part, config.run.plugins)))
     order = sorted(lines, key=_order(tuple(lines)))
     return tuple(
-        WorkItem(case, line, block)
-        for block in range(config.run.blocks)
+        WorkItem(case, line, block, replica)
         for case in order
-        for line in (reversed(lines[case]) if block % 2 else lines[case])
+        for block in range(config.run.blocks)
+        for line, replica in [*((line, 0) for line in lines[case]), *_canary(config, lines[case])]
     )
+
+
+def _canary(config: Config, lines: Iterable[MethodLine]) -> list[tuple[MethodLine, int]]:
+    first = next((line for line in lines if line.method == REFERENCE_METHOD), None)
+    return [(first, 1)] if config.run.canary and first is not None else []
 
 
 def cases(part: SweepAxes) -> tuple[Case, ...]:

@@ -7,6 +7,7 @@ import pytest
 
 from bench import method_settings, methods, sweep
 from bench.config import Config, load
+from bench.errors import ConfigError
 from bench.results.schema import Record
 from bench.sweep import Case, MethodLine, WorkItem, plan
 
@@ -71,14 +72,29 @@ def test_lines_of_a_case_stay_together():
     )
 
 
-def test_blocks_repeat_every_case_and_reverse_the_lines():
-    once = plan(configured(item_repetition_ratio=1))
-    config = Config.model_validate(
-        {"run": {"blocks": 2}, "sweep": {"encoder": "shape:tiny", "item_repetition_ratio": 1}}
-    )
-    items = plan(config)
-    assert [item.line for item in items if item.block == 0] == [item.line for item in once]
-    assert [item.line for item in items if item.block == 1] == [item.line for item in reversed(once)]
+def test_blocks_of_a_case_stay_together():
+    once = plan(configured(item_repetition_ratio=[1, 2], method=["e2e", "single_step"]))
+    config = configured(item_repetition_ratio=[1, 2], method=["e2e", "single_step"])
+    items = plan(config.model_copy(update={"run": config.run.model_copy(update={"blocks": 2})}))
+    assert [item.block for item in items] == [0, 0, 1, 1] * 2
+    assert [item for item in items if item.block == 0] == list(once)
+
+
+def test_the_canary_is_the_first_e2e_once_more():
+    run = {"blocks": 2, "canary": True}
+    axes = {"encoder": "shape:tiny", "item_repetition_ratio": 1, "method": ["single_step", "e2e"]}
+    items = plan(Config.model_validate({"run": run, "sweep": axes}))
+    assert [(item.line.method, item.replica, item.block) for item in items] == [
+        ("single_step", 0, 0), ("e2e", 0, 0), ("e2e", 1, 0), ("single_step", 0, 1), ("e2e", 0, 1), ("e2e", 1, 1),
+    ]  # fmt: skip
+    assert len({item.key for item in items}) == 6
+    without = plan(Config.model_validate({"run": run, "sweep": axes | {"method": ["single_step"]}}))
+    assert {item.replica for item in without} == {0}
+
+
+def test_more_blocks_than_the_most_are_refused():
+    with pytest.raises(ConfigError, match="max_blocks"):
+        load(None, "full", ["run.blocks=8", "run.max_blocks=7"], "cpu")
 
 
 def test_a_case_that_two_parts_name_is_measured_once():
