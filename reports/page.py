@@ -18,6 +18,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from bench.results import stats
 from bench.results.store import LoadedRun, UnwritableResults, load
 from bench.results.summary import Frames, frames
 from reports import figures, story, tables, toml, words
@@ -106,6 +107,7 @@ def _context(run: LoadedRun, derived: Frames, drawn: Iterable[Drawn]) -> dict[st
         groups.setdefault(each.setting, []).append(each)
     kinds = [kind for kind in words.MEMORY_KINDS if (derived.summary["memory_kind"] == kind).any()]
     engines = tables.engines(derived)
+    trust = stats.trust(run.records, stats.CANARY_LIMITS[run.info.environment.device_kind])
     return {
         "info": run.info,
         "story": story.tell(derived, run.info),
@@ -117,6 +119,9 @@ def _context(run: LoadedRun, derived: Frames, drawn: Iterable[Drawn]) -> dict[st
         "figure_groups": groups,
         "undrawn": figures.undrawn(derived),
         "engines": engines if engines.rows else None,
+        "precision": tables.precision(derived),
+        "trust": story.environment(trust),
+        "untrusted": trust is not None and not trust.trusted,
         "not_measured": tables.not_measured(derived),
         "every_result": tables.every_result(derived),
         "environment": tables.environment(run.info),
@@ -129,7 +134,7 @@ def _context(run: LoadedRun, derived: Frames, drawn: Iterable[Drawn]) -> dict[st
         "device_kind": run.info.environment.device_kind,
         "recorded": len(run.records),
         "unfinished": len(run.records) < run.info.planned_records,
-        "several_blocks": bool((derived.summary["blocks"] > 1).any()),
+        "several_blocks": bool(derived.summary["speed_up_half_width"].notna().any()),
         "several_samples": int(derived.summary["samples"].max()) if len(derived.summary) else 0,
         "count": words.count,
     }
@@ -149,6 +154,10 @@ def _markdown(run: LoadedRun, context: dict[str, Any]) -> str:
             parts += [tables.markdown(table), _left_out(table)]
     if context["engines"]:
         parts += ["## What the engine gains, and what the method gains", tables.markdown(context["engines"])]
+    if context["precision"].rows or context["trust"]:
+        parts += ["## Precision", tables.escape(context["trust"])]
+    if context["precision"].rows:
+        parts += [tables.markdown(context["precision"]), _left_out(context["precision"])]
     if context["not_measured"].rows:
         parts += ["## Not measured", tables.markdown(context["not_measured"]), _left_out(context["not_measured"])]
     parts += ["## Figures"] if context["figure_groups"] else []

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from bench.results.schema import RunInfo
+from bench.results.stats import Trust
 from bench.results.summary import REFERENCE, UNIQUE_REFERENCE, Frames
 from reports import words
 
@@ -64,7 +65,13 @@ def tell(frames: Frames, info: RunInfo) -> Story:
     leaders = list({row["exactness"]: row for row in reversed(rows)}.values())
     leaders.sort(key=lambda row: (row["exactness"] != "exact", -row["speed_up"]))
     best = leaders[0]
-    sentences = [_what(best, summary), *_caveats(best, leaders), _provenance(first), *_rescued(summary)]
+    sentences = [
+        _what(best, summary),
+        *_interval(best),
+        *_caveats(best, leaders),
+        _provenance(first),
+        *_rescued(summary),
+    ]
     cards = tuple(_card(row, summary) for row in leaders)
     return Story(_headline(best, first), tuple(sentences), cards, first)
 
@@ -129,6 +136,33 @@ def _what(best: Row, summary: pd.DataFrame) -> str:
     return sentence + "."
 
 
+def _interval(best: Row) -> list[str]:
+    spread = words.ratio_range(best["speed_up_low"], best["speed_up_high"])
+    if not spread:
+        return []
+    blocks = words.count(int(best["speed_up_blocks"]), "block")
+    width = words.width(best["speed_up_half_width"])
+    return [f"Over {blocks} of fresh processes the 95 % interval of its speed-up is {spread} ({width})."]
+
+
+def environment(trust: Trust | None) -> str:
+    """What the canary says of the machine, in one or two sentences; empty where the run had none."""
+    if trust is None:
+        return ""
+    limit = f"±{words.percent(trust.limit)}"
+    spread = words.ratio_range(*(trust.canary.interval or (None, None)))
+    found = f"e2e measured against itself in {words.count(trust.cases, 'case')}"
+    if not spread:
+        return f"The environment is not shown to be steady: {found} has one block only, so that its error is not known."
+    measured = f"{found} gives {words.number(trust.canary.value, 4)}{words.TIMES}, 95 % interval {spread}"
+    if trust.trusted:
+        return f"The environment can be trusted: {measured}, within {limit}."
+    return (
+        f"The environment cannot be trusted: {measured}, which is not within {limit}. "
+        "Every verdict on this run is INCONCLUSIVE; measure again on a quieter machine or with more blocks."
+    )
+
+
 def _caveats(best: Row, leaders: list[dict[str, Any]]) -> list[str]:
     """What the leading result preserves, and what inexact ones give up; exact methods lead where there are any."""
     sentences = []
@@ -187,7 +221,7 @@ def _card(row: Row, summary: pd.DataFrame) -> Card:
         label=row["label"],
         exactness=words.exactness(row),
         speed_up=words.times(row["speed_up"]),
-        spread=words.ratio_range(row["speed_up_low"], row["speed_up_high"]) if row["ok_blocks"] > 1 else "",
+        spread=words.ratio_range(row["speed_up_low"], row["speed_up_high"]),
         against_unique=words.times(row["speed_up_unique"]),
         repetition_ratio=words.number(row["item_repetition_ratio"]),
         interval_ratio=words.number(interval) if words.exists(interval) else "",

@@ -178,7 +178,7 @@ def _speed_up(row: Row, name: str, outcome: str, reference: str, fastest: float 
     """The speed-up, or why there is none although the row itself was measured."""
     value = row[name]
     if words.exists(value):
-        spread = words.ratio_range(row[f"{name}_low"], row[f"{name}_high"]) if row["ok_blocks"] > 1 else ""
+        spread = words.ratio_range(row[f"{name}_low"], row[f"{name}_high"])
         is_reference = row["method"] == reference
         bar = None if fastest is None or is_reference else min(1.0, value / fastest)
         return Cell(words.times(value), "muted" if is_reference else "strong", "" if is_reference else spread, bar)
@@ -231,6 +231,37 @@ def engines(frames: Frames, limit: int = 60) -> Table:
         grouped.setdefault(words.case(row), []).append(cells)
     groups = tuple(Group(title, tuple(made)) for title, made in grouped.items())
     return Table(columns, groups, left_out=max(0, len(rows) - limit))
+
+
+def precision(frames: Frames, limit: int = 200) -> Table:
+    """How well each speed-up against e2e is known: of lines that were measured in several blocks."""
+    columns = (
+        Column("Method", numeric=False),
+        Column("Speed-up against e2e"),
+        Column("95 % interval"),
+        Column("Half-width", "%"),
+        Column("Blocks"),
+        Column("Hodges-Lehmann"),
+        Column("e2e against itself", "95 % interval"),
+        Column("Notes", numeric=False),
+    )
+    summary = frames.summary
+    rows = summary[summary["speed_up_half_width"].notna() & (summary["method"] != REFERENCE)]
+    groups: dict[str, list[tuple[Cell, ...]]] = {}
+    for row in rows.head(limit).to_dict("records"):
+        cells = (
+            Cell(row["label"], "strong"),
+            Cell(words.times(row["speed_up"]), "strong"),
+            Cell(words.ratio_range(row["speed_up_low"], row["speed_up_high"])),
+            Cell(words.percent(row["speed_up_half_width"]).removesuffix(" %")),
+            Cell(words.plain(row["speed_up_blocks"])),
+            Cell(f"{words.number(row['speed_up_hodges_lehmann'], 4)}{words.TIMES}"),
+            Cell(words.ratio_range(row["canary_low"], row["canary_high"]) or words.MISSING, "muted"),
+            Cell(row["speed_up_notes"], "bad" if row["speed_up_notes"] else ""),
+        )
+        groups.setdefault(words.case(row), []).append(cells)
+    made = tuple(Group(title, tuple(cells)) for title, cells in groups.items())
+    return Table(columns, made, left_out=max(0, len(rows) - limit))
 
 
 def not_measured(frames: Frames, limit: int = 200) -> Table:

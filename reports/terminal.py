@@ -6,12 +6,14 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from bench.results import stats
 from bench.results.store import LoadedRun
 from bench.results.summary import Frames, frames
 from reports import story, tables, words
 
 _NARROW = ("Method", "Repetition ratio", "Speed-up against e2e", "Time per step", "Peak memory", "Outcome")
 _MIDDLE = ("Gradient", "Against e2e_unique")
+_SPEED_UP = [column.label for column in tables.HEADLINE_COLUMNS].index("Speed-up against e2e")
 MIDDLE, WIDE = 110, 150
 """Columns of text from which on the middle ones, and all, of the headline table's columns are printed."""
 
@@ -25,13 +27,23 @@ def summary(run: LoadedRun, width: int = 100) -> RenderableType:
         for table in tables.headlines(part):
             title = f"{words.ORIGINS[origin]}: {table.title}"
             parts += [Text(title, style="bold"), _table(table, width), Text()]
-    return Group(*parts, *_failures(derived), *(Text(f"warning: {each}", style="yellow") for each in run.warnings))
+    return Group(
+        *parts,
+        *_environment(run),
+        *_failures(derived),
+        *(Text(f"warning: {each}", style="yellow") for each in run.warnings),
+    )
 
 
 def print_summary(run: LoadedRun, console: Console | None = None) -> None:
     """Prints `summary` as wide as the console is."""
     console = console or Console()
     console.print(summary(run, console.width))
+
+
+def _environment(run: LoadedRun) -> list[Text]:
+    trust = stats.trust(run.records, stats.CANARY_LIMITS[run.info.environment.device_kind])
+    return [Text(story.environment(trust), style="" if trust.trusted else "red")] if trust else []
 
 
 def _failures(derived: Frames) -> list[Text]:
@@ -53,14 +65,18 @@ def _table(table: tables.Table, width: int) -> RichTable:
         drawn.add_column(column.short or column.label, justify="right" if column.numeric else "left", no_wrap=True)
     for group in table.groups:
         for line, row in enumerate(group.rows):
-            drawn.add_row("" if line else Text(group.short), *(_cell(row[place]) for place in shown))
+            drawn.add_row(
+                "" if line else Text(group.short),
+                *(_cell(row[place], noted=place == _SPEED_UP and width >= MIDDLE) for place in shown),
+            )
         drawn.add_row()
     if table.left_out:
         drawn.caption = f"{table.caption} {words.count(table.left_out, 'more line')} in summary.csv."
     return drawn
 
 
-def _cell(cell: tables.Cell) -> Text:
+def _cell(cell: tables.Cell, *, noted: bool) -> Text:
+    """A cell; its note, such as a speed-up's interval, only where there is room."""
     style = {"strong": "bold", "muted": "dim", "bad": "red"}.get(cell.kind, "")
-    text = "ok" if cell.text == words.OUTCOMES["ok"] else cell.text
-    return Text(text, style=style)
+    text = Text("ok" if cell.text == words.OUTCOMES["ok"] else cell.text, style=style)
+    return text.append(f" ({cell.note})", "dim") if noted and cell.note else text

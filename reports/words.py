@@ -93,8 +93,13 @@ def percent(value: float | None) -> str:
 
 
 def ratio_range(low: float | None, high: float | None) -> str:
-    """The extremes over blocks: 2.91 to 3.04×."""
-    return f"{number(low)} to {times(high)}" if exists(low) and exists(high) else ""
+    """An interval of ratios, with a digit more than the ratio itself: 2.912 to 3.043×."""
+    return f"{number(low, 4)} to {number(high, 4)}{TIMES}" if exists(low) and exists(high) else ""
+
+
+def width(value: float | None) -> str:
+    """Half an interval, relative: ±1.2 %."""
+    return f"±{percent(value)}" if exists(value) else ""
 
 
 def moment(iso: str) -> str:

@@ -1,9 +1,10 @@
 """Derived numbers as pandas frames: everything that a report prints and that no record stores.
 
 A comparison pairs two rows only where they share the case (its axes, precision among them), engine, dropout, padding
-and optimizer. It is made block by block, since a block's processes ran next to each other in time:
-ln(median reference / median method) in each block, then the median over blocks, with the smallest and largest.
-Rows that were not measured stay, with outcome and reason; their numbers are missing, never zero.
+and optimizer. It is made block by block, since a block's processes ran next to each other in time, and the blocks'
+values give the ratio its interval (bench.results.stats); with one block there is a ratio and no interval.
+Rows that were not measured stay, with outcome and reason; their numbers are missing, never zero. The canary's second
+e2e process is no row: it shows in the columns canary, canary_low and canary_high of its case.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from typing import Any
 
 import pandas as pd
 
+from bench.results import stats
 from bench.results.schema import Record
+from bench.results.stats import REFERENCE
 
-REFERENCE = "e2e"
-"""Every item slot through the encoder: what a method's speed-up is measured against."""
 UNIQUE_REFERENCE = "e2e_unique"
 """Autograd over unique items: what plain deduplication gives without GRAM."""
 FIRST_ENGINE = "eager"
@@ -59,10 +60,17 @@ _COMPARED = (
     "speed_up",
     "speed_up_low",
     "speed_up_high",
+    "speed_up_half_width",
+    "speed_up_blocks",
+    "speed_up_hodges_lehmann",
+    "speed_up_notes",
     "speed_up_unique",
     "speed_up_unique_low",
     "speed_up_unique_high",
     "memory_ratio",
+    "canary",
+    "canary_low",
+    "canary_high",
 )
 _IDENTITY = (*AXES, *SETTING, *LINE, "label", "exactness", "weights", "log")
 
@@ -96,9 +104,19 @@ ENGINE_COLUMNS = (
     "total",
     "median_s",
 )
-_TEXT = {*_IDENTITY, "outcome", "reason", "reference_outcome", "unique_reference_outcome", "memory_kind"}
+_TEXT = {
+    *_IDENTITY,
+    "outcome",
+    "reason",
+    "speed_up_notes",
+    "reference_outcome",
+    "unique_reference_outcome",
+    "memory_kind",
+}
 
 Row = dict[str, Any]
+_Lines = dict[tuple[Any, ...], list[Record]]
+"""(case and setting, method, accumulation steps) -> its records."""
 
 
 @dataclass(frozen=True)
@@ -129,15 +147,20 @@ class Frames:
 
 def frames(records: Iterable[Record]) -> Frames:
     """All derived numbers of a run's records."""
-    rows = [_record_row(record) for record in records]
-    lines = _grouped(rows, (*AXES, *SETTING, *LINE))
-    summary = [_summary_row(line) for line in lines.values()]
-    samples = _block_medians(rows)
-    _compare(summary, samples)
+    rows, lines, canaries = [], _Lines(), _Lines()
+    for record in records:
+        row = _record_row(record)
+        if record.replica == 0:
+            rows.append(row)
+        kept = canaries if record.replica else lines
+        kept.setdefault(_identity(row, (*AXES, *SETTING, *LINE)), []).append(record)
+    summary = [_summary_row(line) for line in _grouped(rows, (*AXES, *SETTING, *LINE)).values()]
+    _compare(summary, lines)
+    _add_canaries(summary, lines, canaries)
     return Frames(
         _frame(rows, RECORD_COLUMNS),
         _frame(summary, SUMMARY_COLUMNS),
-        _frame(_engines(summary, samples), ENGINE_COLUMNS),
+        _frame(_engines(summary, lines), ENGINE_COLUMNS),
     )
 
 
@@ -214,56 +237,73 @@ def _identity(row: Row, columns: tuple[str, ...] = (*AXES, *SETTING)) -> tuple[A
     return tuple(row[column] for column in columns)
 
 
-def _block_medians(rows: list[Row]) -> dict[tuple[Any, ...], dict[int, float]]:
-    """(case and setting, method, accumulation steps) -> block -> median seconds per step."""
-    samples: dict[tuple[Any, ...], dict[int, float]] = {}
-    for row in rows:
-        if row["median_s"]:
-            samples.setdefault(_identity(row, (*AXES, *SETTING, *LINE)), {})[row["block"]] = row["median_s"]
-    return samples
+def _ratio(lines: _Lines, reference: tuple[Any, ...], method: tuple[Any, ...]) -> stats.Estimate | None:
+    """Reference / method over the blocks that hold both; None where none does."""
+    values = stats.block_values(lines.get(reference, ()), lines.get(method, ()))
+    return stats.estimate(list(values.values())) if values else None
 
 
-def _ratio(reference: dict[int, float] | None, method: dict[int, float] | None) -> tuple[float, float, float] | None:
-    """Median, smallest and largest of reference / method over the blocks that hold both."""
-    if not reference or not method:
-        return None
-    logs = [math.log(reference[block] / method[block]) for block in reference.keys() & method.keys()]
-    return (math.exp(median(logs)), math.exp(min(logs)), math.exp(max(logs))) if logs else None
-
-
-def _compare(summary: list[Row], samples: dict[tuple[Any, ...], dict[int, float]]) -> None:
+def _compare(summary: list[Row], lines: _Lines) -> None:
     """Adds speed-ups and memory ratios against both references to the rows."""
     references = {(_identity(row), row["method"]): row for row in summary if row["accumulation_steps"] is None}
     for row in summary:
+        own = (*_identity(row), *_identity(row, LINE))
         for method, prefix, outcome in (
             (REFERENCE, "speed_up", "reference_outcome"),
             (UNIQUE_REFERENCE, "speed_up_unique", "unique_reference_outcome"),
         ):
             reference = references.get((_identity(row), method))
             row[outcome] = reference["outcome"] if reference else "absent"
-            ratio = _ratio(
-                samples.get((*_identity(row), method, None)), samples.get((*_identity(row), *_identity(row, LINE)))
-            )
+            ratio = _ratio(lines, (*_identity(row), method, None), own)
             if ratio is not None:
-                row[prefix], row[f"{prefix}_low"], row[f"{prefix}_high"] = ratio
+                row |= _with_interval(prefix, ratio)
+                if prefix == "speed_up":
+                    row |= _quality(ratio)
         reference = references.get((_identity(row), REFERENCE))
         if reference and row.get("memory_kind") and row["memory_kind"] == reference.get("memory_kind"):
             row["memory_ratio"] = row["memory_bytes"] / reference["memory_bytes"] if reference["memory_bytes"] else None
 
 
-def _engines(summary: list[Row], samples: dict[tuple[Any, ...], dict[int, float]]) -> list[Row]:
+def _with_interval(name: str, ratio: stats.Estimate) -> Row:
+    low, high = ratio.interval or (None, None)
+    return {name: ratio.value, f"{name}_low": low, f"{name}_high": high}
+
+
+def _quality(ratio: stats.Estimate) -> Row:
+    """How far a speed-up can be relied on. What the mean's notes say of one block alone, its missing interval says."""
+    return {
+        "speed_up_half_width": ratio.half_width,
+        "speed_up_blocks": ratio.blocks,
+        "speed_up_hodges_lehmann": math.exp(ratio.hodges_lehmann),
+        "speed_up_notes": "; ".join(ratio.notes) if ratio.blocks > 1 else "",
+    }
+
+
+def _add_canaries(summary: list[Row], lines: _Lines, canaries: _Lines) -> None:
+    """e2e against its own replica, beside every line of the case."""
+    found = {
+        identity[: -len(LINE)]: stats.canary([*lines.get(identity, ()), *replicas])
+        for identity, replicas in canaries.items()
+    }
+    for row in summary:
+        canary = found.get(_identity(row))
+        if canary is not None:
+            row |= _with_interval("canary", canary)
+
+
+def _engines(summary: list[Row], lines: _Lines) -> list[Row]:
     """Splits what an engine and a method together gain over e2e eager."""
     rows = []
     for row in summary:
         if row["engine"] == FIRST_ENGINE or row.get("median_s") is None:
             continue
-        own = samples.get((*_identity(row), *_identity(row, LINE)))
-        same_engine = samples.get((*_identity(row), REFERENCE, None))
-        eager = samples.get((*_identity({**row, "engine": FIRST_ENGINE}), REFERENCE, None))
+        own = (*_identity(row), *_identity(row, LINE))
+        same_engine = (*_identity(row), REFERENCE, None)
+        eager = (*_identity({**row, "engine": FIRST_ENGINE}), REFERENCE, None)
         shares = {
-            "engine_share": _ratio(eager, same_engine),
-            "method_share": _ratio(same_engine, own),
-            "total": _ratio(eager, own),
+            "engine_share": _ratio(lines, eager, same_engine),
+            "method_share": _ratio(lines, same_engine, own),
+            "total": _ratio(lines, eager, own),
         }
-        rows.append(row | {name: ratio[0] for name, ratio in shares.items() if ratio is not None})
+        rows.append(row | {name: ratio.value for name, ratio in shares.items() if ratio is not None})
     return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import fmean, stdev
 
 import pytest
 
@@ -60,7 +61,7 @@ def test_the_median_of_the_samples_counts_and_not_their_mean():
     assert result["speed_up"] == pytest.approx(4)
 
 
-def test_speed_up_is_the_median_over_blocks_with_the_extremes():
+def test_speed_up_is_the_mean_over_blocks_with_its_t_interval():
     """Blocks are paired: a slow hour slows both sides of its block and cancels out."""
     drift = {0: 1.0, 1: 10.0, 2: 3.0}
     gains = {0: 2.0, 1: 4.0, 2: 3.0}
@@ -70,10 +71,52 @@ def test_speed_up_is_the_median_over_blocks_with_the_extremes():
         for each in (record("e2e", slow, block=block), record("single_step", slow / gains[block], block=block))
     ]
     result = row(records)
-    assert result["speed_up"] == pytest.approx(3)
-    assert (result["speed_up_low"], result["speed_up_high"]) == (pytest.approx(2), pytest.approx(4))
-    assert result["blocks"] == result["ok_blocks"] == 3
+    logs = [math.log(gain) for gain in gains.values()]
+    half = 4.302653 * stdev(logs) / math.sqrt(3)  # the 97.5 % point of t on 2 degrees of freedom
+    assert result["speed_up"] == pytest.approx(math.exp(fmean(logs)))
+    assert result["speed_up_low"] == pytest.approx(math.exp(fmean(logs) - half))
+    assert result["speed_up_high"] == pytest.approx(math.exp(fmean(logs) + half))
+    assert result["speed_up_half_width"] == pytest.approx(math.exp(half) - 1)
+    assert result["blocks"] == result["ok_blocks"] == result["speed_up_blocks"] == 3
     assert (result["min_s"], result["max_s"]) == (pytest.approx(0.5), pytest.approx(2.5))
+
+
+def test_one_block_gives_a_ratio_without_an_interval():
+    """An interval of no width would claim to know what one block cannot tell."""
+    result = row([record("e2e", (0.3, 0.4, 0.5)), record("single_step", 0.1)])
+    assert result["speed_up"] == pytest.approx(4)
+    assert math.isnan(result["speed_up_low"])
+    assert math.isnan(result["speed_up_half_width"])
+    assert result["speed_up_notes"] == ""
+
+
+def test_interleaved_samples_are_compared_round_by_round():
+    """The machine slows to a third after the third round; the pairs do not notice, the medians would."""
+    slow = [1.0, 1.0, 1.0, 3.0, 3.0, 3.0, 3.0]
+    turns = {"schedule": "interleaved", "rounds": tuple(range(7))}
+    fewer = {"schedule": "interleaved", "rounds": tuple(range(6))}
+    records = [
+        record("e2e", tuple(0.4 * each for each in slow), **turns),
+        record("single_step", tuple(0.1 * each for each in slow[:6]), **fewer),
+    ]
+    assert row(records)["speed_up"] == pytest.approx(4)
+
+
+def test_the_canary_is_a_column_and_no_line():
+    """A second e2e process must not count as blocks, samples or the reference of anything."""
+    lines = [
+        record(method, seconds * wobble, block=block, replica=replica)
+        for block, wobble in enumerate((1.0, 1.1, 0.9))
+        for method, seconds, replica in (("e2e", 0.4, 0), ("e2e", 0.38 + 0.01 * block, 1), ("single_step", 0.1, 0))
+    ]
+    result = row(lines)
+    assert result["speed_up"] == pytest.approx(4)
+    assert result["canary"] == pytest.approx((0.4**3 / (0.38 * 0.39 * 0.40)) ** (1 / 3))
+    assert result["canary_low"] < 1 < result["canary_high"]
+    assert len(summarise(lines)) == 2
+    assert len(frames(lines).records) == 6
+    without = row([each for each in lines if each.replica == 0])
+    assert math.isnan(without["canary"])
 
 
 def test_two_blocks_are_joined_by_the_geometric_mean():
