@@ -60,6 +60,8 @@ def check(config: Config) -> None:
     for name, table in config.method.items():
         _one_of(("method", name), name, methods, "method")
         _check_method_table(config, name, table)
+    for number, floor in enumerate(config.gate.floor):
+        _one_of(("gate", "floor", number, "method"), floor.method, methods, "method")
     _check_cases(config)
 
 

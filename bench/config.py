@@ -25,6 +25,7 @@ from bench import checks
 from bench._problems import fields_at, nearest, sentence
 from bench._toml import Source, merge, parse_file, parse_override, place_of
 from bench.errors import ConfigError
+from bench.gate_settings import GateSettings
 
 Precision = Literal["float64", "float32", "tf32", "bf16"]
 DeviceKind = Literal["cpu", "cuda"]
@@ -163,6 +164,7 @@ class Config(_Strict):
     """Per workload, its module's `Settings`."""
     method: dict[str, dict[str, Any]] = {}
     """Per method, keyword arguments of its class's `Settings`."""
+    gate: GateSettings = GateSettings()
 
 
 def presets() -> dict[str, str]:

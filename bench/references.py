@@ -1,0 +1,119 @@
+"""References: an earlier result with its own uncertainty, committed per device below `bench/references/`.
+
+One is made from one run, as that run came out. Nothing here takes the best of several: a reference that is lucky calls
+every later run a loss.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bench.errors import NothingMeasured, UsageError
+from bench.results import differences, files, store
+from bench.results.lines import LineResult, lines
+from bench.results.schema import Environment
+from bench.results.store import LoadedRun
+from bench.results.verdicts import SCHEMA_VERSION
+
+FOLDER = Path(__file__).with_suffix("")
+"""`bench/references/`."""
+
+
+class Reference(BaseModel):
+    """What a later run is held against."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    run_id: str
+    measured_at: str
+    command: tuple[str, ...]
+    preset: str
+    environment: Environment
+    config: dict[str, Any]
+    steady_clocks: bool
+    lines: tuple[LineResult, ...]
+
+
+def make(run: LoadedRun) -> Reference:
+    """The reference that a run is; raises NothingMeasured where it is none."""
+    found = lines(run.records)
+    if not any(line.speed_up for line in found):
+        raise NothingMeasured(f"{run.run_dir} holds no speed-up, so it can be no reference.")
+    return Reference(
+        run_id=run.info.run_id,
+        measured_at=run.info.started_at,
+        command=run.info.command,
+        preset=run.info.preset,
+        environment=run.info.environment,
+        config=run.info.config,
+        steady_clocks=steady_clocks(run),
+        lines=found,
+    )
+
+
+def steady_clocks(run: LoadedRun) -> bool:
+    """Whether the device says that it kept its clock and had no other guest in every measured window.
+
+    A processor does not say.
+    """
+    told = [record.telemetry for record in run.records if record.outcome == "ok"]
+    spreads = [each.sm_clock_mhz for each in told if each is not None and each.sm_clock_mhz is not None]
+    if not told or len(spreads) < len(told) or any(each.foreign_processes for each in told if each is not None):
+        return False
+    return min(each.min for each in spreads) >= STEADY * max(each.max for each in spreads)
+
+
+STEADY = 0.97
+"""Lowest over highest SM clock that still counts as steady."""
+
+
+def place(environment: Environment) -> Path:
+    """Where the reference of a device is kept."""
+    cores = f"-{environment.cpu_cores}-cores" if environment.device_kind == "cpu" else ""
+    slug = re.sub(r"[^a-z0-9]+", "-", environment.device.lower()).strip("-") or "device"
+    return FOLDER / f"{slug}{cores}.json"
+
+
+def write(reference: Reference, path: Path) -> None:
+    """Writes it whole or not at all; raises UsageError where it can't be written."""
+    try:
+        files.replace(path, (reference.model_dump_json(indent=1) + "\n").encode())
+    except store.UnwritableResults as error:
+        raise UsageError(
+            f"{path}: cannot write the reference there ({error.why.strerror}); choose another --out."
+        ) from error
+
+
+def read(path: Path) -> Reference:
+    """The reference in a file, or the one that a run directory is; raises UsageError where it is neither."""
+    if path.is_dir():
+        if not (path / store.INFO_FILE).is_file():
+            raise UsageError(f"{path}: neither a reference's file nor a run directory.")
+        return make(store.load(path))
+    try:
+        return Reference.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise UsageError(
+            f"{path}: cannot read the reference ({error.strerror}); `gram-bench reference RUN_DIR` makes one."
+        ) from error
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise UsageError(
+            f"{path}: not a reference ({where}: {first['msg']}); `gram-bench reference RUN_DIR` makes one."
+        ) from error
+
+
+def refuse_mismatch(reference: Reference, environment: Environment) -> None:
+    """Raises UsageError where the reference is of another device, driver, torch or power limit."""
+    found = differences.decisive(reference.environment, environment)
+    if found:
+        raise UsageError(
+            f"the reference {reference.run_id} was measured elsewhere than this run ({'; '.join(found)}): make one "
+            "here with `gram-bench reference RUN_DIR`, or gate all the same with --allow-mismatch."
+        )

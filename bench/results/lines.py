@@ -1,0 +1,142 @@
+"""One line of a case over all its blocks: how it ended, how fast against e2e and how surely, at what memory.
+
+What the gate judges, what a reference keeps, and what two runs are compared by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from statistics import median
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from bench.results.schema import AxisValue, Outcome, PeakMemory, Record
+from bench.results.stats import REFERENCE, Estimate, block_values, estimate
+
+WORST_FIRST: tuple[Outcome, ...] = ("error", "timeout", "oom", "skipped", "ok")
+
+
+class LineResult(BaseModel):
+    """A method on a case. The outcome is the worst of its blocks: one that fails now and then fails."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    case: dict[str, AxisValue]
+    method: str
+    engine: str
+    accumulation_steps: int | str | None = None
+    dropout: Literal["off", "shared"] = "off"
+    padding: Literal["max_length", "longest"] = "max_length"
+    optimizer: str = "adamw"
+
+    outcome: Outcome
+    reason: str | None = None
+    """Of the first block that ended so."""
+    blocks: int
+    failed_blocks: int = 0
+    speed_up: Estimate | None = None
+    """Against e2e of the same case and setting; None for e2e itself, and where the two share no measured block."""
+    item_repetition_ratio: float | None = None
+    """Realised; the median over blocks."""
+    median_s: float | None = None
+    """Seconds per step; shown, never judged."""
+    peak_memory_bytes: PeakMemory = PeakMemory()
+    """Medians over blocks."""
+
+    @property
+    def key(self) -> Hashable:
+        """Identity within a run."""
+        return self.case_key, self.method, self.accumulation_steps
+
+    @property
+    def case_key(self) -> Hashable:
+        """Identity of what its lines are compared within: the case and the setting."""
+        return tuple(sorted(self.case.items())), self.engine, self.dropout, self.padding, self.optimizer
+
+    @property
+    def label(self) -> str:
+        """The method as a reader sees it: `multi_step N=16`, say."""
+        return self.method if self.accumulation_steps is None else f"{self.method} N={self.accumulation_steps}"
+
+    @property
+    def case_title(self) -> str:
+        """Case and setting in one line."""
+        setting = [self.engine, *([f"dropout {self.dropout}"] if self.dropout != "off" else [])]
+        return f"{case_title(self.case)} ({', '.join(setting)})"
+
+    @property
+    def title(self) -> str:
+        """Case, setting and method in one line."""
+        return f"{self.case_title} · {self.label}"
+
+    def fact(self, name: str) -> AxisValue:
+        """An axis of the case or a column of the line by its name."""
+        if name in self.case:
+            return self.case[name]
+        value: AxisValue = getattr(self, name, None)
+        return value
+
+
+def case_title(case: Mapping[str, Any]) -> str:
+    """A case in one line."""
+
+    def part(name: str, axis: str) -> str:
+        value = case.get(axis)
+        return "" if value is None else f" {name}={value:g}" if isinstance(value, float) else f" {name}={value}"
+
+    sizes = (("layers", "layers"), ("batch", "batch_size"), ("history", "history_length"), ("text", "text_length"))
+    shown = "".join(part(name, axis) for name, axis in (*sizes, ("ratio", "item_repetition_ratio")))
+    return f"{case.get('workload')} {case.get('encoder')}{shown} {case.get('precision')}"
+
+
+def lines(records: Iterable[Record]) -> tuple[LineResult, ...]:
+    """Every line of a run, in the order it was first recorded; the canary's replica is none."""
+    found: dict[Hashable, list[Record]] = {}
+    for record in records:
+        if record.replica == 0:
+            found.setdefault((_case_of(record), record.method, record.accumulation_steps), []).append(record)
+    references = {_case_of(own[0]): own for own in found.values() if own[0].method == REFERENCE}
+    return tuple(_line(own, references.get(_case_of(own[0]), ())) for own in found.values())
+
+
+def _case_of(record: Record) -> Hashable:
+    setting = record.engine, record.dropout, record.padding, record.optimizer
+    return tuple(sorted(record.case.items())), *setting
+
+
+def _line(records: Sequence[Record], reference: Sequence[Record]) -> LineResult:
+    first = records[0]
+    worst = min(records, key=lambda record: WORST_FIRST.index(record.outcome))
+    measured = [record for record in records if record.outcome == "ok"]
+    values = {} if first.method == REFERENCE else block_values(reference, records)
+    ratio = _median(record.item_repetition_ratio for record in measured)
+    return LineResult(
+        case=first.case,
+        method=first.method,
+        engine=first.engine,
+        accumulation_steps=first.accumulation_steps,
+        dropout=first.dropout,
+        padding=first.padding,
+        optimizer=first.optimizer,
+        outcome=worst.outcome,
+        reason=worst.reason,
+        blocks=len(records),
+        failed_blocks=len(records) - len(measured),
+        speed_up=estimate(tuple(values.values())) if values else None,
+        item_repetition_ratio=ratio,
+        median_s=_median(median(record.samples_s) for record in measured if record.samples_s),
+        peak_memory_bytes=PeakMemory(
+            **{kind: _whole(measured, kind) for kind in ("allocated", "reserved", "process")},
+        ),
+    )
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
+
+
+def _whole(measured: Sequence[Record], kind: str) -> int | None:
+    value = _median(getattr(record.peak_memory_bytes, kind) for record in measured)
+    return None if value is None else round(value)
