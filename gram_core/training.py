@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from gram_core.batch import Batch, ItemTable
+from gram_core.phases import phase
 from gram_core.protocols import CFModule, ContentEncoder
 
 Gather = Callable[[Tensor], Tensor]
@@ -65,11 +66,12 @@ class Optimization:
     def move(self, *, encoder: bool = True, cf: bool = True) -> None:
         """The part of a step that runs on the device: clips, moves and clears."""
         optimizers = [o for o, chosen in self._optimizers(encoder, cf) if chosen]
-        if self.max_grad_norm is not None:
-            nn.utils.clip_grad_norm_([p for o in optimizers for p in parameters_of(o)], self.max_grad_norm)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        with phase("optimizer"):
+            if self.max_grad_norm is not None:
+                nn.utils.clip_grad_norm_([p for o in optimizers for p in parameters_of(o)], self.max_grad_norm)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
 
     def advance(self, *, encoder: bool = True, cf: bool = True) -> None:
         """The part that runs on the host: schedulers."""
@@ -111,8 +113,10 @@ class Training:
 
     def encode(self, items: Tensor) -> Tensor:
         """Encodings [n, d] of `items` [n], with a graph where gradients are enabled."""
-        with self.autocast():
-            return self.encoder(self.table.texts(items))
+        with phase("host"):
+            texts = self.table.texts(items)
+        with phase("ce_forward"), self.autocast():
+            return self.encoder(texts)
 
     def gather(self, slot_rows: Tensor) -> Gather:
         """How slots read encodings [n, d] through `slot_rows` [B, S]."""

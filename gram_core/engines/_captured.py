@@ -101,6 +101,8 @@ class CapturedFunction:
         self._function = function
         self._device = device
         self._captures = device.type == "cuda"
+        self.capturing = True
+        """Set to False, the function runs as it is, so that a profiler sees which phase launches which kernel."""
         self._most_graphs = most_graphs
         self._pool = pool if pool is not None else GraphPool(device)
         self._instances: OrderedDict[Signature, _Instance] = OrderedDict()
@@ -113,6 +115,8 @@ class CapturedFunction:
         instance = self._instance(signature, inputs)
         self._load(instance, inputs)
         instance.calls += 1
+        if not self.capturing:
+            return self._pool.run(lambda: function(instance.inputs))
         if self._captures and instance.graph is None and instance.calls > 1:
             instance.graph, instance.outputs = self._pool.capture(lambda: function(instance.inputs))
         if instance.graph is None:

@@ -19,6 +19,7 @@ from gram_core.engines._inputs import Packer, batch_of, gather_of, packed_texts,
 from gram_core.methods.e2e import E2E
 from gram_core.methods.multi_step import MultiStep, pseudo_loss
 from gram_core.methods.single_step import SingleStep
+from gram_core.phases import phase
 from gram_core.protocols import Exactness
 from gram_core.training import Optimization, Training
 
@@ -57,12 +58,14 @@ class CapturedStep:
 
     def host_inputs(self, batch: Batch) -> dict[str, Tensor]:
         """The host's share of a step: deduplication, packing, who reads what."""
-        selection = self.method.select(batch)
-        packed = self._packer.pack(self.training.table.texts(selection.items))
-        return packed | slot_inputs(batch, selection.slot_rows, rows_of(packed))
+        with phase("host"):
+            selection = self.method.select(batch)
+            packed = self._packer.pack(self.training.table.texts(selection.items))
+            return packed | slot_inputs(batch, selection.slot_rows, rows_of(packed))
 
     def _device_step(self, inputs: Inputs, history_length: int) -> Outputs:
-        encodings = self._encoder.encode(packed_texts(inputs))
+        with phase("ce_forward"):
+            encodings = self._encoder.encode(packed_texts(inputs))
         loss = self.method.backpropagate(encodings, gather_of(inputs), batch_of(inputs, history_length))
         self.training.optimization.move()
         return (loss,)
@@ -99,19 +102,23 @@ class CapturedMultiStep(MultiStep):
         self.training.optimization.advance(cf=False)
 
     def _device_encode(self, inputs: Inputs) -> Outputs:
-        with torch.no_grad():
+        with torch.no_grad(), phase("ce_forward"):
             return (self._encoder.encode(packed_texts(inputs)),)
 
     def _device_cf_step(self, inputs: Inputs, history_length: int) -> Outputs:
         leaf = inputs["encodings"].detach().requires_grad_()
-        loss = self.training.loss(gather_of(inputs)(leaf), batch_of(inputs, history_length))
-        loss.backward()
+        with phase("cf"):
+            loss = self.training.loss(gather_of(inputs)(leaf), batch_of(inputs, history_length))
+            loss.backward()
         self.training.optimization.move(encoder=False)
         return loss.detach(), torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
 
     def _device_ce_step(self, inputs: Inputs) -> Outputs:
-        loss = pseudo_loss(self._encoder.encode(packed_texts(inputs)), inputs["encoded"], inputs["displacement"])
-        loss.backward()
+        with phase("ce_forward"):
+            encodings = self._encoder.encode(packed_texts(inputs))
+        with phase("ce_backward"):
+            loss = pseudo_loss(encodings, inputs["encoded"], inputs["displacement"])
+            loss.backward()
         self.training.optimization.move(cf=False)
         return (loss.detach(),)
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from gram_core.batch import Batch, Selection, every_slot
+from gram_core.phases import phase
 from gram_core.protocols import Exactness
 from gram_core.training import Gather, Training
 
@@ -39,14 +40,17 @@ class E2E:
 
     def accumulate(self, batch: Batch) -> Tensor:
         """Adds the batch's gradient to every parameter's `.grad`; returns the loss, detached."""
-        selection = self.select(batch)
+        with phase("host"):
+            selection = self.select(batch)
         encodings = self.training.encode(selection.items)
         return self.backpropagate(encodings, self.training.gather(selection.slot_rows), batch)
 
     def backpropagate(self, encodings: Tensor, gather: Gather, batch: Batch) -> Tensor:
         """From encodings [n, d] with their graph to every gradient; returns the loss, detached."""
-        loss = self.training.loss(gather(encodings), batch)
-        loss.backward()
+        with phase("cf"):
+            loss = self.training.loss(gather(encodings), batch)
+        with phase("backward"):
+            loss.backward()
         return loss.detach()
 
     def step(self, batch: Batch) -> Tensor:

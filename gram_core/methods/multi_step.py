@@ -23,6 +23,7 @@ from torch import Tensor
 from gram_core.batch import Batch, unique_items
 from gram_core.chunking import chunk_bounds
 from gram_core.encoding_buffer import EncodingBuffer
+from gram_core.phases import phase
 from gram_core.protocols import Exactness
 from gram_core.training import Training
 
@@ -103,7 +104,8 @@ class MultiStep:
 
     def step(self, batch: Batch) -> Tensor:
         """One CF step; every N-th also updates the encoder. Returns the loss, detached."""
-        selection = unique_items(batch)
+        with phase("host"):
+            selection = unique_items(batch)
         buffer = self._encode_new(selection.items)
         loss, gradient = self._cf_step(buffer.moved(selection.items), selection.slot_rows, batch)
         buffer.move(selection.items, -gradient)
@@ -137,8 +139,9 @@ class MultiStep:
     def _cf_step(self, encodings: Tensor, slot_rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Phase 2: the loss and dL/dh [U, d]; the CF module has stepped."""
         leaf = encodings.requires_grad_()
-        loss = self.training.loss(self.training.gather(slot_rows)(leaf), batch)
-        loss.backward()
+        with phase("cf"):
+            loss = self.training.loss(self.training.gather(slot_rows)(leaf), batch)
+            loss.backward()
         self.training.optimization.step_cf()
         return loss.detach(), torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
 
@@ -151,7 +154,9 @@ class MultiStep:
         self._steps = 0
 
     def _ce_step(self, items: Tensor, buffer: EncodingBuffer) -> None:
-        pseudo_loss(self.training.encode(items), *buffer.read(items)).backward()
+        encodings = self.training.encode(items)
+        with phase("ce_backward"):
+            pseudo_loss(encodings, *buffer.read(items)).backward()
         self.training.optimization.step_encoder()
 
     def _ce_minibatches(self, items: Tensor) -> list[Tensor]:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from gram_core.batch import Batch, Selection, unique_items
 from gram_core.chunking import ChunkedEncoding, KeptEncoding
+from gram_core.phases import phase
 from gram_core.protocols import Exactness
 from gram_core.training import Gather, Training
 
@@ -54,7 +55,8 @@ class SingleStep:
 
     def accumulate(self, batch: Batch) -> Tensor:
         """Adds the batch's gradient to every parameter's `.grad`; returns the loss, detached."""
-        selection = self.select(batch)
+        with phase("host"):
+            selection = self.select(batch)
         encoding = ChunkedEncoding(
             self.training, selection.items, self.settings.chunk_tokens, self.settings.kept_tokens
         )
@@ -71,8 +73,10 @@ class SingleStep:
 
     def _backpropagate(self, encoding: ChunkedEncoding | KeptEncoding, gather: Gather, batch: Batch) -> Tensor:
         """Phases 2 to 4, with phase 1 behind `encoding`."""
-        loss, gradient = self._encoding_gradient(encoding.encodings, gather, batch)
-        encoding.backward(gradient)
+        with phase("cf"):
+            loss, gradient = self._encoding_gradient(encoding.encodings, gather, batch)
+        with phase("ce_backward"):
+            encoding.backward(gradient)
         return loss
 
     def _encoding_gradient(self, encodings: Tensor, gather: Gather, batch: Batch) -> tuple[Tensor, Tensor]:
