@@ -1,6 +1,7 @@
-"""The command line: `gram-bench run | resume | verify | report | doctor | list`.
+"""The command line: `gram-bench run | resume | verify | profile | report | compare | gate | reference | doctor | list`.
 
-Exit codes: 0 passed, 1 the harness failed, 2 usage or configuration, 3 not exact, 5 nothing was measured, 130 Ctrl-C.
+Exit codes: 0 passed, 1 the harness failed, 2 usage or configuration, 3 regression or not exact, 4 inconclusive under
+--strict, 5 nothing was measured, 130 Ctrl-C.
 Nothing here imports torch before it has to: mistakes are told at once.
 """
 
@@ -16,8 +17,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from bench import session
-from bench.errors import BenchError, Interrupted
+from bench import session, sweep
+from bench.errors import BenchError, Interrupted, UsageError
 from bench.results.store import ResultsError
 
 NOT_EXACT = 3
@@ -153,10 +154,102 @@ def verify(
 
 @app.command()
 @_told
+def profile(
+    config: ConfigOption = None,
+    preset: PresetOption = None,
+    device: DeviceOption = None,
+    case: Annotated[
+        str | None,
+        typer.Option("--case", metavar="N | AXIS=VALUE,...", help="Which case: its number in run --dry-run, or axes."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Where traces and profile.json go.")] = Path("runs/profile"),
+    changes: SetOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Where does a step's time go? Phases, kernels and the distance to the floor, for every line of one case."""
+    plan = session.resolve(_request(config, preset, device, changes))
+    items = sweep.lines_of_case(plan.items, case)
+    session.check_methods(plan)
+    session.fetch_assets(plan.config, Console(stderr=True))
+    from bench.profile import profile as examine
+
+    console = Console()
+    console.print(f"{plan.title}: {items[0].case}", highlight=False)
+    examine(plan.config, items, out, console)
+    console.print(f"traces and profile.json: {out}", highlight=False)
+
+
+@app.command()
+@_told
 def report(run_dir: RunDir, debug: DebugOption = False) -> None:
     """Render a run's page, pictures and tables again."""
     session.known_run(run_dir)
     session.report(run_dir, Console())
+
+
+@app.command()
+@_told
+def gate(
+    run_dir: RunDir,
+    reference: Annotated[
+        Path | None, typer.Option("--reference", help="A reference's file, or a run directory to hold the run against.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="A TOML file whose [gate] counts; the run's own if left out.")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="End with 4 where the verdict is INCONCLUSIVE.")] = False,
+    allow_mismatch: Annotated[
+        bool,
+        typer.Option("--allow-mismatch", help="Accept a reference of another device, driver, torch or power limit."),
+    ] = False,
+    debug: DebugOption = False,
+) -> int:
+    """Hold a run to its floors and a reference: 0 passed or inconclusive, 3 regression, 5 nothing was measured."""
+    from bench import gate_session
+
+    consoles = Console(), Console(stderr=True)
+    return gate_session.gate(
+        run_dir, *consoles, reference=reference, config=config, strict=strict, allow_mismatch=allow_mismatch
+    )
+
+
+@app.command()
+@_told
+def reference(
+    run_dir: RunDir,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Where to; bench/references/DEVICE.json if left out.")
+    ] = None,
+    debug: DebugOption = False,
+) -> None:
+    """Make a run the reference that later ones are held against, as it came out."""
+    from bench import gate_session
+
+    gate_session.make_reference(run_dir, out, Console())
+
+
+@app.command()
+@_told
+def compare(
+    run_a: Annotated[Path | None, typer.Argument(metavar="RUN_A", help="The earlier run's directory.")] = None,
+    run_b: Annotated[Path | None, typer.Argument(metavar="RUN_B", help="The later run's directory.")] = None,
+    history: Annotated[
+        Path | None, typer.Option("--history", metavar="DIR", help="Plot the speed-ups of all runs below this folder.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="PNG", help="Where the plot goes; DIR/history.png if left out.")
+    ] = None,
+    debug: DebugOption = False,
+) -> None:
+    """Show two runs side by side, what differs between their machines first; or a speed-up over many runs."""
+    from bench import gate_session
+
+    if history is not None and run_a is None:
+        gate_session.history(history, out, Console())
+    elif history is None and run_a is not None and run_b is not None:
+        gate_session.compare(run_a, run_b, Console())
+    else:
+        raise UsageError("give two run directories, RUN_A RUN_B, or --history DIR.")
 
 
 @app.command()

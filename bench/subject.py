@@ -119,6 +119,14 @@ class Subject:
         for _ in clocks.samples(self.window, self.job.config.run, self.clock, self.warm.spent_s):
             pass
 
+    def steps(self, units: int) -> Window:
+        """So many units outside the measurement, for a profiler to look at."""
+        return self._run(units)
+
+    def recent_batches(self, count: int) -> list[Batch]:
+        """The batches of the last steps, at most as many as the last window had."""
+        return self._stepping[-count:]
+
     def record(self) -> Record:
         """The measurement."""
         median_s = statistics.median(window.step_s for window in self.windows)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from bench import method_settings, registry
+from bench.errors import ConfigError
 from bench.results.schema import AxisValue, Record
 from bench.results.store import record_key
 
@@ -167,3 +168,35 @@ def _order(found: tuple[Case, ...]) -> Callable[[Case], tuple[float, ...]]:
 
 def _names(found: tuple[Case, ...]) -> list[str]:
     return [name for case in found for name in (case.workload, case.encoder, case.precision)]
+
+
+def lines_of_case(items: Sequence[WorkItem], asked: str | None) -> tuple[WorkItem, ...]:
+    """The lines of one case, in its first block; the canary's second line is left out.
+
+    asked: the case's number, from 1, in the order of `items`; or axes like "batch_size=32,text_length=64" that only
+    one case has; None is the first case. Raises ConfigError.
+    """
+    cases = list(dict.fromkeys(item.case for item in items))
+    if asked is None:
+        found = cases[:1]
+    elif asked.isdigit():
+        found = cases[int(asked) - 1 : int(asked)] if int(asked) else []
+    else:
+        axes = dict(part.partition("=")[::2] for part in asked.split(","))
+        found = [case for case in cases if all(_has(case, axis.strip(), value.strip()) for axis, value in axes.items())]
+    if len(found) != 1:
+        raise ConfigError(
+            f"--case {asked}: {len(found) or 'none'} of the {len(cases)} cases match; give a number of run --dry-run, "
+            f"or more axes of {', '.join(cases[0].axes())}."
+        )
+    return tuple(item for item in items if item.case == found[0] and item.block == 0 and not item.replica)
+
+
+def _has(case: Case, axis: str, value: str) -> bool:
+    if axis not in case.axes():
+        raise ConfigError(f"--case: {axis} is none of {', '.join(case.axes())}.")
+    held = case.axes()[axis]
+    try:
+        return float(value) == held if isinstance(held, int | float) else value == str(held)
+    except ValueError:
+        return False

@@ -8,7 +8,8 @@ as one pinned block, double-buffered, so that the host prepares the next call wh
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -101,8 +102,7 @@ class CapturedFunction:
         self._function = function
         self._device = device
         self._captures = device.type == "cuda"
-        self.capturing = True
-        """Set to False, the function runs as it is, so that a profiler sees which phase launches which kernel."""
+        self._uncaptured = False
         self._most_graphs = most_graphs
         self._pool = pool if pool is not None else GraphPool(device)
         self._instances: OrderedDict[Signature, _Instance] = OrderedDict()
@@ -115,7 +115,7 @@ class CapturedFunction:
         instance = self._instance(signature, inputs)
         self._load(instance, inputs)
         instance.calls += 1
-        if not self.capturing:
+        if self._uncaptured:
             return self._pool.run(lambda: function(instance.inputs))
         if self._captures and instance.graph is None and instance.calls > 1:
             instance.graph, instance.outputs = self._pool.capture(lambda: function(instance.inputs))
@@ -125,6 +125,15 @@ class CapturedFunction:
         self.counts.replayed += 1
         instance.graph.replay()
         return instance.outputs
+
+    @contextmanager
+    def uncaptured(self) -> Iterator[None]:
+        """Within, the function runs as it is: a profiler then sees which phase launches which kernel."""
+        self._uncaptured = True
+        try:
+            yield
+        finally:
+            self._uncaptured = False
 
     def _instance(self, signature: Signature, inputs: Inputs) -> _Instance:
         instance = self._instances.get(signature)
