@@ -83,6 +83,7 @@ def judge(run: LoadedRun, settings: GateSettings, reference: Reference | None = 
         tolerance_reason=tolerance_reason,
         canary=canary,
         notes=notes,
+        records=len(run.records),
         lines=tuple(judged),
     )
 

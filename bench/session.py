@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ from bench.errors import ConfigError, Interrupted, NothingMeasured, UsageError
 from bench.progress import ProgressView
 from bench.results import store
 from bench.results.schema import Environment, RunInfo
-from bench.sweep import WorkItem
+from bench.sweep import Case, WorkItem
 
 if TYPE_CHECKING:
     from bench.config import DeviceKind
@@ -131,6 +131,27 @@ def reopen(run_dir: Path) -> tuple[Config, tuple[WorkItem, ...], list[str]]:
     changes = _differences(info.environment, now, ("device_uuid", "transformers", "git_sha", "cpu_cores"))
     warnings += [f"since this run was started, {change}" for change in changes]
     return config, sweep.plan(config), warnings
+
+
+def double(run_dir: Path, cases: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Measures these cases in twice the blocks that they have, on the machine they were measured on.
+
+    Raises UsageError on another machine, and where nothing of the plan is among them.
+    """
+    config, _, _ = reopen(run_dir)
+    records = store.load(run_dir).records
+    wanted: dict[int, list[Case]] = {}
+    for case in dict.fromkeys(Case(**axes) for axes in cases):
+        present = {record.block for record in records if record.case == case.axes()}
+        wanted.setdefault(2 * len(present), []).append(case)
+    for blocks, chosen in wanted.items():
+        longer = config.run.model_copy(update={"blocks": blocks, "max_blocks": max(blocks, config.run.max_blocks)})
+        extended = config.model_copy(update={"run": longer})
+        items = tuple(item for item in sweep.plan(extended) if item.case in chosen)
+        if not items:
+            raise UsageError(f"{run_dir}: its configuration plans none of these cases")
+        say(console, f"Measuring {len(chosen)} undecided case{'s' * (len(chosen) > 1)} again, in {blocks} blocks")
+        measure(extended, items, run_dir, console)
 
 
 def known_run(run_dir: Path) -> RunInfo:

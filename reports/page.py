@@ -21,7 +21,8 @@ from markupsafe import Markup
 from bench.results import stats
 from bench.results.store import LoadedRun, UnwritableResults, load
 from bench.results.summary import Frames, frames
-from reports import figures, story, tables, toml, words
+from bench.results.verdicts import read as read_verdicts
+from reports import figures, gate, story, tables, toml, words
 from reports.figures import Drawn
 
 _NOTES = {
@@ -110,6 +111,7 @@ def _context(run: LoadedRun, derived: Frames, drawn: Iterable[Drawn]) -> dict[st
     trust = stats.trust(run.records, stats.CANARY_LIMITS[run.info.environment.device_kind])
     return {
         "info": run.info,
+        **_gate(run),
         "story": story.tell(derived, run.info),
         "origin_names": words.ORIGINS,
         "results": [
@@ -138,6 +140,17 @@ def _context(run: LoadedRun, derived: Frames, drawn: Iterable[Drawn]) -> dict[st
         "several_samples": int(derived.summary["samples"].max()) if len(derived.summary) else 0,
         "count": words.count,
     }
+
+
+def _gate(run: LoadedRun) -> dict[str, Any]:
+    """The verdicts of `gram-bench gate` where the run was gated."""
+    verdicts = read_verdicts(run.run_dir)
+    if verdicts is None:
+        return {"gate": None}
+    told = gate.conditions(verdicts)
+    if verdicts.records != len(run.records):
+        told.append("The run holds other records since; gate it again.")
+    return {"gate": verdicts, "gate_table": gate.table(verdicts), "gate_conditions": told}
 
 
 def _markdown(run: LoadedRun, context: dict[str, Any]) -> str:

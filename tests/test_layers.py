@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 OURS = {"bench", "gram_core", "reports"}
-COMMAND_LINE = {"cli.py", "__main__.py", "session.py"}
+COMMAND_LINE = {"cli.py", "__main__.py", "session.py", "gate_session.py"}
 """The files of bench that put everything together."""
 
 

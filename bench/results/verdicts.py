@@ -117,6 +117,8 @@ class GateReport(_Strict):
     tolerance_reason: str
     canary: CanaryVerdict | None = None
     notes: tuple[str, ...] = ()
+    records: int
+    """Of the run, when it was judged."""
     lines: tuple[LineVerdict, ...]
 
     def of(self, verdict: Verdict) -> tuple[LineVerdict, ...]:
