@@ -47,7 +47,7 @@ def check(config: Config) -> None:
     if config.run.paired and config.run.blocks > config.run.max_blocks:
         raise Fault(
             ("run", "blocks"),
-            f"run.blocks = {config.run.blocks} are more than run.max_blocks = {config.run.max_blocks}; raise that one too.",
+            f"run.blocks = {config.run.blocks} is more than run.max_blocks = {config.run.max_blocks}; raise both.",
         )
     _known(("model", "cf_module"), config.model.cf_module, CF_MODULES, "CF module")
     methods = _methods(config)

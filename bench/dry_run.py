@@ -30,8 +30,8 @@ def print_plan(plan: Plan, console: Console) -> None:
     if run.paired:
         say(
             console,
-            f"Processes of a block take {run.rounds} turns each; up to {run.max_blocks} blocks until speed-ups are known "
-            f"to within {run.half_width:.1%}, or {duration(run.case_budget_s)} per case.",
+            f"Processes of a block take {run.rounds} turns each; up to {run.max_blocks} blocks until speed-ups are "
+            f"known to within {run.half_width:.1%}, or {duration(run.case_budget_s)} per case.",
         )
     count = len(plan.items)
     windows, blocks_more = (run.rounds, run.max_blocks / run.blocks) if run.paired else (run.min_samples, 1.0)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bench.messages import Phase
-from bench.results.schema import Record
-from bench.sweep import WorkItem
+from bench.results.schema import Record, Schedule
+from bench.sweep import Case, WorkItem
 
 
 @dataclass(frozen=True)
@@ -50,4 +50,30 @@ class Finished:
     eta_s: float | None
 
 
-Event = Planned | Started | PhaseBegan | Finished
+@dataclass(frozen=True)
+class BlockBegan:
+    """A paired block begins, or what precedes it: with schedule "solo" each line runs alone, for its memory."""
+
+    case: Case
+    block: int
+    schedule: Schedule
+
+
+@dataclass(frozen=True)
+class TookTurn:
+    """The worker of `item` has taken its window of a round, between these times of `time.monotonic`."""
+
+    item: WorkItem
+    round: int
+    began_s: float
+    ended_s: float
+
+
+@dataclass(frozen=True)
+class Extended:
+    """The case is not known well enough: a block more, so that there are `total` measurements to take."""
+
+    total: int
+
+
+Event = Planned | Started | PhaseBegan | Finished | BlockBegan | TookTurn | Extended

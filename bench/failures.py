@@ -25,6 +25,10 @@ class NonFiniteLoss(ArithmeticError):
     """Training diverged, so that its times and counts describe no training."""
 
 
+class NothingKept(Exception):
+    """Every window was dropped: nothing is wrong with the method, and nothing was measured."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """Why there is no measurement: an outcome, one sentence, and what a developer wants to see besides."""
@@ -36,6 +40,8 @@ class Failure:
 
 def of_exception(error: BaseException, phase: str) -> Failure:
     """The failure that an exception of a worker's `phase` ("setup", say) amounts to."""
+    if isinstance(error, NothingKept):
+        return Failure("skipped", str(error))
     trace = "".join(traceback.format_exception(error))
     if is_out_of_memory(error):
         return Failure("oom", _out_of_memory_sentence(error, phase), trace)

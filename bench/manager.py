@@ -1,5 +1,6 @@
 """Takes the measurements of a run: one fresh worker process each, every outcome recorded, nothing taken twice.
 
+One process at a time here; paired blocks, in which processes take turns, are `bench.paired`'s.
 Records are on the disk before the next worker starts, so that a run may end at any moment, by Ctrl-C, a full disk or
 a lost machine; calling `run` again finishes it.
 """
@@ -7,41 +8,20 @@ a lost machine; calling `run` again finishes it.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench import failures, processes, skipping, worker
+from bench import failures, paired, processes, skipping, worker
 from bench.config import Config
-from bench.errors import BenchError
 from bench.events import Event, Finished, PhaseBegan, Planned, Started
-from bench.interrupts import held_back
 from bench.messages import Entered, Job, Measured, Phase
 from bench.pace import Pace
 from bench.processes import Worker, WorkerEnded
+from bench.recording import RunCounts, write
 from bench.records import failed_record
 from bench.results import store
-from bench.results.schema import Exactness, Outcome, Record
+from bench.results.schema import Exactness, Record
 from bench.sweep import WorkItem, key_of
-
-
-@dataclass(frozen=True)
-class RunCounts:
-    """How the measurements ended. recorded: those that a former call had left on the disk, whatever their outcome."""
-
-    outcomes: Counter[Outcome] = field(default_factory=Counter)
-    recorded: int = 0
-
-    @property
-    def ok(self) -> int:
-        """Measurements taken by this call."""
-        return self.outcomes["ok"]
-
-    @property
-    def total(self) -> int:
-        """Everything this call recorded."""
-        return self.outcomes.total()
 
 
 def run(config: Config, run_dir: Path, items: Sequence[WorkItem], on_event: Callable[[Event], None]) -> RunCounts:
@@ -51,6 +31,8 @@ def run(config: Config, run_dir: Path, items: Sequence[WorkItem], on_event: Call
     cannot be ended, KeyboardInterrupt on Ctrl-C; in each case everything finished before is on the disk and no worker
     is left.
     """
+    if config.run.paired:
+        return paired.run(config, run_dir, items, on_event)
     records = list(store.load(run_dir).records)
     recorded = {key_of(record) for record in records}
     todo = [item for item in dict.fromkeys(items) if item.key not in recorded]
@@ -67,19 +49,11 @@ def run(config: Config, run_dir: Path, items: Sequence[WorkItem], on_event: Call
         else:
             record = failed_record(job, skipping.of_observation(observed, item), observed.exactness)
             took_s = 0.0
-        _write(run_dir, record)
+        write(run_dir, record)
         records.append(record)
         counts.outcomes[record.outcome] += 1
         on_event(Finished(item, record, number, len(todo), took_s, pace.remaining_s(todo[number:])))
     return counts
-
-
-def _write(run_dir: Path, record: Record) -> None:
-    try:
-        with held_back():
-            store.append(run_dir, record)
-    except store.UnwritableResults as error:
-        raise BenchError(f"{error} `gram-bench resume {run_dir}` takes the remaining measurements.") from error
 
 
 def _measure(job: Job, on_event: Callable[[Event], None]) -> Record:

@@ -20,11 +20,52 @@ class Job(NamedTuple):
 
 
 @dataclass(frozen=True)
+class TakeWindow:
+    """The manager gives the worker its turn: one window, and no other process computes meanwhile."""
+
+
+@dataclass(frozen=True)
+class Finish:
+    """The last turn: counting and the record. kept: positions of the windows that are measurements.
+
+    reason: why there is none, where none is kept.
+    """
+
+    kept: tuple[int, ...]
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
 class Entered:
     """The worker begins a phase; by then it knows what its method may claim."""
 
     phase: Phase
     exactness: Exactness | None = None
+
+
+@dataclass(frozen=True)
+class Warm:
+    """The worker is ready for windows and hands its turn back.
+
+    warm_up_s: seconds of the warm-up's steps; spent_s: what of them counts against the budget.
+    """
+
+    setup_s: float
+    warm_up_s: float
+    spent_s: float
+
+
+@dataclass(frozen=True)
+class Took:
+    """The worker has taken a window and hands its turn back.
+
+    began_s, ended_s: by `time.monotonic`, which all processes share; seconds: of the timed work.
+    """
+
+    began_s: float
+    ended_s: float
+    seconds: float
+    steps: int
 
 
 @dataclass(frozen=True)
@@ -34,4 +75,5 @@ class Measured:
     record: dict[str, Any]
 
 
-Message = Entered | Measured
+Message = Entered | Warm | Took | Measured
+Order = TakeWindow | Finish

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from bench.events import Event, Finished, PhaseBegan, Planned, Started
+from bench.events import BlockBegan, Event, Extended, Finished, PhaseBegan, Planned, Started, TookTurn
 from bench.results.schema import Record
 
 _STYLES = {"ok": "green", "skipped": "yellow", "oom": "magenta", "timeout": "red", "error": "red"}
@@ -61,6 +61,13 @@ class ProgressView:
                 self._describe(f"{item}{left}")
             case PhaseBegan(item=item, phase=phase):
                 self._describe(f"{item} · {phase}")
+            case BlockBegan(case=case, block=block, schedule=schedule):
+                self._describe(f"{case} · block {block}, {schedule}")
+            case TookTurn(item=item, round=number):
+                self._describe(f"{item} · round {number}")
+            case Extended(total=total):
+                if self._task is not None:
+                    self._bar.update(self._task, total=total)
             case Finished():
                 self._line(_finished(event))
                 if self._task is not None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import math
 import statistics
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -24,7 +26,7 @@ from bench.measure.clock import Clock, WarmUp, Window
 from bench.measure.cores import compute_threads
 from bench.measure.counts import batch_counts, encoder_counts
 from bench.measure.memory import peak_memory, reserved_bytes, resident_peak_bytes
-from bench.messages import Entered, Job, Phase
+from bench.messages import Entered, Job, Order, Phase, TakeWindow, Took, Warm
 from bench.methods import exactness, method_class
 from bench.records import failed_record, identity
 from bench.results.schema import Loss, Record, Throughput
@@ -36,6 +38,32 @@ def measure(job: Job, say: Callable[[Entered], None], clock: Clock | None = None
 
     say: told of each phase as it begins.
     """
+    return _measure(job, say, lambda subject: subject.take_windows(), clock)
+
+
+def measure_in_turns(
+    job: Job,
+    say: Callable[[Entered | Warm | Took], None],
+    hear: Callable[[], Order],
+    clock: Clock | None = None,
+) -> dict[str, Any]:
+    """The same where other processes are measured meanwhile: computes only between an order and the answer to it.
+
+    hear: waits for the next order. Set-up and warm-up need none: the manager starts one process at a time.
+    """
+
+    def windows(subject: Subject) -> None:
+        say(subject.warm_up_told())
+        while isinstance(order := hear(), TakeWindow):
+            say(subject.window_told())
+        subject.keep(order.kept, order.reason)
+
+    return _measure(job, say, windows, clock)
+
+
+def _measure(
+    job: Job, say: Callable[[Entered], None], windows: Callable[[Subject], None], clock: Clock | None
+) -> dict[str, Any]:
     phase: Phase = "start"
     subject = None
 
@@ -53,7 +81,7 @@ def measure(job: Job, say: Callable[[Entered], None], clock: Clock | None = None
         enter("warm-up")
         subject.warm_up()
         enter("windows")
-        subject.take_windows()
+        windows(subject)
         enter("facts")
         return subject.record().model_dump(mode="json")
     except Exception as error:
@@ -78,7 +106,8 @@ class Subject:
         self._batches_made = 0
         self._ahead: list[Batch] = []
         self._stepping: list[Batch] = []
-        self._measured: list[Batch] = []
+        self._measured: list[list[Batch]] = []
+        """Batches of each window."""
         self._losses: list[float] = []
         self._units_per_window = 1
 
@@ -110,9 +139,28 @@ class Subject:
     def window(self) -> Window:
         """One measured window."""
         window = self._run(self._units_per_window)
-        self._measured += self._stepping
+        self._measured.append(self._stepping)
         self.windows.append(window)
         return window
+
+    def warm_up_told(self) -> Warm:
+        """What the manager wants to know of set-up and warm-up."""
+        assert self.setup_s is not None, "set_up comes first"
+        return Warm(self.setup_s, sum(unit.seconds for unit in self.warm.units), self.warm.spent_s)
+
+    def window_told(self) -> Took:
+        """One measured window, its batches made beforehand, and what the manager wants to know of it."""
+        self._prepare(self._units_per_window)
+        began_s = time.monotonic()
+        window = self.window()
+        return Took(began_s, time.monotonic(), window.seconds, window.steps)
+
+    def keep(self, kept: Sequence[int], reason: str | None) -> None:
+        """Forgets all windows but these, by their positions; raises NothingKept, with the reason, for none."""
+        if not kept:
+            raise failures.NothingKept(reason or "no window was taken")
+        self.windows = [self.windows[place] for place in kept]
+        self._measured = [self._measured[place] for place in kept]
 
     def take_windows(self) -> None:
         """As many windows as the settings ask for and the budget allows."""
@@ -130,7 +178,7 @@ class Subject:
     def record(self) -> Record:
         """The measurement."""
         median_s = statistics.median(window.step_s for window in self.windows)
-        counts = self._counts(self._measured)
+        counts = self._counts(list(itertools.chain.from_iterable(self._measured)))
         return Record(
             **identity(self.job),
             outcome="ok",
@@ -154,7 +202,9 @@ class Subject:
         with contextlib.suppress(Exception):  # what ended the measurement may end this too: a failed device, no memory
             if self._built is not None:
                 columns |= self._facts()
-                columns |= self._counts(self._measured or self._stepping or self._ahead)
+                columns |= self._counts(
+                    list(itertools.chain.from_iterable(self._measured)) or self._stepping or self._ahead
+                )
         return columns
 
     def _run(self, units: int) -> Window:
@@ -204,6 +254,7 @@ class Subject:
                 "first_unit_s": self.warm.units[0].seconds if self.warm.units else None,
                 "threads": torch.get_num_threads(),
                 "resident_at_start_bytes": self._memory_at_start,
+                "resident_peak_bytes": resident_peak_bytes(),
             },
         }
 

@@ -5,6 +5,8 @@ Rules
 - `append` returns only when the line is on the disk. If it cannot be written, nothing of it stays behind.
 - A half-written last line (a crash in the middle of a write) is dropped with a warning by `load`, and cut off by the
   next `append`. Any other damage is an error that names the file and the line: nobody should publish from half a run.
+- A block's records are written together. Fewer of them than they say they are (`block_records`) at the file's end are
+  a half-written block, which goes the way of a half-written line.
 - Of several records with one key the last counts, with a warning: measuring again is how a failed case is repaired,
   and the file stays append-only.
 """
@@ -16,7 +18,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -146,8 +148,17 @@ def append(run_dir: Path, record: Record) -> None:
     Raises UnwritableResults, with the file as it was before, when the disk is full or the file may not be written to;
     DamagedResults when the file's end is broken in a way that a crash does not explain.
     """
+    _append(run_dir, [record])
+
+
+def append_block(run_dir: Path, records: Sequence[Record]) -> None:
+    """Adds a block's records, all or none of them, and returns when they are on the disk; raises as `append` does."""
+    _append(run_dir, [record.model_copy(update={"block_records": len(records)}) for record in records])
+
+
+def _append(run_dir: Path, records: Sequence[Record]) -> None:
     path = run_dir / RECORDS_FILE
-    line = record.model_dump_json().encode() + b"\n"
+    lines = b"".join(record.model_dump_json().encode() + b"\n" for record in records)
     try:
         is_new = not path.exists()
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0), 0o644)
@@ -157,7 +168,7 @@ def append(run_dir: Path, record: Record) -> None:
         end, separator = _sound_end(descriptor, path)
         try:
             os.ftruncate(descriptor, end)
-            _write_all(descriptor, separator + line)
+            _write_all(descriptor, separator + lines)
             os.fsync(descriptor)
             if is_new:
                 _sync_directory(run_dir)
@@ -172,13 +183,32 @@ def append(run_dir: Path, record: Record) -> None:
 def _sound_end(descriptor: int, path: Path) -> tuple[int, bytes]:
     """Where the next line belongs, and what has to stand before it (a newline, if only that was lost)."""
     size = os.fstat(descriptor).st_size
-    if size == 0 or os.pread(descriptor, 1, size - 1) == b"\n":
-        return size, b""
     content = os.pread(descriptor, size, 0)
-    start = content.rfind(b"\n") + 1
-    if _is_whole_tail(content[start:], path, content.count(b"\n") + 1):
+    lines = content.split(b"\n")
+    tail = lines.pop()
+    if tail and _is_whole_tail(tail, path, len(lines) + 1):
+        lines.append(tail)
+    numbered = enumerate(reversed(lines))
+    excess = _half_block(_parse(line, path, len(lines) - place) for place, line in numbered)
+    if excess:
+        lines = lines[:-excess]
+    elif lines and lines[-1] is tail:
         return size, b"\n"
-    return start, b""
+    return sum(len(line) + 1 for line in lines), b""
+
+
+def _half_block(from_the_last: Iterable[Record]) -> int:
+    """How many records at a file's end belong to a block of which fewer were written than it has; reads no further."""
+    block: tuple[object, ...] | None = None
+    whole, found = 1, 0
+    for record in from_the_last:
+        if record.block_records is None:
+            break
+        block = block or (record.case, record.block, record.block_records)
+        if block != (record.case, record.block, record.block_records):
+            break
+        whole, found = record.block_records, found + 1
+    return found % whole
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
@@ -216,8 +246,15 @@ def load(run_dir: Path) -> LoadedRun:
             )
     records: dict[Hashable, Record] = {}
     line_of: dict[Hashable, int] = {}
-    for number, line in enumerate(lines, start=1):
-        record = _parse(line, path, number)
+    parsed = [_parse(line, path, number) for number, line in enumerate(lines, start=1)]
+    excess = _half_block(reversed(parsed))
+    if excess:
+        warnings.append(
+            f"{path}, line {len(parsed) - excess + 1}: dropped the last block, {excess} of "
+            f"{parsed[-1].block_records} records; resume the run to measure it again."
+        )
+        parsed = parsed[:-excess]
+    for number, record in enumerate(parsed, start=1):
         key = record_key(record)
         if key in records:
             warnings.append(f"{path}, line {number}: replaces line {line_of[key]}, the same case, method and block.")

@@ -1,0 +1,275 @@
+"""What the device does meanwhile, read beside the workers: clocks, power, energy, heat, throttling, other processes.
+
+A thread of the managing process asks the driver every few milliseconds; the workers know nothing of it. Afterwards
+the readings of any stretch of time can be had, by `time.monotonic`, which all processes of a machine share. Whatever
+a device does not tell is None.
+"""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol
+
+from bench.measure.nvml import device_handle
+from bench.results.schema import Spread, Telemetry
+
+PERIOD_S = 0.02
+PROCESSES_EVERY = 10
+"""Readings per look at the device's processes, which takes the driver longer than all else."""
+LOWEST_CLOCK_SHARE = 0.75
+"""Of the highest SM clock: a round measured below is dropped."""
+
+THROTTLE_REASONS = {
+    0x2: "applications_clocks_setting",
+    0x4: "sw_power_cap",
+    0x8: "hw_slowdown",
+    0x10: "sync_boost",
+    0x20: "sw_thermal_slowdown",
+    0x40: "hw_thermal_slowdown",
+    0x80: "hw_power_brake_slowdown",
+    0x100: "display_clock_setting",
+}
+"""Bits of nvmlDeviceGetCurrentClocksEventReasons (NVML API reference), but for idleness."""
+SLOWDOWNS = frozenset(("hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown"))
+"""The device protecting itself: what is measured meanwhile is the cooling, not the method."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The device at one moment. energy_j: a counter that only grows; processes: number -> its bytes on the device."""
+
+    at_s: float
+    sm_clock_mhz: float | None = None
+    power_w: float | None = None
+    energy_j: float | None = None
+    temperature_c: float | None = None
+    throttle_reasons: frozenset[str] | None = None
+    processes: dict[int, int | None] | None = None
+
+
+class Watch(Protocol):
+    """Something that has watched a device; a test's watch has seen what the test says."""
+
+    highest_sm_clock_mhz: float | None
+
+    def between(self, began_s: float, ended_s: float) -> Sequence[Reading]:
+        """Readings of that time, with the last one before it and the first one after it, as far as there are any."""
+        ...
+
+    def forget(self) -> None:
+        """Readings so far are no longer needed."""
+        ...
+
+
+class Unwatched:
+    """A device that tells nothing, as a processor does."""
+
+    highest_sm_clock_mhz: float | None = None
+
+    def between(self, began_s: float, ended_s: float) -> Sequence[Reading]:
+        """Nothing."""
+        return ()
+
+    def forget(self) -> None:
+        """Nothing to forget."""
+
+
+class Source(Protocol):
+    """What a `Sampler` asks."""
+
+    highest_sm_clock_mhz: float | None
+
+    def read(self, with_processes: bool) -> Reading:
+        """The device now."""
+        ...
+
+
+class Sampler:
+    """Reads a source every `period_s` in a thread of its own, while in a `with`."""
+
+    def __init__(self, source: Source, period_s: float = PERIOD_S) -> None:
+        self.highest_sm_clock_mhz = source.highest_sm_clock_mhz
+        self._source, self._period_s = source, period_s
+        self._readings: list[Reading] = []
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="telemetry", daemon=True)
+
+    def __enter__(self) -> Sampler:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def between(self, began_s: float, ended_s: float) -> Sequence[Reading]:
+        """Readings of that time and the two beside it, for which it may have to read once itself."""
+        with self._lock:
+            if not self._readings or self._readings[-1].at_s < ended_s:
+                self._readings.append(self._source.read(with_processes=False))
+            times = [reading.at_s for reading in self._readings]
+            first, last = bisect_right(times, began_s) - 1, bisect_left(times, ended_s)
+            return tuple(self._readings[max(0, first) : last + 1])
+
+    def forget(self) -> None:
+        """Drops all readings but the last."""
+        with self._lock:
+            del self._readings[:-1]
+
+    def _run(self) -> None:
+        count = 0
+        while not self._ended.is_set():
+            with self._lock:
+                self._readings.append(self._source.read(count % PROCESSES_EVERY == 0))
+            count += 1
+            self._ended.wait(self._period_s)
+
+
+class NvmlSource:
+    """A CUDA device as its driver describes it. nvml, handle: the library and the device's handle in it."""
+
+    def __init__(self, nvml: Any, handle: Any) -> None:
+        self._nvml, self._handle = nvml, handle
+        self._instant_power = self._power_field() is not None
+        self.highest_sm_clock_mhz = self._ask("nvmlDeviceGetMaxClockInfo", nvml.NVML_CLOCK_SM)
+
+    def read(self, with_processes: bool) -> Reading:
+        """The device now; what it does not support is None."""
+        energy_mj = self._ask("nvmlDeviceGetTotalEnergyConsumption")
+        return Reading(
+            at_s=time.monotonic(),
+            sm_clock_mhz=self._ask("nvmlDeviceGetClockInfo", self._nvml.NVML_CLOCK_SM),
+            power_w=self._power_w(),
+            energy_j=None if energy_mj is None else energy_mj / 1e3,
+            temperature_c=self._ask("nvmlDeviceGetTemperature", self._nvml.NVML_TEMPERATURE_GPU),
+            throttle_reasons=self._throttle_reasons(),
+            processes=self._processes() if with_processes else None,
+        )
+
+    def _ask(self, question: str, *arguments: Any) -> Any:
+        try:
+            return getattr(self._nvml, question)(self._handle, *arguments)
+        except (self._nvml.NVMLError, AttributeError):
+            return None
+
+    def _power_w(self) -> float | None:
+        """Power now; from Ampere on the plain question is answered with the mean of a second."""
+        milliwatts = self._power_field() if self._instant_power else self._ask("nvmlDeviceGetPowerUsage")
+        return None if milliwatts is None else milliwatts / 1e3
+
+    def _power_field(self) -> int | None:
+        values = self._ask("nvmlDeviceGetFieldValues", [getattr(self._nvml, "NVML_FI_DEV_POWER_INSTANT", 186)])
+        if not values or values[0].nvmlReturn != self._nvml.NVML_SUCCESS:
+            return None
+        return int(values[0].value.uiVal)
+
+    def _throttle_reasons(self) -> frozenset[str] | None:
+        bits = self._ask("nvmlDeviceGetCurrentClocksEventReasons")
+        if bits is None:
+            bits = self._ask("nvmlDeviceGetCurrentClocksThrottleReasons")
+        return None if bits is None else frozenset(name for bit, name in THROTTLE_REASONS.items() if bits & bit)
+
+    def _processes(self) -> dict[int, int | None] | None:
+        found = self._ask("nvmlDeviceGetComputeRunningProcesses")
+        return None if found is None else {process.pid: process.usedGpuMemory for process in found}
+
+
+def watch(stack: ExitStack, uuid: str | None) -> Watch:
+    """Watches the CUDA device `uuid` until `stack` ends; where there is none, or no driver, nothing is seen."""
+    opened = None if uuid is None else stack.enter_context(device_handle(uuid))
+    return Unwatched() if opened is None else stack.enter_context(Sampler(NvmlSource(*opened)))
+
+
+def why_dropped(readings: Iterable[Reading], highest_sm_clock_mhz: float | None) -> str | None:
+    """Why a window with these readings is no measurement of a method, None where it is one.
+
+    The clock counts by its median, so that the moment between two windows, in which the device may rest, does not.
+    """
+    readings = tuple(readings)
+    slowdowns = sorted(SLOWDOWNS & {reason for reading in readings for reason in reading.throttle_reasons or ()})
+    if slowdowns:
+        return ", ".join(slowdowns)
+    clocks = _given(readings, lambda reading: reading.sm_clock_mhz)
+    if clocks and highest_sm_clock_mhz:
+        clock = statistics.median(clocks)
+        if clock < LOWEST_CLOCK_SHARE * highest_sm_clock_mhz:
+            return f"SM clock {clock:.0f} of {highest_sm_clock_mhz:.0f} MHz"
+    return None
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """One measured window: when it was, by `time.monotonic`, and the readings of that time."""
+
+    began_s: float
+    ended_s: float
+    readings: Sequence[Reading] = ()
+
+
+def summary(
+    stretches: Sequence[Stretch], interactions: float | None = None, pid: int | None = None, residents: int = 1
+) -> Telemetry:
+    """What a worker's windows looked like from outside.
+
+    interactions: item slots that all windows together stepped on; pid: the worker's; residents: processes of this run
+    that were on the device.
+    """
+    readings = [reading for stretch in stretches for reading in stretch.readings]
+    clocks = _given(readings, lambda reading: reading.sm_clock_mhz)
+    power = _given(readings, lambda reading: reading.power_w)
+    heat = _given(readings, lambda reading: reading.temperature_c)
+    reasons = _given(readings, lambda reading: reading.throttle_reasons)
+    processes = _given(readings, lambda reading: reading.processes)
+    energies = [_energy_j(stretch) for stretch in stretches]
+    energy_j = sum(filter(None, energies)) if energies and None not in energies else None
+    own = [seen.get(pid or 0) for seen in processes]
+    return Telemetry(
+        sm_clock_mhz=Spread(min=min(clocks), median=statistics.median(clocks), max=max(clocks)) if clocks else None,
+        power_w=statistics.fmean(power) if power else None,
+        energy_j=energy_j,
+        energy_per_1000_interactions_j=1000 * energy_j / interactions if energy_j and interactions else None,
+        temperature_c=max(heat) if heat else None,
+        throttle_reasons=tuple(sorted(frozenset().union(*reasons))) if reasons else None,
+        foreign_processes=_foreign(processes, residents),
+        process_memory_bytes=max(filter(None, own), default=None),
+    )
+
+
+def _given(readings: Iterable[Reading], field: Callable[[Reading], Any]) -> list[Any]:
+    return [value for value in map(field, readings) if value is not None]
+
+
+def _foreign(processes: Sequence[dict[int, int | None]], residents: int) -> int | None:
+    """Most processes that are none of ours: by count, since in a container the driver numbers them otherwise."""
+    counts = [len(seen) - residents for seen in processes]
+    return max(0, *counts) if counts and max(counts) >= 0 else None
+
+
+def _energy_j(stretch: Stretch) -> float | None:
+    """The counter's growth over the window, its two ends interpolated between readings."""
+    known = [(reading.at_s, reading.energy_j) for reading in stretch.readings if reading.energy_j is not None]
+    if len(known) < 2:
+        return None
+    ends = [_interpolated(known, at_s) for at_s in (stretch.began_s, stretch.ended_s)]
+    return max(0.0, ends[1] - ends[0])
+
+
+def _interpolated(known: Sequence[tuple[float, float]], at_s: float) -> float:
+    """The value at a time, on straight lines between what is known, level beyond its ends."""
+    place = bisect_left([time_s for time_s, _ in known], at_s)
+    if place == 0:
+        return known[0][1]
+    if place == len(known):
+        return known[-1][1]
+    (before_s, before), (after_s, after) = known[place - 1 : place + 1]
+    return before + (after - before) * (at_s - before_s) / (after_s - before_s)

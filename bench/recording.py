@@ -1,0 +1,52 @@
+"""How measurements ended, and their way onto the disk, whatever order they are taken in."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.errors import BenchError
+from bench.interrupts import held_back
+from bench.results import store
+from bench.results.schema import Outcome, Record
+
+
+@dataclass(frozen=True)
+class RunCounts:
+    """How the measurements ended. recorded: those that a former call had left on the disk, whatever their outcome."""
+
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    recorded: int = 0
+
+    @property
+    def ok(self) -> int:
+        """Measurements taken by this call."""
+        return self.outcomes["ok"]
+
+    @property
+    def total(self) -> int:
+        """Everything this call recorded."""
+        return self.outcomes.total()
+
+
+def write(run_dir: Path, record: Record) -> None:
+    """Puts a record on the disk; raises BenchError, which says how to go on, where that can't be."""
+    _write(run_dir, [record], whole_block=False)
+
+
+def write_block(run_dir: Path, records: Sequence[Record]) -> None:
+    """Puts a block's records on the disk, all or none; raises as `write` does."""
+    _write(run_dir, records, whole_block=True)
+
+
+def _write(run_dir: Path, records: Sequence[Record], *, whole_block: bool) -> None:
+    try:
+        with held_back():
+            if whole_block:
+                store.append_block(run_dir, records)
+            else:
+                store.append(run_dir, *records)
+    except store.UnwritableResults as error:
+        raise BenchError(f"{error} `gram-bench resume {run_dir}` takes the remaining measurements.") from error
