@@ -1,6 +1,6 @@
 """Encoding many texts within a token budget: graphs are kept while they fit, the rest is recomputed.
 
-The encoder sees chunks of consecutive texts. Chunks within `kept_tokens` keep their graph from forward to
+The encoder sees chunks of consecutive texts. Chunks within the budget keep their graph from forward to
 backward; later ones run forward without one, and again with one when their gradient arrives, replaying the
 random state of the first time, so that dropout draws the same masks (as in gradient caching, Gao et al. 2021).
 
@@ -9,7 +9,7 @@ n texts, d width; token counts are the encoder's own (`computed_tokens`), paddin
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -83,24 +83,81 @@ class KeptEncoding:
         self._graph.backward(gradient)
 
 
-class ChunkedEncoding:
-    """Encodings of `items` [n], and their backward, within token budgets.
+class GraphBudget:
+    """Decides chunk by chunk whether a graph may still be kept, from tokens kept and from memory in use.
 
-    chunk_tokens: the most tokens the encoder sees at once; None is no limit. Only bounds memory.
-    kept_tokens: the most tokens whose graphs wait for the backward; None is no limit. Only bounds memory.
+    kept_tokens: the most tokens whose graphs wait for the backward; None is no limit.
+    memory_budget: the most memory in use while graphs are kept, in bytes, or, up to 1, as a share of the device;
+    None is no limit. What a chunk will take is foreseen from what the largest one per token took so far.
+    allocated: bytes in use on the device; torch's CUDA allocator's, unless another meter is given.
+    Raises ValueError for a memory budget on a device that tells neither (a CPU: bound kept_tokens there).
     """
 
-    def __init__(self, training: Training, items: Tensor, chunk_tokens: int | None, kept_tokens: int | None):
+    def __init__(
+        self,
+        device: torch.device,
+        kept_tokens: int | None = None,
+        memory_budget: float | None = None,
+        allocated: Callable[[], int] | None = None,
+    ):
+        self._kept_tokens = kept_tokens
+        self._bytes = None if memory_budget is None else _bytes_of(memory_budget, device)
+        if self._bytes is not None and allocated is None and device.type != "cuda":
+            raise ValueError("memory_budget needs a CUDA device, which tells what is in use; bound kept_tokens instead")
+        self._allocated = allocated or (lambda: torch.cuda.memory_allocated(device))
+        self._tokens = 0
+        self._bytes_per_token = 0.0
+        self._full = False
+
+    def allows(self, tokens: int) -> bool:
+        """Whether the next chunk, of so many tokens, may keep its graph; once no, always no."""
+        over = self._kept_tokens is not None and self._tokens + tokens > self._kept_tokens
+        if self._bytes is not None and not over:
+            over = self._allocated() + self._bytes_per_token * tokens > self._bytes
+        self._full = self._full or over
+        return not self._full
+
+    @contextmanager
+    def keeping(self, tokens: int) -> Iterator[None]:
+        """Within, a chunk of so many tokens runs forward and keeps its graph."""
+        before = self._allocated() if self._bytes is not None else 0
+        yield
+        self._tokens += tokens
+        if self._bytes is not None and tokens:
+            self._bytes_per_token = max(self._bytes_per_token, (self._allocated() - before) / tokens)
+
+
+def _bytes_of(memory_budget: float, device: torch.device) -> float:
+    if not memory_budget > 0:
+        raise ValueError(f"memory_budget must be above 0: bytes, or up to 1 a share of the device, not {memory_budget}")
+    if memory_budget > 1:
+        return memory_budget
+    if device.type != "cuda":
+        raise ValueError("memory_budget as a share needs a CUDA device; give bytes or kept_tokens instead")
+    return memory_budget * torch.cuda.get_device_properties(device).total_memory
+
+
+class ChunkedEncoding:
+    """Encodings of `items` [n], and their backward, within budgets.
+
+    chunk_tokens: the most tokens the encoder sees at once; None is no limit. Only bounds memory.
+    budget: which chunks keep their graph; None keeps all. Only bounds memory.
+    """
+
+    def __init__(self, training: Training, items: Tensor, chunk_tokens: int | None, budget: GraphBudget | None = None):
         self._training = training
         tokens = training.encoder.computed_tokens(training.table.lengths[items])
+        budget = budget or GraphBudget(training.device)
         self._chunks: list[_Chunk] = []
-        kept = 0
         for start, stop in chunk_bounds(tokens, chunk_tokens):
-            kept += int(tokens[start:stop].sum())
-            keep = kept_tokens is None or kept <= kept_tokens
-            state = None if keep else RandomState.now(training.device)
-            with torch.set_grad_enabled(keep):
-                self._chunks.append(_Chunk(items[start:stop], training.encode(items[start:stop]), state))
+            chunk, size = items[start:stop], int(tokens[start:stop].sum())
+            if budget.allows(size):
+                with budget.keeping(size):
+                    self._chunks.append(_Chunk(chunk, training.encode(chunk), None))
+            else:
+                state = RandomState.now(training.device)
+                with torch.no_grad():
+                    self._chunks.append(_Chunk(chunk, training.encode(chunk), state))
         self.encodings = torch.cat([chunk.encodings.detach() for chunk in self._chunks])
         """[n, d], detached."""
 

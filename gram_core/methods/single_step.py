@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from gram_core.batch import Batch, Selection, unique_items
-from gram_core.chunking import ChunkedEncoding, KeptEncoding
+from gram_core.chunking import ChunkedEncoding, GraphBudget, KeptEncoding
 from gram_core.phases import phase
 from gram_core.protocols import Exactness
 from gram_core.training import Gather, Training
@@ -35,14 +35,21 @@ class SingleStep:
 
     @dataclass(frozen=True)
     class Settings:
-        """Both only bound memory; neither changes the gradient.
+        """All only bound memory; none changes the gradient.
 
         chunk_tokens: the most tokens the encoder sees at once.
         kept_tokens: the most tokens whose graphs are kept from forward to backward; the rest is recomputed.
+        memory_budget: the most memory in use while graphs are kept, in bytes, or, up to 1, as a share of the CUDA
+        device; the rest is recomputed. Both need chunk_tokens, for there is nothing to choose among in one chunk.
         """
 
         chunk_tokens: int | None = None
         kept_tokens: int | None = None
+        memory_budget: float | None = None
+
+        def __post_init__(self) -> None:
+            if self.memory_budget is not None and self.chunk_tokens is None:
+                raise ValueError("memory_budget needs chunk_tokens: graphs are kept or recomputed chunk by chunk")
 
     def __init__(self, training: Training, settings: Settings | None = None):
         self.training = training
@@ -57,9 +64,8 @@ class SingleStep:
         """Adds the batch's gradient to every parameter's `.grad`; returns the loss, detached."""
         with phase("host"):
             selection = self.select(batch)
-        encoding = ChunkedEncoding(
-            self.training, selection.items, self.settings.chunk_tokens, self.settings.kept_tokens
-        )
+        budget = GraphBudget(self.training.device, self.settings.kept_tokens, self.settings.memory_budget)
+        encoding = ChunkedEncoding(self.training, selection.items, self.settings.chunk_tokens, budget)
         return self._backpropagate(encoding, self.training.gather(selection.slot_rows), batch)
 
     @staticmethod

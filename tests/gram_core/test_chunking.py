@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from gram_core.chunking import ChunkedEncoding, RandomState, chunk_bounds
+from gram_core.chunking import ChunkedEncoding, GraphBudget, RandomState, chunk_bounds
 from gram_core.exactness import Float64Throughout, relative_errors, total_norm
 from tests.gram_core import _models as m
 
@@ -44,7 +44,7 @@ def encoder_gradients(training, items, gradient, chunk_tokens, kept_tokens, seed
     """(encodings, encoder's gradients, number of recomputed chunks, the next random draw)."""
     training.encoder.zero_grad()
     torch.manual_seed(seed)
-    chunks = ChunkedEncoding(training, items, chunk_tokens, kept_tokens)
+    chunks = ChunkedEncoding(training, items, chunk_tokens, GraphBudget(training.device, kept_tokens))
     recomputed = chunks.recomputed_chunks
     chunks.backward(gradient)
     grads = {name: p.grad.clone() for name, p in training.encoder.named_parameters() if p.grad is not None}
@@ -126,7 +126,7 @@ def test_chunks_keep_what_fits_and_encode_the_same(budgets, padding, items):
     calls = []
     forward = training.encoder.forward
     training.encoder.forward = lambda texts: calls.append((len(texts), torch.is_grad_enabled())) or forward(texts)
-    chunks = ChunkedEncoding(training, items, chunk_tokens, kept_tokens)
+    chunks = ChunkedEncoding(training, items, chunk_tokens, GraphBudget(training.device, kept_tokens))
     per_text = int(training.encoder.computed_tokens(training.table.lengths[items])[0])
     assert sum(count for count, _ in calls) == len(items)
     assert all(chunk_tokens is None or count * per_text <= chunk_tokens or count == 1 for count, _ in calls)
@@ -136,3 +136,44 @@ def test_chunks_keep_what_fits_and_encode_the_same(budgets, padding, items):
     assert not chunks.encodings.requires_grad
     expected = forward(training.table.texts(items)).detach()
     assert float((chunks.encodings - expected).abs().max()) <= 1e-12
+
+
+@pytest.mark.parametrize(("room", "kept"), [(0, 1), (15, 1), (40, 2), (90, 5), (10_000, 9)])
+def test_a_memory_budget_keeps_as_many_graphs_as_it_has_room_for(room, kept):
+    """Each chunk takes 2 bytes a token here; what the next one takes is foreseen, so that the budget is not overrun."""
+    training = m.make_training()
+    in_use = [1000]
+    forward = training.encoder.forward
+
+    def metered(texts):
+        if torch.is_grad_enabled():
+            in_use[0] += 2 * m.TEXT_LENGTH * len(texts)
+        return forward(texts)
+
+    training.encoder.forward = metered
+    budget = GraphBudget(training.device, memory_budget=1000 + room + 0.5, allocated=lambda: in_use[0])
+    chunks = ChunkedEncoding(training, torch.arange(9), m.TEXT_LENGTH, budget)
+    bytes_per_chunk = 2 * m.TEXT_LENGTH
+    assert 9 - chunks.recomputed_chunks == kept
+    assert in_use[0] <= 1000 + max(room, bytes_per_chunk), (
+        "only the first chunk may overrun: nothing is known of it"
+    )
+    gradient = torch.randn(9, training.encoder.width, dtype=torch.float64)
+    training.encoder.zero_grad()
+    chunks.backward(gradient)
+    found = {name: p.grad.clone() for name, p in training.encoder.named_parameters() if p.grad is not None}
+    _, expected, _, _ = encoder_gradients(training, torch.arange(9), gradient, None, None)
+    assert worst(found, expected) <= 1e-10
+
+
+def test_a_memory_budget_that_cannot_be_kept_is_refused():
+    """On a CPU nothing tells what graphs take; a share of it means nothing."""
+    cpu = torch.device("cpu")
+    with pytest.raises(ValueError, match="needs a CUDA device"):
+        GraphBudget(cpu, memory_budget=1e9)
+    with pytest.raises(ValueError, match="share"):
+        GraphBudget(cpu, memory_budget=0.5, allocated=lambda: 0)
+    with pytest.raises(ValueError, match="above 0"):
+        GraphBudget(cpu, memory_budget=0.0, allocated=lambda: 0)
+    with pytest.raises(ValueError, match="chunk_tokens"):
+        m.METHODS["single_step"].Settings(memory_budget=1e9)
