@@ -5,6 +5,7 @@ Every line of a case is built alike: same seeds, same weights, same batches, sam
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -50,6 +51,7 @@ def build(config: Config, item: WorkItem, device: torch.device) -> Built:
     """Everything that a worker steps; raises ValueError where the parts don't fit each other."""
     run, case = config.run, item.case
     dtype = set_precision(case.precision, device)
+    set_deterministic(run.deterministic)
     loaded = encoders.load(
         case.encoder, layers=case.layers, device=device, dtype=dtype, seed=run.seed, dropout=run.dropout
     )
@@ -108,6 +110,13 @@ def set_precision(precision: str, device: torch.device) -> torch.dtype:
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
     return torch.float64 if precision == "float64" else torch.float32
+
+
+def set_deterministic(deterministic: bool) -> None:
+    """Lets torch use deterministic algorithms only, or any; cuBLAS then needs workspaces of a fixed size."""
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic)
 
 
 def build_workload(config: Config, case: Case, loaded: LoadedEncoder, task: Task) -> Workload:

@@ -53,6 +53,8 @@ class RunSettings(_Strict):
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     learning_rate: Annotated[StrictFloat, Field(gt=0)] = 1e-4
     max_grad_norm: Annotated[StrictFloat, Field(gt=0)] | None = None
+    deterministic: StrictBool = False
+    """Whether torch may use deterministic algorithms only: the same run twice gives the same bits, at a price in time."""
     blocks: Count = 1
     """Sets of fresh processes per case, at least. More than one, or a canary, makes them paired: see `paired`."""
     max_blocks: Count = 20
