@@ -54,7 +54,7 @@ class RunSettings(_Strict):
     learning_rate: Annotated[StrictFloat, Field(gt=0)] = 1e-4
     max_grad_norm: Annotated[StrictFloat, Field(gt=0)] | None = None
     deterministic: StrictBool = False
-    """Whether torch may use deterministic algorithms only: the same run twice gives the same bits, at a price in time."""
+    """Whether torch may use deterministic algorithms only: the same run twice gives the same bits, more slowly."""
     blocks: Count = 1
     """Sets of fresh processes per case, at least. More than one, or a canary, makes them paired: see `paired`."""
     max_blocks: Count = 20

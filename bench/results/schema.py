@@ -129,7 +129,8 @@ class Record(_Strict):
     telemetry: Telemetry | None = None
     warmup_steps: int | None = None
     setup_s: float | None = None
-    """From the start of the worker's job to its first step: data, weights, compilation."""
+    """What comes before steady steps: data, weights, and what the warm-up took beyond its fastest pace (compilation,
+    graph capture, first allocations)."""
 
     users: float | None = None
     item_slots: float | None = None
