@@ -200,6 +200,23 @@ def blocks(count: int = 5) -> list[Record]:
     return [record(method, steps, block=block) for block in range(count) for method, steps in LINES]
 
 
+def paired(count: int = 6, bias: float = 0.0, odd_block: float = 0.0) -> list[Record]:
+    """One case in blocks with the canary; bias slows its second process, odd_block the e2e of one block."""
+    records = []
+    for block in range(count):
+        lines = [record(method, steps, block=block) for method, steps in LINES]
+        luck = random.Random(f"canary{block}").uniform(-0.004, 0.004)
+        (e2e,) = (each for each in lines if each.method == "e2e")
+        slower = 1 + (odd_block if block == count // 2 else 0.0)
+        lines[lines.index(e2e)] = _slowed(e2e, slower)
+        records += [*lines, _slowed(e2e, slower * (1 + bias + luck), replica=1)]
+    return records
+
+
+def _slowed(line: Record, by: float, **changes: Any) -> Record:
+    return line.model_copy(update={"samples_s": tuple(each * by for each in line.samples_s)} | changes)
+
+
 def all_failed() -> list[Record]:
     """Nothing was measured."""
     return [record(method, steps, outcome="oom", reason="out of memory") for method, steps in LINES]
@@ -228,6 +245,9 @@ SCENARIOS = {
     "two_engines": two_engines,
     "two_encoders": lambda: [*shape((16,), (32,)), *shape((16,), (32,), encoder="shape:bert-base")],
     "blocks": blocks,
+    "paired": paired,
+    "untrusted": lambda: paired(bias=0.05),
+    "one_canary_block": lambda: paired(count=1),
     "single_case": lambda: [record(method, steps) for method, steps in LINES],
     "only_e2e": lambda: [record("e2e")],
     "no_reference": lambda: [record("single_step"), record("multi_step", 16)],

@@ -100,6 +100,44 @@ def test_random_weights_are_said_plainly(full):
     )
 
 
+def test_a_speed_up_stands_with_its_interval_and_the_environment_is_judged(tmp_path):
+    """A ratio without its error is an anecdote; a canary that nobody sees warns nobody."""
+    run = _runs.write(tmp_path, _runs.paired())
+    rendered = render(run)
+    prose, markdown = text(rendered.page.read_text()), rendered.markdown.read_text()
+    with open(rendered.csv, newline="") as file:
+        (line,) = (row for row in csv.DictReader(file) if row["label"] == "single_step")
+    spread = words.ratio_range(float(line["speed_up_low"]), float(line["speed_up_high"]))
+    assert f"Over 6 blocks of fresh processes the 95 % interval of its speed-up is {spread} (±" in prose
+    assert f"the speed of e2e, 95 % interval {spread}" in prose
+    for told in (prose, markdown):
+        assert "The environment can be trusted: e2e measured against itself in 1 case gives" in told
+        assert "Hodges-Lehmann" in told
+    assert "## Precision" in markdown
+    assert "INCONCLUSIVE" not in prose
+
+
+@pytest.mark.parametrize(
+    ("records", "said"),
+    [
+        (
+            _runs.paired(bias=0.05),
+            "The environment cannot be trusted: e2e measured against itself in 1 case gives 0.95",
+        ),
+        (_runs.paired(count=1), "The environment is not shown to be steady"),
+    ],
+    ids=["biased", "one block"],
+)
+def test_an_environment_that_cannot_be_trusted_is_said_at_the_top(records, said, tmp_path):
+    page = render(_runs.write(tmp_path, records)).page.read_text()
+    header = text(page[: page.index("</header>")])
+    assert said in header
+
+
+def test_no_canary_is_no_judgement(full):
+    assert "The environment" not in text(full.page.read_text())
+
+
 def test_everything_not_measured_is_listed_with_its_reason(full):
     page = full.page.read_text()
     section = page[page.index('id="missing"') : page.index('id="reading"')]

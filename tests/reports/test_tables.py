@@ -82,6 +82,30 @@ def test_limits_count_what_they_leave_out():
     assert tables.not_measured(derived, limit=3).left_out == sum(r.outcome != "ok" for r in _runs.full()) - 3
 
 
+def test_precision_shows_each_interval_its_width_and_what_is_odd():
+    derived = frames(_runs.paired(odd_block=0.4))
+    table = tables.precision(derived)
+    assert table.rows == len(_runs.LINES) - 1, "e2e against itself is the canary's"
+    cells = {row[0].text: [cell.text for cell in row] for group in table.groups for row in group.rows}
+    line = derived.summary.set_index("label").loc["single_step"]
+    label, speed_up, interval, width, blocks, robust, canary, notes = cells["single_step"]
+    assert speed_up == words.times(line["speed_up"])
+    assert interval == words.ratio_range(line["speed_up_low"], line["speed_up_high"])
+    assert float(width) == pytest.approx(100 * line["speed_up_half_width"], rel=0.1)
+    assert (label, blocks) == ("single_step", "6")
+    assert robust != speed_up
+    assert canary == words.ratio_range(line["canary_low"], line["canary_high"])
+    assert "block 4 of 6 stands apart, +3" in notes
+    assert tables.precision(frames(_runs.SCENARIOS["single_case"]())).rows == 0, "one block has no interval"
+
+
+def test_headlines_show_a_speed_up_with_its_interval():
+    (table,) = tables.headlines(frames(_runs.paired()))
+    notes = {row[0].text: row[2].note for group in table.groups for row in group.rows}
+    assert notes["e2e"] == ""
+    assert " to " in notes["single_step"]
+
+
 def test_markdown_has_one_row_per_line_and_no_loose_pipe():
     (table,) = tables.headlines(frames([_runs.record("e2e"), _runs.record("a|b")]))
     lines = tables.markdown(table).splitlines()
@@ -107,6 +131,15 @@ def test_the_terminal_says_what_was_not_measured(tmp_path):
     out = io.StringIO()
     print_summary(load(_runs.write(tmp_path, _runs.full())), Console(file=out, width=120))
     assert "Not measured: 9 out of memory" in out.getvalue()
+
+
+def test_the_terminal_shows_intervals_where_there_is_room_and_the_canary(tmp_path):
+    run = load(_runs.write(tmp_path, _runs.paired()))
+    line = frames(run.records).summary.set_index("label").loc["single_step"]
+    out = io.StringIO()
+    print_summary(run, Console(file=out, width=140))
+    assert f"({words.ratio_range(line['speed_up_low'], line['speed_up_high'])})" in out.getvalue()
+    assert "The environment can be trusted: e2e measured against itself in 1 case" in out.getvalue()
 
 
 SCALARS = st.booleans() | st.integers(-(2**40), 2**40) | st.floats(allow_nan=False) | st.text(max_size=5)
