@@ -64,6 +64,24 @@ def measure_in_turns(
 def _measure(
     job: Job, say: Callable[[Entered], None], windows: Callable[[Subject], None], clock: Clock | None
 ) -> dict[str, Any]:
+    """One attempt; a second one, with half the memory budget, where the method has one and ran out of memory."""
+    record = _attempt(job, say, windows, clock)
+    table = job.config.method.get(job.item.line.method, {})
+    if record["outcome"] != "oom" or "memory_budget" not in table:
+        return record
+    smaller = table | {"memory_budget": table["memory_budget"] / 2}
+    methods = job.config.method | {job.item.line.method: smaller}
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    record = _attempt(Job(job.config.model_copy(update={"method": methods}), job.item), say, windows, clock)
+    record["detail"]["memory_budget_after_oom"] = smaller["memory_budget"]
+    return record
+
+
+def _attempt(
+    job: Job, say: Callable[[Entered], None], windows: Callable[[Subject], None], clock: Clock | None
+) -> dict[str, Any]:
     phase: Phase = "start"
     subject = None
 

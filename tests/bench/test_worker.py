@@ -193,6 +193,16 @@ class TestFailures:
         assert record.outcome == "oom"
         assert record.reason == "out of memory in the warm-up: asked for 1048576.00 GiB"
 
+    def test_a_memory_budget_is_halved_once_after_running_out(self):
+        """A budget is a guess; one smaller guess costs less than a case without a number, and is recorded."""
+        name = "needs_a_smaller_budget"
+        record = measured(config({name: {"memory_budget": 0.8}}), item(name))
+        assert record.outcome == "ok"
+        assert record.detail["memory_budget_after_oom"] == 0.4
+        record = measured(config({name: {"memory_budget": 4.0}}), item(name))
+        assert record.outcome == "oom"
+        assert record.detail["memory_budget_after_oom"] == 2.0
+
     def test_an_out_of_memory_case_still_says_how_large_it_was(self):
         record = measured(config(), item("outgrows_the_gpu", batch_size=4))
         assert record.outcome == "oom"
