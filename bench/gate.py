@@ -174,7 +174,7 @@ _NEEDS_NO_CLOCK = ("missing", "renamed", "error", "newly-error")
 
 def _distrusted(line: LineVerdict) -> LineVerdict:
     """The line where nothing that was measured is believed."""
-    why = "not believed, since e2e is not as fast as itself here"
+    why = "not believed, since the canary is out of bounds"
     checks = tuple(
         check
         if check.code in _NEEDS_NO_CLOCK

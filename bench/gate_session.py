@@ -12,7 +12,7 @@ from rich.console import Console
 from bench import references, session
 from bench._problems import fields_at, sentence
 from bench.config import load as load_config
-from bench.errors import BenchError, NothingMeasured, UsageError
+from bench.errors import BenchError, Interrupted, NothingMeasured, UsageError
 from bench.gate import judge, strictly
 from bench.gate_settings import GateSettings
 from bench.references import Reference
@@ -47,12 +47,12 @@ def gate(
     held = references.read(reference) if reference else None
     if held is not None and not allow_mismatch:
         references.refuse_mismatch(held, info.environment)
-    if held is None and not _floors(settings, info):
+    report = judge(store.load(run_dir), settings, held)
+    if held is None and not _floors(settings, info) and report.code != "nothing-measured":
         raise UsageError(
             f"{run_dir}: there is nothing to hold it against; give --reference FILE, or set a [[gate.floor]] for "
             f"device {info.environment.device_kind} in the configuration."
         )
-    report = judge(store.load(run_dir), settings, held)
     if settings.retry and may_settle(report):
         report = _measured_further(run_dir, settings, held, report, progress)
     report = strictly(report) if strict else report
@@ -98,6 +98,8 @@ def _measured_further(
     session.say(progress, f"{report.verdict}: {report.reason}")
     try:
         session.double(run_dir, undecided, progress)
+    except Interrupted:
+        raise
     except BenchError as error:
         note = f"could not be measured further: {str(error).rstrip('.')}"
         return report.model_copy(update={"notes": (*report.notes, note)})

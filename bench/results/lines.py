@@ -95,9 +95,14 @@ def lines(records: Iterable[Record]) -> tuple[LineResult, ...]:
     found: dict[Hashable, list[Record]] = {}
     for record in records:
         if record.replica == 0:
-            found.setdefault((_case_of(record), record.method, record.accumulation_steps), []).append(record)
+            found.setdefault(key_of(record), []).append(record)
     references = {_case_of(own[0]): own for own in found.values() if own[0].method == REFERENCE}
     return tuple(_line(own, references.get(_case_of(own[0]), ())) for own in found.values())
+
+
+def key_of(record: Record) -> Hashable:
+    """`LineResult.key` of the line that a record belongs to."""
+    return _case_of(record), record.method, record.accumulation_steps
 
 
 def _case_of(record: Record) -> Hashable:
