@@ -127,6 +127,7 @@ class Subject:
         self._measured: list[list[Batch]] = []
         """Batches of each window."""
         self._losses: list[float] = []
+        self._waits: list[float] = []
         self._units_per_window = 1
 
     @property
@@ -156,7 +157,11 @@ class Subject:
 
     def window(self) -> Window:
         """One measured window."""
+        self._waited_s()
         window = self._run(self._units_per_window)
+        waited_s = self._waited_s()
+        if waited_s is not None:
+            self._waits.append(waited_s / window.steps)
         self._measured.append(self._stepping)
         self.windows.append(window)
         return window
@@ -164,7 +169,9 @@ class Subject:
     def warm_up_told(self) -> Warm:
         """What the manager wants to know of set-up and warm-up."""
         assert self.setup_s is not None, "set_up comes first"
-        return Warm(self.setup_s, sum(unit.seconds for unit in self.warm.units), self.warm.spent_s)
+        initialised_s = self._initialised_s() or 0.0
+        stepped_s = self.setup_s + sum(unit.seconds for unit in self.warm.units)
+        return Warm(initialised_s, stepped_s - initialised_s, self.warm.spent_s)
 
     def window_told(self) -> Took:
         """One measured window, its batches made beforehand, and what the manager wants to know of it."""
@@ -262,6 +269,11 @@ class Subject:
             **encoder_counts(batches, built.workload.table, built.encoder, built.method),
         }
 
+    def _waited_s(self) -> float | None:
+        """Seconds in which the device waited for the host since the last call; None where the engine can't tell."""
+        take = getattr(self.built.method, "take_idle_s", None)
+        return None if take is None else take()
+
     def _initialised_s(self) -> float | None:
         """Set-up, and what the warm-up took beyond its fastest unit's pace: compilation, capture, first allocations."""
         if self.setup_s is None:
@@ -273,9 +285,11 @@ class Subject:
         return {
             "setup_s": self._initialised_s(),
             "warmup_steps": self.warm.steps or None,
+            "host_wait_s": statistics.median(self._waits) if self._waits else None,
             "peak_memory_bytes": peak_memory(self.device),
             "detail": {
                 **self.built.detail,
+                **({"graphs": counts()} if (counts := getattr(self.built.method, "capture_counts", None)) else {}),
                 "first_unit_s": self.warm.units[0].seconds if self.warm.units else None,
                 "threads": torch.get_num_threads(),
                 "resident_at_start_bytes": self._memory_at_start,

@@ -147,6 +147,8 @@ class Record(_Strict):
     padded_tokens: float | None = None
     """Tokens that the encoder computes per step for them, padding included."""
 
+    host_wait_s: float | None = None
+    """Seconds per step in which the device waited for the host; None where the engine doesn't tell."""
     peak_memory_bytes: PeakMemory = PeakMemory()
     throughput_per_s: Throughput | None = None
     loss: Loss | None = None

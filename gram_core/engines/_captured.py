@@ -113,15 +113,17 @@ class CapturedFunction:
         function = partial(self._function, **constants)
         signature = (*signature_of(inputs), *constants.items())
         instance = self._instance(signature, inputs)
-        self._load(instance, inputs)
         instance.calls += 1
-        if self._uncaptured:
-            return self._pool.run(lambda: function(instance.inputs))
-        if self._captures and instance.graph is None and instance.calls > 1:
-            instance.graph, instance.outputs = self._pool.capture(lambda: function(instance.inputs))
-        if instance.graph is None:
+        with self._pool.idle.busy():
+            self._load(instance, inputs)
+            return self._run(instance, lambda: function(instance.inputs))
+
+    def _run(self, instance: _Instance, function: Callable[[], Outputs]) -> Outputs:
+        if self._captures and not self._uncaptured and instance.graph is None and instance.calls > 1:
+            instance.graph, instance.outputs = self._pool.capture(function)
+        if self._uncaptured or instance.graph is None:
             self.counts.uncaptured += 1
-            return self._pool.run(lambda: function(instance.inputs))
+            return self._pool.run(function)
         self.counts.replayed += 1
         instance.graph.replay()
         return instance.outputs
@@ -181,10 +183,49 @@ class CapturedFunction:
                 instance.inputs[name].copy_(tensor, non_blocking=True)
 
 
-class GraphPool:
-    """One memory pool and stream that graphs of a training run share: they never run at the same time."""
+class IdleMeter:
+    """How long the device had nothing to do between the calls of captured functions: it waited for the host.
+
+    Marks where each call's work begins and ends on the device; reading waits for the last one.
+    """
 
     def __init__(self, device: torch.device):
+        self._measures = device.type == "cuda"
+        self._ends: list[torch.cuda.Event] = []
+        self._begins: list[torch.cuda.Event] = []
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """Within, work is given to the device."""
+        if not self._measures:
+            yield
+            return
+        self._begins.append(self._mark())
+        yield
+        self._ends.append(self._mark())
+
+    def take_idle_s(self) -> float | None:
+        """Seconds between calls since the last reading, None where the device keeps no time; starts anew."""
+        begins, ends, self._begins, self._ends = self._begins, self._ends, [], []
+        if not self._measures:
+            return None
+        torch.cuda.synchronize()
+        return sum(end.elapsed_time(begin) for end, begin in zip(ends, begins[1:], strict=False)) / 1e3
+
+    def _mark(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+
+class GraphPool:
+    """What the graphs of a training run share: they never run at the same time.
+
+    One memory pool, one stream, and one meter of the time between them.
+    """
+
+    def __init__(self, device: torch.device):
+        self.idle = IdleMeter(device)
         self._handle = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 

@@ -35,7 +35,16 @@ class CapturedStep:
         self._encoder = encoder
         self._packer = Packer(encoder)
         make_capturable(training.optimization, training.device)
-        self._step = CapturedFunction(self._device_step, training.device)
+        self._pool = GraphPool(training.device)
+        self._step = CapturedFunction(self._device_step, training.device, pool=self._pool)
+
+    def take_idle_s(self) -> float | None:
+        """Seconds in which the device waited for the host since the last call; None where it keeps no time."""
+        return self._pool.idle.take_idle_s()
+
+    def capture_counts(self) -> dict[str, int]:
+        """Steps replayed from graphs and steps run uncaptured, so far."""
+        return {"replayed": self._step.counts.replayed, "uncaptured": self._step.counts.uncaptured}
 
     @property
     def interval(self) -> int:
@@ -79,10 +88,22 @@ class CapturedMultiStep(MultiStep):
         self._encoder = encoder
         self._new_items, self._minibatch, self._moved = Packer(encoder), Packer(encoder), Packer(encoder)
         make_capturable(training.optimization, training.device)
-        pool = GraphPool(training.device)
-        self._encode = CapturedFunction(self._device_encode, training.device, pool=pool)
-        self._cf = CapturedFunction(self._device_cf_step, training.device, pool=pool)
-        self._ce = CapturedFunction(self._device_ce_step, training.device, pool=pool)
+        self._pool = GraphPool(training.device)
+        self._encode = CapturedFunction(self._device_encode, training.device, pool=self._pool)
+        self._cf = CapturedFunction(self._device_cf_step, training.device, pool=self._pool)
+        self._ce = CapturedFunction(self._device_ce_step, training.device, pool=self._pool)
+
+    def take_idle_s(self) -> float | None:
+        """Seconds in which the device waited for the host since the last call; None where it keeps no time."""
+        return self._pool.idle.take_idle_s()
+
+    def capture_counts(self) -> dict[str, int]:
+        """Calls replayed from graphs and calls run uncaptured, so far, of all three functions."""
+        counts = [part.counts for part in (self._encode, self._cf, self._ce)]
+        return {
+            "replayed": sum(count.replayed for count in counts),
+            "uncaptured": sum(count.uncaptured for count in counts),
+        }
 
     def _encode_items(self, items: Tensor) -> Tensor:
         (encodings,) = self._encode(self._new_items.pack(self.training.table.texts(items)))
