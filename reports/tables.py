@@ -78,6 +78,13 @@ HEADLINE_COLUMNS = (
     Column("Outcome", numeric=False),
 )
 
+COST_COLUMNS = (
+    Column("Computed tokens", "per real token"),
+    Column("Device waits for the host", "ms per step"),
+    Column("Set-up", "s"),
+)
+"""What lies around the arithmetic: padding, waiting, and compilation, capture and loading before the first window."""
+
 CASE_COLUMNS = (
     Column("Workload", numeric=False),
     Column("Encoder", numeric=False),
@@ -190,9 +197,20 @@ def _speed_up(row: Row, name: str, outcome: str, reference: str, fastest: float 
 def every_result(frames: Frames, limit: int = 500) -> Table:
     """One row per case and method; at most `limit` of them."""
     rows = frames.summary.head(limit).to_dict("records")
-    columns = (*CASE_COLUMNS, *HEADLINE_COLUMNS)
-    made = tuple((*_axes(row), *_measures(row)) for row in rows)
+    columns = (*CASE_COLUMNS, *HEADLINE_COLUMNS, *COST_COLUMNS)
+    made = tuple((*_axes(row), *_measures(row), *_costs(row)) for row in rows)
     return Table(columns, (Group("", made),), left_out=len(frames.summary) - len(rows))
+
+
+def _costs(row: Row) -> tuple[Cell, ...]:
+    """The cells of COST_COLUMNS."""
+    tokens, computed = row["encoded_tokens"], row["padded_tokens"]
+    padding = computed / tokens if words.exists(tokens) and words.exists(computed) and tokens else None
+    return (
+        Cell(words.number(padding)),
+        Cell(words.milliseconds(row["host_wait_s"])),
+        Cell(words.number(row["setup_s"])),
+    )
 
 
 def _axes(row: Row) -> tuple[Cell, ...]:

@@ -51,6 +51,7 @@ _COUNTS = (
     "encoded_tokens",
     "padded_tokens",
     "setup_s",
+    "host_wait_s",
     "warmup_steps",
 )
 _RATES = ("users_per_s", "item_slots_per_s", "real_tokens_per_s")

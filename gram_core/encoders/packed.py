@@ -33,6 +33,8 @@ def unsupported(encoder: HuggingFaceEncoder) -> str | None:
         return f"model type {config.model_type} has position or attention rules of its own"
     if encoder.text_length > BLOCKS[-1]:
         return f"texts of up to {encoder.text_length} tokens exceed a tile of {BLOCKS[-1]}"
+    if encoder.model.device.type == "cuda" and encoder.model.dtype == torch.float64:
+        return "the tiles do not compute in float64"
     if encoder.model.device.type == "cuda" and width not in (16, 32, 64, 128):
         return f"heads of width {width} do not fit the tiles"
     if not isinstance(encoder.pooling, (MeanPooling, ClsPooling)):
