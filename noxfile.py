@@ -1,4 +1,5 @@
-"""Sessions: `nox` checks the code, `nox -s bench` measures, `nox -s report -- runs/latest` renders again.
+"""Sessions: `nox` checks the code, `nox -s bench` measures, `nox -s report -- runs/latest` renders again,
+`nox -s gate` measures and judges, `nox -s microbench` times the core's hot pieces.
 
 Arguments after `--` go to the program of the session. With `--no-venv` nothing is installed: for GPU images
 that bring their own torch.
@@ -66,3 +67,35 @@ def report(session: nox.Session) -> None:
     """Renders a run's report again: `nox -s report -- runs/latest`."""
     install(session, "-e", ".")
     run(session, "-m", "bench", "report", *(session.posargs or ["runs/latest"]))
+
+
+@nox.session
+def gate(session: nox.Session) -> None:
+    """Measures the gate's preset and holds it to floors and reference: `nox -s gate -- --reference FILE`.
+
+    `--reference FILE`, `--allow-mismatch` and `--strict` go to `gram-bench gate`, the rest to `gram-bench run`.
+    """
+    install(session, "-e", ".")
+    measuring, judging = split(session.posargs)
+    run(session, "-m", "bench", "run", "--preset", "gate", *measuring)
+    run(session, "-m", "bench", "gate", "runs/latest", *judging)
+
+
+def split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Arguments of `run`, and those of `gate`."""
+    measuring, judging, words = [], [], iter(arguments)
+    for word in words:
+        if word == "--reference":
+            judging += [word, next(words, "")]
+        elif word.startswith("--reference=") or word in ("--allow-mismatch", "--strict"):
+            judging.append(word)
+        else:
+            measuring.append(word)
+    return measuring, judging
+
+
+@nox.session
+def microbench(session: nox.Session) -> None:
+    """Times the core's hot pieces, and replays a run's lines as rows: `nox -s microbench -- --gram-run runs/latest`."""
+    install(session, "-e", ".[test]")
+    run(session, "-m", "pytest", "tests/benchmarks", *session.posargs)

@@ -232,7 +232,9 @@ def _overall(judged: Sequence[LineVerdict], canary: CanaryVerdict | None, run: L
         reason = f"e2e against itself came out at {canary.ratio:.3f}{interval}, which leaves {limit} around 1"
         return "INCONCLUSIVE", "untrusted", f"{reason}: this machine was too unsteady for a verdict"
     if undecided:
-        amount = f"{len(undecided)} of {len(judged)} lines are undecided"
+        amount = (
+            f"{len(undecided)} of {len(judged)} lines are undecided" if len(judged) > 1 else "the line is undecided"
+        )
         return "INCONCLUSIVE", "inconclusive", f"{amount}; {_first(undecided)}"
     return "PASS", "passed", f"all {len(judged)} lines hold" if len(judged) > 1 else "the line holds"
 

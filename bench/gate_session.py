@@ -101,10 +101,10 @@ def _measured_further(
     except Interrupted:
         raise
     except BenchError as error:
-        note = f"could not be measured further: {str(error).rstrip('.')}"
+        note = f"the undecided cases could not be measured further: {str(error).rstrip('.')}"
         return report.model_copy(update={"notes": (*report.notes, note)})
     again = judge(store.load(run_dir), settings, held)
-    return again.model_copy(update={"notes": (*again.notes, "undecided cases were measured in twice their blocks")})
+    return again.model_copy(update={"notes": (*again.notes, "the undecided cases were measured in twice their blocks")})
 
 
 def _write(run_dir: Path, report: GateReport) -> None:

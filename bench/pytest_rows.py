@@ -91,6 +91,7 @@ class ReplayClock:
         self._now = 0.0
 
     def __call__(self) -> float:
+        """The time."""
         return self._now
 
     def rewind(self) -> None:

@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from bench.results import stats
-from bench.results.store import LoadedRun, UnwritableResults, load
+from bench.results.store import LoadedRun, ResultsError, UnwritableResults, load
 from bench.results.summary import Frames, frames
 from bench.results.verdicts import read as read_verdicts
 from reports import figures, gate, story, tables, toml, words
@@ -131,7 +131,6 @@ def _context(run: LoadedRun, derived: Frames, drawn: Iterable[Drawn]) -> dict[st
         "started": words.moment(run.info.started_at),
         "command": shlex.join(run.info.command),
         "config": toml.write(run.info.config),
-        "warnings": run.warnings,
         "memory": words.listing(words.MEMORY_KINDS[kind] for kind in kinds),
         "device_kind": run.info.environment.device_kind,
         "recorded": len(run.records),
@@ -143,14 +142,22 @@ def _context(run: LoadedRun, derived: Frames, drawn: Iterable[Drawn]) -> dict[st
 
 
 def _gate(run: LoadedRun) -> dict[str, Any]:
-    """The verdicts of `gram-bench gate` where the run was gated."""
-    verdicts = read_verdicts(run.run_dir)
+    """The verdicts of `gram-bench gate` where the run was gated; damaged ones are a warning."""
+    try:
+        verdicts = read_verdicts(run.run_dir)
+    except ResultsError as error:
+        return {"gate": None, "warnings": (*run.warnings, str(error))}
     if verdicts is None:
-        return {"gate": None}
+        return {"gate": None, "warnings": run.warnings}
     told = gate.conditions(verdicts)
     if verdicts.records != len(run.records):
         told.append("The run holds other records since; gate it again.")
-    return {"gate": verdicts, "gate_table": gate.table(verdicts), "gate_conditions": told}
+    return {
+        "gate": verdicts,
+        "gate_table": gate.table(verdicts),
+        "gate_conditions": told,
+        "warnings": run.warnings,
+    }
 
 
 def _markdown(run: LoadedRun, context: dict[str, Any]) -> str:
