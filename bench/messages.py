@@ -47,7 +47,8 @@ class Entered:
 class Warm:
     """The worker is ready for windows and hands its turn back.
 
-    warm_up_s: seconds of the warm-up's steps; spent_s: what of them counts against the budget.
+    setup_s: as a `Record` has it; warm_up_s: the rest of the warm-up's steps; spent_s: what counts against the budget.
+    Said once more by a worker that ran out of memory and began anew with less: its windows so far are void.
     """
 
     setup_s: float

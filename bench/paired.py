@@ -40,6 +40,8 @@ from bench.turns import Measurement, alone, alternated, interleaved
 
 LASTING = ("oom", "timeout", "error")
 """Outcomes after which a line is not tried in later blocks of the case."""
+SHRUNK = "memory_budget_after_oom"
+"""In the detail of a record whose worker ran out of memory and went on with a smaller budget."""
 
 
 def run(
@@ -115,16 +117,16 @@ class _PairedRun:
 
     def write(self, block: Sequence[Measurement]) -> None:
         """Puts a finished block on the disk."""
-        write_block(self.run_dir, [each.record for each in block])
+        records = write_block(self.run_dir, [each.record for each in block])
+        self.records += records
         self.started.clear()
-        for each in block:
-            self.records.append(each.record)
-            self.counts.outcomes[each.record.outcome] += 1
+        for each, record in zip(block, records, strict=True):
+            self.counts.outcomes[record.outcome] += 1
             if each.held_s:
                 self.pace.took(each.item, each.held_s)
             self.todo.remove(each.item)
             remaining_s = self.pace.remaining_s(self.todo)
-            self.on_event(Finished(each.item, each.record, self.counts.total, self.total, each.held_s, remaining_s))
+            self.on_event(Finished(each.item, record, self.counts.total, self.total, each.held_s, remaining_s))
 
 
 class _PairedCase:
@@ -170,12 +172,19 @@ class _PairedCase:
         if self._fit(items):
             self.run.on_event(BlockBegan(self.case, items[0].block, "interleaved"))
             block = interleaved(jobs, *told)
-            if not any(each.record.outcome == "oom" for each in block):
+            if not any(self._was_crowded(each) for each in block):
                 return block
             self.crowded = True
             self.run.started.clear()
         self.run.on_event(BlockBegan(self.case, items[0].block, "alternated"))
         return alternated(jobs, *told)
+
+    def _was_crowded(self, measurement: Measurement) -> bool:
+        """Whether memory ran out that alone would have sufficed."""
+        record = measurement.record
+        alone = [self.solo.get(measurement.item.line), *self._records(measurement.item.line)]
+        shrunk = any(other is not None and SHRUNK in other.detail for other in alone)
+        return record.outcome == "oom" or (SHRUNK in record.detail and not shrunk)
 
     def _look_alone(self, items: Sequence[WorkItem]) -> dict[WorkItem, Measurement]:
         """Runs alone every line whose needs are unknown; returns the items that this has settled: failures."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,20 +34,19 @@ class RunCounts:
 
 def write(run_dir: Path, record: Record) -> None:
     """Puts a record on the disk; raises BenchError, which says how to go on, where that can't be."""
-    _write(run_dir, [record], whole_block=False)
+    with held_back(), _told_how_to_go_on(run_dir):
+        store.append(run_dir, record)
 
 
-def write_block(run_dir: Path, records: Sequence[Record]) -> None:
-    """Puts a block's records on the disk, all or none; raises as `write` does."""
-    _write(run_dir, records, whole_block=True)
+def write_block(run_dir: Path, records: Sequence[Record]) -> tuple[Record, ...]:
+    """Puts a block's records on the disk, all or none, and returns them as they are there; raises as `write` does."""
+    with held_back(), _told_how_to_go_on(run_dir):
+        return store.append_block(run_dir, records)
 
 
-def _write(run_dir: Path, records: Sequence[Record], *, whole_block: bool) -> None:
+@contextlib.contextmanager
+def _told_how_to_go_on(run_dir: Path) -> Iterator[None]:
     try:
-        with held_back():
-            if whole_block:
-                store.append_block(run_dir, records)
-            else:
-                store.append(run_dir, *records)
+        yield
     except store.UnwritableResults as error:
         raise BenchError(f"{error} `gram-bench resume {run_dir}` takes the remaining measurements.") from error

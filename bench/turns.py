@@ -18,7 +18,7 @@ from bench.events import Event, PhaseBegan, TookTurn
 from bench.failures import Failure
 from bench.measure import telemetry
 from bench.measure.telemetry import Stretch, Watch
-from bench.messages import Entered, Finish, Job, Measured, Message, Order, Phase, TakeWindow, Took, Warm
+from bench.messages import Entered, Finish, Job, Measured, Order, Phase, TakeWindow, Took, Warm
 from bench.processes import Worker, WorkerEnded
 from bench.records import failed_record
 from bench.results.schema import Exactness, Record, Schedule
@@ -75,13 +75,13 @@ class Seat:
         with self._holding():
             self._process = Worker(worker.take_turns, self.job)
             self.pid = self._process.pid
-            self.warm = self._answer(Warm)
+            self.warm = self._answer(Warm, None)
 
     def turn(self, number: int) -> None:
         """One window, of round `number`."""
         with self._holding():
             self._tell(TakeWindow())
-            took = self._answer(Took)
+            took = self._answer(Took, TakeWindow())
         if took is not None:
             self.windows[number] = took
             self._on_event(TookTurn(self.job.item, number, took.began_s, took.ended_s))
@@ -91,7 +91,7 @@ class Seat:
         places = {number: place for place, number in enumerate(self.windows)}
         with self._holding():
             self._tell(Finish(tuple(places[number] for number in kept if number in places), reason))
-            self._answer(None)
+            self._answer(None, Finish((), "it ran out of memory after its last window"))
 
     @property
     def overhead_s(self) -> float | None:
@@ -106,8 +106,11 @@ class Seat:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # gone: the answer will say so
             self._process.send(order)
 
-    def _answer(self, wanted: type[Answer] | None) -> Answer | None:
-        """Waits for a `wanted` message; where the record comes instead, or the worker fails, it is over."""
+    def _answer(self, wanted: type[Answer] | None, again: Order | None) -> Answer | None:
+        """Waits for a `wanted` message; where the record comes instead, or the worker fails, it is over.
+
+        again: the order for a worker that has begun anew and forgotten the one it was given.
+        """
         assert self._process is not None, "start comes first"
         timeout_s = self.job.config.run.timeout_s
         deadline = time.monotonic() + timeout_s - self.held_s
@@ -126,12 +129,13 @@ class Seat:
                 return None
             if wanted is not None and isinstance(message, wanted):
                 return message
-            self._note(message)
-
-    def _note(self, message: Message) -> None:
-        if isinstance(message, Entered):
-            self._phase, self._exactness = message.phase, message.exactness
-            self._on_event(PhaseBegan(self.job.item, message.phase))
+            if isinstance(message, Warm) and again is not None:
+                self.warm = message
+                self.windows.clear()
+                self._tell(again)
+            elif isinstance(message, Entered):
+                self._phase, self._exactness = message.phase, message.exactness
+                self._on_event(PhaseBegan(self.job.item, message.phase))
 
     def _fail(self, failure: Failure) -> None:
         assert self._process is not None, "start comes first"
@@ -161,8 +165,8 @@ class Rounds:
 
     kept: tuple[int, ...]
     dropped: tuple[str, ...]
-    stretches: dict[WorkItem, list[Stretch]]
-    """Kept windows of each line, with what the device did meanwhile."""
+    stretches: dict[tuple[WorkItem, int], Stretch]
+    """What the device did during each line's window of each round."""
 
 
 def interleaved(
@@ -226,7 +230,7 @@ def _take_rounds(seats: Sequence[Seat], watch: Watch, wanted: int | None = None)
     first = seats[0].job.item.block * settings.rounds
     kept: list[int] = []
     dropped: list[str] = []
-    stretches: dict[WorkItem, list[Stretch]] = {seat.job.item: [] for seat in seats}
+    stretches: dict[tuple[WorkItem, int], Stretch] = {}
     for number in range(ROUNDS_TRIED_PER_KEPT * wanted):
         elapsed_s = time.monotonic() - began
         over = number > 0 and elapsed_s * (number + 1) / number > budget_s
@@ -238,14 +242,13 @@ def _take_rounds(seats: Sequence[Seat], watch: Watch, wanted: int | None = None)
         alive = [seat for seat in seats if seat.alive]
         if not alive:
             break
-        found = {seat.job.item: _stretch(seat.windows[number], watch) for seat in alive}
+        found = {(seat.job.item, number): _stretch(seat.windows[number], watch) for seat in alive}
         watch.forget()
+        stretches |= found
         reasons = [telemetry.why_dropped(each.readings, watch.highest_sm_clock_mhz) for each in found.values()]
         reason = next(filter(None, reasons), None)
         if reason is None:
             kept.append(number)
-            for item, stretch in found.items():
-                stretches[item].append(stretch)
         else:
             dropped.append(f"round {number}: {reason}")
     return Rounds(tuple(kept), tuple(dropped), stretches)
@@ -265,12 +268,13 @@ def _measurement(seat: Seat, schedule: Schedule, rounds: Rounds, residents: int)
     assert record is not None, "a seat that has ended has a record"
     columns: dict[str, Any] = {"schedule": schedule, "dropped_rounds": rounds.dropped}
     if record.outcome == "ok":
-        stretches = rounds.stretches[seat.job.item]
-        steps = sum(seat.windows[number].steps for number in rounds.kept)
+        kept = tuple(number for number in rounds.kept if number in seat.windows)
+        stretches = [rounds.stretches[seat.job.item, number] for number in kept]
+        steps = sum(seat.windows[number].steps for number in kept)
         interactions = None if record.item_slots is None else record.item_slots * steps
         columns["telemetry"] = telemetry.summary(stretches, interactions, seat.pid, residents)
         if schedule == "interleaved":
-            columns["rounds"] = rounds.kept
+            columns["rounds"] = kept
     if seat.warm is not None:
         columns["overhead_s"] = seat.overhead_s
         columns["detail"] = {**record.detail, "warm_up_s": seat.warm.warm_up_s, "held_s": seat.held_s}

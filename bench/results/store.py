@@ -151,9 +151,11 @@ def append(run_dir: Path, record: Record) -> None:
     _append(run_dir, [record])
 
 
-def append_block(run_dir: Path, records: Sequence[Record]) -> None:
-    """Adds a block's records, all or none of them, and returns when they are on the disk; raises as `append` does."""
-    _append(run_dir, [record.model_copy(update={"block_records": len(records)}) for record in records])
+def append_block(run_dir: Path, records: Sequence[Record]) -> tuple[Record, ...]:
+    """Adds a block's records, all or none, and returns them as they are on the disk; raises as `append` does."""
+    block = tuple(record.model_copy(update={"block_records": len(records)}) for record in records)
+    _append(run_dir, block)
+    return block
 
 
 def _append(run_dir: Path, records: Sequence[Record]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from bench.results import store
 from bench.results.schema import Environment, Loss, PeakMemory, Record, RunInfo, Spread, Telemetry, Throughput
@@ -253,6 +254,56 @@ def test_ten_thousand_records_load_fast(run_dir):
     loaded = store.load(run_dir)
     assert time.process_time() - started < 2.0
     assert len(loaded.records) == 10_000
+
+
+class TestBlocks:
+    """A paired block is there whole or not at all."""
+
+    def lines(self, run_dir: Path) -> list[tuple[str, int]]:
+        return [(each.method, each.block) for each in store.load(run_dir).records]
+
+    def test_its_records_say_how_many_they_are(self, run_dir):
+        written = store.append_block(run_dir, [record(), record(method="e2e"), record(method="e2e", replica=1)])
+        assert store.load(run_dir).records == written
+        assert {each.block_records for each in written} == {3}
+
+    @pytest.mark.parametrize("left", [1, 2])
+    def test_a_half_written_one_is_dropped_and_then_overwritten(self, run_dir, left):
+        methods = ("e2e", "e2e_unique", "single_step")
+        for block in range(2):
+            store.append_block(run_dir, [record(block, method=method) for method in methods])
+        path = run_dir / store.RECORDS_FILE
+        lines = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(b"".join(lines[: 3 + left]))
+        loaded = store.load(run_dir)
+        assert [each.block for each in loaded.records] == [0, 0, 0]
+        assert loaded.warnings == (
+            f"{path}, line 4: dropped the last block, {left} of 3 records; resume the run to measure it again.",
+        )
+        store.append_block(run_dir, [record(1, method=method) for method in methods])
+        assert path.read_bytes() == b"".join(lines)
+        assert store.load(run_dir).warnings == ()
+
+    def test_a_whole_one_stays_when_the_next_is_half(self, run_dir):
+        """The blocks of another case may have the same number and as many records."""
+        for text_length in (32, 64):
+            case = {**record().case, "text_length": text_length}
+            store.append_block(run_dir, [record(case=case, method=method) for method in ("e2e", "single_step")])
+        path = run_dir / store.RECORDS_FILE
+        lines = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(b"".join(lines[:3]) + lines[3][:50])
+        assert self.lines(run_dir) == [("e2e", 0), ("single_step", 0)]
+        store.append(run_dir, record(7))
+        assert self.lines(run_dir) == [("e2e", 0), ("single_step", 0), ("single_step", 7)]
+
+    def test_a_block_measured_again_replaces_the_first(self, run_dir):
+        for samples in ((1.0,), (2.0,)):
+            store.append_block(run_dir, [record(method=m, samples_s=samples) for m in ("e2e", "single_step")])
+        assert [each.samples_s for each in store.load(run_dir).records] == [(2.0,)] * 2
+
+    def test_a_sample_without_its_round_is_no_record(self):
+        with pytest.raises(ValidationError, match="2 samples of 1 rounds"):
+            record(schedule="interleaved", rounds=(0,))
 
 
 def test_the_format_is_the_one_of_the_golden_file():

@@ -1,0 +1,1 @@
+"""Methods that see their neighbours, for tests of paired blocks."""

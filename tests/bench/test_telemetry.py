@@ -1,0 +1,165 @@
+"""What is seen of a device from outside, and which rounds that drops."""
+
+from contextlib import ExitStack
+from types import SimpleNamespace
+
+import pytest
+
+from bench.measure import telemetry
+from bench.measure.telemetry import NvmlSource, Reading, Sampler, Stretch, Unwatched, why_dropped
+from bench.results.schema import Telemetry
+
+STEADY = {"sm_clock_mhz": 1980.0, "throttle_reasons": frozenset()}
+
+
+class TestDropping:
+    @pytest.mark.parametrize("reason", sorted(telemetry.SLOWDOWNS))
+    def test_a_slowdown_drops_the_window(self, reason):
+        readings = [Reading(0, **STEADY), Reading(1, 1980.0, throttle_reasons=frozenset({reason, "sw_power_cap"}))]
+        assert why_dropped(readings, 1980.0) == reason
+
+    def test_a_power_cap_is_how_a_device_runs(self):
+        assert why_dropped([Reading(0, 1700.0, throttle_reasons=frozenset({"sw_power_cap"}))], 1980.0) is None
+
+    def test_a_low_clock_drops_the_window_and_one_low_moment_does_not(self):
+        low, high = Reading(0, 1400.0), Reading(0, 1980.0)
+        assert why_dropped([low, low, high], 1980.0) == "SM clock 1400 of 1980 MHz"
+        assert why_dropped([low, high, high], 1980.0) is None
+        assert why_dropped([Reading(0, 1485.0)], 1980.0) is None, "75 % is enough"
+
+    def test_what_is_not_told_drops_nothing(self):
+        assert why_dropped([], 1980.0) is None
+        assert why_dropped([Reading(0)], 1980.0) is None
+        assert why_dropped([Reading(0, 100.0)], None) is None
+
+
+class TestSummary:
+    def test_a_device_that_tells_nothing_leaves_nulls(self):
+        assert telemetry.summary([Stretch(0, 1, Unwatched().between(0, 1))], 100.0) == Telemetry()
+        assert telemetry.summary([]) == Telemetry()
+
+    def test_energy_is_the_counters_growth_within_the_windows(self):
+        """The counter is read at other moments than the window's ends; between readings it grows evenly."""
+        readings = [Reading(at, energy_j=100.0 * at) for at in (0.0, 1.0, 2.0, 3.0)]
+        told = telemetry.summary([Stretch(0.5, 1.5, readings[:3]), Stretch(2.25, 2.5, readings[2:])], 5000.0)
+        assert told.energy_j == pytest.approx(125.0)
+        assert told.energy_per_1000_interactions_j == pytest.approx(25.0)
+
+    def test_a_window_without_the_counter_leaves_no_energy(self):
+        """A sum over some windows only would be too small."""
+        known = Stretch(0, 1, [Reading(0, energy_j=0.0), Reading(1, energy_j=5.0)])
+        assert telemetry.summary([known, Stretch(1, 2, [Reading(1), Reading(2)])]).energy_j is None
+
+    def test_extremes_means_and_reasons(self):
+        readings = [
+            Reading(0, 1980.0, power_w=300.0, temperature_c=50.0, throttle_reasons=frozenset({"sync_boost"})),
+            Reading(1, 1800.0, power_w=500.0, temperature_c=61.0, throttle_reasons=frozenset({"sw_power_cap"})),
+            Reading(2, 1900.0),
+        ]
+        told = telemetry.summary([Stretch(0, 2, readings)])
+        assert (told.sm_clock_mhz.min, told.sm_clock_mhz.median, told.sm_clock_mhz.max) == (1800, 1900, 1980)
+        assert (told.power_w, told.temperature_c) == (400, 61)
+        assert told.throttle_reasons == ("sw_power_cap", "sync_boost")
+
+    def test_processes_beyond_ours_are_foreign(self):
+        """By count: in a container the driver's numbers are not the worker's."""
+        seen = [Reading(0, processes={71: 5, 72: 5, 99: 1}), Reading(1, processes={71: 8, 72: 5}), Reading(2)]
+        told = telemetry.summary([Stretch(0, 2, seen)], pid=71, residents=2)
+        assert (told.foreign_processes, told.process_memory_bytes) == (1, 8)
+        hidden = telemetry.summary([Stretch(0, 2, [Reading(0, processes={})])], pid=71, residents=2)
+        assert (hidden.foreign_processes, hidden.process_memory_bytes) == (None, None)
+
+
+class Counting:
+    """A device whose energy counter is how often it was asked."""
+
+    highest_sm_clock_mhz = 1980.0
+
+    def __init__(self):
+        self.asked = 0
+        self.at_s = 0.0
+
+    def read(self, with_processes):
+        self.asked += 1
+        self.at_s += 1.0
+        return Reading(self.at_s, energy_j=float(self.asked), processes={} if with_processes else None)
+
+
+class TestSampler:
+    def test_a_stretch_gets_its_neighbours_and_what_is_forgotten_is_gone(self):
+        sampler = Sampler(Counting(), period_s=60.0)
+        assert [reading.at_s for reading in sampler.between(0.5, 0.9)] == [1]
+        for _ in range(4):
+            sampler.between(0, 1e9)
+        assert [reading.at_s for reading in sampler.between(1.5, 2.5)] == [1, 2, 3]
+        assert [reading.at_s for reading in sampler.between(2.0, 3.0)] == [2, 3]
+        sampler.forget()
+        assert [reading.at_s for reading in sampler.between(0.0, 4.5)] == [5]
+
+    def test_it_reads_beside_whatever_goes_on_and_ends(self):
+        source = Counting()
+        with Sampler(source, period_s=0.001) as sampler:
+            while source.asked < 25:
+                pass
+        assert not sampler._thread.is_alive()
+        readings = sampler.between(0.0, 20.5)
+        assert [reading.processes is not None for reading in readings[:11]] == [True, *[False] * 9, True]
+
+
+class FakeNvml:
+    """The driver's library, of a device that supports what `answers` holds."""
+
+    NVML_CLOCK_SM, NVML_TEMPERATURE_GPU, NVML_SUCCESS, NVML_FI_DEV_POWER_INSTANT = 1, 0, 0, 186
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self, **answers):
+        self.answers = answers
+
+    def __getattr__(self, question):
+        if not question.startswith("nvml"):
+            raise AttributeError(question)
+
+        def ask(handle, *arguments):
+            if question not in self.answers:
+                raise self.NVMLError("not supported")
+            return self.answers[question]
+
+        return ask
+
+
+class TestNvml:
+    def test_what_a_device_does_not_support_is_none(self):
+        source = NvmlSource(FakeNvml(), handle=None)
+        reading = source.read(with_processes=True)
+        assert reading == Reading(reading.at_s)
+        assert source.highest_sm_clock_mhz is None
+
+    def test_units_are_ours(self):
+        field = SimpleNamespace(nvmlReturn=0, value=SimpleNamespace(uiVal=512_000))
+        nvml = FakeNvml(
+            nvmlDeviceGetMaxClockInfo=1980,
+            nvmlDeviceGetClockInfo=1755,
+            nvmlDeviceGetFieldValues=[field],
+            nvmlDeviceGetPowerUsage=100_000,
+            nvmlDeviceGetTotalEnergyConsumption=7_500,
+            nvmlDeviceGetTemperature=60,
+            nvmlDeviceGetCurrentClocksThrottleReasons=0x1 | 0x4 | 0x40,
+            nvmlDeviceGetComputeRunningProcesses=[SimpleNamespace(pid=7, usedGpuMemory=None)],
+        )
+        source = NvmlSource(nvml, handle=None)
+        reading = source.read(with_processes=True)
+        assert (reading.sm_clock_mhz, source.highest_sm_clock_mhz) == (1755, 1980)
+        assert (reading.power_w, reading.energy_j, reading.temperature_c) == (512.0, 7.5, 60)
+        assert reading.throttle_reasons == {"sw_power_cap", "hw_thermal_slowdown"}, "idleness is no throttling"
+        assert reading.processes == {7: None}
+        assert source.read(with_processes=False).processes is None
+
+    def test_power_over_a_second_has_to_do_where_there_is_no_other(self):
+        source = NvmlSource(FakeNvml(nvmlDeviceGetPowerUsage=100_000), handle=None)
+        assert source.read(with_processes=False).power_w == 100.0
+
+    def test_a_processor_is_not_watched(self):
+        with ExitStack() as stack:
+            assert isinstance(telemetry.watch(stack, None), Unwatched)
