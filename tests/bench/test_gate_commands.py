@@ -10,8 +10,10 @@ from typer.testing import CliRunner
 
 from bench import environment, references
 from bench.cli import app
+from bench.config import load
 from bench.results import store, verdicts
 from bench.results.schema import Environment
+from bench.sweep import plan
 from tests.bench import _gated_runs as runs
 from tests.bench import _small_runs  # noqa: F401 - it gives workers one thread
 from tests.bench._gated_runs import PEAK, case
@@ -337,3 +339,31 @@ def test_a_run_of_another_machine_is_not_measured_further(tmp_path, invoke):
     assert result.exit_code == 0, result.output
     assert "could not be measured further" in said(result)
     assert "Another Processor" in said(result)
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_the_gates_preset_has_a_line_for_every_committed_floor(kind):
+    """Else the gate fails on every machine for want of a case."""
+    config = load(Path(__file__).parents[2] / "bench.toml", "gate", (), kind)
+    floors = [floor for floor in config.gate.floor if floor.device in (None, kind)]
+    assert floors
+    for floor in floors:
+        assert any(
+            {"method": item.line.method, **item.case.axes()}.items() >= floor.conditions().items()
+            for item in plan(config)
+        )
+
+
+@pytest.mark.parametrize(
+    ("override", "word"),
+    [
+        ("gate.tolerance=1.5", "gate.tolerance: expected a fraction between 0 and 1"),
+        ("gate.retries=true", 'did you mean "retry"?'),
+        ('gate.floor=[{method = "singel_step", at_least = 2.0}]', 'did you mean "single_step"?'),
+        ('gate.floor=[{method = "single_step"}]', "gate.floor[0].at_least"),
+    ],
+)
+def test_a_wrong_gate_is_refused_before_anything_is_measured(invoke, override, word):
+    result = invoke("run", "--device", "cpu", "--preset", "gate", "--dry-run", "--set", override)
+    assert result.exit_code == 2
+    assert word in result.stderr
