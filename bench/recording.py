@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import statistics
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +31,15 @@ class RunCounts:
     def total(self) -> int:
         """Everything this call recorded."""
         return self.outcomes.total()
+
+
+def overhead(records: Iterable[Record]) -> str | None:
+    """What the harness itself cost, in one sentence; None where no record tells."""
+    seconds = [record.overhead_s for record in records if record.overhead_s is not None]
+    if not seconds:
+        return None
+    usual, most = statistics.median(seconds), max(seconds)
+    return f"Beside its set-up and steps a process took {usual:.2f} s, at most {most:.2f} s ({len(seconds)} processes)."
 
 
 def write(run_dir: Path, record: Record) -> None:

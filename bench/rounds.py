@@ -35,6 +35,6 @@ def _zigzag(lines: int) -> list[int]:
 
 
 def in_round(lines: Sequence[T], number: int) -> tuple[T, ...]:
-    """The lines in the order of round `number`, counted through all blocks of a case."""
+    """The lines in the order of round `number`; orders come again after a cycle."""
     orders = williams(len(lines)) if lines else ((),)
     return tuple(lines[place] for place in orders[number % len(orders)])

@@ -182,13 +182,16 @@ def fetch_assets(config: Config, console: Console) -> None:
 
 def measure(config: Config, items: Sequence[WorkItem], run_dir: Path, console: Console) -> None:
     """Takes every measurement that `run_dir` lacks, with progress on `console`; Ctrl-C says how to go on."""
-    from bench import manager
+    from bench import manager, recording
 
     try:
         manager.prepare()
         fetch_assets(config, console)
         with ProgressView(console) as view:
             manager.run(config, run_dir, items, view)
+        cost = recording.overhead(store.load(run_dir).records)
+        if cost is not None:
+            say(console, cost)
     except KeyboardInterrupt:
         raise Interrupted(
             f"interrupted; what is measured is kept, `gram-bench resume {run_dir}` takes the rest."

@@ -20,7 +20,7 @@ from bench.config import Config, Sweep
 from bench.events import BlockBegan, Extended, Finished, PhaseBegan, Planned, Started, TookTurn
 from bench.measure.room import Room
 from bench.measure.telemetry import Reading
-from bench.recording import RunCounts
+from bench.recording import RunCounts, overhead
 from bench.results import stats, store
 from bench.results.schema import PeakMemory, Record
 from bench.rounds import in_round
@@ -95,7 +95,7 @@ class TestTurns:
         block = sorted(lives, key=lambda pid: lives[pid][0])[-3:]
         assert max(lives[pid][0] for pid in block) < min(last[pid] for pid in block)
 
-    def test_rounds_are_counterbalanced_and_go_on_through_blocks(self, witnessed):
+    def test_rounds_are_counterbalanced_and_each_block_begins_with_another_order(self, witnessed):
         work, events, *_ = witnessed
         turns = [event for event in of(events, TookTurn)][1:]  # the first one is the memory's
         seen = [(turn.item.block, turn.round, turn.item.replica) for turn in turns]
@@ -104,7 +104,7 @@ class TestTurns:
             (block, number, replica)
             for block in range(2)
             for number in range(3)
-            for replica in in_round(lines, 3 * block + number)
+            for replica in in_round(lines, block + number)
         ]
 
     def test_turns_follow_each_other(self, witnessed):
@@ -127,6 +127,8 @@ class TestTurns:
             parts_s = record.setup_s + record.detail["warm_up_s"] + windows_s + record.overhead_s
             assert parts_s == pytest.approx(record.detail["held_s"])
             assert 0 < record.overhead_s <= OVERHEAD_S
+        assert overhead(records).endswith(f"at most {max(r.overhead_s for r in records):.2f} s (6 processes).")
+        assert overhead([record.model_copy(update={"overhead_s": None})]) is None
 
 
 class TestAlternation:
