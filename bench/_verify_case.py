@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bench.build import build, build_method, optimization
-from bench.config import Config
+from bench.configuration.config import Config
+from bench.configuration.sweep import Case, MethodLine, WorkItem
 from bench.methods import REFERENCE
-from bench.sweep import Case, MethodLine, WorkItem
 from gram_core.batch import Batch, ItemTable, every_slot, unique_items
 from gram_core.exactness import GradientRecorder, parameters, total_norm
 from gram_core.training import Optimization

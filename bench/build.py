@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from bench import registry
-from bench.config import Config, ModelSettings, RunSettings
+from bench.configuration.config import Config, ModelSettings, RunSettings
+from bench.configuration.sweep import Case, WorkItem
 from bench.encoders import _base as encoders
 from bench.encoders._base import LoadedEncoder
 from bench.methods import exactness, method_class, registered_class
-from bench.sweep import Case, WorkItem
 from bench.workloads._base import Task, Workload, WorkloadRequest
 from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.methods.multi_step import resolve_accumulation_steps

@@ -5,8 +5,9 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from bench import checks, config, registry
-from bench.method_settings import method_names
+from bench import registry
+from bench.configuration import checks, config
+from bench.configuration.method_settings import method_names
 
 
 def entries() -> dict[str, dict[str, str]]:

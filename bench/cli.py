@@ -17,7 +17,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from bench import session, sweep
+from bench import session
+from bench.configuration import sweep
 from bench.errors import BenchError, Interrupted, UsageError
 from bench.results.store import ResultsError
 
@@ -205,7 +206,7 @@ def gate(
     debug: DebugOption = False,
 ) -> int:
     """Hold a run to its floors and a reference: 0 passed or inconclusive, 3 regression, 5 nothing was measured."""
-    from bench import gate_session
+    from bench.gating import session as gate_session
 
     consoles = Console(), Console(stderr=True)
     return gate_session.gate(
@@ -223,7 +224,7 @@ def reference(
     debug: DebugOption = False,
 ) -> None:
     """Make a run the reference that later ones are held against, as it came out."""
-    from bench import gate_session
+    from bench.gating import session as gate_session
 
     gate_session.make_reference(run_dir, out, Console())
 
@@ -242,7 +243,7 @@ def compare(
     debug: DebugOption = False,
 ) -> None:
     """Show two runs side by side, what differs between their machines first; or a speed-up over many runs."""
-    from bench import gate_session
+    from bench.gating import session as gate_session
 
     if history is not None and run_a is None:
         gate_session.history(history, out, Console())

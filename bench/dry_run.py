@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from bench.configuration.sweep import Case
 from bench.progress import duration
 from bench.session import Plan, say
-from bench.sweep import Case
 
 WORKER_START_S = 2.0
 """Roughly what a worker needs beside its budget."""

@@ -23,14 +23,14 @@ from rich.table import Table
 from torch.profiler import ProfilerActivity
 
 from bench.build import resolve_device
-from bench.config import Config
+from bench.configuration.config import Config
+from bench.configuration.sweep import WorkItem
 from bench.measure.flops import Rates, measure_rates, optimizer_bytes, step_flops
 from bench.measure.memory import peak_memory
 from bench.measure.trace import Trace, read_trace
-from bench.messages import Job
 from bench.results.schema import PeakMemory
-from bench.subject import Subject
-from bench.sweep import WorkItem
+from bench.running.messages import Job
+from bench.running.subject import Subject
 from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.engines._captured import CapturedFunction
 from gram_core.phases import PHASES

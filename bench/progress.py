@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from bench.events import BlockBegan, Event, Extended, Finished, PhaseBegan, Planned, Started, TookTurn
 from bench.results.schema import Record
+from bench.running.events import BlockBegan, Event, Extended, Finished, PhaseBegan, Planned, Started, TookTurn
 
 _STYLES = {"ok": "green", "skipped": "yellow", "oom": "magenta", "timeout": "red", "error": "red"}
 

@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from bench import checks, environment, registry, sweep
-from bench._problems import key_name
-from bench.config import Config, load, requested_device, restore
+from bench import environment, registry
+from bench.configuration import checks, sweep
+from bench.configuration.config import Config, load, requested_device, restore
+from bench.configuration.problems import key_name
+from bench.configuration.sweep import Case, WorkItem
 from bench.errors import ConfigError, Interrupted, NothingMeasured, UsageError
 from bench.progress import ProgressView
 from bench.results import store
 from bench.results.schema import Environment, RunInfo
-from bench.sweep import Case, WorkItem
 
 if TYPE_CHECKING:
-    from bench.config import DeviceKind
+    from bench.configuration.config import DeviceKind
 
 DEFAULT_CONFIG = Path("bench.toml")
 DEFAULT_PRESETS = {"cpu": "quick", "cuda": "full"}
@@ -91,7 +92,7 @@ def check_methods(plan: Plan) -> None:
 
 def start(plan: Plan, out: Path) -> Path:
     """Makes the run's directory below `out` and writes run.json; raises UsageError where either can't be."""
-    from bench import manager
+    from bench.running import manager
 
     manager.prepare()  # first: it imports while this process goes on
     check_methods(plan)
@@ -182,7 +183,7 @@ def fetch_assets(config: Config, console: Console) -> None:
 
 def measure(config: Config, items: Sequence[WorkItem], run_dir: Path, console: Console) -> None:
     """Takes every measurement that `run_dir` lacks, with progress on `console`; Ctrl-C says how to go on."""
-    from bench import manager, recording
+    from bench.running import manager, recording
 
     try:
         manager.prepare()

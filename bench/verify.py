@@ -17,12 +17,13 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from bench import registry, sweep
+from bench import registry
 from bench._verify_case import Trace, VerifiedCase, share_of
-from bench.config import Config
+from bench.configuration import sweep
+from bench.configuration.config import Config
+from bench.configuration.sweep import Case, MethodLine
 from bench.errors import UsageError
 from bench.methods import REFERENCE, method_class, registered_class
-from bench.sweep import Case, MethodLine
 from gram_core.batch import unique_items
 from gram_core.exactness import Float64Throughout, relative_errors, total_norm
 

@@ -107,7 +107,7 @@ def timed(work: Callable[[], object], steps: int, clock: Clock) -> Window:
 
 
 class TimingSettings(Protocol):
-    """What `bench.config.RunSettings` says of warm-up and windows."""
+    """What `bench.configuration.config.RunSettings` says of warm-up and windows."""
 
     @property
     def samples(self) -> int: ...  # noqa: D102 - documented where they are set

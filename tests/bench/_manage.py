@@ -7,10 +7,10 @@ import resource
 import sys
 from pathlib import Path
 
-from bench import manager
-from bench.config import Config
+from bench.configuration.config import Config
 from bench.errors import BenchError
 from bench.results import store
+from bench.running import manager
 from tests.bench._small_runs import item
 
 

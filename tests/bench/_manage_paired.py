@@ -7,10 +7,11 @@ block and the round.
 import sys
 from pathlib import Path
 
-from bench import manager, sweep
-from bench.config import Config
-from bench.events import Event, TookTurn
+from bench.configuration import sweep
+from bench.configuration.config import Config
 from bench.results import store
+from bench.running import manager
+from bench.running.events import Event, TookTurn
 
 
 def main(run_dir: Path) -> None:

@@ -4,10 +4,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from bench.config import Config, ModelSettings, RunSettings
+from bench.configuration.config import Config, ModelSettings, RunSettings
+from bench.configuration.sweep import Case, MethodLine, WorkItem
 from bench.results import store
 from bench.results.schema import Environment, RunInfo
-from bench.sweep import Case, MethodLine, WorkItem
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for workers: their fork server starts later; small steps gain nothing from more
 

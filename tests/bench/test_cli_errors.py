@@ -9,10 +9,10 @@ from typer.testing import CliRunner
 
 from bench import environment, session
 from bench.cli import app
-from bench.config import load
+from bench.configuration.config import load
+from bench.configuration.sweep import plan
 from bench.environment import cuda_obstacle
 from bench.results import store
-from bench.sweep import plan
 
 COMMITTED = Path(__file__).parents[2] / "bench.toml"
 

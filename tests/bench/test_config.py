@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import config as configuration
-from bench.config import load, requested_device, restore
+from bench.configuration import config as configuration
+from bench.configuration.config import load, requested_device, restore
 from bench.errors import ConfigError
 
 COMMITTED = Path(__file__).parents[2] / "bench.toml"
@@ -225,7 +225,7 @@ def test_every_key_of_the_committed_file_is_explained():
 def test_a_wrong_configuration_is_told_without_importing_torch(write):
     path = write("[method.multi_step]\nce_passes = 'two'\n")
     code = (
-        "import sys; from pathlib import Path; from bench.config import load\n"
+        "import sys; from pathlib import Path; from bench.configuration.config import load\n"
         f"try: load(Path({str(path)!r}), 'full', (), 'cpu')\n"
         "except Exception as error: print(type(error).__name__, 'torch' in sys.modules)"
     )

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from bench.build import build, resolve_device
-from bench.config import load
-from bench.sweep import plan
+from bench.configuration.config import load
+from bench.configuration.sweep import plan
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

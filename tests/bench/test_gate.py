@@ -2,9 +2,9 @@
 
 import pytest
 
-from bench.gate import judge, strictly
-from bench.gate_settings import GateSettings
-from bench.references import make
+from bench.gating.gate import judge, strictly
+from bench.gating.references import make
+from bench.gating.settings import GateSettings
 from bench.results.lines import lines
 from bench.results.schema import PeakMemory
 from bench.results.store import LoadedRun

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from bench import environment, references
+from bench import environment
 from bench.cli import app
-from bench.config import load
+from bench.configuration.config import load
+from bench.configuration.sweep import plan
+from bench.gating import references
 from bench.results import store, verdicts
 from bench.results.schema import Environment
-from bench.sweep import plan
 from tests.bench import _gated_runs as runs
 from tests.bench import _small_runs  # noqa: F401 - it gives workers one thread
 from tests.bench._gated_runs import PEAK, case

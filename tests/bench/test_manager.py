@@ -12,16 +12,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench import manager
+from bench.configuration.sweep import WorkItem, key_of
 from bench.errors import BenchError
-from bench.events import Finished, PhaseBegan, Planned, Started
-from bench.interrupts import held_back
-from bench.manager import RunCounts
-from bench.pace import Pace
 from bench.results import store
 from bench.results.schema import Record
-from bench.skipping import observed_out_of_memory
-from bench.sweep import WorkItem, key_of
+from bench.running import manager
+from bench.running.events import Finished, PhaseBegan, Planned, Started
+from bench.running.interrupts import held_back
+from bench.running.manager import RunCounts
+from bench.running.pace import Pace
+from bench.running.skipping import observed_out_of_memory
 from tests.bench._small_runs import FAULTY, config, item, new_run
 
 ROOT = Path(__file__).parents[2]

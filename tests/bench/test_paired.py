@@ -15,17 +15,18 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench import manager, paired, sweep
-from bench.config import Config, Sweep
-from bench.events import BlockBegan, Extended, Finished, PhaseBegan, Planned, Started, TookTurn
+from bench.configuration import sweep
+from bench.configuration.config import Config, Sweep
+from bench.configuration.sweep import MethodLine, WorkItem, key_of
 from bench.measure.room import Room
 from bench.measure.telemetry import Reading
-from bench.recording import RunCounts, overhead
 from bench.results import stats, store
 from bench.results.schema import PeakMemory, Record
-from bench.rounds import in_round
-from bench.sweep import MethodLine, WorkItem, key_of
-from bench.turns import Measurement
+from bench.running import manager, paired
+from bench.running.events import BlockBegan, Extended, Finished, PhaseBegan, Planned, Started, TookTurn
+from bench.running.recording import RunCounts, overhead
+from bench.running.rounds import in_round
+from bench.running.turns import Measurement
 from tests.bench._small_runs import CASE, config, new_run
 
 ROOT = Path(__file__).parents[2]

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from bench import method_settings, methods, sweep
-from bench.config import Config, load
+from bench import methods
+from bench.configuration import method_settings, sweep
+from bench.configuration.config import Config, load
+from bench.configuration.sweep import Case, MethodLine, WorkItem, plan
 from bench.errors import ConfigError
 from bench.results.schema import Record
-from bench.sweep import Case, MethodLine, WorkItem, plan
 
 
 def configured(**axes) -> Config:

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from bench import registry
 from bench._verify_case import cut, with_a_repeat
-from bench.config import Config, ModelSettings, RunSettings, Sweep
+from bench.configuration.config import Config, ModelSettings, RunSettings, Sweep
 from bench.errors import UsageError
 from bench.verify import STEPS, VerifyReport, verify
 from gram_core.batch import Batch, unique_items

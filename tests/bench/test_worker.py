@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from bench import failures, worker
 from bench.build import build, set_dropout
-from bench.messages import Entered, Job, Measured
-from bench.processes import Worker, WorkerEnded
+from bench.configuration.sweep import key_of
 from bench.results.schema import Record
-from bench.sweep import key_of
+from bench.running import failures, worker
+from bench.running.messages import Entered, Job, Measured
+from bench.running.processes import Worker, WorkerEnded
 from tests.bench._small_runs import SLOTS, config, item
 
 TEXT = 8

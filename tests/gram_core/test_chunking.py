@@ -155,9 +155,7 @@ def test_a_memory_budget_keeps_as_many_graphs_as_it_has_room_for(room, kept):
     chunks = ChunkedEncoding(training, torch.arange(9), m.TEXT_LENGTH, budget)
     bytes_per_chunk = 2 * m.TEXT_LENGTH
     assert 9 - chunks.recomputed_chunks == kept
-    assert in_use[0] <= 1000 + max(room, bytes_per_chunk), (
-        "only the first chunk may overrun: nothing is known of it"
-    )
+    assert in_use[0] <= 1000 + max(room, bytes_per_chunk), "only the first chunk may overrun: nothing is known of it"
     gradient = torch.randn(9, training.encoder.width, dtype=torch.float64)
     training.encoder.zero_grad()
     chunks.backward(gradient)

@@ -12,18 +12,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from bench import failures, worker
-from bench.config import RunSettings
-from bench.events import Event, PhaseBegan, TookTurn
-from bench.failures import Failure
+from bench.configuration.config import RunSettings
+from bench.configuration.sweep import WorkItem
 from bench.measure import telemetry
 from bench.measure.telemetry import Stretch, Watch
-from bench.messages import Entered, Finish, Job, Measured, Order, Phase, TakeWindow, Took, Warm
-from bench.processes import Worker, WorkerEnded
-from bench.records import failed_record
 from bench.results.schema import Exactness, Record, Schedule
-from bench.rounds import in_round
-from bench.sweep import WorkItem
+from bench.running import failures, worker
+from bench.running.events import Event, PhaseBegan, TookTurn
+from bench.running.failures import Failure
+from bench.running.messages import Entered, Finish, Job, Measured, Order, Phase, TakeWindow, Took, Warm
+from bench.running.processes import Worker, WorkerEnded
+from bench.running.records import failed_record
+from bench.running.rounds import in_round
 
 ROUNDS_TRIED_PER_KEPT = 2
 """Dropped rounds are taken again, as long as no more than this many times the asked-for rounds are tried."""

@@ -17,10 +17,10 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from bench.errors import BenchError
-from bench.messages import Message
+from bench.running.messages import Message
 
 PRELOAD = (
-    "bench.subject",
+    "bench.running.subject",
     "torch._dynamo",  # imported by the first optimizer step of a process, which costs it a second
     "transformers.modeling_utils",
     "transformers.models.bert.modeling_bert",

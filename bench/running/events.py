@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.messages import Phase
+from bench.configuration.sweep import Case, WorkItem
 from bench.results.schema import Record, Schedule
-from bench.sweep import Case, WorkItem
+from bench.running.messages import Phase
 
 
 @dataclass(frozen=True)

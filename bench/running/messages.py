@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from bench.config import Config
+from bench.configuration.config import Config
+from bench.configuration.sweep import WorkItem
 from bench.results.schema import Exactness
-from bench.sweep import WorkItem
 
 Phase = Literal["start", "setup", "warm-up", "windows", "facts"]
 

@@ -21,11 +21,11 @@ from pydantic import (
     field_serializer,
 )
 
-from bench import checks
-from bench._problems import fields_at, nearest, sentence
-from bench._toml import Source, merge, parse_file, parse_override, place_of
+from bench.configuration import checks
+from bench.configuration.problems import fields_at, nearest, sentence
+from bench.configuration.toml import Source, merge, parse_file, parse_override, place_of
 from bench.errors import ConfigError
-from bench.gate_settings import GateSettings
+from bench.gating.settings import GateSettings
 
 Precision = Literal["float64", "float32", "tf32", "bf16"]
 DeviceKind = Literal["cpu", "cuda"]
@@ -201,7 +201,7 @@ def restore(values: dict[str, Any]) -> Config:
 
 
 def _preset_folder() -> Path:
-    return Path(__file__).parent / "presets"
+    return Path(__file__).parents[1] / "presets"
 
 
 def _read_preset(name: str) -> Source:

@@ -1,6 +1,6 @@
 """Takes the measurements of a run: one fresh worker process each, every outcome recorded, nothing taken twice.
 
-One process at a time here; paired blocks, in which processes take turns, are `bench.paired`'s.
+One process at a time here; paired blocks, in which processes take turns, are `bench.running.paired`'s.
 Records are on the disk before the next worker starts, so that a run may end at any moment, by Ctrl-C, a full disk or
 a lost machine; calling `run` again finishes it.
 """
@@ -11,17 +11,17 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench import failures, paired, processes, skipping, worker
-from bench.config import Config
-from bench.events import Event, Finished, PhaseBegan, Planned, Started
-from bench.messages import Entered, Job, Measured, Phase
-from bench.pace import Pace
-from bench.processes import Worker, WorkerEnded
-from bench.recording import RunCounts, write
-from bench.records import failed_record
+from bench.configuration.config import Config
+from bench.configuration.sweep import WorkItem, key_of
 from bench.results import store
 from bench.results.schema import Exactness, Record
-from bench.sweep import WorkItem, key_of
+from bench.running import failures, paired, processes, skipping, worker
+from bench.running.events import Event, Finished, PhaseBegan, Planned, Started
+from bench.running.messages import Entered, Job, Measured, Phase
+from bench.running.pace import Pace
+from bench.running.processes import Worker, WorkerEnded
+from bench.running.recording import RunCounts, write
+from bench.running.records import failed_record
 
 
 def run(config: Config, run_dir: Path, items: Sequence[WorkItem], on_event: Callable[[Event], None]) -> RunCounts:

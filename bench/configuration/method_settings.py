@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from bench import methods, registry
-from bench._problems import sentence
+from bench.configuration.problems import sentence
 
 ACCUMULATION_STEPS = "accumulation_steps"
 """The one setting that is an axis of the sweep."""

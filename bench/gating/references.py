@@ -19,7 +19,7 @@ from bench.results.schema import Environment
 from bench.results.store import LoadedRun
 from bench.results.verdicts import SCHEMA_VERSION
 
-FOLDER = Path(__file__).with_suffix("")
+FOLDER = Path(__file__).parents[1] / "references"
 """`bench/references/`."""
 
 

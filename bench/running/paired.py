@@ -1,7 +1,7 @@
 """Paired blocks: case by case, block by block, until every speed-up of the case is known well enough.
 
 A block is one set of fresh processes, one per line and one for the canary. Resident together they take turns, a
-window each per round (`bench.turns`); where they do not fit into memory they run one after another. A block is on the
+window each per round (`turns`); where they do not fit into memory they run one after another. A block is on the
 disk whole or not at all, so that resuming repeats no finished block and loses none.
 
 Memory. Peaks are counted per process, by torch's allocator as by the kernel, so a neighbour is in nobody's figure. What
@@ -22,21 +22,21 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from bench import skipping
-from bench.config import Config
-from bench.events import BlockBegan, Event, Extended, Finished, Planned, Started
-from bench.failures import Failure
+from bench.configuration.config import Config
+from bench.configuration.sweep import REFERENCE_METHOD, Case, MethodLine, WorkItem, key_of
 from bench.measure import room, telemetry
 from bench.measure.room import Room
 from bench.measure.telemetry import Watch
-from bench.messages import Job
-from bench.pace import Pace
-from bench.recording import RunCounts, write_block
-from bench.records import failed_record
 from bench.results import stats, store
 from bench.results.schema import PeakMemory, Record
-from bench.sweep import REFERENCE_METHOD, Case, MethodLine, WorkItem, key_of
-from bench.turns import Measurement, alone, alternated, interleaved
+from bench.running import skipping
+from bench.running.events import BlockBegan, Event, Extended, Finished, Planned, Started
+from bench.running.failures import Failure
+from bench.running.messages import Job
+from bench.running.pace import Pace
+from bench.running.recording import RunCounts, write_block
+from bench.running.records import failed_record
+from bench.running.turns import Measurement, alone, alternated, interleaved
 
 LASTING = ("oom", "timeout", "error")
 """Outcomes after which a line is not tried in later blocks of the case."""
@@ -56,7 +56,7 @@ def run(
     """Measures the cases of `items`, each in at least `run.blocks` blocks, less what `run_dir` holds already.
 
     watch, free: what tells of the device meanwhile, and of the memory that workers may take; by default the run's
-    device. Raises as `bench.manager.run` does.
+    device. Raises as `bench.running.manager.run` does.
     """
     loaded = store.load(run_dir)
     uuid = loaded.info.environment.device_uuid if config.run.device == "cuda" else None

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
 
-from bench.gate_checks import Comparison, against_floor, against_reference, decided, memory, outcome, percent, times
-from bench.gate_settings import Floor, GateSettings
-from bench.references import Reference, steady_clocks
+from bench.gating.checks import Comparison, against_floor, against_reference, decided, memory, outcome, percent, times
+from bench.gating.references import Reference, steady_clocks
+from bench.gating.settings import Floor, GateSettings
 from bench.results import differences, stats
 from bench.results.lines import LineResult, lines
 from bench.results.store import LoadedRun

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.errors import BenchError
-from bench.interrupts import held_back
 from bench.results import store
 from bench.results.schema import Outcome, Record
+from bench.running.interrupts import held_back
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from bench import method_settings, registry, sweep
-from bench._problems import fields_at, key_name, nearest, sentence
+from bench import registry
+from bench.configuration import method_settings, sweep
+from bench.configuration.problems import fields_at, key_name, nearest, sentence
 
 if TYPE_CHECKING:
-    from bench.config import Config
+    from bench.configuration.config import Config
 
 ENCODERS = "bench.encoders"
 WORKLOADS = "bench.workloads"

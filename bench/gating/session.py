@@ -9,13 +9,14 @@ from pathlib import Path
 from pydantic import ValidationError
 from rich.console import Console
 
-from bench import references, session
-from bench._problems import fields_at, sentence
-from bench.config import load as load_config
+from bench import session
+from bench.configuration.config import load as load_config
+from bench.configuration.problems import fields_at, sentence
 from bench.errors import BenchError, Interrupted, NothingMeasured, UsageError
-from bench.gate import judge, strictly
-from bench.gate_settings import GateSettings
-from bench.references import Reference
+from bench.gating import references
+from bench.gating.gate import judge, strictly
+from bench.gating.references import Reference
+from bench.gating.settings import GateSettings
 from bench.results import files, store
 from bench.results.schema import RunInfo
 from bench.results.store import LoadedRun

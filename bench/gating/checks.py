@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
-from bench.gate_settings import Floor
+from bench.gating.settings import Floor
 from bench.results import stats
 from bench.results.lines import LineResult
 from bench.results.schema import Outcome

@@ -19,17 +19,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench import failures
 from bench.build import Built, build, resolve_device
 from bench.measure import clock as clocks
 from bench.measure.clock import Clock, WarmUp, Window
 from bench.measure.cores import compute_threads
 from bench.measure.counts import batch_counts, encoder_counts
 from bench.measure.memory import peak_memory, reserved_bytes, resident_peak_bytes
-from bench.messages import Entered, Job, Order, Phase, TakeWindow, Took, Warm
 from bench.methods import exactness, method_class
-from bench.records import failed_record, identity
 from bench.results.schema import Loss, Record, Throughput
+from bench.running import failures
+from bench.running.messages import Entered, Job, Order, Phase, TakeWindow, Took, Warm
+from bench.running.records import failed_record, identity
 from gram_core.batch import Batch
 
 

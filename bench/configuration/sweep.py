@@ -8,13 +8,14 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from bench import method_settings, registry
+from bench import registry
+from bench.configuration import method_settings
 from bench.errors import ConfigError
 from bench.results.schema import AxisValue, Record
 from bench.results.store import record_key
 
 if TYPE_CHECKING:
-    from bench.config import Config, SweepAxes
+    from bench.configuration.config import Config, SweepAxes
 
 REFERENCE_METHOD = "e2e"
 """What the others are compared with, and the canary with it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable
 
-from bench.sweep import WorkItem
+from bench.configuration.sweep import WorkItem
 
 
 class Pace:

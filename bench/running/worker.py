@@ -7,8 +7,8 @@ import os
 import signal
 from multiprocessing.connection import Connection
 
-from bench import lifeline
-from bench.messages import Job, Measured
+from bench.running import lifeline
+from bench.running.messages import Job, Measured
 
 STANDARD_OUTPUTS = (1, 2)
 
@@ -20,7 +20,7 @@ def main(connection: Connection, job: Job, output: int | None = None) -> None:
     the manager's to hear: it ends this process.
     """
     _begin(output)
-    from bench.subject import measure  # torch and all: the fork server has imported it already
+    from bench.running.subject import measure  # torch and all: the fork server has imported it already
 
     connection.send(Measured(measure(job, connection.send)))
 
@@ -28,7 +28,7 @@ def main(connection: Connection, job: Job, output: int | None = None) -> None:
 def take_turns(connection: Connection, job: Job, output: int | None = None) -> None:
     """The same, but each window, and the counting at the end, waits for the manager's order."""
     _begin(output)
-    from bench.subject import measure_in_turns
+    from bench.running.subject import measure_in_turns
 
     connection.send(Measured(measure_in_turns(job, connection.send, connection.recv)))
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.failures import Failure
-from bench.messages import Job
 from bench.results.schema import Exactness, Record
+from bench.running.failures import Failure
+from bench.running.messages import Job
 
 WEAKEST_CLAIM: Exactness = "other-model"
 """Recorded where a worker was gone before it could say what its method is."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from bench.failures import Failure
+from bench.configuration.sweep import Case, WorkItem
 from bench.results.schema import Record
-from bench.sweep import Case, WorkItem
+from bench.running.failures import Failure
 
 MEMORY_AXES = ("batch_size", "text_length", "history_length")
 """Memory grows with each of these."""

@@ -1,0 +1,1 @@
+"""Verdicts: a run against floors and references."""
