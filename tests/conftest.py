@@ -1,5 +1,6 @@
 """Fixtures of the whole suite: the real assets, from the real cache, or a skip that says what is missing."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -21,3 +22,11 @@ def asset():
         pytest.skip(failed[name])
 
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible():
+    """Ctrl-C works in tests and in what they start, even where a shell started them in the background, deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
