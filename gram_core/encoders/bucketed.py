@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gram_core.batch import Texts
 from gram_core.encoders.huggingface import HuggingFaceEncoder
 
-CALL_TOKENS = 96
+CALL_TOKENS = 256
 """What one more call of the encoder costs, in tokens computed instead: launches, smaller matrices."""
 
 
@@ -56,6 +56,8 @@ class BucketedEncoder(nn.Module):
     def forward(self, texts: Texts) -> Tensor:
         """Encodings [n, d], in the order of `texts`."""
         order, bounds = self._runs(texts.lengths)
+        if len(bounds) == 1:
+            return self.encoder.encode(texts, padded_to=None)
         ordered = texts.take(order)
         parts = [self.encoder.encode(ordered.slice(start, stop), padded_to=None) for start, stop in bounds]
         back = torch.empty_like(order)
