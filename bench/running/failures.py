@@ -20,6 +20,8 @@ _OUT_OF_MEMORY = re.compile(
 _ASKED_FOR = re.compile(r"tried to allocate (?P<amount>[\d.]+ ?\w*)(?: \([^)]*\))?", re.IGNORECASE)
 _FREE = re.compile(r"total capacity of (?P<total>[\d.]+ \w+) of which (?P<free>[\d.]+ \w+) is free", re.IGNORECASE)
 
+_FOLDER = re.compile(r'File "[^"\n]*/(?=(?:bench|gram_core|torch|transformers|tests|python3[^/"]*)/[^"\n]*")')
+
 
 class NonFiniteLoss(ArithmeticError):
     """Training diverged, so that its times and counts describe no training."""
@@ -42,12 +44,17 @@ def of_exception(error: BaseException, phase: str) -> Failure:
     """The failure that an exception of a worker's `phase` ("setup", say) amounts to."""
     if isinstance(error, NothingKept):
         return Failure("skipped", str(error))
-    trace = "".join(traceback.format_exception(error))
+    trace = without_folders("".join(traceback.format_exception(error)))
     if is_out_of_memory(error):
         return Failure("oom", _out_of_memory_sentence(error, phase), trace)
     message = _one_line(str(error))
     name = type(error).__name__
     return Failure("error", f"{name}: {message}" if message else f"{name} in the {phase}", trace)
+
+
+def without_folders(trace: str) -> str:
+    """A traceback whose files are named from their package on: results are passed on, home folders need not be."""
+    return _FOLDER.sub(r'File "', trace)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -278,3 +278,18 @@ class TestOnAGpu:
         assert record.outcome == "oom"
         assert "asked for" in record.reason
         assert record.peak_memory_bytes.allocated > 2**30
+
+
+def test_a_traceback_names_files_from_their_package_on():
+    """Results are forwarded: where someone's home folder lies is nobody's business."""
+    trace = (
+        'File "/home/ann/my project/bench/running/subject.py", line 3, in run\n'
+        'File "/opt/venv/lib/python3.12/site-packages/torch/nn/modules/module.py", line 9, in call\n'
+        'File "/usr/lib/python3.12/runpy.py", line 1, in main\nFile "<frozen runpy>", line 2\n'
+    )
+    assert failures.without_folders(trace).splitlines() == [
+        'File "bench/running/subject.py", line 3, in run',
+        'File "torch/nn/modules/module.py", line 9, in call',
+        'File "python3.12/runpy.py", line 1, in main',
+        'File "<frozen runpy>", line 2',
+    ]
