@@ -41,12 +41,7 @@ class Texts:
 
     def take(self, rows: Tensor) -> Texts:
         """The texts at `rows` [m], in that order, repeated where a row is."""
-        lengths = self.lengths[rows]
-        starts = self.offsets[:-1][rows]
-        ends = torch.cumsum(lengths, 0)
-        total = int(ends[-1]) if len(ends) else 0
-        shift = torch.repeat_interleave(starts - (ends - lengths), lengths, output_size=total)
-        return Texts(self.tokens[shift + torch.arange(total, device=shift.device)], lengths)
+        return _gathered(self.tokens, self.offsets, self.lengths, rows)
 
     def slice(self, start: int, stop: int) -> Texts:
         """Texts `start` to `stop`, without copying tokens."""
@@ -62,6 +57,15 @@ class Texts:
     def to(self, device: torch.device | str) -> Texts:
         """These texts on `device`; asynchronous from pinned memory."""
         return Texts(self.tokens.to(device, non_blocking=True), self.lengths.to(device, non_blocking=True))
+
+
+def _gathered(tokens: Tensor, offsets: Tensor, lengths: Tensor, rows: Tensor) -> Texts:
+    """The ragged `rows` [m] of packed tokens, in one indexed read."""
+    taken = lengths[rows]
+    ends = torch.cumsum(taken, 0)
+    total = int(ends[-1]) if len(ends) else 0
+    shift = torch.repeat_interleave(offsets[rows] - (ends - taken), taken, output_size=total)
+    return Texts(tokens[shift.add_(torch.arange(total, device=shift.device))], taken)
 
 
 class ItemTable:
@@ -108,11 +112,7 @@ class ItemTable:
 
     def texts(self, items: Tensor) -> Texts:
         """The texts of `items` [n], in that order."""
-        lengths = self.lengths[items]
-        ends = torch.cumsum(lengths, 0)
-        total = int(ends[-1]) if len(ends) else 0
-        shift = torch.repeat_interleave(self._offsets[items] - (ends - lengths), lengths, output_size=total)
-        return Texts(self.tokens[shift.add_(torch.arange(total))], lengths)
+        return _gathered(self.tokens, self._offsets, self.lengths, items)
 
     def truncated(self, text_length: int, closing_token_id: int | None = None) -> ItemTable:
         """At most `text_length` tokens per item; a cut text ends in `closing_token_id` where one is given."""

@@ -186,18 +186,20 @@ class CapturedFunction:
 class IdleMeter:
     """How long the device had nothing to do between the calls of captured functions: it waited for the host.
 
-    Marks where each call's work begins and ends on the device; reading waits for the last one.
+    Marks where each call's work begins and ends on the device; reading waits for the last one. Nothing is marked
+    before the first reading: who never reads, as a training loop does not, pays nothing and keeps nothing.
     """
 
     def __init__(self, device: torch.device):
-        self._measures = device.type == "cuda"
+        self._keeps_time = device.type == "cuda"
+        self._marking = False
         self._ends: list[torch.cuda.Event] = []
         self._begins: list[torch.cuda.Event] = []
 
     @contextmanager
     def busy(self) -> Iterator[None]:
         """Within, work is given to the device."""
-        if not self._measures:
+        if not self._marking:
             yield
             return
         self._begins.append(self._mark())
@@ -207,8 +209,9 @@ class IdleMeter:
     def take_idle_s(self) -> float | None:
         """Seconds between calls since the last reading, None where the device keeps no time; starts anew."""
         begins, ends, self._begins, self._ends = self._begins, self._ends, [], []
-        if not self._measures:
+        if not self._keeps_time:
             return None
+        self._marking = True
         torch.cuda.synchronize()
         return sum(end.elapsed_time(begin) for end, begin in zip(ends, begins[1:], strict=False)) / 1e3
 
