@@ -59,8 +59,7 @@ def build(config: Config, item: WorkItem, device: torch.device) -> Built:
         raise ValueError(
             f"text_length {case.text_length} is more than the {loaded.longest_text} tokens of {case.encoder}"
         )
-    name = config.model.cf_module
-    cf_class = registered_class(registry.load("gram_core.cf_modules", name), name)
+    cf_class = cf_module_class(case.cf_module)
     workload = build_workload(config, case, loaded, task=cf_class.task)
     torch.manual_seed(run.seed)
     encoder = HuggingFaceEncoder(
@@ -91,6 +90,11 @@ def build(config: Config, item: WorkItem, device: torch.device) -> Built:
         "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
     }
     return Built(workload, training, method, exactness(chosen, run.dropout), detail)
+
+
+def cf_module_class(name: str) -> type[Any]:
+    """The CF module's class; raises registry.UnknownName (a ValueError) where there is none."""
+    return registered_class(registry.load("gram_core.cf_modules", name), name)
 
 
 def resolve_device(name: str) -> torch.device:

@@ -19,11 +19,12 @@ from torch import Tensor
 
 from bench import registry
 from bench._verify_case import Trace, VerifiedCase, share_of
+from bench.build import cf_module_class
 from bench.configuration import sweep
 from bench.configuration.config import Config
 from bench.configuration.sweep import Case, MethodLine
 from bench.errors import UsageError
-from bench.methods import REFERENCE, method_class, registered_class
+from bench.methods import REFERENCE, method_class
 from gram_core.batch import unique_items
 from gram_core.exactness import Float64Throughout, relative_errors, total_norm
 
@@ -177,7 +178,7 @@ def _small(config: Config, cases: list[Case], users: int) -> Case:
     if small.item_repetition_ratio is None:
         return small
     module = registry.load("bench.workloads", small.workload)
-    task = _task(config)
+    task = cf_module_class(small.cf_module).task
     ratios = sorted({case.item_repetition_ratio or 1.0 for case in cases} | {2.0, 1.0}, reverse=True)
     for ratio in ratios:
         tried = replace(small, item_repetition_ratio=ratio)
@@ -195,11 +196,6 @@ def _small(config: Config, cases: list[Case], users: int) -> Case:
             continue
         return tried
     return small
-
-
-def _task(config: Config) -> str:
-    name = config.model.cf_module
-    return str(registered_class(registry.load("gram_core.cf_modules", name), name).task)
 
 
 def _label(case: Case) -> str:

@@ -88,6 +88,7 @@ COST_COLUMNS = (
 CASE_COLUMNS = (
     Column("Workload", numeric=False),
     Column("Encoder", numeric=False),
+    Column("CF module", numeric=False),
     Column("Precision", numeric=False),
     Column("Engine", numeric=False),
     Column("Batch", "users"),
@@ -218,6 +219,7 @@ def _axes(row: Row) -> tuple[Cell, ...]:
     return (
         Cell(words.plain(row["workload"])),
         Cell(words.encoder(row), note="random weights" if row["weights"] != "real" else ""),
+        Cell(words.plain(row["cf_module"])),
         Cell(words.plain(row["precision"])),
         Cell(words.plain(row["engine"])),
         Cell(words.plain(row["batch_size"])),

@@ -36,6 +36,7 @@ SETTING_COLUMNS = (
     "workload",
     "encoder",
     "layers",
+    "cf_module",
     "history_length",
     "precision",
     "engine",
@@ -141,7 +142,12 @@ def encoder(row: Mapping[str, Any]) -> str:
 
 def setting(row: Mapping[str, Any]) -> str:
     """What holds for a whole figure, in one line."""
-    parts = [plain(row["workload"]), encoder(row), f"history {plain(row['history_length'])} items"]
+    parts = [
+        plain(row["workload"]),
+        encoder(row),
+        plain(row["cf_module"]),
+        f"history {plain(row['history_length'])} items",
+    ]
     parts += [plain(row["precision"]), f"engine {plain(row['engine'])}"]
     parts += [f"dropout {row['dropout']}"] if row["dropout"] != "off" else []
     return " · ".join(parts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
@@ -50,10 +51,11 @@ def check(config: Config) -> None:
             ("run", "blocks"),
             f"run.blocks = {config.run.blocks} is more than run.max_blocks = {config.run.max_blocks}; raise both.",
         )
-    _known(("model", "cf_module"), config.model.cf_module, CF_MODULES, "CF module")
     methods = _methods(config)
     for path, name in _swept(config, "method"):
         _one_of(path, name, methods, "method")
+    for path, name in _swept(config, "cf_module"):
+        _known(path, name, CF_MODULES, "CF module")
     for path, name in _swept(config, "engine"):
         _known(path, name, ENGINES, "engine")
     for path, name in _swept(config, "encoder"):
@@ -145,7 +147,6 @@ def _check_method_table(config: Config, name: str, table: dict[str, Any]) -> Non
 
 
 def _check_cases(config: Config) -> None:
-    task = _task(config.model.cf_module)
     for number, part in enumerate(config.sweep.parts()):
         for case in sweep.cases(part):
             axis = "workload" if case.item_repetition_ratio is None else "item_repetition_ratio"
@@ -159,7 +160,7 @@ def _check_cases(config: Config) -> None:
                     text_length=case.text_length,
                     item_repetition_ratio=case.item_repetition_ratio,
                     candidates=config.model.candidates,
-                    task=task,
+                    task=_task(case.cf_module),
                 )
     _check_epochs(config)
     for path, precision in _swept(config, "precision"):
@@ -180,6 +181,7 @@ def _check_epochs(config: Config) -> None:
                 )
 
 
+@cache
 def _task(cf_module: str) -> str:
     """The task of a CF module as its file states it (`task = "ranking"`), which is read and not imported."""
     tree = ast.parse(registry.source(CF_MODULES, cf_module).read_text(encoding="utf-8"))

@@ -93,7 +93,6 @@ class RunSettings(_Strict):
 class ModelSettings(_Strict):
     """`[model]`: what sits on the encodings."""
 
-    cf_module: StrictStr = "nrms"
     candidates: Annotated[StrictInt, Field(ge=2)] = 5
     """C = 1 + npratio: the clicked item and its sampled negatives."""
     pooling: Literal["mean", "cls", "attention"] = "mean"
@@ -127,6 +126,7 @@ class SweepAxes(_Strict):
 
     workload: Names = ("synthetic",)
     encoder: Names = ("minilm",)
+    cf_module: Names = ("nrms",)
     layers: Layers = ("all",)
     """The encoder's first so many layers, or "all"."""
     batch_size: Counts = (32,)

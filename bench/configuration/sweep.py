@@ -26,7 +26,8 @@ class Case:
     """One point of the sweep: what every method is given alike.
 
     layers: the encoder's first so many layers, None for all of them; history_length, text_length: per user and
-    per item; item_repetition_ratio: as asked for, None where the workload's own log decides.
+    per item; item_repetition_ratio: as asked for, None where the workload's own log decides; cf_module: what reads
+    the encodings.
     """
 
     workload: str
@@ -37,6 +38,7 @@ class Case:
     text_length: int
     item_repetition_ratio: float | None
     precision: str
+    cf_module: str = "nrms"
 
     def axes(self) -> dict[str, AxisValue]:
         """What a `Record` stores as its `case`."""
@@ -47,7 +49,7 @@ class Case:
         ratio = "" if self.item_repetition_ratio is None else f" ratio={self.item_repetition_ratio:g}"
         return (
             f"{self.workload} {self.encoder}{depth} batch={self.batch_size} history={self.history_length} "
-            f"text={self.text_length}{ratio} {self.precision}"
+            f"text={self.text_length}{ratio} {self.cf_module} {self.precision}"
         )
 
 
@@ -121,10 +123,11 @@ def cases(part: SweepAxes) -> tuple[Case, ...]:
     found: dict[Case, None] = {}
     for workload in part.workload:
         ratios = part.item_repetition_ratio if takes_ratio(workload) else (None,)
-        axes = (part.encoder, part.layers, part.batch_size, part.history_length, part.text_length, ratios)
-        for encoder, layers, batch, history, text, ratio, precision in itertools.product(*axes, part.precision):
+        sizes = (part.layers, part.batch_size, part.history_length, part.text_length, ratios)
+        axes = (part.cf_module, part.encoder, *sizes, part.precision)
+        for cf_module, encoder, layers, batch, history, text, ratio, precision in itertools.product(*axes):
             depth = layers if isinstance(layers, int) else None
-            found[Case(workload, encoder, depth, batch, history, text, ratio, precision)] = None
+            found[Case(workload, encoder, depth, batch, history, text, ratio, precision, cf_module)] = None
     return tuple(found)
 
 
@@ -156,6 +159,7 @@ def _order(found: tuple[Case, ...]) -> Callable[[Case], tuple[float, ...]]:
         return (
             ratio is not None,
             rank[case.workload],
+            rank[case.cf_module],
             rank[case.encoder],
             math.inf if case.layers is None else case.layers,
             rank[case.precision],
@@ -168,7 +172,7 @@ def _order(found: tuple[Case, ...]) -> Callable[[Case], tuple[float, ...]]:
 
 
 def _names(found: tuple[Case, ...]) -> list[str]:
-    return [name for case in found for name in (case.workload, case.encoder, case.precision)]
+    return [name for case in found for name in (case.workload, case.cf_module, case.encoder, case.precision)]
 
 
 def lines_of_case(items: Sequence[WorkItem], asked: str | None) -> tuple[WorkItem, ...]:

@@ -40,6 +40,7 @@ class Floor(_Strict):
     item_repetition_ratio: StrictFloat | None = None
     """As asked for."""
     precision: StrictStr | None = None
+    cf_module: StrictStr | None = None
 
     def conditions(self) -> dict[str, Any]:
         """What a line must be, by name; the method among it."""

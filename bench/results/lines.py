@@ -87,7 +87,7 @@ def case_title(case: Mapping[str, Any]) -> str:
 
     sizes = (("layers", "layers"), ("batch", "batch_size"), ("history", "history_length"), ("text", "text_length"))
     shown = "".join(part(name, axis) for name, axis in (*sizes, ("ratio", "item_repetition_ratio")))
-    return f"{case.get('workload')} {case.get('encoder')}{shown} {case.get('precision')}"
+    return f"{case.get('workload')} {case.get('encoder')}{shown} {case.get('cf_module')} {case.get('precision')}"
 
 
 def lines(records: Iterable[Record]) -> tuple[LineResult, ...]:

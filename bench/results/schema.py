@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 SCHEMA_VERSION: Final = 1
 
@@ -18,6 +18,16 @@ Outcome = Literal["ok", "oom", "timeout", "error", "skipped"]
 Exactness = Literal["exact", "stale", "other-model"]
 Schedule = Literal["solo", "interleaved", "alternated"]
 AxisValue = str | int | float | None
+LATER_AXES: Final[dict[str, AxisValue]] = {"cf_module": "nrms"}
+"""Axes that came later, and what every case before them had."""
+
+
+def _with_later_axes(case: Any) -> Any:
+    return {**LATER_AXES, **case} if isinstance(case, dict) else case
+
+
+CaseAxes = Annotated[dict[str, AxisValue], BeforeValidator(_with_later_axes)]
+"""Axis -> value."""
 
 
 class _Strict(BaseModel):
@@ -86,13 +96,13 @@ class Record(_Strict):
     """One method on one case in one block.
 
     `case` maps axis to value: workload, encoder, layers, batch_size, history_length, text_length,
-    item_repetition_ratio (as asked for; None where the workload's own log decides), precision.
+    item_repetition_ratio (as asked for; None where the workload's own log decides), precision, cf_module.
     `accumulation_steps` belongs to the method and is None where the method has none.
     Counts are per step, means over the measured batches.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
-    case: dict[str, AxisValue]
+    case: CaseAxes
     method: str
     engine: str
     accumulation_steps: int | str | None = None

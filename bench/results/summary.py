@@ -34,6 +34,7 @@ AXES = (
     "text_length",
     "asked_repetition_ratio",
     "precision",
+    "cf_module",
 )
 """A case's axes as columns; the ratio asked for is renamed, so that the plain name is the realised one."""
 SETTING = ("engine", "dropout", "padding", "optimizer")

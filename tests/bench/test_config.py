@@ -32,7 +32,7 @@ def complaint(path, *overrides, preset="full", device="cpu") -> str:
 
 def test_defaults_fill_what_the_file_leaves_out(write):
     config = load(write("[run]\nseed = 3\n"), "full", (), "cpu")
-    assert (config.run.seed, config.run.dropout, config.model.cf_module) == (3, "off", "nrms")
+    assert (config.run.seed, config.run.dropout, config.sweep.cf_module) == (3, "off", ("nrms",))
     assert config.run.device == "cpu"
 
 
@@ -108,11 +108,11 @@ def test_an_unknown_key_is_named_with_file_line_and_the_nearest_key(write):
         ("[rum]\nseed = 1", 1, "rum", "run"),
         ("[run]\n\nsead = 1", 3, "run.sead", "seed"),
         ("[[sweep.part]]\nbatch_size=2\n[[sweep.part]]\nlayer=2", 4, "sweep.part[1].layer", "layers"),
-        ("model = { cf_modul = 1 }", 1, "model.cf_modul", "cf_module"),
+        ("model = { candidate = 1 }", 1, "model.candidate", "candidates"),
         ("[method.single_step]\nchunk_token = 2", 2, "method.single_step.chunk_token", "chunk_tokens"),
         ("[method.singel_step]\nchunk_tokens = 2", 1, "method.singel_step", "single_step"),
         ("[workload.movielen]", 1, "workload.movielen", "movielens"),
-        ('[model]\ncf_module = "nmrs"', 2, "model.cf_module", "nrms"),
+        ('[sweep]\ncf_module = "nmrs"', 2, "sweep.cf_module", "nrms"),
         ('[sweep]\nencoder = ["minilm", "minilmm"]', 2, "sweep.encoder[1]", "minilm"),
         ('[sweep]\nmethod = ["single_stp"]', 2, "sweep.method[0]", "single_step"),
         ('[sweep]\nengine = ["eagre"]', 2, "sweep.engine[0]", "eager"),

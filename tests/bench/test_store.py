@@ -318,6 +318,7 @@ def test_the_format_is_the_one_of_the_golden_file():
             "text_length": 32,
             "item_repetition_ratio": None,
             "precision": "float32",
+            "cf_module": "dkt",
         },
         method="multi_step",
         engine="eager",
@@ -363,3 +364,9 @@ def test_the_format_is_the_one_of_the_golden_file():
     golden = GOLDEN.read_text()
     assert json.loads(full.model_dump_json()) == json.loads(golden)
     assert Record.model_validate_json(golden) == full
+
+
+def test_a_record_of_before_an_axis_came_has_what_every_case_had_then():
+    older = json.loads(GOLDEN.read_text())
+    del older["case"]["cf_module"]
+    assert Record.model_validate(older).case["cf_module"] == "nrms"

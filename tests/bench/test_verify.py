@@ -85,7 +85,7 @@ def test_it_runs_what_the_configuration_says(pooling, padding, optimizer):
 
 @pytest.mark.parametrize("cf_module", registry.names("gram_core.cf_modules"))
 def test_every_cf_module_can_be_verified(cf_module):
-    assert verify(config(model={"cf_module": cf_module}), "cpu").passed
+    assert verify(config(cf_module=[cf_module]), "cpu").passed
 
 
 @pytest.mark.parametrize(

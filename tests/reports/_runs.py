@@ -27,7 +27,7 @@ def info(**changes: Any) -> RunInfo:
         "config": {
             "run": {"seed": 0, "device": "cuda", "dropout": "off", "padding": "max_length", "timeout_s": 300.0},
             "sweep": {"batch_size": [16, 32, 64], "text_length": [32, 128], "method": ["e2e", "single_step"]},
-            "model": {"cf_module": "nrms", "candidates": 5, "pooling": "mean"},
+            "model": {"candidates": 5, "pooling": "mean"},
         },
         "environment": Environment(
             device="NVIDIA H100 80GB HBM3",
