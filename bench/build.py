@@ -88,6 +88,7 @@ def build(config: Config, item: WorkItem, device: torch.device) -> Built:
         "workload": dict(workload.facts),
         "method_settings": asdict(settings),
         "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
+        **({"handicaps": list(told)} if (told := getattr(method, "handicaps", ())) else {}),
     }
     return Built(workload, training, method, exactness(chosen, run.dropout), detail)
 

@@ -12,7 +12,7 @@ from bench.results.schema import Exactness
 REFERENCE = "e2e"
 """End-to-end training as it is: what exactness is measured by."""
 PACKAGES = ("gram_core.methods", "bench.peers")
-"""Where methods live, first come first served; the second may be absent."""
+"""Where methods live, first come first served."""
 
 
 def method_class(name: str, plugins: Sequence[str] = ()) -> type[Any]:
@@ -41,16 +41,7 @@ def registered_class(module: ModuleType, name: str) -> type[Any]:
 
 def _module(name: str, plugins: Sequence[str]) -> ModuleType:
     for package in (*PACKAGES, *plugins):
-        if name in _names(package):
+        if name in registry.names(package):
             return registry.load(package, name)
     registry.check(PACKAGES[0], name)
     raise AssertionError("check has raised: the first package has no such name")
-
-
-def _names(package: str) -> tuple[str, ...]:
-    try:
-        return registry.names(package)
-    except ModuleNotFoundError:
-        if package in PACKAGES:
-            return ()
-        raise

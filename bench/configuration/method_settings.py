@@ -24,12 +24,8 @@ def method_names(plugins: Sequence[str] = ()) -> dict[str, str]:
     """Every method's name, and the package that it comes from; raises ModuleNotFoundError for an absent plugin."""
     found: dict[str, str] = {}
     for package in (*methods.PACKAGES, *plugins):
-        try:
-            for name in registry.names(package):
-                found.setdefault(name, package)
-        except ModuleNotFoundError:
-            if package not in methods.PACKAGES:
-                raise
+        for name in registry.names(package):
+            found.setdefault(name, package)
     return found
 
 

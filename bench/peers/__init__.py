@@ -1,0 +1,6 @@
+"""Other ways to train, to stand beside ours in one run: one file each, the file's name is the method's.
+
+Written from their papers' mathematics, or calling the published library. A peer may have, beside what every method has:
+- `requires()`, on the class: why it can't run here, with the command that mends it, or None. It is then skipped.
+- `handicaps`: in which respects it could not be given its best, a sentence each; every result carries them.
+"""
