@@ -6,6 +6,7 @@ Every line of a case is built alike: same seeds, same weights, same batches, sam
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -14,11 +15,14 @@ from torch import nn
 
 from bench import registry
 from bench.configuration.config import Config, ModelSettings, RunSettings
+from bench.configuration.method_settings import AUTO
 from bench.configuration.sweep import Case, WorkItem
 from bench.encoders import _base as encoders
 from bench.encoders._base import LoadedEncoder
+from bench.measure.clock import CudaClock, HostClock
 from bench.methods import exactness, method_class, registered_class
 from bench.workloads._base import Task, Workload, WorkloadRequest
+from gram_core.adaptive_interval import StepCosts
 from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.methods.multi_step import resolve_accumulation_steps
 from gram_core.protocols import ContentEncoder, Exactness, Method
@@ -177,15 +181,33 @@ def set_dropout(module: nn.Module, dropout: str) -> None:
 
 
 def method_settings(chosen: type[Any], config: Config, item: WorkItem, steps_per_epoch: int | None) -> Any:
-    """The method's own `Settings`, its accumulation steps resolved to a number where the line has them."""
+    """The method's own `Settings`, its accumulation steps resolved to a number where the line has them.
+
+    "auto" stays, and chooses among the numbers up to an epoch's.
+    """
     settings = chosen.Settings(**config.method.get(item.line.method, {}))
     if item.line.accumulation_steps is None:
         return settings
+    if item.line.accumulation_steps == AUTO:
+        return replace(settings, accumulation_steps=AUTO, most_steps=settings.most_steps or steps_per_epoch)
     return replace(
         settings, accumulation_steps=resolve_accumulation_steps(item.line.accumulation_steps, steps_per_epoch)
     )
 
 
 def build_method(chosen: type[Any], training: Training, settings: Any, engine: str) -> Method:
-    """The method on the engine that runs its encoder."""
-    return registry.load("gram_core.engines", engine).build(chosen, training, settings)
+    """The method on the engine that runs its encoder, with a clock where it measures what its own steps cost."""
+    method: Method = registry.load("gram_core.engines", engine).build(chosen, training, settings)
+    if hasattr(method, "costs"):
+        method.costs = StepCosts(_clock(training.device))
+    return method
+
+
+def _clock(device: torch.device) -> Callable[[], float]:
+    clock = CudaClock() if device.type == "cuda" else HostClock()
+
+    def now() -> float:
+        clock.synchronise()
+        return clock.now()
+
+    return now

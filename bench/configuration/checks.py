@@ -169,7 +169,15 @@ def _check_cases(config: Config) -> None:
 
 
 def _check_epochs(config: Config) -> None:
-    """A share of an epoch needs a workload that has one, or whose settings say how long it is."""
+    """A share of an epoch needs a workload that has one, or whose settings say how long it is; "auto" needs more than
+    the few steps that a measurement takes."""
+    for path, steps in _swept(config, "accumulation_steps"):
+        if steps == method_settings.AUTO:
+            raise Fault(
+                path,
+                'sweep.accumulation_steps: "auto" chooses the number of steps while it trains, which takes longer than '
+                "a measurement; set train.sweep.accumulation_steps for `gram-bench train`, and give a number here.",
+            )
     for part in config.sweep.parts():
         shares = [steps for steps in part.accumulation_steps if isinstance(steps, str)]
         for name in part.workload if shares else ():

@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from bench.configuration import checks
+from bench.configuration.method_settings import AUTO
 from bench.configuration.problems import fields_at, nearest, sentence
 from bench.configuration.toml import Source, merge, parse_file, parse_override, place_of
 from bench.errors import ConfigError
@@ -109,7 +110,9 @@ def _accumulation_steps(value: Any) -> Any:
         return value
     if isinstance(value, str) and re.fullmatch(r"(\d+(\.\d*)?|\.\d+)E", value) and float(value[:-1]) > 0:
         return value
-    raise ValueError('expected a whole number of at least 1, or a fraction of an epoch such as "0.5E"')
+    if value == AUTO:
+        return value
+    raise ValueError('expected a whole number of at least 1, a fraction of an epoch such as "0.5E", or "auto"')
 
 
 _AXIS = BeforeValidator(_as_list), Field(min_length=1)

@@ -18,6 +18,8 @@ from bench.configuration.problems import sentence
 
 ACCUMULATION_STEPS = "accumulation_steps"
 """The one setting that is an axis of the sweep."""
+AUTO = "auto"
+"""Accumulation steps that are chosen while training."""
 
 
 def method_names(plugins: Sequence[str] = ()) -> dict[str, str]:

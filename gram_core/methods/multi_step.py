@@ -9,20 +9,24 @@ Per interval:
    CE minibatches with an optimizer step each.
 Memory is set by the CE minibatch and not by the CF batch. With N > 1 encodings are up to N steps old: stale, no
 longer end-to-end training's gradient. With N = 1 and one CE minibatch it is Single-step GRAM.
+N may also be chosen while training: "auto" (see `adaptive_interval`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from gram_core.adaptive_interval import AdaptiveInterval, StepCosts, evenly, relative_drift
 from gram_core.batch import Batch, unique_items
 from gram_core.chunking import chunk_bounds
 from gram_core.encoding_buffer import EncodingBuffer
+from gram_core.evaluation import encode_all
 from gram_core.phases import phase
 from gram_core.protocols import Exactness
 from gram_core.training import Training
@@ -69,21 +73,31 @@ class MultiStep:
 
     @dataclass(frozen=True)
     class Settings:
-        """accumulation_steps: N; resolve shares of an epoch first (`resolve_accumulation_steps`).
+        """accumulation_steps: N; resolve shares of an epoch first (`resolve_accumulation_steps`). "auto" starts at 1
+        and chooses from there (`AdaptiveInterval`), which the last five settings are for.
 
         ce_batch_tokens: the most tokens of a CE minibatch; None divides the items touched into N minibatches
         of like count, as the paper does.
         ce_passes: how often the encoder passes over the items touched at the interval's end.
         encode_batch_tokens: the most tokens encoded at once in phase 1 (no graph); None takes ce_batch_tokens.
+        drift_limit, encoder_share: N grows while moved encodings drift less and the encoder costs more than this.
+        most_steps: the largest N. cf_step_tokens: what a CF step costs, in tokens that the encoder encodes and
+        back-propagates in the same time; None measures it in the first steps, for which the method needs `costs`.
+        drift_items: how many items the drift is measured on.
         """
 
-        accumulation_steps: int = 16
+        accumulation_steps: int | Literal["auto"] = 16
         ce_batch_tokens: int | None = None
         ce_passes: int = 1
         encode_batch_tokens: int | None = None
+        drift_limit: float = 0.1
+        encoder_share: float = 0.25
+        most_steps: int | None = None
+        cf_step_tokens: float | None = None
+        drift_items: int = 64
 
         def __post_init__(self) -> None:
-            if self.accumulation_steps < 1 or self.ce_passes < 1:
+            if (self.accumulation_steps != "auto" and self.accumulation_steps < 1) or self.ce_passes < 1:
                 raise ValueError("accumulation_steps and ce_passes must be at least 1")
 
     def __init__(self, training: Training, settings: Settings | None = None):
@@ -91,11 +105,14 @@ class MultiStep:
         self.settings = settings or self.Settings()
         self._buffer: EncodingBuffer | None = None
         self._steps = 0
+        self._adaptive = _adaptive(self.settings)
+        self.costs: StepCosts | None = None
+        """What measures a CF step's cost where "auto" isn't told; it needs a clock, which the core has none of."""
 
     @property
     def interval(self) -> int:
-        """N."""
-        return self.settings.accumulation_steps
+        """N; with "auto", N now."""
+        return self._adaptive.steps if self._adaptive else int(self.settings.accumulation_steps)
 
     @property
     def items_touched(self) -> int:
@@ -107,10 +124,11 @@ class MultiStep:
         with phase("host"):
             selection = unique_items(batch)
         buffer = self._encode_new(selection.items)
-        loss, gradient = self._cf_step(buffer.moved(selection.items), selection.slot_rows, batch)
+        with self._costs_of_cf_step():
+            loss, gradient = self._cf_step(buffer.moved(selection.items), selection.slot_rows, batch)
         buffer.move(selection.items, -gradient)
         self._steps += 1
-        if self._steps == self.settings.accumulation_steps:
+        if self._steps >= self.interval:
             self._update_encoder()
         return loss
 
@@ -149,9 +167,56 @@ class MultiStep:
         """Phase 4, and the interval begins anew."""
         assert self._buffer is not None, "an interval has steps, so it has touched items"
         for minibatch in self._ce_minibatches(self._buffer.items):
-            self._ce_step(minibatch, self._buffer)
+            with self._costs_of_ce_step(minibatch):
+                self._ce_step(minibatch, self._buffer)
+        if self._adaptive is not None:
+            self._adapt(self._adaptive, self._buffer)
         self._buffer.clear()
         self._steps = 0
+
+    def _adapt(self, adaptive: AdaptiveInterval, buffer: EncodingBuffer) -> None:
+        """Chooses the next N by how far the encoder stayed from where the CF module took its encodings."""
+        if adaptive.cf_step_tokens is None:
+            adaptive.cf_step_tokens = self._measured_costs().cf_step_tokens
+        if adaptive.cf_step_tokens is None or self._steps < adaptive.steps:
+            return  # nothing to weigh yet, or an interval that was cut short, which tells little of N
+        sample = evenly(buffer.items, self.settings.drift_items)
+        fresh = encode_all(self.training, sample, self.settings.encode_batch_tokens or self.settings.ce_batch_tokens)
+        touched, sampled = (self._tokens(items) for items in (buffer.items, sample))
+        adaptive.observe(
+            relative_drift(buffer.moved(sample), fresh),
+            encoded_tokens=touched + sampled,
+            trained_tokens=self.settings.ce_passes * touched,
+        )
+
+    def _measuring(self) -> bool:
+        return self._adaptive is not None and self._adaptive.cf_step_tokens is None
+
+    def _measured_costs(self) -> StepCosts:
+        if self.costs is None:
+            raise ValueError(
+                "accumulation_steps 'auto' weighs what a CF step costs: set cf_step_tokens, or `costs` to measure it"
+            )
+        return self.costs
+
+    def _costs_of_cf_step(self) -> AbstractContextManager[None]:
+        return self._measured_costs().cf_step() if self._measuring() else nullcontext()
+
+    def _costs_of_ce_step(self, items: Tensor) -> AbstractContextManager[None]:
+        return self._measured_costs().ce_step(self._tokens(items)) if self._measuring() else nullcontext()
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint between intervals needs besides models and optimizers: N and costs where N is "auto"."""
+        if self._adaptive is None:
+            return {}
+        known = self._adaptive.cf_step_tokens or 0.0
+        return {"adaptive": torch.tensor([self._adaptive.steps, known], dtype=torch.float64)}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Goes on from `state`."""
+        if self._adaptive is not None:
+            steps, known = state["adaptive"].tolist()
+            self._adaptive.steps, self._adaptive.cf_step_tokens = int(steps), known or None
 
     def _ce_step(self, items: Tensor, buffer: EncodingBuffer) -> None:
         encodings = self.training.encode(items)
@@ -166,6 +231,9 @@ class MultiStep:
             minibatches = self._minibatches(items, self.settings.ce_batch_tokens)
         return minibatches * self.settings.ce_passes
 
+    def _tokens(self, items: Tensor) -> float:
+        return float(self.training.table.lengths[items].sum())
+
     def _minibatches(self, items: Tensor, budget: int | None) -> list[Tensor]:
         tokens = self.training.encoder.computed_tokens(self.training.table.lengths[items])
         return [items[start:stop] for start, stop in chunk_bounds(tokens, budget)]
@@ -173,10 +241,11 @@ class MultiStep:
     def encoded_items(self, batches: Sequence[Batch]) -> list[Tensor]:
         """The items whose texts pass the encoder in these steps, taken as whole intervals from a fresh one.
 
-        New items of each step first, then each CE pass; forward passes without a graph are counted alike.
+        New items of each step first, then each CE pass; forward passes without a graph are counted alike. With "auto"
+        at the present N, without the sample that its drift is measured on.
         """
         passes: list[Tensor] = []
-        n = self.settings.accumulation_steps
+        n = self.interval
         for start in range(0, len(batches), n):
             touched = torch.empty(0, dtype=torch.int64)
             for batch in batches[start : start + n]:
@@ -186,3 +255,11 @@ class MultiStep:
                 touched = torch.cat([touched, new])
             passes.extend([touched] * self.settings.ce_passes)
         return passes
+
+
+def _adaptive(settings: MultiStep.Settings) -> AdaptiveInterval | None:
+    if settings.accumulation_steps != "auto":
+        return None
+    if settings.most_steps is None:
+        raise ValueError("accumulation_steps 'auto' needs most_steps, the largest N")
+    return AdaptiveInterval(settings.most_steps, settings.drift_limit, settings.encoder_share, settings.cf_step_tokens)

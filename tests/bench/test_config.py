@@ -113,6 +113,7 @@ def test_an_unknown_key_is_named_with_file_line_and_the_nearest_key(write):
         ("[method.singel_step]\nchunk_tokens = 2", 1, "method.singel_step", "single_step"),
         ("[workload.movielen]", 1, "workload.movielen", "movielens"),
         ('[sweep]\ncf_module = "nmrs"', 2, "sweep.cf_module", "nrms"),
+        ('[sweep]\naccumulation_steps = "auto"', 2, "sweep.accumulation_steps", "train.sweep.accumulation_steps"),
         ('[sweep]\nencoder = ["minilm", "minilmm"]', 2, "sweep.encoder[1]", "minilm"),
         ('[sweep]\nmethod = ["single_stp"]', 2, "sweep.method[0]", "single_step"),
         ('[sweep]\nengine = ["eagre"]', 2, "sweep.engine[0]", "eager"),
