@@ -21,7 +21,7 @@ from bench.encoders import _base as encoders
 from bench.encoders._base import LoadedEncoder
 from bench.measure.clock import CudaClock, HostClock
 from bench.methods import exactness, method_class, registered_class
-from bench.workloads._base import Task, Workload, WorkloadRequest
+from bench.workloads._base import HoldOut, Task, Workload, WorkloadRequest
 from gram_core.adaptive_interval import StepCosts
 from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.methods.multi_step import resolve_accumulation_steps
@@ -128,14 +128,23 @@ def set_deterministic(deterministic: bool) -> None:
     torch.use_deterministic_algorithms(deterministic)
 
 
-def build_workload(config: Config, case: Case, loaded: LoadedEncoder, task: Task) -> Workload:
+def build_workload(
+    config: Config, case: Case, loaded: LoadedEncoder, task: Task, hold_out: HoldOut | None = None
+) -> Workload:
     """The case's item texts and batches."""
     module = registry.load("bench.workloads", case.workload)
     settings = config.workload.get(case.workload) or module.Settings()
-    return module.build(settings, workload_request(config.model, case, loaded, config.run.seed, task))
+    return module.build(settings, workload_request(config.model, case, loaded, config.run.seed, task, hold_out))
 
 
-def workload_request(model: ModelSettings, case: Case, loaded: LoadedEncoder, seed: int, task: Task) -> WorkloadRequest:
+def workload_request(
+    model: ModelSettings,
+    case: Case,
+    loaded: LoadedEncoder,
+    seed: int,
+    task: Task,
+    hold_out: HoldOut | None = None,
+) -> WorkloadRequest:
     """What a case asks of its workload."""
     return WorkloadRequest(
         batch_size=case.batch_size,
@@ -151,6 +160,7 @@ def workload_request(model: ModelSettings, case: Case, loaded: LoadedEncoder, se
         vocab_size=loaded.vocab_size,
         seed=seed,
         task=task,
+        hold_out=hold_out,
     )
 
 

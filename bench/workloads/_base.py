@@ -6,10 +6,12 @@ Shapes: B users, S = H + C slots per user (S = H in response prediction), L toke
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from bench.encoders._base import Tokenizer
     from gram_core.batch import Batch, ItemTable
 
@@ -20,13 +22,34 @@ class MalformedData(ValueError):
     """A data file that does not hold what it should; the message names the file and the line."""
 
 
+def _no_items() -> Tensor:
+    import torch
+
+    return torch.empty(0, dtype=torch.int64)
+
+
+@dataclass(frozen=True)
+class HoldOut:
+    """What is kept from training: shares of the log, and items of which training sees nothing.
+
+    validation, test: shares of the log's users in response prediction, of each user's interactions (the last ones
+    are test, those before them validation) in ranking. cold_items: a number of items or, as a float below 1, a share
+    of the catalogue.
+    """
+
+    validation: float
+    test: float
+    cold_items: int | float
+
+
 @dataclass(frozen=True, kw_only=True)
 class WorkloadRequest:
     """One case, and the encoder's conventions for texts.
 
     candidates: C = 1 + npratio, of no meaning in response prediction. tokenizer: None where the encoder has no text
     of its own. opening_token_id, closing_token_id: what a text starts and ends with, where the encoder has it.
-    special_token_ids: not to be drawn as random tokens. text_length: special tokens included.
+    special_token_ids: not to be drawn as random tokens. text_length: special tokens included. hold_out: None where
+    everything is trained on. argument: what follows the colon of "shape:toeic".
     """
 
     batch_size: int
@@ -42,6 +65,8 @@ class WorkloadRequest:
     item_repetition_ratio: float | None = None
     candidates: int = 5
     task: Task = "ranking"
+    hold_out: HoldOut | None = None
+    argument: str | None = None
 
     @property
     def axes(self) -> dict[str, Any]:
@@ -57,17 +82,37 @@ class WorkloadRequest:
 
 
 @dataclass(frozen=True, eq=False)
+class Scored:
+    """A batch to be scored, and what of it is cold: bool [B] (the clicked item) in ranking, [B, S] in response."""
+
+    batch: Batch
+    cold: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """What is scored and never trained on: `steps` batches, by number; the last may have fewer users."""
+
+    batches: Callable[[int], Scored]
+    steps: int
+
+
+@dataclass(frozen=True, eq=False)
 class Workload:
     """Item texts, and batches of them by step.
 
     batches: step 0, 1, ... -> its batch; the same for the same seed and step whatever was asked before.
     steps_per_epoch: None where there is no such thing as an epoch. facts: what was realised, for the record.
+    validation, test: where something is held out. cold_items: int64, sorted; they are in no training batch.
     """
 
     table: ItemTable
     batches: Callable[[int], Batch]
     steps_per_epoch: int | None
     facts: Mapping[str, Any]
+    validation: HeldOut | None = None
+    test: HeldOut | None = None
+    cold_items: Tensor = field(default_factory=_no_items)
 
 
 def slots_per_user(history_length: int, candidates: int, task: Task) -> int:
