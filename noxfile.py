@@ -18,6 +18,7 @@ nox.options.sessions = ["tests", "lint", "types"]
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_existing_virtualenvs = True
 
+PARALLEL = ["--numprocesses", "logical", "--maxprocesses", "4", "--dist", "loadscope"]
 CONSTRAINTS = [] if shutil.which("nvidia-smi") else ["--constraint", "constraints-cpu.txt"]
 
 
@@ -35,9 +36,9 @@ def run(session: nox.Session, *arguments: str) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Runs the test suite."""
+    """Runs the test suite, on at most four cores."""
     install(session, "-e", ".[test]")
-    run(session, "-m", "pytest", *session.posargs)
+    run(session, "-m", "pytest", *PARALLEL, *session.posargs)
 
 
 @nox.session

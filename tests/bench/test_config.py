@@ -113,7 +113,6 @@ def test_an_unknown_key_is_named_with_file_line_and_the_nearest_key(write):
         ("[method.singel_step]\nchunk_tokens = 2", 1, "method.singel_step", "single_step"),
         ("[workload.movielen]", 1, "workload.movielen", "movielens"),
         ('[sweep]\ncf_module = "nmrs"', 2, "sweep.cf_module", "nrms"),
-        ('[sweep]\naccumulation_steps = "auto"', 2, "sweep.accumulation_steps", "train.sweep.accumulation_steps"),
         ('[sweep]\nencoder = ["minilm", "minilmm"]', 2, "sweep.encoder[1]", "minilm"),
         ('[sweep]\nmethod = ["single_stp"]', 2, "sweep.method[0]", "single_step"),
         ('[sweep]\nengine = ["eagre"]', 2, "sweep.engine[0]", "eager"),
@@ -125,6 +124,12 @@ def test_every_unknown_name_is_answered_with_the_nearest(write, text, line, key,
     assert f"bench.toml, line {line}: " in message
     assert key in message
     assert f'did you mean "{nearest}"?' in message
+
+
+def test_steps_that_are_chosen_while_training_are_for_train_alone(write):
+    message = complaint(write('[sweep]\naccumulation_steps = [4, "auto"]'))
+    assert "bench.toml, line 2: sweep.accumulation_steps" in message
+    assert "train.sweep.accumulation_steps" in message
 
 
 @pytest.mark.parametrize(
