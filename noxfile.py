@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from importlib.util import find_spec
 
 import nox
 from nox.virtualenv import PassthroughEnv
@@ -19,6 +20,7 @@ nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_existing_virtualenvs = True
 
 PARALLEL = ["--numprocesses", "logical", "--maxprocesses", "4", "--dist", "loadscope"]
+"""For pytest-xdist, which an image of one's own may lack."""
 CONSTRAINTS = [] if shutil.which("nvidia-smi") else ["--constraint", "constraints-cpu.txt"]
 
 
@@ -38,7 +40,8 @@ def run(session: nox.Session, *arguments: str) -> None:
 def tests(session: nox.Session) -> None:
     """Runs the test suite, on at most four cores."""
     install(session, "-e", ".[test]")
-    run(session, "-m", "pytest", *PARALLEL, *session.posargs)
+    own = not isinstance(session.virtualenv, PassthroughEnv)
+    run(session, "-m", "pytest", *(PARALLEL if own or find_spec("xdist") else ()), *session.posargs)
 
 
 @nox.session
