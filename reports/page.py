@@ -22,7 +22,7 @@ from bench.results import stats
 from bench.results.store import LoadedRun, ResultsError, UnwritableResults, load
 from bench.results.summary import Frames, frames
 from bench.results.verdicts import read as read_verdicts
-from reports import figures, gate, story, tables, toml, words
+from reports import figures, gate, sections, story, tables, toml, words
 from reports.figures import Drawn
 
 _NOTES = {
@@ -108,7 +108,7 @@ def _context(run: LoadedRun, derived: Frames, drawn: Iterable[Drawn]) -> dict[st
         groups.setdefault(each.setting, []).append(each)
     kinds = [kind for kind in words.MEMORY_KINDS if (derived.summary["memory_kind"] == kind).any()]
     engines = tables.engines(derived)
-    trust = stats.trust(run.records, stats.CANARY_LIMITS[run.info.environment.device_kind])
+    trust = stats.trust(run.records, stats.canary_limit(run.info))
     return {
         "info": run.info,
         **_gate(run),
@@ -124,6 +124,7 @@ def _context(run: LoadedRun, derived: Frames, drawn: Iterable[Drawn]) -> dict[st
         "precision": tables.precision(derived),
         "trust": story.environment(trust),
         "untrusted": trust is not None and not trust.trusted,
+        "sections": sections.make_all(run, derived),
         "not_measured": tables.not_measured(derived),
         "every_result": tables.every_result(derived),
         "environment": tables.environment(run.info),
@@ -178,6 +179,11 @@ def _markdown(run: LoadedRun, context: dict[str, Any]) -> str:
         parts += ["## Precision", tables.escape(context["trust"])]
     if context["precision"].rows:
         parts += [tables.markdown(context["precision"]), _left_out(context["precision"])]
+    for section in context["sections"]:
+        parts += [f"## {tables.escape(section.title)}", *(tables.escape(note) for note in section.notes)]
+        for table in section.tables:
+            parts += [f"**{tables.escape(table.title)}**"] if table.title else []
+            parts += [tables.markdown(table), _left_out(table)]
     if context["not_measured"].rows:
         parts += ["## Not measured", tables.markdown(context["not_measured"]), _left_out(context["not_measured"])]
     parts += ["## Figures"] if context["figure_groups"] else []

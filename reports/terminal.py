@@ -42,7 +42,7 @@ def print_summary(run: LoadedRun, console: Console | None = None) -> None:
 
 
 def _environment(run: LoadedRun) -> list[Text]:
-    trust = stats.trust(run.records, stats.CANARY_LIMITS[run.info.environment.device_kind])
+    trust = stats.trust(run.records, stats.canary_limit(run.info))
     return [Text(story.environment(trust), style="" if trust.trusted else "red")] if trust else []
 
 

@@ -62,7 +62,7 @@ def judge(run: LoadedRun, settings: GateSettings, reference: Reference | None = 
     for comparison, check in zip(comparisons, decided(comparisons), strict=True):
         checks[comparison.line].append(check)
 
-    canary = _canary(run, settings, kind)
+    canary = _canary(run, settings)
     judged = [_line(found[key], own) for key, own in checks.items()]
     new = [line for key, line in found.items() if key not in then]
     judged += [_missing(line, new) for key, line in then.items() if key not in found]
@@ -102,8 +102,8 @@ def _tolerance(run: LoadedRun, settings: GateSettings, reference: Reference | No
     return SHARED_TOLERANCE, "a shared machine, or one that does not say that its clocks were steady"
 
 
-def _canary(run: LoadedRun, settings: GateSettings, kind: str) -> CanaryVerdict | None:
-    limit = stats.CANARY_LIMITS[kind] if settings.canary_limit == "auto" else settings.canary_limit
+def _canary(run: LoadedRun, settings: GateSettings) -> CanaryVerdict | None:
+    limit = stats.canary_limit(run.info, settings.canary_limit)
     found = stats.trust(run.records, limit)
     if found is None:
         return None

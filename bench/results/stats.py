@@ -17,7 +17,7 @@ from typing import Final, Literal
 
 from scipy.special import stdtr, stdtrit
 
-from bench.results.schema import Record
+from bench.results.schema import Record, RunInfo
 
 REFERENCE: Final = "e2e"
 """Every item slot through the encoder: what a method's speed-up is measured against."""
@@ -325,6 +325,12 @@ def canary(records: Iterable[Record]) -> Estimate | None:
     """e2e against its replica in one case; None where the case has none."""
     values = _canary_values(records)
     return estimate(values) if values else None
+
+
+def canary_limit(info: RunInfo, setting: object = None) -> float:
+    """How far e2e may lie from itself in a run: as set (None: in the run's own `gate.canary_limit`), else by device."""
+    asked = info.config.get("gate", {}).get("canary_limit") if setting is None else setting
+    return float(asked) if isinstance(asked, int | float) else CANARY_LIMITS[info.environment.device_kind]
 
 
 def trust(records: Iterable[Record], limit: float) -> Trust | None:

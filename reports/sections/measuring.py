@@ -1,0 +1,137 @@
+"""How it was measured: what the harness cost beside its measurements, and what the device did meanwhile."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from statistics import median
+from typing import Any
+
+from bench.results.schema import Record, Telemetry
+from bench.results.store import LoadedRun
+from bench.results.summary import Frames
+from reports import words
+from reports.sections import Section
+from reports.tables import Cell, Column, Group, Table
+
+PLACE = 90
+
+COLUMNS = (
+    Column("Method", numeric=False),
+    Column("Harness", "s per process"),
+    Column("Rounds kept"),
+    Column("Rounds dropped", numeric=False),
+    Column("SM clock", "MHz"),
+    Column("Power", "W"),
+    Column("Hottest", "°C"),
+    Column("Energy", "J per 1,000 interactions"),
+    Column("Clock held back by", numeric=False),
+    Column("Other processes"),
+)
+LIMIT = 200
+"""Lines that the table shows."""
+
+
+def make(run: LoadedRun, derived: Frames) -> Section | None:
+    """None where no record tells of its cost or of a device."""
+    told = [record for record in run.records if record.overhead_s is not None or record.telemetry is not None]
+    if not told:
+        return None
+    groups: dict[str, list[tuple[Cell, ...]]] = {}
+    found = _by_line(run.records)
+    for line in list(found)[:LIMIT]:
+        groups.setdefault(line[0], []).append(_row(line[1], found[line]))
+    table = Table(
+        _shown(COLUMNS, groups),
+        tuple(Group(title, tuple(rows)) for title, rows in _without_empty(groups).items()),
+        left_out=max(0, len(found) - LIMIT),
+    )
+    return Section("measuring", "How it was measured", tuple(_notes(told)), (table,), "Measuring")
+
+
+def _by_line(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
+    """Records by case and label; the canary's second process is a line of its own."""
+    found: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        label = f"{record.label} (canary)" if record.replica else record.label
+        found.setdefault((words.case(_row_of(record)), label), []).append(record)
+    return found
+
+
+def _row_of(record: Record) -> dict[str, Any]:
+    """A record's case and setting by the names that summaries use."""
+    asked = record.case.get("item_repetition_ratio")
+    return {**record.case, "asked_repetition_ratio": asked, "engine": record.engine, "dropout": record.dropout}
+
+
+def _row(label: str, records: Sequence[Record]) -> tuple[Cell, ...]:
+    told = [record.telemetry for record in records if record.telemetry is not None]
+    overhead = [record.overhead_s for record in records if record.overhead_s is not None]
+    dropped = Counter(reason.partition(": ")[2] or reason for record in records for reason in record.dropped_rounds)
+    kept = sum(len(record.rounds) for record in records)
+    return (
+        Cell(label, "strong"),
+        Cell(words.number(median(overhead)) if overhead else words.MISSING),
+        Cell(words.number(kept, 1) if kept else words.MISSING),
+        Cell(
+            words.listing(f"{count}{words.TIMES} {reason}" for reason, count in dropped.items()),
+            "bad" if dropped else "",
+        ),
+        Cell(words.number(_median(each.sm_clock_mhz.median for each in told if each.sm_clock_mhz), 4)),
+        Cell(words.number(_median(each.power_w for each in told))),
+        Cell(words.number(_most(each.temperature_c for each in told), 2)),
+        Cell(words.number(_median(each.energy_per_1000_interactions_j for each in told))),
+        *_intrusions(told),
+    )
+
+
+def _intrusions(told: Sequence[Telemetry]) -> tuple[Cell, Cell]:
+    reasons = sorted({reason for each in told for reason in each.throttle_reasons or ()})
+    foreign = _most(each.foreign_processes for each in told)
+    return (
+        Cell(words.listing(reason.replace("_", " ") for reason in reasons)),
+        Cell(words.number(foreign, 1) if foreign else ""),
+    )
+
+
+def _notes(told: Sequence[Record]) -> list[str]:
+    overhead = [record.overhead_s for record in told if record.overhead_s is not None]
+    notes = []
+    if overhead:
+        notes.append(
+            "Harness: what a process cost besides its set-up, its warm-up and its measured windows (starting, making "
+            f"batches, counting, ending): {words.number(median(overhead))} s in the median, "
+            f"{words.number(max(overhead))} s at most."
+        )
+    if any(record.telemetry is not None and record.telemetry.model_dump(exclude_none=True) for record in told):
+        notes.append(
+            "The rest is the driver's word, read beside the worker during its measured windows. A round in which the "
+            "device slowed down for its own protection, or ran below three quarters of its highest clock, is dropped "
+            "for every method of the block. Energy is for information: nothing is judged by it."
+        )
+    return notes
+
+
+def _shown(columns: tuple[Column, ...], groups: dict[str, list[tuple[Cell, ...]]]) -> tuple[Column, ...]:
+    return tuple(columns[place] for place in _telling(groups))
+
+
+def _without_empty(groups: dict[str, list[tuple[Cell, ...]]]) -> dict[str, list[tuple[Cell, ...]]]:
+    kept = _telling(groups)
+    return {title: [tuple(row[place] for place in kept) for row in rows] for title, rows in groups.items()}
+
+
+def _telling(groups: dict[str, list[tuple[Cell, ...]]]) -> list[int]:
+    """The columns in which any line has something to say: a processor has no clock of a GPU."""
+    rows = [row for made in groups.values() for row in made]
+    return [place for place in range(len(COLUMNS)) if any(row[place].text not in ("", words.MISSING) for row in rows)]
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
+
+
+def _most(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return max(known) if known else None

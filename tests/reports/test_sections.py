@@ -1,0 +1,101 @@
+"""Sections of the page, found by file name; and what the one on measuring tells."""
+
+from __future__ import annotations
+
+from bench.results.schema import Spread, Telemetry
+from bench.results.store import load
+from bench.results.summary import frames
+from reports import sections, words
+from reports.page import render
+from reports.sections import measuring
+from tests.reports import _runs
+
+
+def made(tmp_path, records):
+    run = load(_runs.write(tmp_path, records))
+    return measuring.make(run, frames(run.records))
+
+
+def cells(section):
+    (table,) = section.tables
+    labels = [column.label for column in table.columns]
+    return [dict(zip(labels, (cell.text for cell in row), strict=True)) for row in table.groups[0].rows]
+
+
+def test_every_section_names_its_place_and_an_anchor_of_its_own(tmp_path):
+    run = load(_runs.write(tmp_path, _runs.full()))
+    shown = sections.make_all(run, frames(run.records))
+    assert len({section.anchor for section in shown}) == len(shown)
+    places = [module.PLACE for module in sections.discover().values()]
+    assert places == sorted(places)
+    assert "measuring" in sections.discover()
+
+
+def test_a_line_tells_what_it_cost_and_what_the_device_did(tmp_path):
+    quiet = Telemetry(
+        sm_clock_mhz=Spread(min=1900, median=1980, max=1980),
+        power_w=500.0,
+        temperature_c=61.0,
+        energy_per_1000_interactions_j=7.5,
+        throttle_reasons=("sw_power_cap",),
+        foreign_processes=0,
+    )
+    hot = quiet.model_copy(update={"temperature_c": 80.0, "foreign_processes": 2, "throttle_reasons": ()})
+    dropped = ("round 1: hw_thermal_slowdown", "round 4: hw_thermal_slowdown", "round 5: SM clock below 75 %")
+    records = [
+        _runs.record("single_step", block=0, overhead_s=0.2, telemetry=quiet, rounds=(0, 1, 2), samples_s=(1, 1, 1)),
+        _runs.record(
+            "single_step",
+            block=1,
+            overhead_s=0.4,
+            telemetry=hot,
+            rounds=(0, 2),
+            samples_s=(1, 1),
+            dropped_rounds=dropped,
+        ),
+        _runs.record("e2e", replica=1, overhead_s=0.1),
+    ]
+    section = made(tmp_path, records)
+    line, canary = cells(section)
+    assert line == {
+        "Method": "single_step",
+        "Harness": "0.300",
+        "Rounds kept": "5",
+        "Rounds dropped": f"2{words.TIMES} hw_thermal_slowdown and 1{words.TIMES} SM clock below 75 %",
+        "SM clock": "1\u202f980",
+        "Power": "500",
+        "Hottest": "80",
+        "Energy": "7.50",
+        "Clock held back by": "sw power cap",
+        "Other processes": "2",
+    }
+    assert canary["Method"] == "e2e (canary)"
+    assert "0.200 s in the median, 0.400 s at most" in section.notes[0]
+
+
+def test_columns_that_a_device_has_nothing_for_are_left_out(tmp_path):
+    silent = Telemetry()  # a processor's
+    section = made(tmp_path, [_runs.record(overhead_s=0.5, telemetry=silent), _runs.record("e2e", overhead_s=0.7)])
+    assert [column.label for column in section.tables[0].columns] == ["Method", "Harness"]
+    assert len(section.notes) == 1
+
+
+def test_records_that_tell_nothing_make_no_section(tmp_path):
+    assert made(tmp_path, [_runs.record()]) is None
+
+
+def test_page_and_markdown_hold_the_section(tmp_path):
+    rendered = render(_runs.write(tmp_path, [_runs.record(overhead_s=0.5), _runs.record("e2e", overhead_s=0.7)]))
+    assert '<section id="measuring">' in rendered.page.read_text()
+    assert '<a href="#measuring">Measuring</a>' in rendered.page.read_text()
+    assert "## How it was measured" in rendered.markdown.read_text()
+
+
+def test_a_canary_is_judged_by_the_limit_that_the_run_was_given(tmp_path):
+    biased = _runs.paired(bias=0.05)
+    header = _runs.info(config={**_runs.info().config, "gate": {"canary_limit": 0.25}})
+    trusting = render(_runs.write(tmp_path / "set", biased, header)).page.read_text()
+    strict = render(_runs.write(tmp_path / "auto", biased)).page.read_text()
+    assert "The environment can be trusted" in trusting
+    assert "within ±25 %" in trusting
+    assert "The environment cannot be trusted" in strict
