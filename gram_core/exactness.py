@@ -6,7 +6,8 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import torch
@@ -25,20 +26,49 @@ def gradients(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     }
 
 
-class Float64Throughout(TorchFunctionMode):
+class _Widening(TorchFunctionMode):
+    """float64 for whatever asks for float32; hooks that are registered meanwhile run like that too."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.float:
+            func = torch.Tensor.double
+        elif func is torch.Tensor.register_hook:
+            args = (args[0], _widened(args[1]))
+        widened = [torch.float64 if value is torch.float32 else value for value in args]
+        named = {key: torch.float64 if value is torch.float32 else value for key, value in (kwargs or {}).items()}
+        return func(*widened, **named)
+
+
+class Float64Throughout(AbstractContextManager[None]):
     """Within, whatever asks for float32 gets float64.
 
     Some encoders compute parts in float32 whatever their weights are (rotary positions, root-mean-square norms).
     What is summed there in another order then differs by float32's rounding, which would drown every comparison.
+    A backward pass, for which torch puts such modes aside, is covered where hooks or checkpoints run an encoder again.
     """
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """The call, widened."""
-        if func is torch.Tensor.float:
-            func = torch.Tensor.double
-        widened = [torch.float64 if value is torch.float32 else value for value in args]
-        named = {key: torch.float64 if value is torch.float32 else value for key, value in (kwargs or {}).items()}
-        return func(*widened, **named)
+    def __enter__(self) -> None:
+        self._stack = ExitStack()
+        saving: Any = torch.autograd.graph.saved_tensors_hooks
+        before = saving.__init__
+
+        def init(hooks: Any, pack_hook: Callable[..., Any], unpack_hook: Callable[..., Any]) -> None:
+            before(hooks, pack_hook, _widened(unpack_hook))
+
+        saving.__init__ = init
+        self._stack.callback(setattr, saving, "__init__", before)
+        self._stack.enter_context(_Widening())
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.__exit__(*error)  # type: ignore[arg-type]
+
+
+def _widened(hook: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with _Widening():
+            return hook(*args, **kwargs)
+
+    return run
 
 
 class GradientRecorder(Optimizer):
