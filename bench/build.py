@@ -20,7 +20,7 @@ from bench.configuration.sweep import Case, WorkItem
 from bench.encoders import _base as encoders
 from bench.encoders._base import LoadedEncoder
 from bench.measure.clock import CudaClock, HostClock
-from bench.methods import exactness, method_class, registered_class
+from bench.methods import check_available, exactness, method_class, registered_class
 from bench.workloads._base import HoldOut, Task, Workload, WorkloadRequest
 from gram_core.adaptive_interval import StepCosts
 from gram_core.encoders.huggingface import HuggingFaceEncoder
@@ -52,8 +52,11 @@ class Built:
 
 
 def build(config: Config, item: WorkItem, device: torch.device) -> Built:
-    """Everything that a worker steps; raises ValueError where the parts don't fit each other."""
+    """Everything that a worker steps; raises ValueError where the parts don't fit each other, Unavailable for want of
+    a library."""
     run, case = config.run, item.case
+    chosen = method_class(item.line.method, run.plugins)
+    check_available(chosen)
     dtype = set_precision(case.precision, device)
     set_deterministic(run.deterministic)
     loaded = encoders.load(
@@ -83,7 +86,6 @@ def build(config: Config, item: WorkItem, device: torch.device) -> Built:
         optimization(encoder, cf_module, run),
         amp_dtype=torch.bfloat16 if case.precision == "bf16" else None,
     )
-    chosen = method_class(item.line.method, run.plugins)
     settings = method_settings(chosen, config, item, workload.steps_per_epoch)
     method = build_method(chosen, training, settings, item.line.engine)
     detail = {
@@ -94,7 +96,8 @@ def build(config: Config, item: WorkItem, device: torch.device) -> Built:
         "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
         **({"handicaps": list(told)} if (told := getattr(method, "handicaps", ())) else {}),
     }
-    return Built(workload, training, method, exactness(chosen, run.dropout), detail)
+    claim = exactness(chosen, run.dropout, settings, run.max_grad_norm)
+    return Built(workload, training, method, claim, detail)
 
 
 def cf_module_class(name: str) -> type[Any]:

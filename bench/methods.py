@@ -24,11 +24,30 @@ def method_class(name: str, plugins: Sequence[str] = ()) -> type[Any]:
     return registered_class(_module(name, plugins), name)
 
 
-def exactness(chosen: type[Any], dropout: str) -> Exactness:
-    """What a method may claim: with dropout on, one mask per unique item is not end-to-end training's expectation."""
-    if dropout == "shared" and chosen.exactness == "exact" and chosen.name != REFERENCE:
+class Unavailable(Exception):
+    """A method that can't run here, for want of a library; the message says why, and which command mends it."""
+
+
+def check_available(chosen: type[Any]) -> None:
+    """Raises Unavailable where the method's `requires()` gives a reason; a method without one can always run."""
+    reason = chosen.requires() if hasattr(chosen, "requires") else None
+    if reason is not None:
+        raise Unavailable(reason)
+
+
+def exactness(chosen: type[Any], dropout: str, settings: Any = None, max_grad_norm: float | None = None) -> Exactness:
+    """What a method may claim: with dropout on, one mask per unique item is not end-to-end training's expectation.
+
+    settings: with those of its `exact_with` a stale method is exact, unless gradients are clipped: it clips encoder
+    and CF module each on its own.
+    """
+    claim: Exactness = chosen.exactness
+    if settings is not None and max_grad_norm is None and hasattr(chosen, "exact_with"):
+        wanted = chosen.exact_with.items()
+        claim = "exact" if all(getattr(settings, name) == value for name, value in wanted) else claim
+    if dropout == "shared" and claim == "exact" and chosen.name != REFERENCE:
         return "other-model"
-    return chosen.exactness
+    return claim
 
 
 def registered_class(module: ModuleType, name: str) -> type[Any]:

@@ -15,6 +15,7 @@ import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from bench import registry
@@ -24,7 +25,7 @@ from bench.configuration import sweep
 from bench.configuration.config import Config
 from bench.configuration.sweep import Case, MethodLine
 from bench.errors import UsageError
-from bench.methods import REFERENCE, method_class
+from bench.methods import REFERENCE, Unavailable, check_available, method_class
 from gram_core.batch import unique_items
 from gram_core.exactness import Float64Throughout, relative_errors, total_norm
 
@@ -76,6 +77,8 @@ class VerifyReport:
 
     rows: tuple[VerifyRow, ...]
     left_out: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    """Lines that can't run here, with the reason."""
 
     @property
     def passed(self) -> bool:
@@ -94,6 +97,8 @@ class VerifyReport:
             console.print(table)
         if self.left_out:
             console.print(f"not verified, for time: {'; '.join(self.left_out)}", highlight=False)
+        for line in self.skipped:
+            console.print(Text(f"skipped: {line}"))
         for row in self.rows:
             if not row.passed:
                 console.print(f"[red]{row.method} failed[/red]: {row.check} ({row.note}); {row.case}", highlight=False)
@@ -118,6 +123,7 @@ def verify(
     groups = _groups(off)
     chosen, left_out = groups[: MOST_CASES[device.type]], groups[MOST_CASES[device.type] :]
     rows: list[VerifyRow] = []
+    missing = {line: reason for _, lines in chosen for line in lines if (reason := _missing(config, line))}
     for cases, lines in chosen:
         case = _small(off, cases, users or FEW_USERS)
         if say is not None:
@@ -127,8 +133,20 @@ def verify(
                 verified = VerifiedCase(off, case, device, STEPS, users)
             except ValueError as error:
                 raise UsageError(f"{_label(case)}: {error}") from error
-            rows += _Comparison(off, verified, f"{_label(case)}: {verified.facts}").rows(lines)
-    return VerifyReport(tuple(rows), tuple(_label(cases[0]) for cases, _ in left_out))
+            rows += _Comparison(off, verified, f"{_label(case)}: {verified.facts}").rows(
+                [line for line in lines if line not in missing]
+            )
+    skipped = tuple(f"{line}: {reason}" for line, reason in missing.items())
+    return VerifyReport(tuple(rows), tuple(_label(cases[0]) for cases, _ in left_out), skipped)
+
+
+def _missing(config: Config, line: MethodLine) -> str | None:
+    """Why a line can't run here; None where it can."""
+    try:
+        check_available(method_class(line.method, config.run.plugins))
+    except Unavailable as unavailable:
+        return str(unavailable)
+    return None
 
 
 def _groups(config: Config) -> list[tuple[list[Case], list[MethodLine]]]:
@@ -165,10 +183,11 @@ def _size(case: Case) -> tuple[float, int]:
 
 
 def _is_verified(config: Config, line: MethodLine) -> bool:
-    """Exact methods, and multi_step, which with N = 1 is one; end-to-end training itself where an engine runs it."""
+    """Exact methods, and those that are with N = 1, say; end-to-end training itself where an engine runs it."""
     if line.method == REFERENCE:
         return line.engine != "eager"
-    return line.method == "multi_step" or method_class(line.method, config.run.plugins).exactness == "exact"
+    chosen = method_class(line.method, config.run.plugins)
+    return hasattr(chosen, "exact_with") or chosen.exactness == "exact"
 
 
 def _small(config: Config, cases: list[Case], users: int) -> Case:
@@ -219,7 +238,8 @@ class _Comparison:
         yield from self._guards()
         for line in lines:
             try:
-                yield from self._single_step_intervals(line) if line.method == "multi_step" else self._exact(line)
+                exact = method_class(line.method, self.config.run.plugins).exactness == "exact"
+                yield from self._exact(line) if exact else self._exact_intervals(line)
             except Exception as error:  # a method that fails, in whatever way, is not verified: said, not raised
                 note = f"{type(error).__name__}: {error}".partition("\n")[0]
                 yield VerifyRow(self.label, "runs", str(line), float("inf"), 0.0, False, note)
@@ -250,18 +270,20 @@ class _Comparison:
         yield self._gradients("gradients", line, trace.gradients, self.reference.gradients)
         clipped = self.case.gradients(method, settings, line.engine, max_grad_norm=self.total / 2)
         yield self._gradients("gradients, clipped", line, clipped, self.clipped)
-        if hasattr(settings, "chunk_tokens") and hasattr(settings, "kept_tokens"):
-            small = replace(settings, chunk_tokens=self._third(), kept_tokens=self._third())
+        budgets = {name: self._third() for name in ("chunk_tokens", "kept_tokens") if hasattr(settings, name)}
+        if budgets:
+            small = replace(settings, **budgets)
             recomputed = self.case.gradients(method, small, line.engine)
             yield self._gradients("gradients, recomputed", line, recomputed, self.reference.gradients)
         yield self._parameters(line, trace, self.reference)
 
-    def _single_step_intervals(self, line: MethodLine) -> Iterator[VerifyRow]:
+    def _exact_intervals(self, line: MethodLine) -> Iterator[VerifyRow]:
         """Multi-step GRAM with one step and one CE minibatch an interval is Single-step GRAM."""
         expected = self._single_step or self.case.trace(method_class("single_step"))
         method = method_class(line.method, self.config.run.plugins)
-        trace = self.case.trace(method, method.Settings(accumulation_steps=1), line.engine)
-        line = replace(line, accumulation_steps=1)
+        settings = method.Settings(**method.exact_with)
+        trace = self.case.trace(method, settings, line.engine)
+        line = replace(line, accumulation_steps=settings.accumulation_steps)
         yield self._gradients("gradients, as single_step's", line, trace.gradients, expected.gradients)
         yield self._parameters(line, trace, expected)
 

@@ -11,6 +11,7 @@ import sys
 import traceback
 from dataclasses import dataclass
 
+from bench.methods import Unavailable
 from bench.results.schema import Outcome
 
 MAX_REASON_CHARACTERS = 500
@@ -33,17 +34,21 @@ class NothingKept(Exception):
 
 @dataclass(frozen=True)
 class Failure:
-    """Why there is no measurement: an outcome, one sentence, and what a developer wants to see besides."""
+    """Why there is no measurement: an outcome, one sentence, and what a developer wants to see besides.
+
+    lasting: whether trying again in this run is of no use, whatever the outcome.
+    """
 
     outcome: Outcome
     reason: str
     trace: str | None = None
+    lasting: bool = False
 
 
 def of_exception(error: BaseException, phase: str) -> Failure:
     """The failure that an exception of a worker's `phase` ("setup", say) amounts to."""
-    if isinstance(error, NothingKept):
-        return Failure("skipped", str(error))
+    if isinstance(error, NothingKept | Unavailable):
+        return Failure("skipped", str(error), lasting=isinstance(error, Unavailable))
     trace = without_folders("".join(traceback.format_exception(error)))
     if is_out_of_memory(error):
         return Failure("oom", _out_of_memory_sentence(error, phase), trace)

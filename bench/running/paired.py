@@ -195,7 +195,7 @@ class _PairedCase:
         for item in [item for item in items if unknown.get(item.line) == item]:
             measurement = alone(self._job(item), self.run.watch, self.run.on_event, self.run.starting)
             self.run.started.clear()
-            if measurement.record.outcome in LASTING:
+            if _is_lasting(measurement.record):
                 settled[item] = measurement
                 twins = [twin for twin in items if twin.line == item.line and twin != item]
                 settled |= {twin: _untried(self._job(twin), _failed(measurement.record)) for twin in twins}
@@ -236,7 +236,7 @@ class _PairedCase:
     def _hopeless(self, item: WorkItem) -> tuple[Failure, Record] | None:
         """Why an item is not tried, and the record that says so."""
         for record in self._records(item.line):
-            if record.outcome in LASTING and record.block < item.block and record.replica in (0, item.replica):
+            if _is_lasting(record) and record.block < item.block and record.replica in (0, item.replica):
                 return _failed(record)
         observed = skipping.observed_out_of_memory(item, self.run.records)
         return None if observed is None else (skipping.of_observation(observed, item), observed)
@@ -289,7 +289,14 @@ def _line_of(record: Record) -> MethodLine:
     return MethodLine(record.method, record.engine, record.accumulation_steps)
 
 
+def _is_lasting(record: Record) -> bool:
+    """Whether the line is not tried again: it failed, or it can't run on this machine."""
+    return record.outcome in LASTING or bool(record.detail.get("lasting"))
+
+
 def _failed(record: Record) -> tuple[Failure, Record]:
+    if record.outcome == "skipped":
+        return Failure("skipped", record.reason or "", lasting=True), record
     reason = f"{_line_of(record)} failed in block {record.block} ({record.outcome}): {record.reason}"
     return Failure("skipped", reason), record
 

@@ -37,6 +37,8 @@ def failed_record(
     detail = dict(columns.pop("detail", {}))
     if failure.trace:
         detail["trace"] = failure.trace
+    if failure.lasting:
+        detail["lasting"] = True
     return Record(
         **identity(job),
         outcome=failure.outcome,

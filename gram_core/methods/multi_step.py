@@ -14,10 +14,10 @@ N may also be chosen while training: "auto" (see `adaptive_interval`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -65,11 +65,26 @@ def pseudo_loss(encodings: Tensor, encoded: Tensor, displacement: Tensor) -> Ten
     return 0.5 * ((encoded.detach() - encodings) + displacement.detach()).square().sum()
 
 
+def interval_passes(batches: Sequence[Batch], steps: int, ce_passes: int = 1) -> list[Tensor]:
+    """What passes the encoder in intervals of `steps` batches: each one's new items, then all, `ce_passes` times."""
+    passes: list[Tensor] = []
+    for start in range(0, len(batches), steps):
+        touched = torch.empty(0, dtype=torch.int64)
+        for batch in batches[start : start + steps]:
+            items = unique_items(batch).items
+            new = items[~torch.isin(items, touched)]
+            passes.append(new)
+            touched = torch.cat([touched, new])
+        passes.extend([touched] * ce_passes)
+    return passes
+
+
 class MultiStep:
     """N CF steps on moved encodings, then one pass of the encoder over the items touched."""
 
     name: ClassVar[str] = "multi_step"
     exactness: ClassVar[Exactness] = "stale"
+    exact_with: ClassVar[Mapping[str, Any]] = {"accumulation_steps": 1, "ce_batch_tokens": None, "ce_passes": 1}
 
     @dataclass(frozen=True)
     class Settings:
@@ -244,17 +259,7 @@ class MultiStep:
         New items of each step first, then each CE pass; forward passes without a graph are counted alike. With "auto"
         at the present N, without the sample that its drift is measured on.
         """
-        passes: list[Tensor] = []
-        n = self.interval
-        for start in range(0, len(batches), n):
-            touched = torch.empty(0, dtype=torch.int64)
-            for batch in batches[start : start + n]:
-                items = unique_items(batch).items
-                new = items[~torch.isin(items, touched)]
-                passes.append(new)
-                touched = torch.cat([touched, new])
-            passes.extend([touched] * self.settings.ce_passes)
-        return passes
+        return interval_passes(batches, self.interval, self.settings.ce_passes)
 
 
 def _adaptive(settings: MultiStep.Settings) -> AdaptiveInterval | None:

@@ -43,17 +43,20 @@ def outcomes(records) -> list[tuple[str, str]]:
 class TestOutcomes:
     def test_one_failing_worker_costs_nothing_but_its_own_measurement(self, tmp_path):
         settings = config()
-        methods = ["kills_itself", "raises", "exits", "outgrows_the_host", "single_step"]
+        methods = ["kills_itself", "raises", "exits", "outgrows_the_host", "needs_a_library", "single_step"]
         counts, _, records = run(settings, new_run(tmp_path, settings), [item(method) for method in methods])
         assert outcomes(records) == [
             ("kills_itself", "error"),
             ("raises", "error"),
             ("exits", "error"),
             ("outgrows_the_host", "oom"),
+            ("needs_a_library", "skipped"),
             ("single_step", "ok"),
         ]
-        assert (counts.ok, counts.total) == (1, 5)
-        killed, _, exited, *_ = records
+        assert (counts.ok, counts.total) == (1, 6)
+        killed, _, exited, _, missing, _ = records
+        assert missing.reason == "no-such-library is not installed: pip install no-such-library"
+        assert "trace" not in missing.detail
         assert killed.reason == (
             "the worker was killed by SIGKILL in the warm-up, often the kernel's out-of-memory killer"
         )

@@ -263,22 +263,27 @@ class TestDroppedRounds:
 class TestFailures:
     def test_a_failing_line_costs_nothing_but_itself(self, tmp_path):
         chosen = settings(timeout_s=4.0)
-        failing = [(name, 0) for name in ("kills_itself", "raises", "outgrows_the_host", "hangs")]
+        failing = [(name, 0) for name in ("kills_itself", "raises", "outgrows_the_host", "hangs", "needs_a_library")]
         work = items([*failing, *PAIR])
         counts, events, records = run(chosen, new_run(tmp_path, chosen), work)
-        assert short(records)[:6] == [
+        assert short(records)[:7] == [
             ("kills_itself", 0, 0, "error"),
             ("raises", 0, 0, "error"),
             ("outgrows_the_host", 0, 0, "oom"),
             ("hangs", 0, 0, "timeout"),
+            ("needs_a_library", 0, 0, "skipped"),
             ("e2e", 0, 0, "ok"),
             ("single_step", 0, 0, "ok"),
         ]
-        assert [record.outcome for record in records[6:]] == ["skipped"] * 4 + ["ok"] * 2
-        assert records[7].reason == "raises (eager) failed in block 0 (error): LookupError: the item"
-        assert counts.outcomes == Counter(error=2, oom=1, timeout=1, ok=4, skipped=4)
+        assert [record.outcome for record in records[7:]] == ["skipped"] * 5 + ["ok"] * 2
+        assert {record.schedule for record in records if record.outcome == "ok"} == {"interleaved"}
+        assert (
+            records[11].reason == records[4].reason == ("no-such-library is not installed: pip install no-such-library")
+        )
+        assert records[8].reason == "raises (eager) failed in block 0 (error): LookupError: the item"
+        assert counts.outcomes == Counter(error=2, oom=1, timeout=1, ok=4, skipped=6)
         assert [event.record for event in of(events, Finished)] == list(records)
-        assert {record.block_records for record in records} == {6}
+        assert {record.block_records for record in records} == {7}
 
     @pytest.mark.parametrize("block", [0, 1])
     def test_a_worker_killed_in_a_round_leaves_the_others_theirs(self, tmp_path, block):
