@@ -91,7 +91,8 @@ class Method(Protocol):
         ...
 
     def encoded_items(self, batches: Sequence[Batch]) -> list[Tensor]:
-        """The items, with repeats, whose texts pass the encoder in these consecutive steps from a fresh start.
+        """The items, with repeats, whose texts pass the encoder in these consecutive steps from a fresh start; where
+        what is kept of earlier steps decides it, those that did when these batches were stepped on.
 
         One tensor per pass; a forward pass without a graph counts, recomputation does not.
         """

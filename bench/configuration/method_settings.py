@@ -42,6 +42,19 @@ def takes_accumulation_steps(method: str, plugins: Sequence[str] = ()) -> bool:
     return ACCUMULATION_STEPS in setting_types(method, plugins)
 
 
+def accumulation_steps(
+    method: str, swept: Sequence[int | str], plugins: Sequence[str] = ()
+) -> tuple[int | str | None, ...]:
+    """Those of the sweep's `accumulation_steps` that make a line of this method each; (None,) where it has none.
+
+    "auto" makes one only where the setting's type has it.
+    """
+    if not takes_accumulation_steps(method, plugins):
+        return (None,)
+    adapts = AUTO in setting_types(method, plugins)[ACCUMULATION_STEPS]
+    return tuple(steps for steps in swept if steps != AUTO or adapts)
+
+
 def check_value(method: str, key: str, value: Any, plugins: Sequence[str] = ()) -> None:
     """Raises ValueError where a value is not of the type of the method's setting."""
     try:

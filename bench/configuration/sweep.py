@@ -137,7 +137,7 @@ def method_lines(part: SweepAxes, plugins: Sequence[str] = ()) -> tuple[MethodLi
         MethodLine(method, engine, steps)
         for engine in part.engine
         for method in part.method
-        for steps in (part.accumulation_steps if method_settings.takes_accumulation_steps(method, plugins) else (None,))
+        for steps in method_settings.accumulation_steps(method, part.accumulation_steps, plugins)
     ]
     return tuple(dict.fromkeys(lines))
 

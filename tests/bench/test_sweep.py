@@ -47,6 +47,17 @@ def test_accumulation_steps_multiply_only_the_methods_that_have_them():
     ]
 
 
+def test_auto_is_an_interval_only_for_methods_that_can_choose_one():
+    methods = ["e2e", "multi_step", "pseudo_target_regression"]
+    items = plan(configured(item_repetition_ratio=1, accumulation_steps=[4, "auto"], method=methods))
+    assert [(item.line.method, item.line.accumulation_steps) for item in items] == [
+        ("e2e", None),
+        ("multi_step", 4),
+        ("multi_step", "auto"),
+        ("pseudo_target_regression", 4),
+    ]
+
+
 def test_a_real_log_is_not_multiplied_by_the_asked_for_ratios():
     items = plan(configured(workload=["synthetic", "movielens"], item_repetition_ratio=[1, 2, 4], method=["e2e"]))
     assert [item.case.item_repetition_ratio for item in items if item.case.workload == "movielens"] == [None]

@@ -71,6 +71,25 @@ def test_the_exact_methods_of_the_core_pass():
     assert "all 11 checks hold in float64" in printed(report)
 
 
+def test_every_exact_peer_passes_and_one_whose_library_is_missing_is_said_to_be_skipped():
+    """Exactness is a label on a table: this is what stands behind it, on both engines."""
+    peers = ["gradient_cache", "gradient_cache_unique", "activation_checkpointing", "pseudo_target_regression"]
+    plugged = {"plugins": [WRONG, "tests.bench.faulty_methods"]}
+    report = verify(
+        config(["e2e", *peers, "sentence_transformers", "speedyfeed", "needs_a_library"], run=plugged), "cpu"
+    )
+    assert report.passed
+    for peer in peers:
+        assert len(checks_of(report, peer)) >= 2, peer
+    assert {"gradients", "gradients, recomputed"} <= set(checks_of(report, "gradient_cache_unique"))
+    assert set(checks_of(report, "pseudo_target_regression N=1")) >= {"gradients, as single_step's"}
+    assert not checks_of(report, "speedyfeed")
+    assert "needs_a_library (eager): no-such-library is not installed: pip install no-such-library" in report.skipped
+    assert "pip install no-such-library" in printed(report)
+    said = " ".join(report.skipped)
+    assert bool(checks_of(report, "sentence_transformers")) != ("sentence_transformers" in said)
+
+
 @pytest.mark.parametrize("pooling", ["cls", "attention"])
 @pytest.mark.parametrize("padding", ["longest"])
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])

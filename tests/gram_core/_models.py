@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from bench import registry
+from bench.methods import PACKAGES
 from gram_core.batch import Batch, ItemTable, Texts
 from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.exactness import GradientRecorder
@@ -118,7 +119,15 @@ def registered(package: str) -> dict[str, Any]:
 
 
 CF_MODULES = registered("gram_core.cf_modules")
-METHODS = registered("gram_core.methods")
+METHODS = {
+    name: method
+    for package in PACKAGES
+    for name, method in registered(package).items()
+    if not hasattr(method, "requires") or method.requires() is None
+}
+"""Ours and the peers, less those whose library is not installed."""
+TRAINING_THE_ENCODER = {name: method for name, method in METHODS.items() if method.exactness != "other-model"}
+PEERS = frozenset(METHODS) - frozenset(registry.names("gram_core.methods"))
 EXACT = {name: method for name, method in METHODS.items() if method.exactness == "exact"}
 
 

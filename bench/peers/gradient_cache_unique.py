@@ -1,0 +1,19 @@
+"""Gradient caching over unique items: what plain deduplication makes of it."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from bench.peers.gradient_cache import GradientCache
+from gram_core.batch import Batch, Selection, unique_items
+
+
+class GradientCacheUnique(GradientCache):
+    """Every unique item is encoded once, and once more for its gradient."""
+
+    name: ClassVar[str] = "gradient_cache_unique"
+
+    @staticmethod
+    def select(batch: Batch) -> Selection:
+        """Every unique item gets one encoding."""
+        return unique_items(batch)
