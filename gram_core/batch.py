@@ -169,11 +169,13 @@ class Selection:
     """Which items get encoded for a batch, and which encoding each slot reads.
 
     items: int64 [n], the items to encode; slot_rows: int64 [B, S], the row of a slot's encoding among
-    them, `PADDING_SLOT` where the slot holds no item.
+    them, `PADDING_SLOT` where the slot holds no item; distinct: whether no item is encoded twice, so that several
+    processes can share the work.
     """
 
     items: Tensor
     slot_rows: Tensor
+    distinct: bool = False
 
 
 def every_slot(batch: Batch) -> Selection:
@@ -189,4 +191,4 @@ def unique_items(batch: Batch) -> Selection:
     items, inverse = torch.unique(batch.items[batch.mask], return_inverse=True)
     rows = torch.full_like(batch.items, PADDING_SLOT)
     rows[batch.mask] = inverse
-    return Selection(items, rows)
+    return Selection(items, rows, distinct=True)

@@ -149,7 +149,7 @@ class ChunkedEncoding:
         tokens = training.encoder.computed_tokens(training.table.lengths[items])
         budget = budget or GraphBudget(training.device)
         self._chunks: list[_Chunk] = []
-        for start, stop in chunk_bounds(tokens, chunk_tokens):
+        for start, stop in chunk_bounds(tokens, chunk_tokens) or [(0, 0)]:  # a process without items has an empty chunk
             chunk, size = items[start:stop], int(tokens[start:stop].sum())
             if budget.allows(size):
                 with budget.keeping(size):

@@ -33,6 +33,11 @@ class EncodingBuffer:
         return items
 
     @property
+    def device(self) -> torch.device:
+        """Where the rows are."""
+        return self._encoded.device
+
+    @property
     def capacity(self) -> int:
         """Rows allocated: at most twice the most ever held."""
         return len(self._encoded)
@@ -41,9 +46,18 @@ class EncodingBuffer:
         """Those of `items` [n] (distinct) that have no row yet, in their order."""
         return items[~torch.isin(items, self._sorted_items, assume_unique=True)]
 
+    def claim(self, items: Tensor) -> Tensor:
+        """Those of the missing `items` [n] that are to be encoded and added here: all of them."""
+        return items
+
+    def owned(self, items: Tensor) -> Tensor:
+        """Those of `items` [n] whose rows are held here: all of them."""
+        return items
+
     def add(self, items: Tensor, encodings: Tensor) -> None:
         """Rows for `items` [n] (distinct, none held yet) from encodings [n, d]."""
-        start, stop = len(self), len(self) + len(items)
+        start = len(self._sorted_items)
+        stop = start + len(items)
         if stop > self.capacity:
             capacity = max(stop, 2 * self.capacity)
             self._encoded = _grown(self._encoded, capacity, start)
@@ -80,7 +94,7 @@ class EncodingBuffer:
         self._sorted_rows = self._sorted_rows[:0]
 
     def _device_rows(self, items: Tensor) -> Tensor:
-        return self.rows_of(items).to(self._encoded.device, non_blocking=True)
+        return self.rows_of(items).to(self.device, non_blocking=True)
 
 
 def _grown(rows: Tensor, capacity: int, held: int) -> Tensor:

@@ -38,7 +38,11 @@ class ContentEncoder(Protocol):
 
 @runtime_checkable
 class CFModule(Protocol):
-    """The small collaborative filtering model on encodings [B, S, d]; zero where a slot is padding."""
+    """The small collaborative filtering model on encodings [B, S, d]; zero where a slot is padding.
+
+    Its loss is a mean: over users in ranking, over slots that hold an item in response prediction. A module whose loss
+    is a mean over something else says of how many terms, `terms(batch) -> int` (see `gram_core.loss_terms`).
+    """
 
     @property
     def name(self) -> str:

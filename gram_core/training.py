@@ -5,7 +5,7 @@ B users, S slots, n encodings, d width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from gram_core.batch import Batch, ItemTable
+from gram_core.batch import Batch, ItemTable, Selection
+from gram_core.encoding_buffer import EncodingBuffer
 from gram_core.phases import phase
 from gram_core.protocols import CFModule, ContentEncoder
+from gram_core.sharing import Share
 
 Gather = Callable[[Tensor], Tensor]
 """Encodings [n, d] -> the encodings that slots read [B, S, d]."""
@@ -66,12 +68,21 @@ class Optimization:
     def move(self, *, encoder: bool = True, cf: bool = True) -> None:
         """The part of a step that runs on the device: clips, moves and clears."""
         optimizers = [o for o, chosen in self._optimizers(encoder, cf) if chosen]
+        parameters = [p for o in optimizers for p in parameters_of(o)]
         with phase("optimizer"):
+            self.reduce(parameters)
             if self.max_grad_norm is not None:
-                nn.utils.clip_grad_norm_([p for o in optimizers for p in parameters_of(o)], self.max_grad_norm)
+                self.clip(parameters, self.max_grad_norm)
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
+
+    def reduce(self, parameters: Sequence[Tensor]) -> None:
+        """Joins the gradients of processes that train together; a single one's are whole."""
+
+    def clip(self, parameters: Sequence[Tensor], max_norm: float) -> None:
+        """Clips the norm of all their gradients together."""
+        nn.utils.clip_grad_norm_(parameters, max_norm)
 
     def advance(self, *, encoder: bool = True, cf: bool = True) -> None:
         """The part that runs on the host: schedulers."""
@@ -126,3 +137,35 @@ class Training:
         """The CF module's loss on the encodings of slots [B, S, d]."""
         with self.autocast():
             return self.cf_module.loss(slots, batch.to(self.device))
+
+    def end_to_end(self, selection: Selection, batch: Batch) -> Tensor:
+        """The loss of a batch with one graph from the encoder's weights on."""
+        with phase("host"):
+            share = self.share(selection, batch)
+        rows = share.spread(self.encode(share.items))
+        with phase("cf"):
+            return self.loss(self.gather(share.slot_rows)(rows), batch)
+
+    def ahead(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The same batches, to be stepped on in their order; processes that train together plan the next meanwhile."""
+        return iter(batches)
+
+    def share(self, selection: Selection, batch: Batch) -> Share:
+        """Which of a selection's items are encoded here: all of them, where no other process trains along."""
+        return Share(selection)
+
+    def joined(self, selection: Selection, batch: Batch) -> Selection:
+        """The selection over the items of all processes that train together; a single one's own."""
+        return selection
+
+    def jointly(self) -> Training:
+        """This training, its items shared among all processes whatever its settings say; a single one's own."""
+        return self
+
+    def encoding_buffer(self) -> EncodingBuffer:
+        """Where moved encodings are kept between steps; empty."""
+        return EncodingBuffer(self.encoder.width, self.device, next(iter(self.encoder.parameters())).dtype)
+
+    def joint_losses(self, losses: Tensor) -> Tensor:
+        """Losses of steps [k] as the method returned them -> those of all processes' users together."""
+        return losses

@@ -42,6 +42,15 @@ def test_the_core_knows_neither_harness_nor_reports(path):
     assert {name for name in imported(path) if not name.startswith("gram_core")} == set()
 
 
+@pytest.mark.parametrize("path", modules("gram_core"), ids=identify)
+def test_methods_know_nothing_of_other_processes(path):
+    """One process or many is the training's business: everything else reads as if there were one."""
+    if path.relative_to(ROOT).parts[1] != "distributed":
+        source = path.read_text(encoding="utf-8")
+        assert "torch.distributed" not in source
+        assert {name for name in imported(path) if name.startswith("gram_core.distributed")} == set()
+
+
 @pytest.mark.parametrize("path", modules("reports"), ids=identify)
 def test_reports_know_results_only(path):
     foreign = {name for name in imported(path) if name.split(".")[0] != "reports"}

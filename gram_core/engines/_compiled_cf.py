@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gram_core.batch import Batch
+from gram_core.loss_terms import loss_terms
 
 
 class CompiledCF(nn.Module):
@@ -23,6 +24,10 @@ class CompiledCF(nn.Module):
     def loss(self, encodings: Tensor, batch: Batch) -> Tensor:
         """The module's loss."""
         return self._loss(encodings, batch)
+
+    def terms(self, batch: Batch) -> int:
+        """Terms of the module's loss."""
+        return loss_terms(self.module, batch)
 
     def scores(self, encodings: Tensor, batch: Batch) -> Tensor:
         """The module's scores."""

@@ -42,13 +42,16 @@ class E2E:
         """Adds the batch's gradient to every parameter's `.grad`; returns the loss, detached."""
         with phase("host"):
             selection = self.select(batch)
-        encodings = self.training.encode(selection.items)
-        return self.backpropagate(encodings, self.training.gather(selection.slot_rows), batch)
+        return self._backward(self.training.end_to_end(selection, batch))
 
     def backpropagate(self, encodings: Tensor, gather: Gather, batch: Batch) -> Tensor:
         """From encodings [n, d] with their graph to every gradient; returns the loss, detached."""
         with phase("cf"):
             loss = self.training.loss(gather(encodings), batch)
+        return self._backward(loss)
+
+    @staticmethod
+    def _backward(loss: Tensor) -> Tensor:
         with phase("backward"):
             loss.backward()
         return loss.detach()

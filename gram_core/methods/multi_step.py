@@ -116,9 +116,9 @@ class MultiStep:
                 raise ValueError("accumulation_steps and ce_passes must be at least 1")
 
     def __init__(self, training: Training, settings: Settings | None = None):
-        self.training = training
+        self.training = training.jointly()
         self.settings = settings or self.Settings()
-        self._buffer: EncodingBuffer | None = None
+        self._buffer = self.training.encoding_buffer()
         self._steps = 0
         self._adaptive = _adaptive(self.settings)
         self.costs: StepCosts | None = None
@@ -132,16 +132,16 @@ class MultiStep:
     @property
     def items_touched(self) -> int:
         """Items met since the encoder last moved."""
-        return 0 if self._buffer is None else len(self._buffer)
+        return len(self._buffer)
 
     def step(self, batch: Batch) -> Tensor:
         """One CF step; every N-th also updates the encoder. Returns the loss, detached."""
         with phase("host"):
-            selection = unique_items(batch)
-        buffer = self._encode_new(selection.items)
+            selection = self.training.joined(unique_items(batch), batch)
+        self._encode_new(selection.items)
         with self._costs_of_cf_step():
-            loss, gradient = self._cf_step(buffer.moved(selection.items), selection.slot_rows, batch)
-        buffer.move(selection.items, -gradient)
+            loss, gradient = self._cf_step(self._buffer.moved(selection.items), selection.slot_rows, batch)
+        self._buffer.move(selection.items, -gradient)
         self._steps += 1
         if self._steps >= self.interval:
             self._update_encoder()
@@ -152,18 +152,13 @@ class MultiStep:
         if self._steps:
             self._update_encoder()
 
-    def _encode_new(self, items: Tensor) -> EncodingBuffer:
+    def _encode_new(self, items: Tensor) -> None:
         """Phase 1: rows for the items [U] that the interval has not met yet."""
-        new = items if self._buffer is None else self._buffer.missing(items)
-        budget = self.settings.encode_batch_tokens or self.settings.ce_batch_tokens
-        for chunk in self._minibatches(new, budget):
-            encodings = self._encode_items(chunk)
-            if self._buffer is None:
-                self._buffer = EncodingBuffer(encodings.shape[1], encodings.device, encodings.dtype)
-            self._buffer.add(chunk, encodings)
-        if self._buffer is None:
+        new = self._buffer.claim(self._buffer.missing(items))
+        for chunk in self._minibatches(new, self.settings.encode_batch_tokens or self.settings.ce_batch_tokens):
+            self._buffer.add(chunk, self._encode_items(chunk))
+        if not len(self._buffer):
             raise ValueError("a batch holds no item")
-        return self._buffer
 
     def _encode_items(self, items: Tensor) -> Tensor:
         with torch.no_grad():
@@ -180,7 +175,6 @@ class MultiStep:
 
     def _update_encoder(self) -> None:
         """Phase 4, and the interval begins anew."""
-        assert self._buffer is not None, "an interval has steps, so it has touched items"
         for minibatch in self._ce_minibatches(self._buffer.items):
             with self._costs_of_ce_step(minibatch):
                 self._ce_step(minibatch, self._buffer)
@@ -234,9 +228,10 @@ class MultiStep:
             self._adaptive.steps, self._adaptive.cf_step_tokens = int(steps), known or None
 
     def _ce_step(self, items: Tensor, buffer: EncodingBuffer) -> None:
-        encodings = self.training.encode(items)
+        held = buffer.owned(items)
+        encodings = self.training.encode(held)
         with phase("ce_backward"):
-            pseudo_loss(encodings, *buffer.read(items)).backward()
+            pseudo_loss(encodings, *buffer.read(held)).backward()
         self.training.optimization.step_encoder()
 
     def _ce_minibatches(self, items: Tensor) -> list[Tensor]:

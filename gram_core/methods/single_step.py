@@ -24,6 +24,7 @@ from gram_core.batch import Batch, Selection, unique_items
 from gram_core.chunking import ChunkedEncoding, GraphBudget, KeptEncoding
 from gram_core.phases import phase
 from gram_core.protocols import Exactness
+from gram_core.sharing import SharedEncoding
 from gram_core.training import Gather, Training
 
 
@@ -63,10 +64,10 @@ class SingleStep:
     def accumulate(self, batch: Batch) -> Tensor:
         """Adds the batch's gradient to every parameter's `.grad`; returns the loss, detached."""
         with phase("host"):
-            selection = self.select(batch)
+            share = self.training.share(self.select(batch), batch)
         budget = GraphBudget(self.training.device, self.settings.kept_tokens, self.settings.memory_budget)
-        encoding = ChunkedEncoding(self.training, selection.items, self.settings.chunk_tokens, budget)
-        return self._backpropagate(encoding, self.training.gather(selection.slot_rows), batch)
+        own = ChunkedEncoding(self.training, share.items, self.settings.chunk_tokens, budget)
+        return self._backpropagate(SharedEncoding(own, share), self.training.gather(share.slot_rows), batch)
 
     @staticmethod
     def select(batch: Batch) -> Selection:
@@ -77,7 +78,7 @@ class SingleStep:
         """From encodings [U, d] with their whole graph to every gradient; returns the loss, detached."""
         return self._backpropagate(KeptEncoding(encodings), gather, batch)
 
-    def _backpropagate(self, encoding: ChunkedEncoding | KeptEncoding, gather: Gather, batch: Batch) -> Tensor:
+    def _backpropagate(self, encoding: SharedEncoding | KeptEncoding, gather: Gather, batch: Batch) -> Tensor:
         """Phases 2 to 4, with phase 1 behind `encoding`."""
         with phase("cf"):
             loss, gradient = self._encoding_gradient(encoding.encodings, gather, batch)

@@ -1,0 +1,73 @@
+"""Multi-step GRAM's encoding buffer, each item's rows with the rank that owns it.
+
+The items touched are the same on every rank; what is kept of one is kept once. An owner is chosen when an item first
+appears, so that each step's new items are encoded in balance. n items asked for, d width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gram_core.batch import ItemTable
+from gram_core.distributed.layout import Assign, Layout
+from gram_core.distributed.ranks import Ranks
+from gram_core.encoding_buffer import EncodingBuffer
+
+
+class OwnedEncodingBuffer(EncodingBuffer):
+    """Asked the same on every rank, it answers the same on every rank, but for `claim`, `owned` and `read`.
+
+    Those are about the items whose rows are held here.
+    """
+
+    def __init__(
+        self, width: int, device: torch.device, dtype: torch.dtype, ranks: Ranks, table: ItemTable, assign: Assign
+    ):
+        super().__init__(width, device, dtype)
+        self._ranks, self._table, self._assign = ranks, table, assign
+        self._touched = torch.empty(0, dtype=torch.int64)
+        self._owner_of = torch.full((len(table),), -1, dtype=torch.int64)
+
+    def __len__(self) -> int:
+        return len(self._touched)
+
+    @property
+    def items(self) -> Tensor:
+        """Every item touched, on whatever rank, in the order of first appearance."""
+        return self._touched
+
+    def missing(self, items: Tensor) -> Tensor:
+        """Those of `items` [n] that no rank has yet."""
+        return items[self._owner_of[items] < 0]
+
+    def claim(self, items: Tensor) -> Tensor:
+        """Divides items that nobody has yet among the ranks; returns this rank's."""
+        self._owner_of[items] = self._assign(self._table.lengths[items], self._ranks.size)
+        self._touched = torch.cat([self._touched, items])
+        return self.owned(items)
+
+    def owned(self, items: Tensor) -> Tensor:
+        """Those of `items` [n] whose rows are held here, in their order."""
+        return items[self._owner_of[items] == self._ranks.rank]
+
+    def moved(self, items: Tensor) -> Tensor:
+        """Moved encodings [n, d] of `items` [n], from all ranks."""
+        layout = self._layout(items)
+        return layout.gathered(super().moved(layout.own))[layout.rows.to(self.device, non_blocking=True)]
+
+    def move(self, items: Tensor, by: Tensor) -> None:
+        """Moves `items` [n] by the sum of what all ranks give [n, d]."""
+        layout = self._layout(items)
+        rows = by.new_zeros(self._ranks.size * layout.rows_per_rank, by.shape[1])
+        rows[layout.rows.to(self.device, non_blocking=True)] = by
+        super().move(layout.own, layout.collect(rows))
+
+    def clear(self) -> None:
+        """Forgets every item."""
+        super().clear()
+        self._owner_of[self._touched] = -1
+        self._touched = self._touched[:0]
+
+    def _layout(self, items: Tensor) -> Layout:
+        return Layout(items, self._owner_of[items], self._ranks)

@@ -1,0 +1,149 @@
+"""A training run on several ranks: the same models and optimizers, users of its own, items shared.
+
+B users of this rank, S slots, n items, d width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from gram_core.batch import Batch, Selection
+from gram_core.distributed.end_to_end import DataParallelLoss
+from gram_core.distributed.gradients import JointOptimization, joint
+from gram_core.distributed.layout import OwnedShare, balanced_owners, mapped
+from gram_core.distributed.owned_buffer import OwnedEncodingBuffer
+from gram_core.distributed.plans import Planner
+from gram_core.distributed.ranks import Ranks
+from gram_core.encoding_buffer import EncodingBuffer
+from gram_core.sharing import Share
+from gram_core.training import Training
+
+Deduplicate = Literal["local", "global"]
+
+
+@dataclass(kw_only=True)
+class DistributedTraining(Training):
+    """A `Training` whose steps are the single-process step on all ranks' users together.
+
+    deduplicate: "global" encodes an item once among all ranks, "local" once on each rank that meets it. End-to-end
+    training on every slot, and on a rank's own unique items, runs in torch's DistributedDataParallel.
+    assign: chooses the owners of items.
+    Losses are this rank's part of the joined batch's: `joint_losses` adds them up.
+    """
+
+    ranks: Ranks
+    deduplicate: Deduplicate = "local"
+    assign: Callable[[Tensor, int], Tensor] = balanced_owners
+    _planner: Planner = field(init=False, repr=False)
+    _data_parallel: DataParallelLoss = field(init=False, repr=False)
+
+    @classmethod
+    def of(
+        cls, training: Training, ranks: Ranks, deduplicate: Deduplicate = "local", **options: Any
+    ) -> DistributedTraining:
+        """This rank's part of a training run; every rank starts from rank 0's weights. options: `assign`."""
+        parts = {part.name: getattr(training, part.name) for part in fields(Training) if part.init}
+        parts["optimization"] = joint(training.optimization, ranks)
+        modules = (training.encoder, training.cf_module)
+        ranks.alike([p for module in modules for p in module.parameters() if not isinstance(p, DTensor)])
+        return cls(**parts, ranks=ranks, deduplicate=deduplicate, **options)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        joint_items = self.deduplicate == "global"
+        self._planner = Planner(self.ranks, self.table, self.cf_module, joint_items, self.assign)
+        self._data_parallel = DataParallelLoss(self)
+        self._sharded = any(isinstance(parameter, DTensor) for parameter in self.encoder.parameters())
+
+    def ahead(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The same batches; while one is stepped on, the ranks tell each other about the next."""
+        upcoming = iter(batches)
+        present = next(upcoming, None)
+        if present is not None:
+            self._planner.announce(present)
+        while present is not None:
+            following = next(upcoming, None)
+            if following is not None:
+                self._planner.announce(following)
+            yield present
+            present = following
+
+    def planned(self, batches: Iterable[Batch]) -> list[Batch]:
+        """The same batches, all planned when this returns: nothing is left to wait for on the host."""
+        made = list(batches)
+        for batch in made:
+            self._planner.announce(batch)
+        self._planner.settle()
+        return made
+
+    def muted(self) -> AbstractContextManager[None]:
+        """Within, steps take place without communication on the device: to be timed, not to be learned from."""
+        return self.ranks.muted()
+
+    @property
+    def can_be_muted(self) -> bool:
+        """Whether a step can do without communication: not where the encoder itself lies on several ranks."""
+        return not self._sharded
+
+    def encode(self, items: Tensor) -> Tensor:
+        """Encodings [n, d]; none for no items. A sharded encoder runs even then, for the other ranks wait for it."""
+        if len(items):
+            return super().encode(items)
+        if self._sharded:
+            return super().encode(torch.zeros(1, dtype=torch.int64))[:0]
+        like = next(iter(self.encoder.parameters()))
+        return like.new_zeros(0, self.encoder.width, requires_grad=torch.is_grad_enabled())
+
+    def share(self, selection: Selection, batch: Batch) -> Share:
+        """This rank's share of the items that all ranks' batches hold, or its own items where those aren't shared."""
+        plan = self._planner.begin(batch)
+        if plan.layout is None or not selection.distinct:
+            return Share(selection)
+        return OwnedShare(selection, plan.layout)
+
+    def joined(self, selection: Selection, batch: Batch) -> Selection:
+        """Unique items of all ranks, sorted, and this rank's slots among them."""
+        items = self._planner.begin(batch).items
+        assert items is not None, "jointly() comes first"
+        rows = torch.searchsorted(items, selection.items)
+        return Selection(items, mapped(selection.slot_rows, rows), distinct=True)
+
+    def jointly(self) -> DistributedTraining:
+        """The same, deduplicating globally."""
+        return self if self.deduplicate == "global" else replace(self, deduplicate="global")
+
+    def encoding_buffer(self) -> EncodingBuffer:
+        """Rows where their owners are."""
+        dtype = next(iter(self.encoder.parameters())).dtype
+        return OwnedEncodingBuffer(self.encoder.width, self.device, dtype, self.ranks, self.table, self.assign)
+
+    def has_terms(self, batch: Batch) -> bool:
+        """Whether the joined batch's loss has a term of this rank."""
+        return not self._planner.current(batch).empty
+
+    def loss(self, slots: Tensor, batch: Batch) -> Tensor:
+        """This rank's part of the joined batch's loss; 0, with a graph, where it has no term in it."""
+        plan = self._planner.current(batch)
+        return slots.sum() * 0.0 if plan.empty else super().loss(slots, batch) * plan.weight
+
+    def end_to_end(self, selection: Selection, batch: Batch) -> Tensor:
+        """This rank's part of the loss: through the shared items, or as DistributedDataParallel."""
+        shares = self.deduplicate == "global" and selection.distinct
+        if shares or self._sharded:
+            return super().end_to_end(selection, batch)
+        self._planner.begin(batch)
+        optimization = self.optimization
+        assert isinstance(optimization, JointOptimization), "DistributedTraining.of wraps the optimization"
+        optimization.reduced = True
+        return self._data_parallel(selection, batch)
+
+    def joint_losses(self, losses: Tensor) -> Tensor:
+        """The sum over ranks of [k] losses."""
+        return self.ranks.host_sum(losses.detach().double().cpu())
