@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from bench.results.schema import Record
+
 MISSING = "–"  # noqa: RUF001 - an en dash is what a table prints for "no number"
 TIMES = "×"  # noqa: RUF001 - the multiplication sign is meant
 NARROW_SPACE = "\u202f"
@@ -109,6 +111,20 @@ def moment(iso: str) -> str:
         return datetime.fromisoformat(iso).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
     except ValueError:
         return iso
+
+
+def duration(seconds: float) -> str:
+    """Three significant digits in the unit that suits: 42.0 s, 7.50 min, 135 h."""
+    for unit, length in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= 1.5 * length:
+            return f"{number(seconds / length)} {unit}"
+    return f"{number(seconds)} s"
+
+
+def row_of(record: Record) -> dict[str, Any]:
+    """A record's case and setting by the names that summaries use, for `setting` and `case`."""
+    asked = record.case.get("item_repetition_ratio")
+    return {**record.case, "asked_repetition_ratio": asked, "engine": record.engine, "dropout": record.dropout}
 
 
 def plain(value: Any) -> str:

@@ -147,6 +147,8 @@ class Record(_Strict):
     unique_items: float | None = None
     item_repetition_ratio: float | None = None
     """Realised: item_slots / unique_items of one batch."""
+    steps_per_epoch: int | None = None
+    """Batches in an epoch of the log as it was built; None where there is no such thing."""
     interval_unique_items: float | None = None
     interval_repetition_ratio: float | None = None
     """The same over the method's accumulation interval; None where that is one step."""

@@ -287,6 +287,7 @@ class Subject:
             "warmup_steps": self.warm.steps or None,
             "host_wait_s": statistics.median(self._waits) if self._waits else None,
             "peak_memory_bytes": peak_memory(self.device),
+            "steps_per_epoch": self.built.workload.steps_per_epoch,
             "detail": {
                 **self.built.detail,
                 **({"graphs": counts()} if (counts := getattr(self.built.method, "capture_counts", None)) else {}),

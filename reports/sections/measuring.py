@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from statistics import median
-from typing import Any
 
 from bench.results.schema import Record, Telemetry
 from bench.results.store import LoadedRun
@@ -54,14 +53,8 @@ def _by_line(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
     found: dict[tuple[str, str], list[Record]] = {}
     for record in records:
         label = f"{record.label} (canary)" if record.replica else record.label
-        found.setdefault((words.case(_row_of(record)), label), []).append(record)
+        found.setdefault((words.case(words.row_of(record)), label), []).append(record)
     return found
-
-
-def _row_of(record: Record) -> dict[str, Any]:
-    """A record's case and setting by the names that summaries use."""
-    asked = record.case.get("item_repetition_ratio")
-    return {**record.case, "asked_repetition_ratio": asked, "engine": record.engine, "dropout": record.dropout}
 
 
 def _row(label: str, records: Sequence[Record]) -> tuple[Cell, ...]:

@@ -351,6 +351,7 @@ def test_the_format_is_the_one_of_the_golden_file():
         item_slots=880.0,
         unique_items=568.0,
         item_repetition_ratio=1.549,
+        steps_per_epoch=77,
         interval_unique_items=1100.0,
         interval_repetition_ratio=12.8,
         real_tokens=17600.0,

@@ -99,3 +99,24 @@ def test_a_canary_is_judged_by_the_limit_that_the_run_was_given(tmp_path):
     assert "The environment can be trusted" in trusting
     assert "within ±25 %" in trusting
     assert "The environment cannot be trusted" in strict
+
+
+def test_epochs_stand_beside_the_papers(tmp_path):
+    def line(method, seconds, steps=None):
+        record = _runs.record(method, steps, workload="shape:toeic", ratio=None)
+        detail = {"workload": {"items": 9336, "scale": 0.01}}
+        return record.model_copy(update={"samples_s": (seconds,), "steps_per_epoch": 10, "detail": detail})
+
+    run = load(_runs.write(tmp_path, [line("e2e", 2.0), line("single_step", 0.1), line("multi_step", 0.02, 10)]))
+    section = sections.discover()["epochs"].make(run, frames(run.records))
+    e2e, single, multi = cells(section)
+    assert (e2e["Epoch"], single["Epoch"]) == ("33.3 min", "1.67 min")
+    assert (single["Against e2e's epoch"], single["In the paper"]) == (f"20.0{words.TIMES}", f"5.70{words.TIMES}")
+    assert (multi["In the paper"], e2e["In the paper"]) == (f"1.70{words.TIMES}", words.MISSING)
+    assert any("projection" in note for note in section.notes)
+    assert any("wall-clock to convergence" in note for note in section.notes)
+
+
+def test_a_log_without_epochs_has_no_such_section(tmp_path):
+    run = load(_runs.write(tmp_path, _runs.full()))
+    assert sections.discover()["epochs"].make(run, frames(run.records)) is None

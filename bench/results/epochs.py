@@ -1,0 +1,170 @@
+"""What an epoch would take: measured steps, times the steps that an epoch has. A projection, and called one.
+
+An interval of Multi-step GRAM as long as an epoch is not waited for. Its lines at two or more shorter intervals tell
+its two costs apart, a CF step's and that of an item that the encoder passes over, since an interval of N steps that
+touches u items takes N * cf + u * ce. A longer one is assumed to touch every item of the catalogue, which is never to
+its advantage. Loads without torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, Literal
+
+import numpy as np
+
+from bench.results.schema import Exactness, Record
+from bench.results.stats import REFERENCE
+
+MULTI_STEP = "multi_step"
+SHARES = {"0.5E": 0.5, "1E": 1.0}
+"""Intervals of Multi-step GRAM that the paper trains with, in parts of an epoch."""
+
+Basis = Literal["steps", "model"]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line's epoch of the whole log.
+
+    record: one of the line's, for its case and setting. steps: of the epoch. basis: the line's own steps, or the two
+    costs above. of_batch: e2e's batch size where e2e has no time in this case and another case of the setting lends its
+    own; None where the reference is the case's.
+    """
+
+    record: Record
+    label: str
+    method: str
+    exactness: Exactness
+    seconds: float
+    steps: float
+    basis: Basis
+    item_repetition_ratio: float | None
+    reference_s: float | None
+    of_batch: int | None = None
+
+    @property
+    def speed_up(self) -> float | None:
+        """e2e's epoch over this one; None where nothing tells e2e's."""
+        return None if self.reference_s is None else self.reference_s / self.seconds
+
+
+def epochs(records: Iterable[Record]) -> tuple[Epoch, ...]:
+    """Every measured line whose log has epochs, case by case, and Multi-step GRAM at shares of one."""
+    cases: dict[Hashable, dict[Hashable, list[Record]]] = {}
+    for record in records:
+        if record.outcome == "ok" and record.replica == 0 and record.steps_per_epoch and record.samples_s:
+            lines = cases.setdefault(_case_of(record), {})
+            lines.setdefault((record.method, record.accumulation_steps), []).append(record)
+    references = {case: _reference(lines) for case, lines in cases.items()}
+    found: list[Epoch] = []
+    for case, lines in cases.items():
+        first = next(iter(lines.values()))[0]
+        own = references[case]
+        reference, batch = own, None
+        if reference is None:
+            reference, batch = _lent(first, cases, references)
+        found += [_measured(line, reference, batch) for line in lines.values()]
+        found += _modelled([line for line in lines.values() if line[0].method == MULTI_STEP], reference, batch)
+    return tuple(found)
+
+
+def _case_of(record: Record, *, without_batch: bool = False) -> Hashable:
+    axes = {name: value for name, value in record.case.items() if not (without_batch and name == "batch_size")}
+    return tuple(sorted(axes.items())), record.engine, record.dropout, record.padding, record.optimizer
+
+
+def _step_s(line: Sequence[Record]) -> float:
+    return median(median(record.samples_s) for record in line)
+
+
+def epoch_steps(record: Record) -> float:
+    """Steps of an epoch of the whole log: a log built at a smaller scale has that part of its users, hence of steps."""
+    return (record.steps_per_epoch or 0) / _workload(record).get("scale", 1.0)
+
+
+def _workload(record: Record) -> dict[str, Any]:
+    facts = record.detail.get("workload")
+    return facts if isinstance(facts, dict) else {}
+
+
+def _reference(lines: dict[Hashable, list[Record]]) -> float | None:
+    line = lines.get((REFERENCE, None))
+    return None if line is None else _step_s(line) * epoch_steps(line[0])
+
+
+def _lent(
+    record: Record, cases: dict[Hashable, dict[Hashable, list[Record]]], references: dict[Hashable, float | None]
+) -> tuple[float | None, int | None]:
+    """e2e's shortest epoch at any batch size of the setting, and that batch size."""
+    setting = _case_of(record, without_batch=True)
+    found = [
+        (seconds, int(lines[(REFERENCE, None)][0].case["batch_size"] or 0))
+        for case, lines in cases.items()
+        if (seconds := references[case]) is not None
+        and _case_of(lines[(REFERENCE, None)][0], without_batch=True) == setting
+    ]
+    return min(found, default=(None, None))
+
+
+def _measured(line: Sequence[Record], reference: float | None, batch: int | None) -> Epoch:
+    first = line[0]
+    ratios = [record.item_repetition_ratio for record in line if record.item_repetition_ratio is not None]
+    steps = epoch_steps(first)
+    return Epoch(
+        record=first,
+        label=first.label,
+        method=first.method,
+        exactness=first.exactness,
+        seconds=_step_s(line) * steps,
+        steps=steps,
+        basis="steps",
+        item_repetition_ratio=median(ratios) if ratios else None,
+        reference_s=reference,
+        of_batch=batch,
+    )
+
+
+def _modelled(lines: Sequence[Sequence[Record]], reference: float | None, batch: int | None) -> list[Epoch]:
+    costs = _costs(lines)
+    if costs is None:
+        return []
+    first = lines[0][0]
+    cf_s, item_s = costs
+    steps, items = epoch_steps(first), float(_workload(first)["items"])
+    measured = {line[0].accumulation_steps for line in lines}
+    return [
+        Epoch(
+            record=first,
+            label=f"{MULTI_STEP} N={name}",
+            method=MULTI_STEP,
+            exactness=first.exactness,
+            seconds=steps * cf_s + items * item_s / share,
+            steps=steps,
+            basis="model",
+            item_repetition_ratio=first.item_repetition_ratio,
+            reference_s=reference,
+            of_batch=batch,
+        )
+        for name, share in SHARES.items()
+        if name not in measured
+    ]
+
+
+def _costs(lines: Sequence[Sequence[Record]]) -> tuple[float, float] | None:
+    """Seconds of a CF step and per item of the encoder's pass, by least squares; None where the lines don't tell."""
+    known = [line for line in lines if isinstance(line[0].accumulation_steps, int) and line[0].interval_unique_items]
+    if len(known) < 2 or not isinstance(_workload(known[0][0]).get("items"), int | float):
+        return None
+    steps = np.array([float(line[0].accumulation_steps or 0) for line in known])
+    items = np.array([median(record.interval_unique_items or 0.0 for record in line) for line in known])
+    seconds = steps * np.array([_step_s(line) for line in known])
+    weights = 1 / seconds  # a long interval's microseconds are not to outweigh a short one's
+    solution, _, rank, _ = np.linalg.lstsq(
+        np.stack([steps, items], 1) * weights[:, None], seconds * weights, rcond=None
+    )
+    if rank < 2 or min(solution) <= 0:
+        return None
+    return float(solution[0]), float(solution[1])

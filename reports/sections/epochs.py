@@ -1,0 +1,72 @@
+"""An epoch of each log, projected from measured steps, beside what the paper reports where it has the same log."""
+
+from __future__ import annotations
+
+from bench.results.epochs import Epoch, epochs
+from bench.results.store import LoadedRun
+from bench.results.summary import Frames
+from reports import words
+from reports.sections import Section, _paper
+from reports.tables import Cell, Column, Group, Table
+
+PLACE = 40
+
+COLUMNS = (
+    Column("Method", numeric=False),
+    Column("Repetition ratio", "of one batch"),
+    Column("Steps", "per epoch"),
+    Column("Epoch", "projected"),
+    Column("Against e2e's epoch"),
+    Column("In the paper", "to convergence"),
+    Column("Gradient", numeric=False),
+    Column("Projected from", numeric=False),
+)
+LIMIT = 200
+
+
+def make(run: LoadedRun, derived: Frames) -> Section | None:
+    """None where no measured log has epochs."""
+    found = epochs(run.records)
+    if not found:
+        return None
+    groups: dict[str, list[tuple[Cell, ...]]] = {}
+    for each in found[:LIMIT]:
+        groups.setdefault(words.case(words.row_of(each.record)), []).append(_row(each))
+    made = tuple(Group(title, tuple(rows)) for title, rows in groups.items())
+    table = Table(COLUMNS, made, left_out=max(0, len(found) - LIMIT))
+    return Section("epochs", "What an epoch would take", tuple(_notes(found)), (table,), "Epochs")
+
+
+def _row(each: Epoch) -> tuple[Cell, ...]:
+    paper = _paper.speed_up(each.record.case.get("workload"), each.label)
+    lent = "" if each.of_batch is None else f"e2e at batch {each.of_batch}"
+    return (
+        Cell(each.label, "strong"),
+        Cell(words.number(each.item_repetition_ratio)),
+        Cell(words.number(each.steps, 1)),
+        Cell(words.duration(each.seconds)),
+        Cell(words.times(each.speed_up), "strong", note=lent),
+        Cell(words.times(paper) if paper else words.MISSING, "muted"),
+        Cell(each.exactness, "badge"),
+        Cell("its own steps" if each.basis == "steps" else "shorter intervals"),
+    )
+
+
+def _notes(found: tuple[Epoch, ...]) -> list[str]:
+    notes = [
+        "A projection: the median step times the steps that an epoch of the whole log has; evaluation, and what "
+        "changes as training goes on, are not in it. An epoch is not convergence: methods labelled stale may need more "
+        "of them."
+    ]
+    if any(each.basis == "model" for each in found):
+        notes.append(
+            "Intervals of half an epoch and more are not waited for. Two shorter ones tell a CF step's cost from that "
+            "of an item that the encoder passes over; the long interval is taken to touch every item."
+        )
+    if any(_paper.speed_up(each.record.case.get("workload"), each.label) for each in found):
+        notes.append(
+            "The paper's figures are wall-clock to convergence on A100s, against its own end-to-end code, which "
+            "encodes each unique item once in knowledge tracing and every slot in news recommendation. They are not of "
+            "these logs but of those whose sizes these have."
+        )
+    return notes
