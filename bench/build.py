@@ -21,6 +21,7 @@ from bench.encoders import _base as encoders
 from bench.encoders._base import LoadedEncoder
 from bench.measure.clock import CudaClock, HostClock
 from bench.methods import check_available, exactness, method_class, registered_class
+from bench.workloads import _base as workloads
 from bench.workloads._base import HoldOut, Task, Workload, WorkloadRequest
 from gram_core.adaptive_interval import StepCosts
 from gram_core.encoders.huggingface import HuggingFaceEncoder
@@ -135,8 +136,8 @@ def build_workload(
     config: Config, case: Case, loaded: LoadedEncoder, task: Task, hold_out: HoldOut | None = None
 ) -> Workload:
     """The case's item texts and batches."""
-    module = registry.load("bench.workloads", case.workload)
-    settings = config.workload.get(case.workload) or module.Settings()
+    module = workloads.load(case.workload)
+    settings = config.workload.get(workloads.split(case.workload)[0]) or module.Settings()
     return module.build(settings, workload_request(config.model, case, loaded, config.run.seed, task, hold_out))
 
 
@@ -164,6 +165,7 @@ def workload_request(
         seed=seed,
         task=task,
         hold_out=hold_out,
+        argument=workloads.split(case.workload)[1],
     )
 
 

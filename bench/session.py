@@ -176,7 +176,7 @@ def fetch_assets(config: Config, console: Console) -> None:
 
     parts = config.sweep.parts()
     modules = [(checks.ENCODERS, encoder.partition(":")[0]) for part in parts for encoder in part.encoder]
-    modules += [(checks.WORKLOADS, workload) for part in parts for workload in part.workload]
+    modules += [(checks.WORKLOADS, workload.partition(":")[0]) for part in parts for workload in part.workload]
     for name in dict.fromkeys(asset for module in modules for asset in registry.load(*module).ASSETS):
         assets.fetch(name, functools.partial(say, console))
 

@@ -18,7 +18,6 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from bench import registry
 from bench._verify_case import Trace, VerifiedCase, share_of
 from bench.build import cf_module_class
 from bench.configuration import sweep
@@ -26,6 +25,7 @@ from bench.configuration.config import Config
 from bench.configuration.sweep import Case, MethodLine
 from bench.errors import UsageError
 from bench.methods import REFERENCE, Unavailable, check_available, method_class
+from bench.workloads import _base as workloads
 from gram_core.batch import unique_items
 from gram_core.exactness import Float64Throughout, relative_errors, total_norm
 
@@ -196,20 +196,22 @@ def _small(config: Config, cases: list[Case], users: int) -> Case:
     small = replace(case, precision="float64", batch_size=min(users, max(case.batch_size for case in cases)))
     if small.item_repetition_ratio is None:
         return small
-    module = registry.load("bench.workloads", small.workload)
+    scheme, argument = workloads.split(small.workload)
+    module = workloads.load(small.workload)
     task = cf_module_class(small.cf_module).task
     ratios = sorted({case.item_repetition_ratio or 1.0 for case in cases} | {2.0, 1.0}, reverse=True)
     for ratio in ratios:
         tried = replace(small, item_repetition_ratio=ratio)
         try:
             module.check(
-                config.workload.get(small.workload) or module.Settings(),
+                config.workload.get(scheme) or module.Settings(),
                 batch_size=tried.batch_size,
                 history_length=tried.history_length,
                 text_length=tried.text_length,
                 item_repetition_ratio=ratio,
                 candidates=config.model.candidates,
                 task=task,
+                argument=argument,
             )
         except ValueError:
             continue

@@ -27,8 +27,8 @@ from reports.figures import Drawn
 
 _NOTES = {
     "real": "",
-    "synthetic-log": "The encoder's weights are real, the interaction log is generated: its repetition ratio was asked "
-    "for, and item popularity follows the workload's settings.",
+    "synthetic-log": "The encoder's weights are real, the interaction log is drawn at random: item popularity follows "
+    "the workload's settings, and the repetition ratio is asked for (synthetic) or follows from them (shape).",
     "random-weights": "These encoders have the stated shape but random weights. Time and memory do not depend on the "
     "weights' values, so both are meaningful here; losses and encodings are not.",
 }

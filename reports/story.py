@@ -192,7 +192,7 @@ def _beside_unique(row: Row) -> str:
 def _provenance(origin: str) -> str:
     return {
         "real": "The interaction log, the texts and the encoder's weights are real.",
-        "synthetic-log": "The encoder's weights are real; the interaction log is synthetic, its repetition set by us.",
+        "synthetic-log": "The encoder's weights are real; the interaction log is drawn at random.",
         "random-weights": "The encoder has the stated shape but random weights: time and memory are meaningful, "
         "losses are not.",
     }[origin]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -13,9 +13,11 @@ from pydantic import BaseModel, ValidationError
 from bench import registry
 from bench.configuration import method_settings, sweep
 from bench.configuration.problems import fields_at, key_name, nearest, sentence
+from bench.workloads import _base as workloads
 
 if TYPE_CHECKING:
     from bench.configuration.config import Config
+    from bench.configuration.toml import Source
 
 ENCODERS = "bench.encoders"
 WORKLOADS = "bench.workloads"
@@ -33,15 +35,55 @@ class Fault(ValueError):
         self.path = path
 
 
-def workload_settings(config: Config) -> dict[str, Any]:
-    """Every workload of the sweep or with a table of its own, with its module's validated `Settings`."""
-    settings: dict[str, Any] = {}
-    swept = {name for part in config.sweep.parts() for name in part.workload}
-    for name in sorted({*swept, *config.workload}):
-        path: Path = ("workload", name) if name in config.workload else _swept_at(config, "workload", name)
+def workload_settings(config: Config, sources: Sequence[Source]) -> dict[str, Any]:
+    """Every workload of the sweep or with a table of its own, with its module's validated `Settings`.
+
+    A plain value of `[workload]` holds for every workload of the sweep that has such a setting. Sources are taken in
+    their order, each source's plain values before its tables, so that the last word is the last one written.
+    """
+    swept = {workloads.split(name)[0] for part in config.sweep.parts() for name in part.workload}
+    for name in sorted({*swept, *(key for key, value in config.workload.items() if _is_table(value))}):
+        path: Path = ("workload", name) if name in config.workload else _scheme_at(config, name)
         _known(path, name, WORKLOADS, "workload")
-        settings[name] = _settings(registry.load(WORKLOADS, name).Settings, config.workload.get(name, {}), path)
+    models = {name: registry.load(WORKLOADS, name).Settings for name in sorted(swept)}
+    _check_plain(config.workload, models)
+    values: dict[str, dict[str, Any]] = {name: {} for name in models}
+    origins: dict[Path, Path] = {}
+    for written in (source.values.get("workload", {}) for source in sources) if sources else [config.workload]:
+        for key, value in written.items():
+            for name in (name for name, model in models.items() if not _is_table(value) and key in model.model_fields):
+                values[name][key] = value
+                origins["workload", name, key] = ("workload", key)
+        for name, table in written.items():
+            if _is_table(table):
+                values.setdefault(name, {}).update(table if isinstance(table, dict) else table.model_dump())
+                for key in values[name].keys() & dict(table).keys():
+                    origins.pop(("workload", name, key), None)
+    settings: dict[str, Any] = {}
+    for name in sorted(values):
+        try:
+            settings[name] = _settings(registry.load(WORKLOADS, name).Settings, values[name], ("workload", name))
+        except Fault as fault:
+            raise Fault(origins.get(fault.path, fault.path), str(fault)) from fault
     return settings
+
+
+def _check_plain(written: Mapping[str, Any], models: Mapping[str, type[BaseModel]]) -> None:
+    """Raises Fault at a plain value that no workload of the sweep has a setting for."""
+    known = {key for model in models.values() for key in model.model_fields}
+    for key in (key for key, value in written.items() if not _is_table(value) and key not in known):
+        raise Fault(
+            ("workload", key),
+            f"workload.{key}: no workload of the sweep ({', '.join(models)}) has such a setting; {nearest(key, known)}",
+        )
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, dict | BaseModel)
+
+
+def _scheme_at(config: Config, scheme: str) -> Path:
+    return next(path for path, found in _swept(config, "workload") if workloads.split(found)[0] == scheme)
 
 
 def check(config: Config) -> None:
@@ -153,14 +195,16 @@ def _check_cases(config: Config) -> None:
             own = bool(config.sweep.part) and axis in config.sweep.part[number].model_fields_set
             path: Path = ("sweep", "part", number, axis) if own else ("sweep", axis)
             with _blamed_on(path):
-                registry.load(WORKLOADS, case.workload).check(
-                    config.workload[case.workload],
+                scheme, argument = workloads.split(case.workload)
+                registry.load(WORKLOADS, scheme).check(
+                    config.workload[scheme],
                     batch_size=case.batch_size,
                     history_length=case.history_length,
                     text_length=case.text_length,
                     item_repetition_ratio=case.item_repetition_ratio,
                     candidates=config.model.candidates,
                     task=_task(case.cf_module),
+                    argument=argument,
                 )
     _check_epochs(config)
     for path, precision in _swept(config, "precision"):
@@ -181,7 +225,7 @@ def _check_epochs(config: Config) -> None:
     for part in config.sweep.parts():
         shares = [steps for steps in part.accumulation_steps if isinstance(steps, str)]
         for name in part.workload if shares else ():
-            if getattr(config.workload[name], "steps_per_epoch", True) is None:
+            if getattr(config.workload[workloads.split(name)[0]], "steps_per_epoch", True) is None:
                 raise Fault(
                     _swept_at(config, "accumulation_steps", shares[0]),
                     f'sweep.accumulation_steps: "{shares[0]}" is a share of an epoch, and {name} has none; give a '

@@ -244,7 +244,7 @@ def _validated(values: dict[str, Any], sources: Sequence[Source], device_kind: D
     if device_kind is not None:
         config = config.model_copy(update={"run": config.run.model_copy(update={"device": device_kind})})
     try:
-        config = config.model_copy(update={"workload": checks.workload_settings(config)})
+        config = config.model_copy(update={"workload": checks.workload_settings(config, sources)})
         checks.check(config)
     except checks.Fault as fault:
         raise ConfigError(_at(fault.path, sources) + str(fault)) from fault

@@ -8,11 +8,11 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from bench import registry
 from bench.configuration import method_settings
 from bench.errors import ConfigError
 from bench.results.schema import AxisValue, Record
 from bench.results.store import record_key
+from bench.workloads import _base as workloads
 
 if TYPE_CHECKING:
     from bench.configuration.config import Config, SweepAxes
@@ -144,7 +144,7 @@ def method_lines(part: SweepAxes, plugins: Sequence[str] = ()) -> tuple[MethodLi
 
 def takes_ratio(workload: str) -> bool:
     """Whether the workload realises an asked-for item repetition ratio; a real log has its own."""
-    return bool(registry.load("bench.workloads", workload).TAKES_REPETITION_RATIO)
+    return bool(workloads.load(workload).TAKES_REPETITION_RATIO)
 
 
 def _order(found: tuple[Case, ...]) -> Callable[[Case], tuple[float, ...]]:

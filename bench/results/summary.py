@@ -177,6 +177,11 @@ def _frame(rows: list[Row], columns: tuple[str, ...]) -> pd.DataFrame:
     return frame.astype(numbers)
 
 
+def _is_drawn(workload: Any) -> bool:
+    """Whether a workload's log is drawn at random."""
+    return str(workload).partition(":")[0] in ("synthetic", "shape")
+
+
 def _record_row(record: Record) -> Row:
     case = dict(record.case)
     case["asked_repetition_ratio"] = case.pop("item_repetition_ratio", None)
@@ -187,7 +192,7 @@ def _record_row(record: Record) -> Row:
     }
     row |= {name: getattr(record, name) for name in _COUNTS}
     row["weights"] = record.detail.get("weights") or ("random" if str(row["encoder"]).startswith("shape:") else "real")
-    row["log"] = record.detail.get("log") or ("synthetic" if row["workload"] == "synthetic" else "real")
+    row["log"] = record.detail.get("log") or ("synthetic" if _is_drawn(row["workload"]) else "real")
     row["samples"] = len(record.samples_s)
     row["median_s"] = median(record.samples_s) if record.outcome == "ok" and record.samples_s else None
     rates, loss, peaks = record.throughput_per_s, record.loss, record.peak_memory_bytes

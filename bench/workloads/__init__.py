@@ -5,7 +5,9 @@ Each file defines, and may be imported without torch,
     Settings                                the pydantic model of its table `[workload.NAME]`
     ASSETS: tuple[str, ...]                 names in bench.assets that `build` reads
     TAKES_REPETITION_RATIO: bool            whether it realises an asked-for item_repetition_ratio or has its own
-    check(settings, *, batch_size, history_length, text_length, item_repetition_ratio, candidates, task) -> None
+    check(settings, *, batch_size, history_length, text_length, item_repetition_ratio, candidates, task, argument)
                                             raises ValueError for a case that it cannot be; instant
     build(settings, request) -> Workload
+
+A case names it by its file's name, or as `scheme:argument` where it makes several (`shape:toeic`).
 """

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
+
+from bench import registry
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from bench.encoders._base import Tokenizer
     from gram_core.batch import Batch, ItemTable
+
+PACKAGE = "bench.workloads"
 
 Task = Literal["ranking", "response"]
 
@@ -78,6 +83,7 @@ class WorkloadRequest:
             "item_repetition_ratio": self.item_repetition_ratio,
             "candidates": self.candidates,
             "task": self.task,
+            "argument": self.argument,
         }
 
 
@@ -113,6 +119,23 @@ class Workload:
     validation: HeldOut | None = None
     test: HeldOut | None = None
     cold_items: Tensor = field(default_factory=_no_items)
+
+
+def split(workload: str) -> tuple[str, str | None]:
+    """The scheme and the argument of "scheme" or "scheme:argument": the registered name, and what it is asked for."""
+    scheme, colon, argument = workload.partition(":")
+    return scheme, argument if colon else None
+
+
+def load(workload: str) -> ModuleType:
+    """The module of "scheme" or "scheme:argument", imported; raises registry.UnknownName (a ValueError)."""
+    return registry.load(PACKAGE, split(workload)[0])
+
+
+def no_argument(scheme: str, argument: str | None) -> None:
+    """Raises ValueError where a workload that takes no argument got one."""
+    if argument is not None:
+        raise ValueError(f'workload "{scheme}:{argument}": {scheme} takes no argument, write "{scheme}"')
 
 
 def slots_per_user(history_length: int, candidates: int, task: Task) -> int:

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 _MODULES = {"ranking": "nrms", "response": "dkt or sakt"}
 
 
-def check_real_log(name: str, item_repetition_ratio: float | None) -> None:
+def check_ratio(name: str, item_repetition_ratio: float | None) -> None:
     """Raises ValueError where a ratio is asked for: a log has its own."""
     if item_repetition_ratio is not None:
         raise ValueError(
-            f"item_repetition_ratio = {item_repetition_ratio:g} cannot be asked of {name}: a real log has its own"
+            f"item_repetition_ratio = {item_repetition_ratio:g} cannot be asked of {name}: a log has its own"
         )
 
 

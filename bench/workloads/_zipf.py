@@ -46,8 +46,12 @@ def draw(rng: np.random.Generator, popularity: NDArray[np.float64], unique: int)
 
     The largest perturbed log-probabilities are such a draw (the Gumbel trick), without a loop.
     """
-    keys = np.log(popularity) + rng.gumbel(size=len(popularity))
-    top = np.argpartition(-keys, unique - 1)[:unique]
+    return largest(np.log(popularity) + rng.gumbel(size=len(popularity)), unique)
+
+
+def largest(keys: NDArray[np.float64], number: int) -> Ints:
+    """Places of the `number` largest keys, the largest first."""
+    top = np.argpartition(-keys, number - 1)[:number]
     return top[np.argsort(-keys[top])]
 
 

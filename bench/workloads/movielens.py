@@ -11,11 +11,11 @@ from typing import Literal
 import numpy as np
 
 from bench import assets
-from bench.workloads._base import Task, Workload, WorkloadRequest
+from bench.workloads._base import Task, Workload, WorkloadRequest, no_argument
 from bench.workloads._examples import LogSettings
 from bench.workloads._log import InteractionLog
 from bench.workloads._movielens_files import film_texts, read_log
-from bench.workloads._real_log import check_real_log, item_table, log_workload
+from bench.workloads._real_log import check_ratio, item_table, log_workload
 
 ASSETS = ("movielens", "films")
 TAKES_REPETITION_RATIO = False
@@ -41,9 +41,11 @@ def check(
     item_repetition_ratio: float | None,
     candidates: int = 5,
     task: Task = "ranking",
+    argument: str | None = None,
 ) -> None:
-    """Raises ValueError where a ratio is asked for: a log has its own."""
-    check_real_log("movielens", item_repetition_ratio)
+    """Raises ValueError where an argument or a ratio is asked for: a log has its own."""
+    no_argument("movielens", argument)
+    check_ratio("movielens", item_repetition_ratio)
 
 
 def build(settings: Settings, request: WorkloadRequest) -> Workload:

@@ -10,8 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bench import assets
 from bench.workloads import _zipf
-from bench.workloads._base import Task, Workload, WorkloadRequest, slots_per_user
+from bench.workloads._base import Task, Workload, WorkloadRequest, no_argument, slots_per_user
 from bench.workloads._movielens_files import film_texts, read_log
+from bench.workloads._random_texts import random_texts, shortest
 from bench.workloads._tokens import tokenized
 
 if TYPE_CHECKING:
@@ -52,8 +53,10 @@ def check(
     item_repetition_ratio: float | None,
     candidates: int = 5,
     task: Task = "ranking",
+    argument: str | None = None,
 ) -> None:
     """Raises ValueError, naming the bound, where no batch has the asked-for ratio."""
+    no_argument("synthetic", argument)
     if item_repetition_ratio is None:
         raise ValueError("the synthetic workload needs an item_repetition_ratio")
     if not 1 <= item_repetition_ratio <= batch_size:
@@ -113,24 +116,12 @@ def build(settings: Settings, request: WorkloadRequest) -> Workload:
 def _texts(settings: Settings, request: WorkloadRequest) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Random token ids [T] between opening and closing tokens, and where each text starts [I + 1]."""
     rng = np.random.default_rng([request.seed, _TABLE])
-    lengths = _lengths(settings, request, rng)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    is_ordinary = np.ones(request.vocab_size, dtype=bool)
-    is_ordinary[sorted(request.special_token_ids | {request.pad_token_id})] = False
-    ordinary = np.flatnonzero(is_ordinary)
-    tokens = ordinary[rng.integers(len(ordinary), size=offsets[-1])]
-    if request.opening_token_id is not None:
-        tokens[offsets[:-1]] = request.opening_token_id
-    if request.closing_token_id is not None:
-        tokens[offsets[1:] - 1] = request.closing_token_id
-    return tokens, offsets
+    return random_texts(_lengths(settings, request, rng), request, rng)
 
 
 def _lengths(settings: Settings, request: WorkloadRequest, rng: np.random.Generator) -> NDArray[np.int64]:
     """Tokens per item [I], special ones included: at least one ordinary token where L has room for it."""
     most, items = request.text_length, settings.items
-    ends = (request.opening_token_id is not None) + (request.closing_token_id is not None)
-    least = min(most, 1 + ends)
     if settings.text_tokens == "full":
         lengths = np.full(items, most)
     elif settings.text_tokens == "uniform":
@@ -140,7 +131,7 @@ def _lengths(settings: Settings, request: WorkloadRequest, rng: np.random.Genera
         lengths = np.rint(rng.lognormal(mu, settings.lognormal_sigma, size=items)).astype(np.int64)
     else:
         lengths = rng.choice(_corpus_lengths(request), size=items)
-    return np.clip(lengths, least, most).astype(np.int64)
+    return np.clip(lengths, shortest(request), most).astype(np.int64)
 
 
 def _corpus_lengths(request: WorkloadRequest) -> NDArray[np.int64]:

@@ -1,0 +1,154 @@
+"""`shape:spanish|french|poj|toeic|mind|mind_body`: a log drawn at random with the sizes of one of the paper's.
+
+Users, items, interactions and mean text length are those of GRAM's Table 3; the rest is a law: popularity is Zipf's,
+histories and texts are lognormal. For time and memory only, since tokens and responses are random.
+
+`scale` makes fewer users with histories as long as ever, hence fewer interactions; the catalogue stays whole. So a
+batch, and what repeats in it, is as in the whole log, while interactions per item, which bound what accumulation over
+an epoch can gain, shrink with the scale.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field
+
+from bench.workloads import _log, _lognormal, _synthesis, _zipf
+from bench.workloads._base import Task, Workload, WorkloadRequest
+from bench.workloads._examples import LogSettings
+from bench.workloads._kept import kept
+from bench.workloads._random_texts import random_texts, shortest
+from bench.workloads._real_log import check_ratio, check_task, log_workload
+
+ASSETS: tuple[str, ...] = ()
+TAKES_REPETITION_RATIO = False
+HOLDS_OUT = False
+
+_TABLE = 0
+"""Stream of random numbers under the request's seed."""
+_RIGHT = 0.5
+"""Share of right responses: they are coin flips."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A row of Table 3. earlier: items per user that come with the log as history and are none of its interactions."""
+
+    title: str
+    task: Task
+    users: int
+    items: int
+    interactions: int
+    text_tokens: float
+    earlier: int = 0
+
+
+_MIND = (750_434, 104_150, 3_760_125)
+SHAPES = {
+    "spanish": Shape("Spanish (Duolingo)", "response", 2_643, 4_628, 279_747, 5.32),
+    "french": Shape("French (Duolingo)", "response", 1_202, 4_078, 174_749, 5.24),
+    "poj": Shape("POJ", "response", 22_110, 2_597, 898_384, 271.34),
+    "toeic": Shape("TOEIC", "response", 1_240_955, 9_336, 94_264_845, 147.47),
+    "mind": Shape("MIND, titles", "ranking", *_MIND, 11.52, earlier=33),
+    "mind_body": Shape("MIND, titles and bodies", "ranking", *_MIND, 639.57, earlier=33),
+}
+"""MIND's earlier clicks are an assumption: its impressions bring their users' histories along, Table 3 counts none."""
+
+
+class Settings(LogSettings):
+    """`[workload.shape]`."""
+
+    scale: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Part of the users, and with them of the interactions; all items remain."""
+    zipf: Annotated[float, Field(ge=0, le=10)] = 1.0
+    """Exponent of the items' popularity. 1 gives MIND's sizes the repetition of a sample of MIND (1.35 and 1.34 in a
+    batch of 64), and MovieLens-100k's sizes a little less than its log has (3.4 and 4.5)."""
+    history_sigma: Annotated[float, Field(gt=0, le=3)] = 1.0
+    """Standard deviation of the logarithm of interactions per user; MovieLens-100k's is 1.0."""
+    text_sigma: Annotated[float, Field(gt=0, le=3)] = 0.5
+    """Standard deviation of the logarithm of tokens per text, special tokens included."""
+
+
+def check(
+    settings: Settings,
+    *,
+    batch_size: int,
+    history_length: int,
+    text_length: int,
+    item_repetition_ratio: float | None,
+    candidates: int = 5,
+    task: Task = "ranking",
+    argument: str | None = None,
+) -> None:
+    """Raises ValueError for a shape that is none, a CF module of another task, or where a ratio is asked for."""
+    if argument not in SHAPES:
+        nearest = get_close_matches(argument or "", SHAPES, n=1, cutoff=0.4)
+        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+        raise ValueError(f'workload "shape:{argument or ""}" names no shape; {hint}valid: {", ".join(SHAPES)}')
+    check_ratio(f"shape:{argument}", item_repetition_ratio)
+    check_task(f"shape:{argument}", task, SHAPES[argument].task)
+
+
+def build(settings: Settings, request: WorkloadRequest) -> Workload:
+    """Raises ValueError as `check` does or where the log is too short for a batch, `bench.assets.AssetError` where the
+    cache cannot hold it. The log depends on the settings alone; tokens, order and negatives on the seed too."""
+    import torch
+
+    from gram_core.batch import ItemTable
+
+    check(settings, **request.axes)
+    name = f"shape:{request.argument}"
+    shape = SHAPES[str(request.argument)]
+    log = synthesized(shape, settings)
+    rng = np.random.default_rng([request.seed, _TABLE])
+    uncut = _lognormal.sizes(
+        rng, shape.items, round(shape.text_tokens * shape.items), settings.text_sigma, shortest(request), 1 << 20
+    )
+    tokens, offsets = random_texts(np.minimum(uncut, request.text_length), request, rng)
+    table = ItemTable(torch.from_numpy(tokens), torch.from_numpy(offsets))
+    facts = {
+        "log": f"drawn at random with the sizes of {shape.title}",
+        "scale": settings.scale,
+        "users": log.users,
+        "items": log.item_count,
+        "interactions": log.interactions,
+        "interactions_per_item": log.interactions / log.item_count,
+        "interactions_per_item_at_scale_1": shape.interactions / shape.items,
+        "popularity": f"Zipf, exponent {settings.zipf:g}, no item twice with a user",
+        "history_lengths": f"lognormal, sigma {settings.history_sigma:g}",
+        **({"earlier_clicks_per_user": shape.earlier} if shape.earlier else {}),
+        "text_lengths": f"lognormal, sigma {settings.text_sigma:g}, special tokens included",
+        "mean_text_tokens": float(table.lengths.double().mean()),
+        "mean_text_tokens_uncut": float(uncut.mean()),
+        **({"responses": "coin flips"} if shape.task == "response" else {}),
+    }
+    return log_workload(log, table, settings, request, name, facts)
+
+
+def synthesized(shape: Shape, settings: Settings) -> _log.InteractionLog:
+    """The log, from the cache if it was drawn before."""
+    users = max(1, round(shape.users * settings.scale))
+    interactions = max(users, round(shape.interactions * settings.scale))
+    most = shape.items // 2  # a user meets half of the catalogue at most
+
+    def draw(folder: Path) -> dict[str, Any]:
+        rng = np.random.default_rng(0)
+        lengths = _lognormal.sizes(rng, users, interactions, settings.history_sigma, 1, most)
+        earlier = np.zeros_like(lengths)
+        if shape.earlier:
+            earlier = _lognormal.sizes(rng, users, users * shape.earlier, settings.history_sigma, 1, most)
+        popularity = _zipf.weights(shape.items, settings.zipf)
+        right = _RIGHT if shape.task == "response" else 1.0
+        with _log.LogWriter(folder) as writer:
+            _synthesis.write(writer, rng, popularity, lengths + earlier, earlier, right)
+            writer.finish(shape.items)
+        return {}
+
+    laws = (settings.zipf, settings.history_sigma, shape.earlier, shape.task)
+    folder, _ = kept("logs", f"{_log.FORMAT} shape {users} {shape.items} {interactions} {laws}", draw)
+    return _log.read(folder)
