@@ -172,8 +172,8 @@ def _caveats(best: Row, leaders: list[dict[str, Any]]) -> list[str]:
     for row in leaders:
         if row["exactness"] == "stale":
             sentences.append(
-                f"{row['label']} reaches {words.times(row['speed_up'])}, but is stale: within an interval the encoder "
-                "does not move, so one of its steps is not worth one end-to-end step. Judge it by quality over time."
+                f"{row['label']} reaches {words.times(row['speed_up'])}, but is stale: it works with encodings older "
+                "than the encoder, so one of its steps is not worth one end-to-end step. Judge it by quality over time."
             )
         elif row["exactness"] == "other-model":
             sentences.append(

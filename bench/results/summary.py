@@ -23,6 +23,8 @@ from bench.results.stats import REFERENCE
 
 UNIQUE_REFERENCE = "e2e_unique"
 """Autograd over unique items: what plain deduplication gives without GRAM."""
+SINGLE_STEP = "single_step"
+"""What every other method is held against beside the references: exact, and ours."""
 FIRST_ENGINE = "eager"
 
 AXES = (
@@ -69,6 +71,9 @@ _COMPARED = (
     "speed_up_unique",
     "speed_up_unique_low",
     "speed_up_unique_high",
+    "against_single_step",
+    "against_single_step_low",
+    "against_single_step_high",
     "memory_ratio",
     "canary",
     "canary_low",
@@ -90,6 +95,7 @@ SUMMARY_COLUMNS = (
     *_COMPARED,
     "reference_outcome",
     "unique_reference_outcome",
+    "single_step_outcome",
     *_MEDIANS,
     "memory_bytes",
     "memory_kind",
@@ -113,6 +119,7 @@ _TEXT = {
     "speed_up_notes",
     "reference_outcome",
     "unique_reference_outcome",
+    "single_step_outcome",
     "memory_kind",
 }
 
@@ -251,13 +258,14 @@ def _ratio(lines: _Lines, reference: tuple[Any, ...], method: tuple[Any, ...]) -
 
 
 def _compare(summary: list[Row], lines: _Lines) -> None:
-    """Adds speed-ups and memory ratios against both references to the rows."""
+    """Adds speed-ups against both references and single_step, and memory ratios, to the rows."""
     references = {(_identity(row), row["method"]): row for row in summary if row["accumulation_steps"] is None}
     for row in summary:
         own = (*_identity(row), *_identity(row, LINE))
         for method, prefix, outcome in (
             (REFERENCE, "speed_up", "reference_outcome"),
             (UNIQUE_REFERENCE, "speed_up_unique", "unique_reference_outcome"),
+            (SINGLE_STEP, "against_single_step", "single_step_outcome"),
         ):
             reference = references.get((_identity(row), method))
             row[outcome] = reference["outcome"] if reference else "absent"

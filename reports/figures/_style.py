@@ -61,6 +61,11 @@ _FURTHER = (
     ("#e69f00", "X", 1.5),
     ("#8a6d00", "<", 1.5),
     ("#7f4fc9", ">", 1.5),
+    ("#b3123b", "p", 1.5),
+    ("#4c9a2a", "h", 1.5),
+    ("#1f2430", "*", 1.5),
+    ("#a8574a", "d", 1.5),
+    ("#2a9fd6", "H", 1.5),
 )
 
 
@@ -157,8 +162,9 @@ def sheet(
 def _fitting(labels: Sequence[str], across: float) -> int:
     """How many legend columns fit into a width in inches."""
     for columns in range(len(labels), 1, -1):
-        rows = math.ceil(len(labels) / columns)
-        widest = [max(len(label) for label in labels[first : first + rows]) for first in range(0, len(labels), rows)]
+        rows, longer = divmod(len(labels), columns)
+        ends = [rows * (column + 1) + min(column + 1, longer) for column in range(columns)]
+        widest = [max(map(len, labels[first:end])) for first, end in zip([0, *ends], ends, strict=False)]
         if sum(0.62 + 0.072 * width for width in widest) < across:
             return columns
     return 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections.abc import Iterable
@@ -239,6 +240,29 @@ def many(count: int = 10_000) -> list[Record]:
     return [line.model_copy(update={"case": line.case | case}) for case in cases for line in lines][:count]
 
 
+PEERS = {
+    "gradient_cache": "exact",
+    "gradient_cache_unique": "exact",
+    "speedyfeed": "stale",
+    "frozen": "other-model",
+}
+
+
+def peers(blocks: int = 1, ratios: Iterable[float] = (1, 4, 16)) -> list[Record]:
+    """Ours and peers at several ratios; a fifth one's library is missing."""
+    records = []
+    for ratio, block in itertools.product(ratios, range(blocks)):
+        case: dict[str, Any] = {"ratio": float(ratio), "block": block}
+        records += [record(method, steps, **case) for method, steps in LINES]
+        for method, exactness in PEERS.items():
+            told = {"weights": "random", "handicaps": ["its steps are launched kernel by kernel"]}
+            records.append(record(method, exactness=exactness, detail=told, **case))
+        records.append(
+            record("sentence_transformers", outcome="skipped", reason="not installed: pip install it", **case)
+        )
+    return records
+
+
 SCENARIOS = {
     "full": full,
     "real_on_cpu": lambda: real(device_kind="cpu", batches=(16, 32)),
@@ -256,6 +280,8 @@ SCENARIOS = {
     "dropout_shared": lambda: [record(method, steps, dropout="shared") for method, steps in LINES],
     "fraction_of_epoch": lambda: [record("e2e"), record("multi_step", "0.5E")],
     "other_model": lambda: [record("e2e"), record("frozen", exactness="other-model")],
+    "peers": peers,
+    "peers_in_blocks": lambda: peers(blocks=3),
     "nothing_yet": list,
 }
 

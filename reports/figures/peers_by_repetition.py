@@ -1,0 +1,92 @@
+"""Time and memory of every method beside single_step's, against the repetition ratio."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from bench.results.schema import RunInfo
+from bench.results.summary import SINGLE_STEP, Frames
+from reports import words
+from reports.figures import _style
+from reports.sections.peers import OURS
+
+TITLE = "Against the peers"
+CAPTION = (
+    "A step's time and peak memory in parts of single_step's, which is the line at 1: below it is faster or smaller. "
+    "Left: exact methods, which leave the same gradient. Right: stale ones, whose step is worth less, and other "
+    "models, which are bounds. Bars: 95 % intervals over blocks."
+)
+PLACE = 15
+GROUPS = {"exact": ("exact",), "stale and other-model": ("stale", "other-model")}
+
+
+def draw(frames: Frames, info: RunInfo) -> Figure | None:
+    """Rows: time, memory; columns: exact, and the rest. One batch and text, that of the most ratios; None without a
+    peer, or where single_step was measured at fewer than two ratios."""
+    summary = frames.summary
+    if set(summary["method"]) <= set(OURS):
+        return None
+    ours = summary[(summary["method"] == SINGLE_STEP) & summary["median_s"].notna()]
+    sizes = ours.groupby(["batch_size", "text_length"])["item_repetition_ratio"].nunique()
+    if sizes.empty or sizes.max() < 2:
+        return None
+    batch, text = sizes.idxmax()
+    chosen = summary[(summary["batch_size"] == batch) & (summary["text_length"] == text)]
+    chosen = _relative(chosen[chosen["median_s"].notna()])
+    kinds = {name: chosen[chosen["exactness"].isin(kept)] for name, kept in GROUPS.items()}
+    kinds = {name: rows for name, rows in kinds.items() if not rows.empty}
+    looks = _style.looks(chosen)
+    sheet = _style.sheet(
+        2,
+        len(kinds),
+        size=(3.6, 2.0),
+        legend=_style.handles(looks),
+        notes=_style.left_out(batch_and_text_sizes=([batch], list(sizes.index))),
+        sharex=True,
+        sharey="row",
+    )
+    for column, (name, rows) in enumerate(kinds.items()):
+        title = f"{name} · {words.plain(batch)} users, {words.plain(text)} tokens"
+        sheet.axes[0, column].set_title(title, loc="left")
+        sheet.axes[1, column].set_xlabel("Repetition ratio")
+        _panel(sheet.axes[0, column], rows, looks, "time")
+        _panel(sheet.axes[1, column], rows, looks, "memory")
+    for row, label in enumerate(("Time / single_step's", "Memory / single_step's")):
+        ax = sheet.axes[row, 0]
+        ax.set_ylabel(label)
+        known = chosen[("time", "memory")[row]].dropna()
+        if not known.empty:
+            low, high = min(1.0, known.min()) / 1.25, max(1.0, known.max()) * 1.25
+            _style.times_ticks(ax, low, high)
+            ax.set_ylim(low, high)
+    ratios = words.order(float(f"{ratio:.3g}") for ratio in chosen["item_repetition_ratio"].dropna())
+    _style.value_ticks(sheet.axes[0, 0], _style.log_spread(ratios, 8))
+    sheet.axes[0, 0].xaxis.set_minor_locator(NullLocator())
+    return sheet.figure
+
+
+def _relative(rows: pd.DataFrame) -> pd.DataFrame:
+    """With the columns time (its interval: low, high) and memory, in parts of single_step's of the same ratio."""
+    ours = rows[rows["method"] == SINGLE_STEP]
+    by_ratio = ours.set_index("asked_repetition_ratio")["memory_bytes"]
+    made = rows.assign(
+        time=1 / rows["against_single_step"],
+        low=1 / rows["against_single_step_high"],
+        high=1 / rows["against_single_step_low"],
+        memory=rows["memory_bytes"] / rows["asked_repetition_ratio"].map(by_ratio).astype(float),
+    )
+    return made.sort_values("item_repetition_ratio")
+
+
+def _panel(ax: Axes, rows: pd.DataFrame, looks: dict[str, _style.Look], quantity: str) -> None:
+    ax.axhline(1, color=_style.MUTED, linewidth=0.9, zorder=1)
+    for label, look in looks.items():
+        line = rows[(rows["label"] == label) & rows[quantity].notna()]
+        if line.empty:
+            continue
+        ax.plot(line["item_repetition_ratio"], line[quantity], zorder=3, **look.line())
+        if quantity == "time":
+            ax.vlines(line["item_repetition_ratio"], line["low"], line["high"], color=look.color, lw=1, zorder=2)

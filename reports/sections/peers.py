@@ -1,0 +1,208 @@
+"""Against the peers: every other method on the same batches, what each costs beside ours, and where one of them wins.
+
+Shown where a run holds a method beside the references and ours. Which those are is listed nowhere: whatever else was
+measured is a peer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from bench.results.stats import REFERENCE
+from bench.results.store import LoadedRun
+from bench.results.summary import SINGLE_STEP, UNIQUE_REFERENCE, Frames
+from reports import words
+from reports.sections import Section
+from reports.tables import Cell, Column, Group, Row, Table
+
+PLACE = 20
+
+MULTI_STEP = "multi_step"
+OURS = (REFERENCE, UNIQUE_REFERENCE, SINGLE_STEP, MULTI_STEP)
+KINDS = ("exact", "stale", "other-model")
+LEVEL = 0.03
+"""What counts as level where no interval tells."""
+LIMIT = 400
+"""Lines that the tables show."""
+
+COLUMNS = (
+    Column("Method", numeric=False),
+    Column("Gradient", numeric=False),
+    Column("Time per step", "ms"),
+    Column("Speed against single_step", "95 % interval"),
+    Column("Speed-up against e2e"),
+    Column("Item slots", "per s"),
+    Column("Peak memory"),
+    Column("of single_step's", "%"),
+    Column("Outcome", numeric=False),
+)
+
+
+def make(run: LoadedRun, derived: Frames) -> Section | None:
+    """None where no peer is in the run."""
+    rows: list[Row] = derived.summary.to_dict("records")
+    if not any(row["method"] not in OURS for row in rows):
+        return None
+    cases = _cases(rows)
+    notes = [*_verdicts(cases), *_handicaps(run)]
+    return Section("peers", "Against the peers", tuple(notes), tuple(_tables(cases)), "Peers")
+
+
+def _cases(rows: Iterable[Row]) -> list[list[Row]]:
+    """The lines of each case and engine that hold a peer."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(words.case(row), []).append(row)
+    return [lines for lines in found.values() if any(row["method"] not in OURS for row in lines)]
+
+
+def _tables(cases: Sequence[Sequence[Row]]) -> Iterator[Table]:
+    """One table per setting, one group per case, exact methods first and the fastest of each kind on top."""
+    settings: dict[str, list[Group]] = {}
+    shown = 0
+    for lines in cases:
+        if shown + len(lines) > LIMIT:
+            break
+        shown += len(lines)
+        ours = _line(lines, SINGLE_STEP)
+        ordered = sorted(lines, key=lambda row: (KINDS.index(row["exactness"]), _or_last(row["median_s"])))
+        ratio = words.number(next((row["item_repetition_ratio"] for row in lines if _measured(row)), None))
+        title = f"{words.case(lines[0], with_setting=False)} · repetition ratio {ratio}"
+        cells = tuple(_cells(row, ours) for row in ordered)
+        settings.setdefault(words.setting(lines[0]), []).append(Group(title, cells, f"r {ratio}"))
+    left_out = sum(map(len, cases)) - shown
+    for place, (setting, groups) in enumerate(settings.items(), start=1):
+        yield Table(COLUMNS, tuple(groups), title=setting, left_out=left_out if place == len(settings) else 0)
+
+
+def _cells(row: Row, ours: Row | None) -> tuple[Cell, ...]:
+    spread = words.ratio_range(row["against_single_step_low"], row["against_single_step_high"])
+    itself = row["method"] == SINGLE_STEP
+    share = _memory_share(row, ours)
+    return (
+        Cell(row["label"], "" if row["method"] in (REFERENCE, UNIQUE_REFERENCE) else "strong"),
+        Cell(words.exactness(row), "badge"),
+        Cell(words.milliseconds(row["median_s"])),
+        Cell(words.times(row["against_single_step"]), "muted" if itself else "", "" if itself else spread),
+        Cell(words.times(row["speed_up"])),
+        Cell(words.rate(row["item_slots_per_s"])),
+        Cell(words.gibibytes(row["memory_bytes"])),
+        Cell(words.percent(share).removesuffix(" %")),
+        Cell(words.OUTCOMES[row["outcome"]], "muted" if row["outcome"] == "ok" else "bad"),
+    )
+
+
+def _verdicts(cases: Sequence[Sequence[Row]]) -> Iterator[str]:
+    """Who wins, engine by engine: exact methods against single_step, stale ones against multi_step, then the bounds."""
+    engines = dict.fromkeys(lines[0]["engine"] for lines in cases)
+    for engine in engines:
+        own = [lines for lines in cases if lines[0]["engine"] == engine]
+        prefix = f"Engine {engine}. " if len(engines) > 1 else ""
+        told = [
+            _sentence("In time per step", own, "exact", SINGLE_STEP, _speed),
+            _sentence("In peak memory", own, "exact", SINGLE_STEP, _smallness),
+            _sentence("In time per step", own, "stale", MULTI_STEP, _speed),
+            _sentence("In peak memory", own, "stale", MULTI_STEP, _smallness),
+        ]
+        yield from (prefix + sentence for sentence in told if sentence)
+    if any(row["exactness"] == "stale" for lines in cases for row in lines):
+        yield (
+            "A step of a stale method is not worth an exact one: time per step ranks them by cost alone. Quality "
+            "against time is what `gram-bench train` measures."
+        )
+    bounds = dict.fromkeys(row["label"] for lines in cases for row in lines if row["exactness"] == "other-model")
+    if bounds:
+        yield f"{words.listing(bounds)}: another model, a bound on the cost of encoder and texts, not a competitor."
+
+
+def _sentence(
+    measure: str,
+    cases: Sequence[Sequence[Row]],
+    kind: str,
+    ours: str,
+    compare: Callable[[Row, Row], tuple[float, float | None, float | None] | None],
+) -> str:
+    """How often our method is first among those of its kind, and by whom it is beaten; empty where nothing compares."""
+    first, level, beaten = 0, 0, []
+    for lines in cases:
+        own = _line(lines, ours)
+        others = [row for row in lines if row["exactness"] == kind and row["method"] != ours and _measured(row)]
+        compared = [(row, found) for row in others if own is not None and (found := compare(row, own)) is not None]
+        if not compared:
+            continue
+        ahead = [(row, found) for row, found in compared if _standing(*found) > 0]
+        if ahead:
+            beaten.append(_beaten(lines, *max(ahead, key=lambda pair: pair[1][0])))
+        elif any(_standing(*found) == 0 for _, found in compared):
+            level += 1
+        else:
+            first += 1
+    total = first + level + len(beaten)
+    if not total:
+        return ""
+    parts = [f"{ours} is first in {first} of {words.count(total, 'case')}"]
+    parts += [f"level with the first in {level}"] if level else []
+    parts += [f"beaten in {len(beaten)}: {'; '.join(beaten)}"] if beaten else []
+    return f"{measure}, among {kind} methods, {', '.join(parts)}."
+
+
+def _beaten(lines: Sequence[Row], row: Row, found: tuple[float, float | None, float | None]) -> str:
+    value, low, high = found
+    spread = words.ratio_range(low, high)
+    place = f"{words.plain(row['workload'])} at ratio {words.number(row['item_repetition_ratio'])}"
+    return f"by {row['label']} on {place} ({words.times(value)}{f', {spread}' if spread else ''})"
+
+
+def _standing(value: float, low: float | None, high: float | None) -> int:
+    """1: the other is ahead, -1: behind, 0: not told apart, by the interval where there is one, else within LEVEL."""
+    lower, upper = (low, high) if low is not None and high is not None else (value / (1 + LEVEL), value * (1 + LEVEL))
+    return 1 if lower > 1 else -1 if upper < 1 else 0
+
+
+def _speed(row: Row, own: Row) -> tuple[float, float | None, float | None] | None:
+    """How many times as fast as ours. With its interval against single_step only: that is what was paired."""
+    if own["method"] == SINGLE_STEP:
+        if not words.exists(row["against_single_step"]):
+            return None
+        bounds = [row[f"against_single_step_{end}"] for end in ("low", "high")]
+        low, high = (bound if words.exists(bound) else None for bound in bounds)
+        return row["against_single_step"], low, high
+    return own["median_s"] / row["median_s"], None, None
+
+
+def _smallness(row: Row, own: Row) -> tuple[float, float | None, float | None] | None:
+    """How many times its memory ours takes."""
+    share = _memory_share(row, own)
+    return None if share is None else (1 / share, None, None)
+
+
+def _memory_share(row: Row, own: Row | None) -> float | None:
+    """Peak memory in parts of our method's; None where either is not known, or they are counted differently."""
+    if own is None or not words.exists(row["memory_bytes"]) or row["memory_kind"] != own["memory_kind"]:
+        return None
+    return row["memory_bytes"] / own["memory_bytes"] if own["memory_bytes"] else None
+
+
+def _handicaps(run: LoadedRun) -> Iterator[str]:
+    """Where a peer could not be given its best, in its own words."""
+    told: dict[str, dict[str, None]] = {}
+    for record in run.records:
+        for sentence in record.detail.get("handicaps", ()):
+            told.setdefault(sentence, {})[record.method] = None
+    for sentence, methods in told.items():
+        yield f"Not at its best, {words.listing(methods)}: {sentence}."
+
+
+def _line(lines: Iterable[Row], method: str) -> Row | None:
+    """The fastest measured line of a method; several are intervals of different length."""
+    found = [row for row in lines if row["method"] == method and _measured(row)]
+    return min(found, key=lambda row: row["median_s"], default=None)
+
+
+def _measured(row: Row) -> bool:
+    return row["outcome"] == "ok" and words.exists(row["median_s"])
+
+
+def _or_last(value: Any) -> float:
+    return float(value) if words.exists(value) else float("inf")
