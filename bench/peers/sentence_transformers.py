@@ -10,6 +10,7 @@ n item slots, d width.
 from __future__ import annotations
 
 import importlib.metadata
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -37,6 +38,7 @@ class SentenceTransformers:
     handicaps: ClassVar[tuple[str, ...]] = (
         UNCAPTURED,
         "its own way to leave padding out needs a flash-attention wheel; it gets the engine's encoder instead",
+        "on a processor its peak memory holds the library itself",
     )
 
     @dataclass(frozen=True)
@@ -110,6 +112,9 @@ class _Model(nn.Module):
 def _cached_loss() -> Any:
     """The library's cached loss with our `calculate_loss`; imports the library."""
     from sentence_transformers.base.losses.gradcache import CachedLossMixin
+    from tqdm import tqdm
+
+    tqdm.set_lock(threading.RLock())  # its hidden progress bars would leave a semaphore behind in every process
 
     class CachedCFLoss(CachedLossMixin, nn.Module):
         def __init__(self, run: Training, chunk_tokens: int):
