@@ -60,7 +60,7 @@ def tell(frames: Frames, info: RunInfo) -> Story:
         )
     origins = pd.Series([words.origin(row) for row in methods[["weights", "log"]].to_dict("records")], methods.index)
     first = next(origin for origin in words.ORIGINS if (origins == origin).any())
-    rows = _against_fastest_engine(methods[origins == first])
+    rows = _against_fastest_engine(methods[origins == first], summary)
     rows.sort(key=lambda row: -row["speed_up"])
     leaders = list({row["exactness"]: row for row in reversed(rows)}.values())
     leaders.sort(key=lambda row: (row["exactness"] != "exact", -row["speed_up"]))
@@ -76,16 +76,16 @@ def tell(frames: Frames, info: RunInfo) -> Story:
     return Story(_headline(best, first), tuple(sentences), cards, first)
 
 
-def _against_fastest_engine(methods: pd.DataFrame) -> list[dict[str, Any]]:
+def _against_fastest_engine(methods: pd.DataFrame, summary: pd.DataFrame) -> list[dict[str, Any]]:
     """Per case only the engine whose e2e is fastest: a slow engine's e2e would flatter every method."""
-    rows = methods.to_dict("records")
+    references = summary[(summary["method"] == REFERENCE) & summary["median_s"].notna()].to_dict("records")
+    times = {(words.case({**row, "engine": ""}), row["engine"]): row["median_s"] for row in references}
     strongest: dict[str, float] = {}
-    for row in rows:
-        case = words.case({**row, "engine": ""})
-        strongest[case] = min(strongest.get(case, math.inf), row["median_s"] * row["speed_up"])
-    return [
-        row for row in rows if row["median_s"] * row["speed_up"] <= 1.05 * strongest[words.case({**row, "engine": ""})]
-    ]
+    for (case, _), seconds in times.items():
+        strongest[case] = min(strongest.get(case, math.inf), seconds)
+    rows = methods.to_dict("records")
+    cases = [words.case({**row, "engine": ""}) for row in rows]
+    return [row for row, case in zip(rows, cases, strict=True) if times[case, row["engine"]] <= 1.05 * strongest[case]]
 
 
 def _nothing(summary: pd.DataFrame, info: RunInfo) -> Story:

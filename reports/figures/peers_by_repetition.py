@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from bench.results.schema import RunInfo
 from bench.results.summary import SINGLE_STEP, Frames
@@ -20,6 +20,7 @@ CAPTION = (
     "models, which are bounds. Bars: 95 % intervals over blocks."
 )
 PLACE = 15
+FINE_TICKS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.4, 1.6, 2, 2.5, 3)
 GROUPS = {"exact": ("exact",), "stale and other-model": ("stale", "other-model")}
 
 
@@ -35,15 +36,17 @@ def draw(frames: Frames, info: RunInfo) -> Figure | None:
         return None
     batch, text = sizes.idxmax()
     chosen = summary[(summary["batch_size"] == batch) & (summary["text_length"] == text)]
-    chosen = _relative(chosen[chosen["median_s"].notna()])
+    chosen = chosen[chosen["median_s"].notna()]
+    looks = _style.looks(chosen)
+    chosen = _relative(chosen)
     kinds = {name: chosen[chosen["exactness"].isin(kept)] for name, kept in GROUPS.items()}
     kinds = {name: rows for name, rows in kinds.items() if not rows.empty}
-    looks = _style.looks(chosen)
     sheet = _style.sheet(
         2,
         len(kinds),
         size=(3.6, 2.0),
         legend=_style.handles(looks),
+        left=0.95,
         notes=_style.left_out(batch_and_text_sizes=([batch], list(sizes.index))),
         sharex=True,
         sharey="row",
@@ -59,9 +62,7 @@ def draw(frames: Frames, info: RunInfo) -> Figure | None:
         ax.set_ylabel(label)
         known = chosen[("time", "memory")[row]].dropna()
         if not known.empty:
-            low, high = min(1.0, known.min()) / 1.25, max(1.0, known.max()) * 1.25
-            _style.times_ticks(ax, low, high)
-            ax.set_ylim(low, high)
+            _parts_axis(ax, min(1.0, known.min()) / 1.25, max(1.0, known.max()) * 1.25)
     ratios = words.order(float(f"{ratio:.3g}") for ratio in chosen["item_repetition_ratio"].dropna())
     _style.value_ticks(sheet.axes[0, 0], _style.log_spread(ratios, 8))
     sheet.axes[0, 0].xaxis.set_minor_locator(NullLocator())
@@ -79,6 +80,14 @@ def _relative(rows: pd.DataFrame) -> pd.DataFrame:
         memory=rows["memory_bytes"] / rows["asked_repetition_ratio"].map(by_ratio).astype(float),
     )
     return made.sort_values("item_repetition_ratio")
+
+
+def _parts_axis(ax: Axes, low: float, high: float) -> None:
+    """Powers of two, and steps between them where the range holds few."""
+    _style.times_ticks(ax, low, high)
+    if high / low < 4:
+        ax.yaxis.set_major_locator(FixedLocator([tick for tick in FINE_TICKS if low <= tick <= high]))
+    ax.set_ylim(low, high)
 
 
 def _panel(ax: Axes, rows: pd.DataFrame, looks: dict[str, _style.Look], quantity: str) -> None:

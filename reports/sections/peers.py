@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from bench.results import stats
+from bench.results.schema import Record
 from bench.results.stats import REFERENCE
 from bench.results.store import LoadedRun
 from bench.results.summary import SINGLE_STEP, UNIQUE_REFERENCE, Frames
@@ -45,8 +47,34 @@ def make(run: LoadedRun, derived: Frames) -> Section | None:
     if not any(row["method"] not in OURS for row in rows):
         return None
     cases = _cases(rows)
-    notes = [*_verdicts(cases), *_handicaps(run)]
-    return Section("peers", "Against the peers", tuple(notes), tuple(_tables(cases)), "Peers")
+    told = (*_tables(cases), *_handicaps(run))
+    return Section("peers", "Against the peers", tuple(_verdicts(cases, _Blocks(run.records))), told, "Peers")
+
+
+Compared = tuple[float, float | None, float | None]
+"""A ratio, and the interval that it lies in where several blocks were measured."""
+
+
+class _Blocks:
+    """The records of each line, to compare any two of a case block by block."""
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        self._lines: dict[tuple[str, str], list[Record]] = {}
+        for record in records:
+            if not record.replica:
+                asked = record.case.get("item_repetition_ratio")
+                axes = {"cf_module": None, **record.case, "asked_repetition_ratio": asked}
+                case = words.case({**axes, "engine": record.engine, "dropout": record.dropout})
+                self._lines.setdefault((case, record.label), []).append(record)
+
+    def speed(self, row: Row, own: Row) -> Compared | None:
+        """How many times as fast as ours."""
+        lines = [self._lines.get((words.case(each), each["label"]), []) for each in (own, row)]
+        values = stats.block_values(*lines)
+        if not values:
+            return None
+        found = stats.estimate(list(values.values()))
+        return found.value, *(found.interval or (None, None))
 
 
 def _cases(rows: Iterable[Row]) -> list[list[Row]]:
@@ -93,23 +121,23 @@ def _cells(row: Row, ours: Row | None) -> tuple[Cell, ...]:
     )
 
 
-def _verdicts(cases: Sequence[Sequence[Row]]) -> Iterator[str]:
+def _verdicts(cases: Sequence[Sequence[Row]], blocks: _Blocks) -> Iterator[str]:
     """Who wins, engine by engine: exact methods against single_step, stale ones against multi_step, then the bounds."""
     engines = dict.fromkeys(lines[0]["engine"] for lines in cases)
     for engine in engines:
         own = [lines for lines in cases if lines[0]["engine"] == engine]
         prefix = f"Engine {engine}. " if len(engines) > 1 else ""
         told = [
-            _sentence("In time per step", own, "exact", SINGLE_STEP, _speed),
+            _sentence("In time per step", own, "exact", SINGLE_STEP, blocks.speed),
             _sentence("In peak memory", own, "exact", SINGLE_STEP, _smallness),
-            _sentence("In time per step", own, "stale", MULTI_STEP, _speed),
+            _sentence("In time per step", own, "stale", MULTI_STEP, blocks.speed),
             _sentence("In peak memory", own, "stale", MULTI_STEP, _smallness),
         ]
         yield from (prefix + sentence for sentence in told if sentence)
     if any(row["exactness"] == "stale" for lines in cases for row in lines):
         yield (
             "A step of a stale method is not worth an exact one: time per step ranks them by cost alone. Quality "
-            "against time is what `gram-bench train` measures."
+            "against time is what gram-bench train measures."
         )
     bounds = dict.fromkeys(row["label"] for lines in cases for row in lines if row["exactness"] == "other-model")
     if bounds:
@@ -121,7 +149,7 @@ def _sentence(
     cases: Sequence[Sequence[Row]],
     kind: str,
     ours: str,
-    compare: Callable[[Row, Row], tuple[float, float | None, float | None] | None],
+    compare: Callable[[Row, Row], Compared | None],
 ) -> str:
     """How often our method is first among those of its kind, and by whom it is beaten; empty where nothing compares."""
     first, level, beaten = 0, 0, []
@@ -147,7 +175,7 @@ def _sentence(
     return f"{measure}, among {kind} methods, {', '.join(parts)}."
 
 
-def _beaten(lines: Sequence[Row], row: Row, found: tuple[float, float | None, float | None]) -> str:
+def _beaten(lines: Sequence[Row], row: Row, found: Compared) -> str:
     value, low, high = found
     spread = words.ratio_range(low, high)
     place = f"{words.plain(row['workload'])} at ratio {words.number(row['item_repetition_ratio'])}"
@@ -160,18 +188,7 @@ def _standing(value: float, low: float | None, high: float | None) -> int:
     return 1 if lower > 1 else -1 if upper < 1 else 0
 
 
-def _speed(row: Row, own: Row) -> tuple[float, float | None, float | None] | None:
-    """How many times as fast as ours. With its interval against single_step only: that is what was paired."""
-    if own["method"] == SINGLE_STEP:
-        if not words.exists(row["against_single_step"]):
-            return None
-        bounds = [row[f"against_single_step_{end}"] for end in ("low", "high")]
-        low, high = (bound if words.exists(bound) else None for bound in bounds)
-        return row["against_single_step"], low, high
-    return own["median_s"] / row["median_s"], None, None
-
-
-def _smallness(row: Row, own: Row) -> tuple[float, float | None, float | None] | None:
+def _smallness(row: Row, own: Row) -> Compared | None:
     """How many times its memory ours takes."""
     share = _memory_share(row, own)
     return None if share is None else (1 / share, None, None)
@@ -184,14 +201,16 @@ def _memory_share(row: Row, own: Row | None) -> float | None:
     return row["memory_bytes"] / own["memory_bytes"] if own["memory_bytes"] else None
 
 
-def _handicaps(run: LoadedRun) -> Iterator[str]:
-    """Where a peer could not be given its best, in its own words."""
+def _handicaps(run: LoadedRun) -> Iterator[Table]:
+    """Where a peer could not be given its best, in its own words; no table where all could."""
     told: dict[str, dict[str, None]] = {}
     for record in run.records:
         for sentence in record.detail.get("handicaps", ()):
             told.setdefault(sentence, {})[record.method] = None
-    for sentence, methods in told.items():
-        yield f"Not at its best, {words.listing(methods)}: {sentence}."
+    rows = tuple((Cell(words.listing(methods), "strong"), Cell(sentence)) for sentence, methods in told.items())
+    if rows:
+        columns = (Column("Peer", numeric=False), Column("Not at its best", numeric=False))
+        yield Table(columns, (Group("", rows),), title="Where a peer could not be given its best")
 
 
 def _line(lines: Iterable[Row], method: str) -> Row | None:
