@@ -20,6 +20,7 @@ from bench.errors import ConfigError, Interrupted, NothingMeasured, UsageError
 from bench.progress import ProgressView
 from bench.results import store
 from bench.results.schema import Environment, RunInfo
+from bench.workloads import _base as workloads
 
 if TYPE_CHECKING:
     from bench.configuration.config import DeviceKind
@@ -171,7 +172,10 @@ def _differences(then: Environment, now: Environment, names: Sequence[str]) -> l
 
 
 def fetch_assets(config: Config, console: Console) -> None:
-    """Has every asset of the sweep in the cache before anything is timed; raises AssetError."""
+    """Has every asset and log of the sweep in the cache before anything is timed.
+
+    Raises AssetError, and UsageError where a data file does not hold what it should.
+    """
     from bench import assets
 
     parts = config.sweep.parts()
@@ -179,6 +183,16 @@ def fetch_assets(config: Config, console: Console) -> None:
     modules += [(checks.WORKLOADS, workload.partition(":")[0]) for part in parts for workload in part.workload]
     for name in dict.fromkeys(asset for module in modules for asset in registry.load(*module).ASSETS):
         assets.fetch(name, functools.partial(say, console))
+    logs = {(name, checks.task_of(module)) for part in parts for name in part.workload for module in part.cf_module}
+    for name, task in sorted(logs):
+        workload, (scheme, argument) = workloads.load(name), workloads.split(name)
+        if hasattr(workload, "prepare"):
+            try:
+                workload.prepare(
+                    config.workload[scheme], argument=argument, task=task, say=functools.partial(say, console)
+                )
+            except ValueError as error:
+                raise UsageError(str(error)) from error
 
 
 def measure(config: Config, items: Sequence[WorkItem], run_dir: Path, console: Console) -> None:

@@ -203,7 +203,7 @@ def _check_cases(config: Config) -> None:
                     text_length=case.text_length,
                     item_repetition_ratio=case.item_repetition_ratio,
                     candidates=config.model.candidates,
-                    task=_task(case.cf_module),
+                    task=task_of(case.cf_module),
                     argument=argument,
                 )
     _check_epochs(config)
@@ -234,7 +234,7 @@ def _check_epochs(config: Config) -> None:
 
 
 @cache
-def _task(cf_module: str) -> str:
+def task_of(cf_module: str) -> str:
     """The task of a CF module as its file states it (`task = "ranking"`), which is read and not imported."""
     tree = ast.parse(registry.source(CF_MODULES, cf_module).read_text(encoding="utf-8"))
     for node in ast.walk(tree):

@@ -8,6 +8,9 @@ Each file defines, and may be imported without torch,
     check(settings, *, batch_size, history_length, text_length, item_repetition_ratio, candidates, task, argument)
                                             raises ValueError for a case that it cannot be; instant
     build(settings, request) -> Workload
+    prepare(settings, *, argument, task, say) -> None
+                                            optional: has in the cache what `build` would take long to make; `say` is
+                                            told, in one sentence, where it is not there yet
 
 A case names it by its file's name, or as `scheme:argument` where it makes several (`shape:toeic`).
 """

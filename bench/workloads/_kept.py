@@ -15,8 +15,10 @@ from bench import assets
 _FACTS = "facts.json"
 
 
-def kept(kind: str, key: str, make: Callable[[Path], dict[str, Any]]) -> tuple[Path, dict[str, Any]]:
-    """The folder that `make` fills, and the facts that it returns; made only where the cache lacks it.
+def kept(
+    kind: str, key: str, make: Callable[[Path], dict[str, Any]], announce: Callable[[], None] = lambda: None
+) -> tuple[Path, dict[str, Any]]:
+    """The folder that `make` fills, and the facts that it returns; made, once announced, where the cache lacks it.
 
     key: everything that the folder's content depends on. Raises bench.assets.AssetError where the cache cannot be
     written. Two processes may make the same folder at once: the first to finish wins.
@@ -24,6 +26,7 @@ def kept(kind: str, key: str, make: Callable[[Path], dict[str, Any]]) -> tuple[P
     folder = assets.cache_dir() / kind / hashlib.sha256(key.encode()).hexdigest()
     facts = folder / _FACTS
     if not facts.is_file():
+        announce()
         with assets.scratch_folder() as scratch:
             made = scratch / "made"
             made.mkdir()

@@ -9,7 +9,7 @@ import numpy as np
 
 from bench.workloads import _ranking, _responses
 from bench.workloads._base import Task, Workload, WorkloadRequest
-from bench.workloads._examples import LogSettings, workload
+from bench.workloads._examples import LogSettings, ScoredSettings, workload
 from bench.workloads._log import InteractionLog
 from bench.workloads._tokens import tokenized
 
@@ -57,13 +57,14 @@ def item_table(texts: Sequence[str], request: WorkloadRequest, name: str) -> tup
 def log_workload(
     log: InteractionLog,
     table: ItemTable,
-    settings: LogSettings,
+    settings: ScoredSettings,
     request: WorkloadRequest,
     name: str,
     facts: Mapping[str, Any],
 ) -> Workload:
     """The log as the CF module's task reads it."""
     if request.task == "ranking":
+        assert isinstance(settings, LogSettings), "only a log that can be ranked has a workload that lets it"
         examples = _ranking.examples(log, settings, request, name)
     else:
         examples = _responses.examples(log, settings, request)

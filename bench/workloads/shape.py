@@ -10,6 +10,7 @@ an epoch can gain, shrink with the scale.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -130,7 +131,13 @@ def build(settings: Settings, request: WorkloadRequest) -> Workload:
     return log_workload(log, table, settings, request, name, facts)
 
 
-def synthesized(shape: Shape, settings: Settings) -> _log.InteractionLog:
+def prepare(settings: Settings, *, argument: str | None, task: Task, say: Callable[[str], None]) -> None:
+    """Draws the log into the cache: TOEIC's 94 million interactions take a minute or more."""
+    shape = SHAPES[str(argument)]
+    synthesized(shape, settings, lambda: say(f"drawing {round(shape.interactions * settings.scale):,} interactions"))
+
+
+def synthesized(shape: Shape, settings: Settings, announce: Callable[[], None] = lambda: None) -> _log.InteractionLog:
     """The log, from the cache if it was drawn before."""
     users = max(1, round(shape.users * settings.scale))
     interactions = max(users, round(shape.interactions * settings.scale))
@@ -150,5 +157,5 @@ def synthesized(shape: Shape, settings: Settings) -> _log.InteractionLog:
         return {}
 
     laws = (settings.zipf, settings.history_sigma, shape.earlier, shape.task)
-    folder, _ = kept("logs", f"{_log.FORMAT} shape {users} {shape.items} {interactions} {laws}", draw)
+    folder, _ = kept("logs", f"{_log.FORMAT} shape {users} {shape.items} {interactions} {laws}", draw, announce)
     return _log.read(folder)

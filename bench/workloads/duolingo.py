@@ -1,0 +1,200 @@
+"""`duolingo`: the files of Duolingo's 2018 shared task (SLAM): was an exercise answered without a mistake?
+
+An exercise is a header line (`# user:... days:... format:...`) and a line for each token of the right answer, with a
+label: 1 where the student got the token wrong. An item is the text of these tokens; a response is right if and only if
+no token is wrong. Where a file has no labels (dev, test), they stand beside it in FILE.key.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.workloads import _log
+from bench.workloads._base import MalformedData, Task, Workload, WorkloadRequest, no_argument
+from bench.workloads._examples import ScoredSettings
+from bench.workloads._kept import kept
+from bench.workloads._lines import lines
+from bench.workloads._real_log import check_ratio, check_task
+from bench.workloads._stored import check_files, keep_texts, key, some_left, stored_log
+from bench.workloads._user_sort import UserSort
+
+ASSETS: tuple[str, ...] = ()
+TAKES_REPETITION_RATIO = False
+HOLDS_OUT = True
+
+_CHUNK = 1 << 18
+"""Exercises handed on at once."""
+
+
+class Settings(ScoredSettings):
+    """`[workload.duolingo]`."""
+
+    files: tuple[str, ...] = ()
+    """Paths of .train, .dev and .test files of one language, in the order of time."""
+
+
+@dataclass
+class _Exercise:
+    """line: of its header. instance: session and number in it, without the tokens' own number."""
+
+    line: int
+    user: str
+    days: float
+    instance: str = ""
+    words: list[str] = field(default_factory=list)
+    mistakes: int = 0
+
+
+def check(
+    settings: Settings,
+    *,
+    batch_size: int,
+    history_length: int,
+    text_length: int,
+    item_repetition_ratio: float | None,
+    candidates: int = 5,
+    task: Task = "response",
+    argument: str | None = None,
+) -> None:
+    """Raises ValueError where a file is missing, for a CF module that ranks, or for an asked-for ratio."""
+    no_argument("duolingo", argument)
+    check_ratio("duolingo", item_repetition_ratio)
+    check_task("duolingo", task, "response")
+    for path in settings.files or (None,):
+        check_files("duolingo", files=path)
+
+
+def prepare(settings: Settings, *, argument: str | None, task: Task, say: Callable[[str], None]) -> None:
+    """Reads the files into the cache; raises MalformedData naming file and line."""
+    kept(
+        "logs",
+        _key(settings),
+        lambda folder: _write(settings, folder),
+        lambda: say("reading duolingo's files into the cache"),
+    )
+
+
+def build(settings: Settings, request: WorkloadRequest) -> Workload:
+    """Raises ValueError as `check` does, where the encoder has no tokenizer or the log is too short for a batch, and
+    MalformedData naming file and line."""
+    check(settings, **request.axes)
+    return stored_log("duolingo", _key(settings), lambda folder: _write(settings, folder), settings, request)
+
+
+def _files(settings: Settings) -> list[Path]:
+    return [Path(path).expanduser() for path in settings.files]
+
+
+def _key(settings: Settings) -> str:
+    files = _files(settings)
+    return key("duolingo", [file for path in files for file in (path, _key_file(path)) if file.is_file()])
+
+
+def _key_file(path: Path) -> Path:
+    return path.with_name(path.name + ".key")
+
+
+def _write(settings: Settings, folder: Path) -> dict[str, Any]:
+    users: dict[str, int] = {}
+    items: dict[str, int] = {}
+    seen: set[str] = set()
+    dropped: Counter[str] = Counter()
+    rows: list[tuple[int, int, float, bool]] = []
+    read = 0
+    sort = UserSort(folder)
+
+    def hand_on() -> None:
+        if rows:
+            columns = zip(*rows, strict=True)
+            sort.add(*(np.asarray(column) for column in columns))
+            rows.clear()
+
+    for path in _files(settings):
+        for exercise in _exercises(path):
+            read += 1
+            if not exercise.words:
+                dropped["exercise without tokens"] += 1
+            elif exercise.instance in seen:
+                dropped["duplicate exercise"] += 1
+            else:
+                seen.add(exercise.instance)
+                user = users.setdefault(exercise.user, len(users))
+                item = items.setdefault(" ".join(exercise.words), len(items))
+                rows.append((user, item, exercise.days, exercise.mistakes == 0))
+            if len(rows) == _CHUNK:
+                hand_on()
+    hand_on()
+    with _log.LogWriter(folder) as writer:
+        dropped += sort.write(writer, drop_duplicates=False)
+        writer.finish(len(items))
+    some_left(read - dropped.total(), ", ".join(settings.files))
+    keep_texts(folder, list(items))
+    return {"exercises_read": read, "dropped": dict(dropped)}
+
+
+def _exercises(path: Path) -> Iterator[_Exercise]:
+    """In the file's order; raises MalformedData naming file and line."""
+    labels = _labels(_key_file(path))
+    current: _Exercise | None = None
+    for number, line in lines(path):
+        if line.startswith("# prompt:") or not line.strip():
+            continue
+        if line.startswith("#"):
+            if current is not None:
+                yield current
+            current = _header(path, number, line)
+            continue
+        if current is None:
+            raise MalformedData(f"{path}, line {number}: a token before the first `# user:` line")
+        _add_token(current, path, number, line, labels)
+    if current is None:
+        raise MalformedData(f"{path}: there is no exercise")
+    yield current
+
+
+def _header(path: Path, number: int, line: str) -> _Exercise:
+    fields = dict(part.partition(":")[::2] for part in line[1:].split())
+    try:
+        return _Exercise(number, fields["user"], float(fields["days"]))
+    except (KeyError, ValueError) as error:
+        raise MalformedData(f"{path}, line {number}: expected `# user:NAME ... days:NUMBER ...`") from error
+
+
+def _add_token(exercise: _Exercise, path: Path, number: int, line: str, labels: dict[str, str] | None) -> None:
+    fields = line.split()
+    if len(fields) not in (6, 7) or not re.fullmatch(r"\S{10}\d\d", fields[0]):
+        raise MalformedData(
+            f"{path}, line {number}: expected a token's id, text, part of speech, morphology, two of its syntax, and "
+            f"its label, found {len(fields)} fields"
+        )
+    label = fields[6] if len(fields) == 7 else (labels or {}).get(fields[0])
+    if label is None:
+        raise MalformedData(
+            f"{path}, line {number}: the token has no label, and {_key_file(path).name} "
+            + ("is not there" if labels is None else "has none for it")
+        )
+    if label not in ("0", "1"):
+        raise MalformedData(f"{path}, line {number}: the label is {label!r}, neither 0 nor 1")
+    exercise.instance = fields[0][:-2]
+    exercise.words.append(fields[1])
+    exercise.mistakes += label == "1"
+
+
+def _labels(path: Path) -> dict[str, str] | None:
+    """Token id to label; None where there is no such file."""
+    if not path.is_file():
+        return None
+    found: dict[str, str] = {}
+    for number, line in lines(path):
+        fields = line.split()
+        if len(fields) != 2:
+            raise MalformedData(f"{path}, line {number}: expected a token's id and its label")
+        found[fields[0]] = fields[1]
+    return found

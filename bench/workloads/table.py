@@ -1,0 +1,106 @@
+"""`table`: a log of your own, as two files: items (item_id, text), interactions (user_id, item_id, timestamp, label).
+
+Ranking: an interaction whose label reaches `positive_from` is a click, the others are left out. Response prediction:
+such a label is a right response, any other a wrong one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bench.workloads import _log
+from bench.workloads._base import Task, Workload, WorkloadRequest, no_argument
+from bench.workloads._examples import LogSettings
+from bench.workloads._kept import kept
+from bench.workloads._real_log import check_ratio
+from bench.workloads._stored import check_files, keep_texts, key, some_left, stored_log
+from bench.workloads._table_files import EMPTY, UNKNOWN, Numbers, check_format, read_interactions, read_items
+from bench.workloads._user_sort import UserSort
+
+ASSETS: tuple[str, ...] = ()
+TAKES_REPETITION_RATIO = False
+HOLDS_OUT = True
+
+
+class Settings(LogSettings):
+    """`[workload.table]`."""
+
+    items: str | None = None
+    """Path of a .csv, .tsv or .parquet file with the columns item_id and text."""
+    interactions: str | None = None
+    """The same with user_id, item_id, timestamp (a number or an ISO date) and label (a number)."""
+    positive_from: float = 1.0
+    """The least label of a click or of a right response."""
+
+
+def check(
+    settings: Settings,
+    *,
+    batch_size: int,
+    history_length: int,
+    text_length: int,
+    item_repetition_ratio: float | None,
+    candidates: int = 5,
+    task: Task = "ranking",
+    argument: str | None = None,
+) -> None:
+    """Raises ValueError where a file is missing or of no format that can be read, or for an asked-for ratio."""
+    no_argument("table", argument)
+    check_ratio("table", item_repetition_ratio)
+    check_files("table", items=settings.items, interactions=settings.interactions)
+    for setting in ("items", "interactions"):
+        check_format(getattr(settings, setting), f"workload.table.{setting}")
+
+
+def prepare(settings: Settings, *, argument: str | None, task: Task, say: Callable[[str], None]) -> None:
+    """Reads the files into the cache; raises MalformedData naming file and line."""
+    kept(
+        "logs",
+        _key(settings, task),
+        lambda folder: _write(settings, task, folder),
+        lambda: say("reading table's files into the cache"),
+    )
+
+
+def build(settings: Settings, request: WorkloadRequest) -> Workload:
+    """Raises ValueError as `check` does, where the encoder has no tokenizer or the log is too short for a batch, and
+    MalformedData naming file and line."""
+    check(settings, **request.axes)
+    task = request.task
+    content = _key(settings, task)
+    return stored_log("table", content, lambda folder: _write(settings, task, folder), settings, request)
+
+
+def _files(settings: Settings) -> list[Path]:
+    return [Path(str(path)).expanduser() for path in (settings.items, settings.interactions)]
+
+
+def _key(settings: Settings, task: Task) -> str:
+    return key("table", _files(settings), [path.suffix for path in _files(settings)], settings.positive_from, task)
+
+
+def _write(settings: Settings, task: Task, folder: Path) -> dict[str, Any]:
+    item_file, interaction_file = _files(settings)
+    numbers, texts, item_rows = read_items(item_file)
+    dropped: Counter[str] = Counter()
+    items, users, sort, read = Numbers(numbers), Numbers(), UserSort(folder), 0
+    for chunk in read_interactions(interaction_file):
+        item, positive = items.of(chunk["item_id"], grow=False), (chunk["label"] >= settings.positive_from).to_numpy()
+        reasons = {"item_id without a text": item == UNKNOWN, "item_id with an empty text": item == EMPTY}
+        if task == "ranking":
+            reasons["label below positive_from: no click"] = (item >= 0) & ~positive
+        for reason, rows in reasons.items():
+            dropped[reason] += int(rows.sum())
+        kept_rows = (item >= 0) & (positive | (task == "response"))
+        columns = users.of(chunk["user_id"], grow=True), item, chunk["timestamp"].to_numpy(), positive
+        sort.add(*(column[kept_rows] for column in columns))
+        read += len(chunk)
+    with _log.LogWriter(folder) as writer:
+        dropped += sort.write(writer, drop_duplicates=True)
+        writer.finish(len(texts))
+    some_left(read - dropped.total(), str(interaction_file))
+    keep_texts(folder, texts)
+    return {"rows_read": read, "dropped": dict(+dropped), "item_rows_dropped": dict(item_rows)}
