@@ -34,6 +34,7 @@ from bench.running.subject import Subject
 from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.engines._captured import CapturedFunction
 from gram_core.phases import PHASES
+from gram_core.protocols import Method
 
 UNITS = 3
 """Units (steps, or a method's intervals) under the profiler."""
@@ -110,8 +111,7 @@ def _profile(config: Config, item: WorkItem, out: Path) -> Profile:
     assert isinstance(training.encoder, HuggingFaceEncoder), "a run builds no other"
     batches = subject.recent_batches(steps)
     passes = method.encoded_items(batches)
-    without_graph = len(batches) if method.interval > 1 else 0
-    flops = step_flops(training.encoder.model, training, batches, passes, without_graph)
+    flops = step_flops(training.encoder.model, training, batches, passes, forward_only(method, len(passes), steps))
     dtype = torch.bfloat16 if training.amp_dtype is torch.bfloat16 else next(training.encoder.parameters()).dtype
     rates, traffic = measure_rates(device, dtype), optimizer_bytes(training)
     device_s = None if replayed.device_s is None else replayed.device_s / steps
@@ -129,6 +129,15 @@ def _profile(config: Config, item: WorkItem, out: Path) -> Profile:
         traffic_floor_s=traffic / rates.bytes_per_s,
         peak_memory_bytes=peak_memory(device),
     )
+
+
+def forward_only(method: Method, passes: int, steps: int) -> list[bool]:
+    """Which of a method's passes over `steps` steps have no backward: of an interval, those that encode its new items;
+    all of a method that never trains its encoder."""
+    if method.interval == 1:
+        return [getattr(method, "forward_only", False)] * passes
+    of_interval = passes * method.interval // steps
+    return [number % of_interval < method.interval for number in range(passes)]
 
 
 def _traced(work: Callable[[], object], path: Path, device: torch.device) -> Trace:

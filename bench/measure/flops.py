@@ -98,14 +98,18 @@ def _wait(device: torch.device) -> None:
 
 
 def step_flops(
-    model: PreTrainedModel, training: Training, batches: Sequence[Batch], passes: Sequence[Tensor], without_graph: int
+    model: PreTrainedModel,
+    training: Training,
+    batches: Sequence[Batch],
+    passes: Sequence[Tensor],
+    forward_only: Sequence[bool],
 ) -> float:
     """Useful operations per step over `batches`: encoder passes over the items of `passes`, and the CF module.
 
-    without_graph: how many of the passes, the first ones, run forward only.
+    forward_only: which of the passes have no backward.
     """
     total = sum(cf_flops(training, batches[0]) for _ in batches)
-    for number, items in enumerate(passes):
-        times = 1 if number < without_graph else FORWARD_AND_BACKWARD
+    for items, forward in zip(passes, forward_only, strict=True):
+        times = 1 if forward else FORWARD_AND_BACKWARD
         total += times * encoder_flops(model, training.table.lengths[items])
     return total / len(batches)

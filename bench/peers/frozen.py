@@ -26,6 +26,8 @@ class Frozen:
 
     name: ClassVar[str] = "frozen"
     exactness: ClassVar[Exactness] = "other-model"
+    forward_only: ClassVar[bool] = True
+    """No pass of the encoder has a backward: what operations are counted by."""
     handicaps: ClassVar[tuple[str, ...]] = (
         "the first steps encode most items: a short measurement shows more of that than a long training does",
     )

@@ -1,0 +1,64 @@
+"""Every peer as a run builds it: on both engines, on the processor and, where there is one, on the GPU."""
+
+import pytest
+import torch
+
+from bench import registry
+from bench.build import build
+from bench.configuration.sweep import Case, MethodLine, WorkItem
+from bench.measure.counts import encoder_counts
+from bench.methods import PACKAGES, Unavailable
+from bench.profile import forward_only
+from tests.bench._small_runs import CASE, config
+
+PEERS = registry.names(PACKAGES[1])
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+PLACES = [
+    ("cpu", "eager", "float32"),
+    ("cpu", "fast", "float32"),
+    pytest.param("cuda", "eager", "bf16", marks=cuda),
+    pytest.param("cuda", "fast", "bf16", marks=cuda),
+]
+
+
+@pytest.mark.parametrize(("device", "engine", "precision"), PLACES)
+@pytest.mark.parametrize("name", PEERS)
+def test_it_steps_and_its_counts_are_of_what_it_encoded(name, device, engine, precision):
+    """Losses stay finite, caches lie where the encodings are, and no more is counted than slots and passes have."""
+    case = Case(**{**CASE.axes(), "precision": precision})
+    line = MethodLine(name, engine, 2 if name == "pseudo_target_regression" else None)
+    try:
+        built = build(config(device=device), WorkItem(case, line), torch.device(device))
+    except Unavailable as missing:
+        pytest.skip(str(missing))
+    batches = [built.workload.batches(step) for step in range(4)]
+    losses = torch.stack([built.method.step(batch) for batch in batches])
+    built.method.finish()
+    assert bool(torch.isfinite(losses).all())
+    counts = encoder_counts(batches, built.workload.table, built.encoder, built.method)
+    slots = sum(int(built.workload.table.lengths[batch.items[batch.mask]].sum()) for batch in batches) / len(batches)
+    assert 0 <= counts["encoded_tokens"] <= 2 * slots
+    assert (counts["encoded_tokens"] == 0) == (name == "ids_only")
+    assert counts["padded_tokens"] >= counts["encoded_tokens"]
+    assert built.detail["handicaps"] == list(built.method.handicaps)
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "expected"),
+    [
+        ("e2e", 2, [False] * 2),
+        ("frozen", 2, [True] * 2),
+        ("ids_only", 2, []),
+        ("multi_step", 6, [True, True, True, False] * 2),
+        ("pseudo_target_regression", 6, [True, True, True, False] * 2),
+    ],
+)
+def test_passes_without_a_backward_are_counted_as_such(name, steps, expected):
+    """Operations of a backward pass that never runs would flatter a method's use of the device."""
+    line = MethodLine(name, "eager", 3 if steps == 6 else None)
+    built = build(config(), WorkItem(CASE, line), torch.device("cpu"))
+    batches = [built.workload.batches(step) for step in range(steps)]
+    for batch in batches:
+        built.method.step(batch)
+    passes = built.method.encoded_items(batches)
+    assert forward_only(built.method, len(passes), steps) == expected
