@@ -101,3 +101,29 @@ class Method(Protocol):
         One tensor per pass; a forward pass without a graph counts, recomputation does not.
         """
         ...
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """What a method offers besides, where it keeps more from step to step than parameters and optimizers: caches, say.
+
+    Optional. Asked for between steps that leave nothing pending; a training that is interrupted goes on from it.
+    """
+
+    def state(self) -> dict[str, Tensor]:
+        """All that the next steps depend on, by name; empty where there is nothing now."""
+        ...
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Makes the next steps those that would have followed `state`; the tensors may lie on the host."""
+        ...
+
+
+@runtime_checkable
+class Accumulating(Protocol):
+    """What a method offers besides, where steps can leave the encoder behind: when `finish` would change its course."""
+
+    @property
+    def pending(self) -> bool:
+        """Whether steps are waiting for the encoder to learn from them."""
+        ...

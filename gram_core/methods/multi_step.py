@@ -134,6 +134,11 @@ class MultiStep:
         """Items met since the encoder last moved."""
         return len(self._buffer)
 
+    @property
+    def pending(self) -> bool:
+        """Whether an interval is open."""
+        return self._steps > 0
+
     def step(self, batch: Batch) -> Tensor:
         """One CF step; every N-th also updates the encoder. Returns the loss, detached."""
         with phase("host"):
