@@ -17,6 +17,7 @@ SCHEMA_VERSION: Final = 1
 Outcome = Literal["ok", "oom", "timeout", "error", "skipped"]
 Exactness = Literal["exact", "stale", "other-model"]
 Schedule = Literal["solo", "interleaved", "alternated"]
+RunKind = Literal["run", "train"]
 AxisValue = str | int | float | None
 LATER_AXES: Final[dict[str, AxisValue]] = {"cf_module": "nrms"}
 """Axes that came later, and what every case before them had."""
@@ -204,6 +205,8 @@ class RunInfo(_Strict):
     """`run.json`."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
+    kind: RunKind = "run"
+    """What it holds: measurements (results.jsonl) or trainings (training.jsonl)."""
     run_id: str
     started_at: str
     """ISO 8601, UTC."""
@@ -213,3 +216,4 @@ class RunInfo(_Strict):
     config: dict[str, Any]
     environment: Environment
     planned_records: int
+    """Measurements, or trainings."""

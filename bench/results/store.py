@@ -18,7 +18,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -121,7 +121,7 @@ def write_info(run_dir: Path, info: RunInfo) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(fresh, target)
-        _sync_directory(run_dir)
+        sync_directory(run_dir)
     except OSError as error:
         with contextlib.suppress(OSError):
             fresh.unlink()
@@ -139,7 +139,7 @@ def read_info(run_dir: Path) -> RunInfo:
     try:
         return RunInfo.model_validate_json(content)
     except ValidationError as error:
-        raise DamagedResults(path, _line_of(error, content), _first_fault(error, content)) from error
+        raise DamagedResults(path, _line_of(error, content), first_fault(error, content)) from error
 
 
 def append(run_dir: Path, record: Record) -> None:
@@ -159,21 +159,28 @@ def append_block(run_dir: Path, records: Sequence[Record]) -> tuple[Record, ...]
 
 
 def _append(run_dir: Path, records: Sequence[Record]) -> None:
-    path = run_dir / RECORDS_FILE
     lines = b"".join(record.model_dump_json().encode() + b"\n" for record in records)
+    append_lines(run_dir / RECORDS_FILE, lines, _sound_end)
+
+
+def append_lines(path: Path, lines: bytes, sound_end: Callable[[int, Path], tuple[int, bytes]]) -> None:
+    """Adds whole lines, and returns when they are on the disk; raises as `append` does.
+
+    sound_end: of a file descriptor and its path, where sound content ends and what has to stand before the next line.
+    """
     try:
         is_new = not path.exists()
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0), 0o644)
     except OSError as error:
         raise UnwritableResults(path, error) from error
     try:
-        end, separator = _sound_end(descriptor, path)
+        end, separator = sound_end(descriptor, path)
         try:
             os.ftruncate(descriptor, end)
             _write_all(descriptor, separator + lines)
             os.fsync(descriptor)
             if is_new:
-                _sync_directory(run_dir)
+                sync_directory(path.parent)
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.ftruncate(descriptor, end)
@@ -218,7 +225,7 @@ def _write_all(descriptor: int, data: bytes) -> None:
         data = data[os.write(descriptor, data) :]
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
     """Makes a new file's name as durable as its content, where the system lets a directory be synced."""
     with contextlib.suppress(OSError):
         descriptor = os.open(directory, os.O_RDONLY)
@@ -277,7 +284,7 @@ def _parse(line: bytes, path: Path, number: int) -> Record:
     try:
         return Record.model_validate_json(line)
     except ValidationError as error:
-        raise DamagedResults(path, number, _first_fault(error, line)) from error
+        raise DamagedResults(path, number, first_fault(error, line)) from error
 
 
 def _is_whole_tail(tail: bytes, path: Path, number: int) -> bool:
@@ -293,7 +300,7 @@ def _is_whole_tail(tail: bytes, path: Path, number: int) -> bool:
     return True
 
 
-def _first_fault(error: ValidationError, content: bytes) -> str:
+def first_fault(error: ValidationError, content: bytes) -> str:
     """The first thing that is wrong, in words a reader can act on."""
     with contextlib.suppress(ValueError):
         version = (

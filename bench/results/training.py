@@ -1,0 +1,153 @@
+"""What a training run leaves behind beside `run.json`: `training.jsonl`, one `TrainingPoint` per evaluation.
+
+Append-only and fsynced, as results.jsonl is, and by the same rules: a half-written last line is dropped with a warning,
+any other damage is an error. The points of one training (a line of a case with one seed) follow each other; the last
+one carries the outcome. Raw facts only; what is derived of them is computed when read. Loads without torch.
+
+Format history
+1: first version.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bench.results import store
+from bench.results.schema import CaseAxes, Exactness, Outcome, PeakMemory, RunInfo
+
+SCHEMA_VERSION: Final = 1
+POINTS_FILE: Final = "training.jsonl"
+
+Stopped = Literal["patience", "max_epochs", "max_steps", "max_train_s"]
+TrainingKey = tuple[Any, ...]
+"""Case, method, engine, accumulation steps, and last the seed."""
+Quality = dict[str, float | None]
+"""Metric -> value; None where the split leaves nothing to judge by it."""
+
+
+class TrainingPoint(BaseModel):
+    """A training where it was evaluated, or where it failed.
+
+    Columns of the same name mean what they do in a `Record`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    case: CaseAxes
+    method: str
+    engine: str
+    accumulation_steps: int | str | None = None
+    seed: int
+    exactness: Exactness
+    dropout: Literal["off", "shared"] = "off"
+    padding: Literal["max_length", "longest"] = "max_length"
+    optimizer: str = "adamw"
+
+    step: Annotated[int, Field(ge=0)]
+    """CF steps taken so far."""
+    epoch: float | None = None
+    """The same in epochs; None where the workload has none."""
+    train_s: float
+    """Seconds of wall-clock spent on steps so far: making batches counts, evaluation, checkpoints and set-up do not."""
+    interactions: int
+    """Item slots stepped on so far."""
+    loss: float | None = None
+    """Mean training loss of the steps since the point before."""
+    validation: Quality = {}
+    test: Quality = {}
+    """Scored where the validation metric is a new best, empty elsewhere."""
+    evaluation_s: float | None = None
+    """Seconds that this evaluation took; no part of train_s."""
+    peak_memory_bytes: PeakMemory = PeakMemory()
+    """Up to the first evaluation: whole intervals of training, and no scoring."""
+    outcome: Outcome | None = None
+    """How the training ended; None: it goes on."""
+    stopped: Stopped | None = None
+    """What ended it, where the outcome is ok."""
+    reason: str | None = None
+    """Why the outcome is not ok, in one sentence."""
+    detail: dict[str, Any] = {}
+    """With the outcome: facts of workload, encoder and method, SHA-256 of the final parameters."""
+
+    @property
+    def label(self) -> str:
+        """The method as a reader sees it: `multi_step N=1E`, say."""
+        return self.method if self.accumulation_steps is None else f"{self.method} N={self.accumulation_steps}"
+
+
+@dataclass(frozen=True)
+class LoadedTraining:
+    """A training run as read."""
+
+    run_dir: Path
+    info: RunInfo
+    points: tuple[TrainingPoint, ...]
+    warnings: tuple[str, ...]
+
+
+def training_key(point: TrainingPoint) -> TrainingKey:
+    """Whose point it is: case, method, engine, accumulation steps, seed."""
+    return tuple(sorted(point.case.items())), point.method, point.engine, point.accumulation_steps, point.seed
+
+
+def trainings(points: Iterable[TrainingPoint]) -> dict[TrainingKey, tuple[TrainingPoint, ...]]:
+    """The points of each training, in the order of their steps; trainings in the order of their first point."""
+    found: dict[TrainingKey, list[TrainingPoint]] = {}
+    for point in points:
+        found.setdefault(training_key(point), []).append(point)
+    return {key: tuple(own) for key, own in found.items()}
+
+
+def append(run_dir: Path, point: TrainingPoint) -> None:
+    """Adds one point and returns when it is on the disk; raises as `store.append` does."""
+    line = point.model_dump_json().encode() + b"\n"
+    store.append_lines(run_dir / POINTS_FILE, line, _sound_end)
+
+
+def load(run_dir: Path) -> LoadedTraining:
+    """Reads a training run; one that has not evaluated anything yet has no points. Raises as `store.load` does."""
+    info = store.read_info(run_dir)
+    path = run_dir / POINTS_FILE
+    content = path.read_bytes() if path.exists() else b""
+    lines = content.split(b"\n")
+    tail = lines.pop()
+    warnings = []
+    if tail:
+        if _is_json(tail):
+            lines.append(tail)
+        else:
+            warnings.append(f"{path}, line {len(lines) + 1}: dropped a half-written last point; resume the run.")
+    points = tuple(_parse(line, path, number) for number, line in enumerate(lines, start=1))
+    return LoadedTraining(run_dir, info, points, tuple(warnings))
+
+
+def _parse(line: bytes, path: Path, number: int) -> TrainingPoint:
+    try:
+        return TrainingPoint.model_validate_json(line)
+    except ValidationError as error:
+        raise store.DamagedResults(path, number, store.first_fault(error, line)) from error
+
+
+def _is_json(tail: bytes) -> bool:
+    """No proper prefix of a JSON object is JSON: what parses was written whole."""
+    try:
+        json.loads(tail)
+    except ValueError:
+        return False
+    return True
+
+
+def _sound_end(descriptor: int, path: Path) -> tuple[int, bytes]:
+    """Where the next line belongs, and what has to stand before it."""
+    content = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+    whole = content.rfind(b"\n") + 1
+    tail = content[whole:]
+    return (len(content), b"\n") if tail and _is_json(tail) else (whole, b"")

@@ -1,0 +1,250 @@
+"""From evaluation points to the table of trainings: quality with its interval over seeds, times to it, speed-ups.
+
+Definitions
+- best: the evaluation with the highest validation metric, the first of equals. A training's quality is the test split
+  as scored there, and `best_s` its wall-clock up to there: the time to convergence.
+- `quality_s`: wall-clock up to the first evaluation whose validation metric is at least e2e's best of the same seed
+  minus the tolerance; for e2e itself likewise.
+- A mean over seeds has Student's t interval on seeds - 1 degrees of freedom; differences to e2e are taken seed by seed
+  first. Speed-ups are geometric means over seeds of e2e's time over the line's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+from typing import Any
+
+import pandas as pd
+from scipy.special import stdtrit
+
+from bench.results import stats
+from bench.results.stats import REFERENCE
+from bench.results.summary import AXES, LINE, SETTING
+from bench.results.training import TrainingPoint, trainings
+
+_IDENTITY = (*AXES, *SETTING, *LINE, "label", "exactness", "weights", "log")
+_TEXT = {*_IDENTITY, "outcome", "reason", "stopped", "memory_kind"}
+_MEANS = ("validation", "train_s", "best_s", "quality_s", "step", "epoch", "best_step", "best_epoch", "interactions")
+_RATIOS = {"best": "best_s", "quality": "quality_s", "epochs": "best_step"}
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TrainingFrames:
+    """Three views of one training run; numbers are floats, NaN where there is none.
+
+    metrics: names of what was judged, the one that decides on a best first. points: one row per evaluation. seeds: one
+    row per training. summary: one row per line, seeds joined: `test_M` with `_low` and `_high`, `difference_M` to e2e
+    likewise, `speed_up_best`, `speed_up_quality` and `speed_up_epochs` (steps to the best) against e2e likewise.
+    """
+
+    metrics: tuple[str, ...]
+    points: pd.DataFrame
+    seeds: pd.DataFrame
+    summary: pd.DataFrame
+
+    def only(self, values: Mapping[str, Any]) -> TrainingFrames:
+        """The rows whose columns hold these values; None matches a missing one."""
+
+        def matching(frame: pd.DataFrame) -> pd.DataFrame:
+            keep = pd.Series(True, index=frame.index)
+            for column, value in values.items():
+                keep &= frame[column].isna() if value is None else frame[column] == value
+            return frame[keep]
+
+        return TrainingFrames(self.metrics, matching(self.points), matching(self.seeds), matching(self.summary))
+
+
+def frames(points: Iterable[TrainingPoint], metric: str = "auc", tolerance: float = 0.005) -> TrainingFrames:
+    """All derived numbers; metric: what a best is judged by, tolerance: how near to e2e's best counts as reached."""
+    found = list(trainings(points).values())
+    metrics = _metrics(found, metric)
+    rows = [_seed_row(own, metrics) for own in found]
+    curves = [_point_row(point, metrics) for own in found for point in own if point.validation]
+    _add_reached(rows, found, metric, tolerance)
+    summary = _summary(rows, metrics)
+    return TrainingFrames(
+        metrics,
+        _frame(curves, (*_IDENTITY, "seed", *_point_columns(metrics))),
+        _frame(rows, (*_IDENTITY, "seed", *_seed_columns(metrics))),
+        _frame(summary, (*_IDENTITY, *_summary_columns(metrics))),
+    )
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
+    """The mean and its 95 % interval by Student's t; None where one value tells nothing of its error."""
+    mean = fmean(values)
+    amount = len(values)
+    if amount < 2:
+        return mean, None, None
+    error = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (amount - 1) / amount)
+    half = error * float(stdtrit(amount - 1, 0.975))
+    return mean, mean - half, mean + half
+
+
+def _metrics(found: Sequence[Sequence[TrainingPoint]], metric: str) -> tuple[str, ...]:
+    names = {metric, *(name for own in found for point in own for name in point.validation)}
+    return tuple(sorted(names, key=lambda name: (name != metric, name != f"cold_{metric}", _numbered(name))))
+
+
+def _numbered(name: str) -> tuple[str, int]:
+    """ndcg_5 before ndcg_10."""
+    stem, _, number = name.rpartition("_")
+    return (stem, int(number)) if number.isdigit() else (name, 0)
+
+
+def _identity_of(point: TrainingPoint) -> Row:
+    case = dict(point.case)
+    case["asked_repetition_ratio"] = case.pop("item_repetition_ratio", None)
+    row: Row = {axis: case.get(axis) for axis in AXES}
+    row |= {name: getattr(point, name) for name in (*SETTING, *LINE, "label", "exactness", "seed")}
+    row["weights"] = "random" if str(row["encoder"]).startswith("shape:") else "real"
+    row["log"] = "real"
+    return row
+
+
+def _point_columns(metrics: Sequence[str]) -> tuple[str, ...]:
+    scored = (f"{split}_{name}" for split in ("validation", "test") for name in metrics)
+    return ("step", "epoch", "train_s", "interactions", "loss", *scored)
+
+
+def _point_row(point: TrainingPoint, metrics: Sequence[str]) -> Row:
+    row = _identity_of(point)
+    row |= {name: getattr(point, name) for name in ("step", "epoch", "train_s", "interactions", "loss")}
+    for name in metrics:
+        row |= {f"validation_{name}": point.validation.get(name), f"test_{name}": point.test.get(name)}
+    return row
+
+
+def _seed_columns(metrics: Sequence[str]) -> tuple[str, ...]:
+    measured = ("train_s", "step", "epoch", "interactions", "validation", "best_s", "best_step", "best_epoch")
+    tests = (f"test_{name}" for name in metrics)
+    return ("outcome", "reason", "stopped", *measured, "quality_s", *tests, "memory_bytes", "memory_kind")
+
+
+def _seed_row(own: Sequence[TrainingPoint], metrics: Sequence[str]) -> Row:
+    """One training; its best is where the test split was scored last."""
+    last = own[-1]
+    row = _identity_of(last)
+    row |= {"outcome": last.outcome, "reason": last.reason, "stopped": last.stopped}
+    row |= {name: getattr(last, name) for name in ("train_s", "step", "epoch", "interactions")}
+    weights = last.detail.get("weights")
+    row["weights"] = weights or row["weights"]
+    row["log"] = last.detail.get("log") or row["log"]
+    best = next((point for point in reversed(own) if point.test), None)
+    if best is not None:
+        row |= {"validation": best.validation.get(metrics[0]), "best_s": best.train_s}
+        row |= {"best_step": best.step, "best_epoch": best.epoch}
+        row |= {f"test_{name}": best.test.get(name) for name in metrics}
+    peaks = last.peak_memory_bytes
+    for kind, value in (("allocated", peaks.allocated), ("process", peaks.process)):
+        if value is not None:
+            row |= {"memory_bytes": value, "memory_kind": kind}
+            break
+    return row
+
+
+def _add_reached(rows: Sequence[Row], found: Sequence[Sequence[TrainingPoint]], metric: str, tolerance: float) -> None:
+    """`quality_s` of every training whose case and seed e2e has finished too."""
+    best = {
+        _case_of(row, seed=True): row["validation"]
+        for row in rows
+        if row["method"] == REFERENCE and row["outcome"] == "ok" and row.get("validation") is not None
+    }
+    for row, own in zip(rows, found, strict=True):
+        goal = best.get(_case_of(row, seed=True))
+        if goal is None:
+            continue
+        row["goal"] = goal
+        for point in own:
+            value = point.validation.get(metric)
+            if value is not None and value >= goal - tolerance:
+                row["quality_s"] = point.train_s
+                break
+
+
+def _case_of(row: Row, *, seed: bool = False) -> tuple[Any, ...]:
+    return tuple(row[name] for name in (*AXES, *SETTING, *(("seed",) if seed else ())))
+
+
+def _summary_columns(metrics: Sequence[str]) -> tuple[str, ...]:
+    tests = (f"{kind}_{name}{end}" for name in metrics for kind in ("test", "difference") for end in _ENDS)
+    ratios = (f"speed_up_{name}{end}" for name in _RATIOS for end in _ENDS)
+    ended = ("outcome", "reason", "stopped", "seeds", "ok_seeds", "goal_seeds", "reached_seeds")
+    return (*ended, *tests, *_MEANS, *ratios, "memory_bytes", "memory_kind", "memory_ratio")
+
+
+_ENDS = ("", "_low", "_high")
+
+
+def _summary(rows: Sequence[Row], metrics: Sequence[str]) -> list[Row]:
+    lines: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        lines.setdefault((*_case_of(row), *(row[name] for name in LINE)), []).append(row)
+    references = {_case_of(own[0]): own for own in lines.values() if own[0]["method"] == REFERENCE}
+    return [_summary_row(own, references.get(_case_of(own[0]), []), metrics) for own in lines.values()]
+
+
+def _summary_row(own: list[Row], reference: list[Row], metrics: Sequence[str]) -> Row:
+    """Joins the seeds of a line: `ok` if any is, with the first failure's reason beside it."""
+    done = [row for row in own if row["outcome"] == "ok"]
+    failed = [row for row in own if row["outcome"] not in ("ok", None)]
+    row: Row = {name: own[0][name] for name in _IDENTITY}
+    row["outcome"] = "ok" if done else failed[0]["outcome"] if failed else None
+    row["reason"] = failed[0]["reason"] if failed else None
+    row["stopped"] = ", ".join(dict.fromkeys(each["stopped"] for each in done))
+    row |= {"seeds": len(own), "ok_seeds": len(done)}
+    row["goal_seeds"], row["reached_seeds"] = len(_known(done, "goal")), len(_known(done, "quality_s"))
+    for name in metrics:
+        row |= _with_interval(f"test_{name}", _known(done, f"test_{name}"))
+        if own[0]["method"] != REFERENCE:
+            row |= _with_interval(f"difference_{name}", _paired(done, reference, f"test_{name}", lambda a, b: a - b))
+    row |= {name: fmean(values) for name in _MEANS if (values := _known(done, name))}
+    if row["reached_seeds"] < row["goal_seeds"]:
+        row.pop("quality_s", None)  # a mean over those that got there would praise a line for those that did not
+    for name, column in _RATIOS.items():
+        logs = _paired(done, reference, column, lambda a, b: math.log(b / a))
+        if logs and (name != "quality" or row["reached_seeds"] == row["goal_seeds"]):
+            ratio = stats.estimate(logs)
+            low, high = ratio.interval or (None, None)
+            row |= dict(zip((f"speed_up_{name}{end}" for end in _ENDS), (ratio.value, low, high), strict=True))
+    row |= _memory(done, reference)
+    return row
+
+
+def _known(rows: Iterable[Row], column: str) -> list[float]:
+    return [row[column] for row in rows if row.get(column) is not None]
+
+
+def _paired(
+    own: Iterable[Row], reference: Iterable[Row], column: str, of: Callable[[float, float], float]
+) -> list[float]:
+    """`of(line, e2e)` of every seed that both have."""
+    theirs = {row["seed"]: row[column] for row in reference if row["outcome"] == "ok" and row.get(column) is not None}
+    return [
+        of(row[column], theirs[row["seed"]]) for row in own if row["seed"] in theirs and row.get(column) is not None
+    ]
+
+
+def _with_interval(name: str, values: Sequence[float]) -> Row:
+    return dict(zip((f"{name}{end}" for end in _ENDS), mean_interval(values), strict=True)) if values else {}
+
+
+def _memory(done: Sequence[Row], reference: Sequence[Row]) -> Row:
+    values = _known(done, "memory_bytes")
+    if not values:
+        return {}
+    row: Row = {"memory_bytes": median(values), "memory_kind": done[0]["memory_kind"]}
+    theirs = [each for each in reference if each["outcome"] == "ok" and each.get("memory_kind") == row["memory_kind"]]
+    if theirs:
+        row["memory_ratio"] = row["memory_bytes"] / median(_known(theirs, "memory_bytes"))
+    return row
+
+
+def _frame(rows: Sequence[Row], columns: tuple[str, ...]) -> pd.DataFrame:
+    frame = pd.DataFrame([[row.get(column) for column in columns] for row in rows], columns=list(columns), dtype=object)
+    return frame.astype({column: float for column in columns if column not in _TEXT})
