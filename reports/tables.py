@@ -10,6 +10,7 @@ import pandas as pd
 
 from bench.results.schema import Record, RunInfo
 from bench.results.summary import REFERENCE, UNIQUE_REFERENCE, Frames
+from bench.results.training import TrainingPoint
 from reports import words
 
 Row = Mapping[str, Any]
@@ -332,7 +333,7 @@ def environment(info: RunInfo) -> list[tuple[str, str]]:
     return [(name, value) for name, value in lines if value]
 
 
-def inputs(records: Sequence[Record]) -> list[tuple[str, str]]:
+def inputs(records: Sequence[Record | TrainingPoint]) -> list[tuple[str, str]]:
     """What encoders and workloads say about themselves in their records' details, as far as all records agree."""
     found: dict[str, Any] = {}
     for record in records:

@@ -55,19 +55,26 @@ def _failures(derived: Frames) -> list[Text]:
 def _table(table: tables.Table, width: int) -> RichTable:
     """One setting; a case's name (B users, L tokens, ratio r asked for) stands beside its first line."""
     labels = _NARROW if width < MIDDLE else (*_NARROW, *_MIDDLE)
-    shown = [place for place, column in enumerate(table.columns) if width >= WIDE or column.label in labels]
+    noted = {table.columns[_SPEED_UP].label} if width >= MIDDLE else set()
+    return drawn(table, None if width >= WIDE else set(labels), noted, "Case")
+
+
+def drawn(table: tables.Table, labels: set[str] | None, noted: set[str], groups: str = "") -> RichTable:
+    """The columns of these labels, all for None; notes in `noted` ones; `groups` heads a column of group names."""
+    shown = [place for place, column in enumerate(table.columns) if labels is None or column.label in labels]
     drawn = RichTable(
         box=None, padding=(0, 1), collapse_padding=True, pad_edge=False, header_style="dim", caption_justify="left"
     )
-    drawn.add_column("Case", style="dim", no_wrap=True)
+    if groups:
+        drawn.add_column(groups, style="dim", no_wrap=True)
     for place in shown:
         column = table.columns[place]
         drawn.add_column(column.short or column.label, justify="right" if column.numeric else "left", no_wrap=True)
     for group in table.groups:
         for line, row in enumerate(group.rows):
             drawn.add_row(
-                "" if line else Text(group.short),
-                *(_cell(row[place], noted=place == _SPEED_UP and width >= MIDDLE) for place in shown),
+                *(["" if line else Text(group.short)] if groups else []),
+                *(_cell(row[place], noted=table.columns[place].label in noted) for place in shown),
             )
         drawn.add_row()
     if table.left_out:

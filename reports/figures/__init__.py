@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import matplotlib as mpl
 
@@ -60,10 +61,10 @@ def draw_all(frames: Frames, info: RunInfo) -> Iterator[Drawn]:
                 setting = words.setting(values)
                 slug = re.sub(r"[^a-z0-9]+", "-", setting.lower()).strip("-")
                 title = f"{words.ORIGINS[words.origin(values)]}: {setting}"
-                yield from _drawn(module, f"{name}--{slug}"[:120], title, part, info)
+                yield from drawn(module, f"{name}--{slug}"[:120], title, part, info)
     for name, module in modules.items():
         if getattr(module, "WHOLE_RUN", False):
-            yield from _drawn(module, name, "", frames, info)
+            yield from drawn(module, name, "", frames, info)
 
 
 def undrawn(frames: Frames) -> int:
@@ -78,7 +79,8 @@ def _settings(frames: Frames) -> list[tuple[dict[str, object], Frames]]:
     return [(row, frames.only({column: row[column] for column in words.SETTING_COLUMNS})) for row in distinct]
 
 
-def _drawn(module: ModuleType, name: str, setting: str, frames: Frames, info: RunInfo) -> Iterator[Drawn]:
+def drawn(module: ModuleType, name: str, setting: str, frames: Any, info: RunInfo) -> Iterator[Drawn]:
+    """One module's figure of these frames, if they have something for it."""
     with mpl.rc_context(_style.RC):  # type: ignore[arg-type]
         figure = module.draw(frames, info)
         if figure is None:

@@ -1,0 +1,151 @@
+"""The plain-language headline of a training run: who reaches end-to-end training's quality, and how much sooner."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.results.schema import RunInfo
+from bench.results.stats import REFERENCE
+from bench.results.training_summary import TrainingFrames
+from reports import words
+from reports.training.tables import between, difference, metric, points, time
+
+Row = Mapping[str, Any]
+BOUNDS = {"frozen": "its encoder stays as it was", "ids_only": "it reads no text"}
+"""Other models that say what the content, and its fine-tuning, is worth."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """The fastest line of one exactness."""
+
+    label: str
+    exactness: str
+    speed_up: str
+    spread: str
+    quality: str
+    difference: str
+    time: str
+    memory: str
+    case: str
+
+
+@dataclass(frozen=True)
+class Story:
+    """What stands at the top of the page."""
+
+    headline: str
+    sentences: tuple[str, ...]
+    cards: tuple[Card, ...]
+
+
+def tell(frames: TrainingFrames, info: RunInfo) -> Story:
+    """Of the first case that e2e was trained on; the table has the others."""
+    done = [row for row in frames.summary.to_dict("records") if row["outcome"] == "ok"]
+    if not done:
+        planned = words.count(info.planned_records, "planned training")
+        return Story("Nothing has been trained to its end", (f"Of {planned} not one has ended well.",), ())
+    first = frames.metrics[0]
+    reference = next((row for row in done if row["method"] == REFERENCE), None)
+    if reference is None:
+        told = f"{done[0]['label']} reaches {metric(first)} {points(done[0][f'test_{first}'])} on {_place(done[0])}"
+        return Story(told, ("Without e2e in the run there is nothing to compare it with.", _protocol(frames)), ())
+    case = words.case(reference)
+    rows = [row for row in done if row["method"] != REFERENCE and words.case(row) == case]
+    arrived = [row for row in rows if words.exists(row["speed_up_quality"]) and row["method"] not in BOUNDS]
+    leaders = _leaders(arrived)
+    sentences = [
+        *_qualities(leaders, reference, first),
+        *_near(rows, leaders, first),
+        *_bounds(rows, frames.metrics),
+        _protocol(frames),
+    ]
+    return Story(_headline(leaders, rows, reference), tuple(sentences), tuple(_card(row, first) for row in leaders))
+
+
+def _leaders(rows: Sequence[Row]) -> list[Row]:
+    """The soonest of each exactness, exact ones first."""
+    ordered = sorted(rows, key=lambda row: (row["exactness"] != "exact", -row["speed_up_quality"]))
+    return list({row["exactness"]: row for row in reversed(ordered)}.values())[::-1]
+
+
+def _place(row: Row) -> str:
+    return f"{row['workload']} with {row['encoder']}"
+
+
+def _headline(leaders: Sequence[Row], rows: Sequence[Row], reference: Row) -> str:
+    if not rows:
+        return f"Only e2e was trained on {_place(reference)}"
+    if not leaders:
+        return f"No method reached end-to-end training's quality on {_place(reference)}"
+    best = leaders[0]
+    if best["speed_up_quality"] < 1:
+        return f"No method reached end-to-end training's quality sooner than it did itself, on {_place(reference)}"
+    speed = words.times(best["speed_up_quality"])
+    return f"{best['label']} reaches end-to-end training's quality {speed} as fast on {_place(reference)}"
+
+
+def _qualities(leaders: Sequence[Row], reference: Row, first: str) -> list[str]:
+    told = []
+    for row in leaders:
+        spread = between(row[f"difference_{first}_low"], row[f"difference_{first}_high"], signed=True)
+        over = f" ({spread}, 95 % over {words.count(int(row['ok_seeds']), 'seed')})" if spread else ", one seed"
+        told.append(
+            f"{row['label']} ends at {metric(first)} {points(row[f'test_{first}'])} where e2e ends at "
+            f"{points(reference[f'test_{first}'])}: {difference(row[f'difference_{first}'])} points{over}. Its best "
+            f"came after {time(row['best_s'])} of training, e2e's after {time(reference['best_s'])}."
+        )
+    return told
+
+
+def _near(rows: Sequence[Row], leaders: Sequence[Row], first: str) -> list[str]:
+    """The stale line that ended soonest, where none of them got to e2e's quality with every seed."""
+    stale = [row for row in rows if row["exactness"] == "stale" and words.exists(row["speed_up_best"])]
+    if not stale or any(row["exactness"] == "stale" for row in leaders):
+        return []
+    row = max(stale, key=lambda row: row["speed_up_best"])
+    return [
+        f"{row['label']}, which is stale, has its best {words.times(row['speed_up_best'])} as soon and "
+        f"{difference(row[f'difference_{first}'])} points from e2e's {metric(first)}."
+    ]
+
+
+def _bounds(rows: Sequence[Row], metrics: Sequence[str]) -> list[str]:
+    """What frozen encoders and bare ids reach: below that, fine-tuning a text model would be for nothing."""
+    first = metrics[0]
+    told = []
+    for row in rows:
+        if row["method"] in BOUNDS:
+            cold = row.get(f"test_cold_{first}")
+            new = f", and {points(cold)} on items that training never met" if words.exists(cold) else ""
+            quality = points(row[f"test_{first}"])
+            told.append(f"{row['label']} ({BOUNDS[row['method']]}) ends at {quality}{new}.")
+    return told
+
+
+def _protocol(frames: TrainingFrames) -> str:
+    first = metric(frames.metrics[0])
+    return (
+        "Wall-clock is that of training steps, the making of batches included; evaluation, checkpoints and set-up "
+        f"are not in it. Quality is the test split's at the best {first} of the validation split."
+    )
+
+
+def _card(row: Row, first: str) -> Card:
+    spread = between(row[f"difference_{first}_low"], row[f"difference_{first}_high"], signed=True)
+    memory = words.gibibytes(row["memory_bytes"])
+    if words.exists(row["memory_ratio"]):
+        memory += f", {words.percent(row['memory_ratio'])} of e2e's"
+    return Card(
+        label=row["label"],
+        exactness=words.exactness(row),
+        speed_up=words.times(row["speed_up_quality"]),
+        spread=words.ratio_range(row["speed_up_quality_low"], row["speed_up_quality_high"]),
+        quality=points(row[f"test_{first}"]),
+        difference=difference(row[f"difference_{first}"]) + (f" ({spread})" if spread else ""),
+        time=f"{time(row['best_s'])}, {words.times(row['speed_up_best'])} as fast as e2e",
+        memory=memory,
+        case=words.case(row),
+    )
