@@ -21,6 +21,8 @@ from bench.encoders import _base as encoders
 from bench.encoders._base import LoadedEncoder
 from bench.measure.clock import CudaClock, HostClock
 from bench.methods import check_available, exactness, method_class, registered_class
+from bench.training.schedules import schedule
+from bench.training.settings import TrainSettings
 from bench.workloads import _base as workloads
 from bench.workloads._base import HoldOut, Task, Workload, WorkloadRequest
 from gram_core.adaptive_interval import StepCosts
@@ -52,24 +54,29 @@ class Built:
         return getattr(self.method, "training", self.training).encoder
 
 
-def build(config: Config, item: WorkItem, device: torch.device) -> Built:
+def build(config: Config, item: WorkItem, device: torch.device, *, training_seed: int | None = None) -> Built:
     """Everything that a worker steps; raises ValueError where the parts don't fit each other, Unavailable for want of
-    a library."""
+    a library.
+
+    training_seed: of the weights, of a training that holds out and schedules as `[train]` says. None: everything is
+    trained on, at constant rates, with weights of run.seed.
+    """
     run, case = config.run, item.case
+    for_training = training_seed is not None
+    seed = run.seed if training_seed is None else training_seed
     chosen = method_class(item.line.method, run.plugins)
     check_available(chosen)
     dtype = set_precision(case.precision, device)
     set_deterministic(run.deterministic)
-    loaded = encoders.load(
-        case.encoder, layers=case.layers, device=device, dtype=dtype, seed=run.seed, dropout=run.dropout
-    )
+    loaded = encoders.load(case.encoder, layers=case.layers, device=device, dtype=dtype, seed=seed, dropout=run.dropout)
     if case.text_length > loaded.longest_text:
         raise ValueError(
             f"text_length {case.text_length} is more than the {loaded.longest_text} tokens of {case.encoder}"
         )
     cf_class = cf_module_class(case.cf_module)
-    workload = build_workload(config, case, loaded, task=cf_class.task)
-    torch.manual_seed(run.seed)
+    hold_out = config.train.hold_out if for_training else None
+    workload = build_workload(config, case, loaded, task=cf_class.task, hold_out=hold_out)
+    torch.manual_seed(seed)
     encoder = HuggingFaceEncoder(
         loaded.model,
         pad_token_id=loaded.pad_token_id,
@@ -84,7 +91,7 @@ def build(config: Config, item: WorkItem, device: torch.device) -> Built:
         workload.table,
         encoder,
         cf_module,
-        optimization(encoder, cf_module, run),
+        optimization(encoder, cf_module, run, config.train if for_training else None),
         amp_dtype=torch.bfloat16 if case.precision == "bf16" else None,
     )
     settings = method_settings(chosen, config, item, workload.steps_per_epoch)
@@ -169,13 +176,23 @@ def workload_request(
     )
 
 
-def optimization(encoder: nn.Module, cf_module: nn.Module, run: RunSettings) -> Optimization:
-    """An optimizer each, of the same kind; fused: one pass over memory, which else would flatten every ratio."""
-    chosen = OPTIMIZERS[run.optimizer]
-    options: dict[str, Any] = {"lr": run.learning_rate, "fused": True}
+def optimization(
+    encoder: nn.Module, cf_module: nn.Module, run: RunSettings, train: TrainSettings | None = None
+) -> Optimization:
+    """An optimizer each, of the same kind; fused: one pass over memory, which else would flatten every ratio.
+
+    train: gives rates of their own and schedules, each in its own optimizer's steps.
+    """
+    chosen: Any = OPTIMIZERS[run.optimizer]
+    encoder_rate = (train and train.encoder_learning_rate) or run.learning_rate
+    cf_rate = (train and train.cf_learning_rate) or run.learning_rate
+    encoder_optimizer = chosen(encoder.parameters(), lr=encoder_rate, fused=True)
+    cf_optimizer = chosen(cf_module.parameters(), lr=cf_rate, fused=True)
     return Optimization(
-        chosen(encoder.parameters(), **options),
-        chosen(cf_module.parameters(), **options),
+        encoder_optimizer,
+        cf_optimizer,
+        encoder_scheduler=schedule(encoder_optimizer, train) if train else None,
+        cf_scheduler=schedule(cf_optimizer, train) if train else None,
         max_grad_norm=run.max_grad_norm,
     )
 

@@ -1,4 +1,4 @@
-"""The command line: `gram-bench run | resume | verify | profile | report | compare | gate | reference | doctor | list`.
+"""The command line: `gram-bench run | train | resume | verify | profile | report | compare | gate | reference | ...`.
 
 Exit codes: 0 passed, 1 the harness failed, 2 usage or configuration, 3 regression or not exact, 4 inconclusive under
 --strict, 5 nothing was measured, 130 Ctrl-C.
@@ -108,8 +108,7 @@ def run(
     """Measure a sweep and render its report."""
     plan = session.resolve(_request(config, preset, device, changes))
     console, progress = Console(), Console(stderr=True)
-    for warning in plan.warnings():
-        session.say(progress, f"warning: {warning}")
+    _warn(progress, plan.warnings())
     if dry_run:
         from bench.dry_run import print_plan
 
@@ -123,14 +122,51 @@ def run(
 
 @app.command()
 @_told
+def train(
+    config: ConfigOption = None,
+    preset: PresetOption = None,
+    device: DeviceOption = None,
+    out: Annotated[Path, typer.Option("--out", help="Where run directories are made.")] = Path("runs"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be trained, and stop.")] = False,
+    changes: SetOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Train every method until it gets no better: quality against wall-clock, and a report."""
+    from bench.training import session as trainings
+
+    plan, items = trainings.resolve(_request(config, preset, device, changes))
+    console, progress = Console(), Console(stderr=True)
+    _warn(progress, trainings.warnings(plan.config))
+    if dry_run:
+        trainings.print_plan(plan, items, console)
+        return
+    run_dir = trainings.start(plan, items, out)
+    session.say(progress, f"{plan.title}; results go to {run_dir}")
+    trainings.train(plan.config, items, run_dir, progress)
+    session.report(run_dir, console)
+
+
+@app.command()
+@_told
 def resume(run_dir: RunDir, debug: DebugOption = False) -> None:
     """Finish an interrupted run, repeating nothing, and render its report."""
-    config, items, warnings = session.reopen(run_dir)
+    from bench.training import session as trainings
+
     console, progress = Console(), Console(stderr=True)
-    for warning in warnings:
-        session.say(progress, f"warning: {warning}")
-    session.measure(config, items, run_dir, progress)
+    if session.known_run(run_dir).kind == "train":
+        settings, todo, warnings = trainings.reopen(run_dir)
+        _warn(progress, warnings)
+        trainings.train(settings, todo, run_dir, progress)
+    else:
+        config, items, warnings = session.reopen(run_dir)
+        _warn(progress, warnings)
+        session.measure(config, items, run_dir, progress)
     session.report(run_dir, console)
+
+
+def _warn(console: Console, warnings: list[str]) -> None:
+    for warning in warnings:
+        session.say(console, f"warning: {warning}")
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
@@ -12,7 +13,7 @@ from rich.text import Text
 from bench.results.schema import Record
 from bench.running.events import BlockBegan, Event, Extended, Finished, PhaseBegan, Planned, Started, TookTurn
 
-_STYLES = {"ok": "green", "skipped": "yellow", "oom": "magenta", "timeout": "red", "error": "red"}
+STYLES = {"ok": "green", "skipped": "yellow", "oom": "magenta", "timeout": "red", "error": "red"}
 
 
 def duration(seconds: float | None) -> str:
@@ -40,7 +41,7 @@ class ProgressView:
         )
         self._task: TaskID | None = None
 
-    def __enter__(self) -> ProgressView:
+    def __enter__(self) -> Self:
         self._bar.start()
         return self
 
@@ -84,7 +85,7 @@ class ProgressView:
 def _finished(event: Finished) -> Text:
     width = len(str(event.total))
     line = Text(f"[{event.number:{width}}/{event.total}] ")
-    line.append(f"{event.record.outcome:7}", style=_STYLES[event.record.outcome])
+    line.append(f"{event.record.outcome:7}", style=STYLES[event.record.outcome])
     line.append(f" {_result(event.record):>14}  {event.item}")
     if event.record.reason:
         line.append(f": {event.record.reason}", style="yellow")

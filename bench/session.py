@@ -18,8 +18,9 @@ from bench.configuration.problems import key_name
 from bench.configuration.sweep import Case, WorkItem
 from bench.errors import ConfigError, Interrupted, NothingMeasured, UsageError
 from bench.progress import ProgressView
-from bench.results import store
-from bench.results.schema import Environment, RunInfo
+from bench.results import store, training
+from bench.results.schema import Environment, Record, RunInfo, RunKind
+from bench.results.training import TrainingPoint
 from bench.workloads import _base as workloads
 
 if TYPE_CHECKING:
@@ -60,12 +61,11 @@ class Plan:
         """Where the plan comes from, in one line."""
         return f"{self.config_file or 'built-in defaults'}, preset {self.preset}, device {self.device_kind}"
 
-    @property
-    def command(self) -> tuple[str, ...]:
+    def command(self, kind: RunKind) -> tuple[str, ...]:
         """The command line that asks for the same again, whatever its defaults are there."""
         file = ("--config", str(self.config_file)) if self.config_file else ()
         changes = tuple(word for override in self.overrides for word in ("--set", override))
-        return ("gram-bench", "run", *file, "--preset", self.preset, "--device", self.device_kind, *changes)
+        return ("gram-bench", kind, *file, "--preset", self.preset, "--device", self.device_kind, *changes)
 
     def warnings(self) -> list[str]:
         """What a reader of the results will miss."""
@@ -91,22 +91,26 @@ def check_methods(plan: Plan) -> None:
         raise ConfigError(f"{plan.config_file or '--set'}, [{key_name(fault.path)}]: {fault}") from fault
 
 
-def start(plan: Plan, out: Path) -> Path:
-    """Makes the run's directory below `out` and writes run.json; raises UsageError where either can't be."""
+def start(plan: Plan, out: Path, kind: RunKind = "run", planned: int | None = None) -> Path:
+    """Makes the run's directory below `out` and writes run.json; raises UsageError where either can't be.
+
+    planned: how many records there will be; the plan's measurements if left out.
+    """
     from bench.running import manager
 
     manager.prepare()  # first: it imports while this process goes on
     check_methods(plan)
     try:
-        run_dir = store.create_run_dir(out, plan.preset)
+        run_dir = store.create_run_dir(out, plan.preset if kind == "run" else f"{kind}-{plan.preset}")
         info = RunInfo(
+            kind=kind,
             run_id=run_dir.name,
             started_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            command=plan.command,
+            command=plan.command(kind),
             preset=plan.preset,
             config=plan.config.model_dump(mode="json"),
             environment=environment.describe(plan.device_kind),
-            planned_records=len(plan.items),
+            planned_records=len(plan.items) if planned is None else planned,
         )
         store.write_info(run_dir, info)
     except store.UnwritableResults as error:
@@ -120,8 +124,15 @@ def reopen(run_dir: Path) -> tuple[Config, tuple[WorkItem, ...], list[str]]:
     A run holds the measurements of one machine: a different device, driver or torch is refused. Raises
     DamagedResults where what it holds can't be trusted.
     """
-    info = known_run(run_dir)
+    known_run(run_dir)
     warnings = list(store.load(run_dir).warnings)
+    config, changed = same_machine(run_dir)
+    return config, sweep.plan(config), [*warnings, *changed]
+
+
+def same_machine(run_dir: Path) -> tuple[Config, list[str]]:
+    """A run's configuration, and what has changed since it was started; raises UsageError on another machine."""
+    info = known_run(run_dir)
     config = restore(info.config)
     environment.resolve_device(info.environment.device_kind)
     now = environment.describe(info.environment.device_kind)
@@ -131,8 +142,7 @@ def reopen(run_dir: Path) -> tuple[Config, tuple[WorkItem, ...], list[str]]:
             f"{run_dir} was measured elsewhere ({'; '.join(different)}) and one run holds one machine; start a new run."
         )
     changes = _differences(info.environment, now, ("device_uuid", "transformers", "git_sha", "cpu_cores"))
-    warnings += [f"since this run was started, {change}" for change in changes]
-    return config, sweep.plan(config), warnings
+    return config, [f"since this run was started, {change}" for change in changes]
 
 
 def double(run_dir: Path, cases: Sequence[Mapping[str, Any]], console: Console) -> None:
@@ -216,18 +226,27 @@ def measure(config: Config, items: Sequence[WorkItem], run_dir: Path, console: C
 def report(run_dir: Path, console: Console) -> None:
     """Renders the report, prints the headline table and where the page lies.
 
-    Raises NothingMeasured where no measurement succeeded; the page, which says why, is rendered even then.
+    Raises NothingMeasured where no measurement, or no training, succeeded; the page, which says why, is rendered even
+    then.
     """
     from reports.page import render
     from reports.terminal import print_summary
+    from reports.training.terminal import print_training
 
     rendered = render(run_dir)
-    run = store.load(run_dir)
-    print_summary(run, console)
+    ended: tuple[Record | TrainingPoint, ...]
+    if store.read_info(run_dir).kind == "train":
+        trained = training.load(run_dir)
+        print_training(trained, console)
+        ended, done = trained.points, "trained to its end"
+    else:
+        run = store.load(run_dir)
+        print_summary(run, console)
+        ended, done = run.records, "measured"
     say(console, f"Report: {rendered.page}")
-    if not any(record.outcome == "ok" for record in run.records):
-        first = next((record.reason for record in run.records if record.reason), "the run was never begun")
-        raise NothingMeasured(f"nothing was measured in {run_dir}; the first reason: {first}")
+    if not any(each.outcome == "ok" for each in ended):
+        first = next((each.reason for each in ended if each.reason), "the run was never begun, or interrupted")
+        raise NothingMeasured(f"nothing was {done} in {run_dir}; the first reason: {first}")
 
 
 def say(console: Console, sentence: str) -> None:

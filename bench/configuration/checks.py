@@ -16,12 +16,13 @@ from bench.configuration.problems import fields_at, key_name, nearest, sentence
 from bench.workloads import _base as workloads
 
 if TYPE_CHECKING:
-    from bench.configuration.config import Config
+    from bench.configuration.config import Config, Sweep
     from bench.configuration.toml import Source
 
 ENCODERS = "bench.encoders"
 WORKLOADS = "bench.workloads"
 ENGINES = "gram_core.engines"
+METRICS = "bench.metrics"
 CF_MODULES = "gram_core.cf_modules"
 
 Path = tuple[str | int, ...]
@@ -41,7 +42,9 @@ def workload_settings(config: Config, sources: Sequence[Source]) -> dict[str, An
     A plain value of `[workload]` holds for every workload of the sweep that has such a setting. Sources are taken in
     their order, each source's plain values before its tables, so that the last word is the last one written.
     """
-    swept = {workloads.split(name)[0] for part in config.sweep.parts() for name in part.workload}
+    swept = {
+        workloads.split(name)[0] for _, table in _sweeps(config) for part in table.parts() for name in part.workload
+    }
     for name in sorted({*swept, *(key for key, value in config.workload.items() if _is_table(value))}):
         path: Path = ("workload", name) if name in config.workload else _scheme_at(config, name)
         _known(path, name, WORKLOADS, "workload")
@@ -107,7 +110,12 @@ def check(config: Config) -> None:
         _check_method_table(config, name, table)
     for number, floor in enumerate(config.gate.floor):
         _one_of(("gate", "floor", number, "method"), floor.method, methods, "method")
-    _check_cases(config)
+    _check_training(config)
+    for place, swept in _sweeps(config):
+        _check_cases(config, place, swept)
+    for path, precision in _swept(config, "precision"):
+        if precision == "tf32" and config.run.device == "cpu":
+            raise Fault(path, "precision tf32 exists on CUDA devices only; choose float32 or bf16 on a processor.")
 
 
 def check_methods_agree(config: Config) -> None:
@@ -118,14 +126,20 @@ def check_methods_agree(config: Config) -> None:
                 method_settings.check_table(name, table, config.run.plugins)
 
 
+def _sweeps(config: Config) -> tuple[tuple[Path, Sweep], ...]:
+    """Both sweeps, that of `run` and that of `train`, and where each stands."""
+    return (("sweep",), config.sweep), (("train", "sweep"), config.train.sweep)
+
+
 def _swept(config: Config, axis: str) -> Iterator[tuple[Path, Any]]:
-    """Every value of an axis, wherever the sweep has it."""
-    for position, value in enumerate(getattr(config.sweep, axis)):
-        yield ("sweep", axis, position), value
-    for number, part in enumerate(config.sweep.part):
-        if axis in part.model_fields_set:
-            for position, value in enumerate(getattr(part, axis)):
-                yield ("sweep", "part", number, axis, position), value
+    """Every value of an axis, wherever a sweep has it."""
+    for place, table in _sweeps(config):
+        for position, value in enumerate(getattr(table, axis)):
+            yield (*place, axis, position), value
+        for number, part in enumerate(table.part):
+            if axis in part.model_fields_set:
+                for position, value in enumerate(getattr(part, axis)):
+                    yield (*place, "part", number, axis, position), value
 
 
 def _swept_at(config: Config, axis: str, value: Any) -> Path:
@@ -188,12 +202,25 @@ def _check_method_table(config: Config, name: str, table: dict[str, Any]) -> Non
             method_settings.check_value(name, key, table[key], config.run.plugins)
 
 
-def _check_cases(config: Config) -> None:
-    for number, part in enumerate(config.sweep.parts()):
+def _check_training(config: Config) -> None:
+    """What `[train]` names must exist, and a workload without held-out data has nothing to judge a training by."""
+    _known(("train", "metric"), config.train.metric, METRICS, "metric")
+    for path, name in _swept(config, "workload"):
+        if path[0] == "train" and not registry.load(WORKLOADS, workloads.split(name)[0]).HOLDS_OUT:
+            raise Fault(
+                path,
+                f"{key_name(path)}: {name} has nothing to evaluate, since its responses are drawn at random; train on "
+                "a real log, such as movielens.",
+            )
+
+
+def _check_cases(config: Config, place: Path, table: Sweep) -> None:
+    """place: where the sweep stands in the configuration."""
+    for number, part in enumerate(table.parts()):
         for case in sweep.cases(part):
             axis = "workload" if case.item_repetition_ratio is None else "item_repetition_ratio"
-            own = bool(config.sweep.part) and axis in config.sweep.part[number].model_fields_set
-            path: Path = ("sweep", "part", number, axis) if own else ("sweep", axis)
+            own = bool(table.part) and axis in table.part[number].model_fields_set
+            path: Path = (*place, "part", number, axis) if own else (*place, axis)
             with _blamed_on(path):
                 scheme, argument = workloads.split(case.workload)
                 registry.load(WORKLOADS, scheme).check(
@@ -206,30 +233,28 @@ def _check_cases(config: Config) -> None:
                     task=task_of(case.cf_module),
                     argument=argument,
                 )
-    _check_epochs(config)
-    for path, precision in _swept(config, "precision"):
-        if precision == "tf32" and config.run.device == "cpu":
-            raise Fault(path, "precision tf32 exists on CUDA devices only; choose float32 or bf16 on a processor.")
+    _check_epochs(config, place, table)
 
 
-def _check_epochs(config: Config) -> None:
+def _check_epochs(config: Config, place: Path, table: Sweep) -> None:
     """A share of an epoch needs a workload that has one, or whose settings say how long it is; "auto" needs more than
     the few steps that a measurement takes."""
-    for path, steps in _swept(config, "accumulation_steps"):
-        if steps == method_settings.AUTO:
+    steps = [(path, value) for path, value in _swept(config, "accumulation_steps") if path[: len(place)] == place]
+    for path, value in steps:
+        if value == method_settings.AUTO and place[0] != "train":
             raise Fault(
                 path,
                 'sweep.accumulation_steps: "auto" chooses the number of steps while it trains, which takes longer than '
                 "a measurement; set train.sweep.accumulation_steps for `gram-bench train`, and give a number here.",
             )
-    for part in config.sweep.parts():
-        shares = [steps for steps in part.accumulation_steps if isinstance(steps, str)]
+    for part in table.parts():
+        shares = [value for value in part.accumulation_steps if isinstance(value, str)]
         for name in part.workload if shares else ():
             if getattr(config.workload[workloads.split(name)[0]], "steps_per_epoch", True) is None:
                 raise Fault(
-                    _swept_at(config, "accumulation_steps", shares[0]),
-                    f'sweep.accumulation_steps: "{shares[0]}" is a share of an epoch, and {name} has none; give a '
-                    f"number of steps, or set workload.{name}.steps_per_epoch.",
+                    next(path for path, value in steps if value == shares[0]),
+                    f'{key_name((*place, "accumulation_steps"))}: "{shares[0]}" is a share of an epoch, and {name} has '
+                    f"none; give a number of steps, or set workload.{name}.steps_per_epoch.",
                 )
 
 

@@ -27,6 +27,7 @@ from bench.configuration.problems import fields_at, nearest, sentence
 from bench.configuration.toml import Source, merge, parse_file, parse_override, place_of
 from bench.errors import ConfigError
 from bench.gating.settings import GateSettings
+from bench.training.settings import TrainSettings
 
 Precision = Literal["float64", "float32", "tf32", "bf16"]
 DeviceKind = Literal["cpu", "cuda"]
@@ -159,6 +160,20 @@ class Sweep(SweepAxes):
         return [part.model_dump(mode="json", exclude_unset=True) for part in parts]
 
 
+class TrainSweep(Sweep):
+    """`[train.sweep]`: what `gram-bench train` compares, by the same axes."""
+
+    workload: Names = ("movielens",)
+    method: Names = ("e2e", "single_step", "multi_step", "frozen", "ids_only")
+    accumulation_steps: AccumulationSteps = (10, "0.5E", "1E")
+
+
+class Train(TrainSettings):
+    """`[train]`."""
+
+    sweep: TrainSweep = TrainSweep()
+
+
 class Config(_Strict):
     """bench.toml with its preset and overrides applied."""
 
@@ -170,6 +185,11 @@ class Config(_Strict):
     method: dict[str, dict[str, Any]] = {}
     """Per method, keyword arguments of its class's `Settings`."""
     gate: GateSettings = GateSettings()
+    train: Train = Train()
+
+    def training(self) -> Config:
+        """The same with the sweep of `[train]` in the place of the measured one."""
+        return self.model_copy(update={"sweep": self.train.sweep})
 
 
 def presets() -> dict[str, str]:
@@ -224,8 +244,15 @@ def _read_file(path: Path) -> Source:
 
 
 def _without_axes(values: dict[str, Any], changes: Sequence[Source]) -> dict[str, Any]:
-    """`values` whose sweep parts leave out every axis that a change sets for the whole sweep."""
-    axes = {axis for change in changes for axis in _table(change.values.get("sweep"))}
+    """`values` whose sweep parts leave out every axis that a change sets for the whole sweep, `[train]`'s likewise."""
+    values = _without_swept(values, [change.values for change in changes])
+    train = _table(values.get("train"))
+    own = _without_swept(train, [_table(change.values.get("train")) for change in changes])
+    return values if own is train else {**values, "train": own}
+
+
+def _without_swept(values: dict[str, Any], changes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    axes = {axis for change in changes for axis in _table(change.get("sweep"))}
     sweep = _table(values.get("sweep"))
     parts = sweep.get("part")
     if not axes or not isinstance(parts, list):

@@ -85,9 +85,9 @@ def of_exit_code(exit_code: int | None, phase: str) -> Failure:
     return Failure("error", f"the worker was killed by {name} in the {phase}{hint}")
 
 
-def of_timeout(timeout_s: float, phase: str) -> Failure:
-    """The failure of a worker that was ended because it took too long."""
-    return Failure("timeout", f"took longer than {timeout_s:g} s (run.timeout_s); it was in the {phase}")
+def of_timeout(timeout_s: float, phase: str, setting: str = "run.timeout_s") -> Failure:
+    """The failure of a worker that was ended because it took too long, as the setting says."""
+    return Failure("timeout", f"took longer than {timeout_s:g} s ({setting}); it was in the {phase}")
 
 
 def _out_of_memory_sentence(error: BaseException, phase: str) -> str:

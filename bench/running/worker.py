@@ -19,7 +19,7 @@ def main(connection: Connection, job: Job, output: int | None = None) -> None:
     output: a file descriptor that takes what libraries print, out of the way of the manager's own lines. Ctrl-C is
     the manager's to hear: it ends this process.
     """
-    _begin(output)
+    begin(output)
     from bench.running.subject import measure  # torch and all: the fork server has imported it already
 
     connection.send(Measured(measure(job, connection.send)))
@@ -27,13 +27,14 @@ def main(connection: Connection, job: Job, output: int | None = None) -> None:
 
 def take_turns(connection: Connection, job: Job, output: int | None = None) -> None:
     """The same, but each window, and the counting at the end, waits for the manager's order."""
-    _begin(output)
+    begin(output)
     from bench.running.subject import measure_in_turns
 
     connection.send(Measured(measure_in_turns(job, connection.send, connection.recv)))
 
 
-def _begin(output: int | None) -> None:
+def begin(output: int | None) -> None:
+    """What every worker does first: hold on to its manager, leave Ctrl-C to it, print out of its way."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     lifeline.hold()
     if output is not None:

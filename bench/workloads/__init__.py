@@ -5,6 +5,7 @@ Each file defines, and may be imported without torch,
     Settings                                the pydantic model of its table `[workload.NAME]`
     ASSETS: tuple[str, ...]                 names in bench.assets that `build` reads
     TAKES_REPETITION_RATIO: bool            whether it realises an asked-for item_repetition_ratio or has its own
+    HOLDS_OUT: bool                         whether it can hold data out, for `gram-bench train` to judge by
     check(settings, *, batch_size, history_length, text_length, item_repetition_ratio, candidates, task, argument)
                                             raises ValueError for a case that it cannot be; instant
     build(settings, request) -> Workload

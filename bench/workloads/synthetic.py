@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 ASSETS: tuple[str, ...] = ()
 TAKES_REPETITION_RATIO = True
+HOLDS_OUT = False
 
 _TABLE, _BATCH = 0, 1
 """Streams of random numbers under one seed."""

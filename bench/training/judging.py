@@ -1,0 +1,92 @@
+"""Held-out data scored by the content encoder as it is now: what a method is judged by.
+
+B users, S slots, C candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bench.metrics._base import Judged, Rankings, measured
+from bench.running.failures import NonFiniteLoss
+from bench.workloads._base import HeldOut, Scored, Task
+from gram_core.evaluation import score
+from gram_core.training import Training
+
+BATCH_TOKENS = 32_768
+"""Tokens that evaluation encodes at once, without a graph: little beside what a training step keeps."""
+
+
+def quality(training: Training, task: Task, held_out: Sequence[Scored]) -> dict[str, float | None]:
+    """Every metric of the task; raises NonFiniteLoss where scores are no numbers."""
+    scores = score(training, [each.batch for each in held_out], BATCH_TOKENS)
+    return measured(judged(task, held_out, scores), task)
+
+
+def all_of(split: HeldOut) -> list[Scored]:
+    """Every held-out batch."""
+    return [split.batches(number) for number in range(split.steps)]
+
+
+def judged(task: Task, held_out: Sequence[Scored], scores: Sequence[Tensor]) -> Judged:
+    """Scores [B, C] or [B, S] of each batch beside what was right, warm and cold items apart."""
+    pairs = [(each, _host(values)) for each, values in zip(held_out, scores, strict=True)]
+    return _impressions(pairs) if task == "ranking" else _responses(pairs)
+
+
+_Pairs = Sequence[tuple[Scored, NDArray[np.float64]]]
+
+
+def _host(scores: Tensor) -> NDArray[np.float64]:
+    return scores.detach().double().cpu().numpy()
+
+
+def _impressions(pairs: _Pairs) -> Judged:
+    """A ranking per user: the clicked candidate among those that the mask shows."""
+    rows: dict[tuple[bool, int], list[tuple[NDArray[np.bool_], NDArray[np.float64]]]] = {}
+    for each, scores in pairs:
+        batch, cold = each.batch, each.cold.numpy()
+        shown = batch.mask[:, batch.history_length :].numpy()
+        clicked = np.arange(scores.shape[1]) == batch.targets.numpy()[:, None]
+        _check(scores[shown])
+        candidates = shown.sum(axis=1)
+        for is_cold, count in {*zip(cold.tolist(), candidates.tolist(), strict=True)}:
+            chosen = (cold == is_cold) & (candidates == count)
+            picked = shown & chosen[:, None]
+            part = clicked[picked].reshape(-1, count), scores[picked].reshape(-1, count)
+            rows.setdefault((is_cold, count), []).append(part)
+    joined = {
+        key: Rankings(*(np.concatenate(side) for side in zip(*parts, strict=True)))
+        for key, parts in sorted(rows.items())
+    }
+    return Judged(
+        warm=tuple(each for (is_cold, _), each in joined.items() if not is_cold),
+        cold=tuple(each for (is_cold, _), each in joined.items() if is_cold),
+    )
+
+
+def _responses(pairs: _Pairs) -> Judged:
+    """All predictions together are one ranking: right answers should stand above wrong ones, whoever's they are."""
+    masks = [each.batch.mask.numpy() for each, _ in pairs]
+    right, scores, cold = (
+        np.concatenate([values[mask] for values, mask in zip(column, masks, strict=True)])
+        for column in (
+            [each.batch.targets.numpy() > 0.5 for each, _ in pairs],
+            [values for _, values in pairs],
+            [each.cold.numpy() for each, _ in pairs],
+        )
+    )
+    _check(scores)
+    return Judged(
+        warm=(Rankings(right[None, ~cold], scores[None, ~cold]),),
+        cold=(Rankings(right[None, cold], scores[None, cold]),),
+    )
+
+
+def _check(scores: NDArray[np.float64]) -> None:
+    if not np.isfinite(scores).all():
+        raise NonFiniteLoss("held-out scores are not finite; lower the learning rate or choose another precision")

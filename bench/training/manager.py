@@ -1,0 +1,144 @@
+"""Trains every line of a run: one fresh process each, every outcome recorded, nothing trained twice.
+
+The manager alone writes `training.jsonl`. A training that has an outcome is done; one that has points and none goes on
+from its checkpoint. Calling `run` again finishes a run that was interrupted, however that happened.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.configuration.config import Config
+from bench.errors import BenchError
+from bench.results import store, training
+from bench.results.schema import Exactness
+from bench.results.training import TrainingKey, TrainingPoint
+from bench.running import failures
+from bench.running.failures import Failure
+from bench.running.interrupts import held_back
+from bench.running.pace import Pace
+from bench.running.processes import Worker, WorkerEnded
+from bench.training import worker
+from bench.training.events import Ended, Event, PhaseBegan, Planned, PointReached, Started
+from bench.training.files import remove_checkpoint
+from bench.training.messages import Began, Phase, Reached, TrainJob, Unwritable
+from bench.training.plan import TrainItem
+
+
+def run(config: Config, run_dir: Path, items: Sequence[TrainItem], on_event: Callable[[Event], None]) -> None:
+    """Trains every item that `run_dir` has no outcome of.
+
+    Raises BenchError where a result cannot be written or a worker cannot be ended, KeyboardInterrupt on Ctrl-C; in
+    each case `run` goes on from there, and no worker is left.
+    """
+    done = {key: points[-1] for key, points in training.trainings(training.load(run_dir).points).items()}
+    outcomes = {key: point for key, point in done.items() if point.outcome is not None}
+    for item in items:
+        if item.key in outcomes:
+            remove_checkpoint(item.checkpoint(run_dir))
+    todo = [item for item in items if item.key not in outcomes]
+    on_event(Planned(len(todo), len(items) - len(todo)))
+    pace = Pace()
+    for number, item in enumerate(todo, start=1):
+        began = time.monotonic()
+        on_event(Started(item, number, len(todo), pace.remaining_s([each.work for each in todo[number - 1 :]])))
+        last = done.get(item.key)
+        point = _hopeless(config, run_dir, item, outcomes)
+        if point is None:
+            point = Recorder(TrainJob(config, item, run_dir), last, on_event).supervise()
+            pace.took(item.work, time.monotonic() - began)
+        else:
+            _write(run_dir, point)
+        outcomes[item.key] = point
+        remove_checkpoint(item.checkpoint(run_dir))
+        on_event(Ended(item, point, number, len(todo), pace.remaining_s([each.work for each in todo[number:]])))
+
+
+class Recorder:
+    """One training as its worker tells of it: every point goes to the disk, none of them twice.
+
+    last: the point recorded last by a former call; None where the line begins.
+    """
+
+    def __init__(self, job: TrainJob, last: TrainingPoint | None, on_event: Callable[[Event], None]) -> None:
+        self.job, self.last, self.on_event = job, last, on_event
+        self._phase: Phase = "start"
+        self._step = last.step if last else 0
+        self._claim: Exactness | None = None
+
+    def supervise(self) -> TrainingPoint:
+        """Runs the worker; returns the point with its outcome. The worker is gone when this returns or raises."""
+        timeout_s = self.job.config.train.timeout_s
+        with Worker(worker.main, self.job) as process:
+            deadline = time.monotonic() + timeout_s
+            while True:
+                try:
+                    message: Any = process.receive(deadline - time.monotonic())
+                except WorkerEnded as end:
+                    failure = failures.of_exit_code(end.exit_code, self._phase)
+                    break
+                if message is None:
+                    failure = failures.of_timeout(timeout_s, self._phase, "train.timeout_s")
+                    break
+                point = self.hear(message)
+                if point is not None and point.outcome is not None:
+                    return point
+            process.kill()
+            return self._failed(failure, process.output_tail)
+
+    def hear(self, message: Any) -> TrainingPoint | None:
+        """Takes a worker's message; returns the point that it holds, which is on the disk by then."""
+        if isinstance(message, Unwritable):
+            raise BenchError(f"{message.sentence} `gram-bench resume {self.job.run_dir}` goes on with the training.")
+        if isinstance(message, Began):
+            self._phase, self._step, self._claim = message.phase, message.step, message.exactness
+            self.on_event(PhaseBegan(self.job.item, message.phase, message.step))
+            return None
+        assert isinstance(message, Reached)
+        point = TrainingPoint.model_validate(message.point)
+        if point.outcome not in (None, "ok"):
+            point = self._with_progress(point)
+        if not self._recorded(point):
+            _write(self.job.run_dir, point)
+            self.last = point
+            self.on_event(PointReached(self.job.item, point))
+        return point
+
+    def _recorded(self, point: TrainingPoint) -> bool:
+        """Whether it is the point of a checkpoint that had been recorded before the worker went on from it."""
+        return self.last is not None and self.last.step == point.step and self.last.outcome == point.outcome
+
+    def _failed(self, failure: Failure, output: str) -> TrainingPoint:
+        point = self._with_progress(worker.failed_point(self.job, failure, self._claim, self._step, output))
+        _write(self.job.run_dir, point)
+        return point
+
+    def _with_progress(self, point: TrainingPoint) -> TrainingPoint:
+        """A failure with what the training had come to before it."""
+        if self.last is None:
+            return point
+        known = ("train_s", "interactions", "epoch", "peak_memory_bytes")
+        return point.model_copy(update={name: getattr(self.last, name) for name in known} | {"step": self.last.step})
+
+
+def _hopeless(
+    config: Config, run_dir: Path, item: TrainItem, outcomes: dict[TrainingKey, TrainingPoint]
+) -> TrainingPoint | None:
+    """The skipped training of a line that ran out of memory with another seed; None where it is worth trying."""
+    line = item.key[:-1]
+    seen = next((point for key, point in outcomes.items() if key[:-1] == line and point.outcome == "oom"), None)
+    if seen is None:
+        return None
+    failure = Failure("skipped", f"{item.line} ran out of memory with seed {seen.seed}")
+    return worker.failed_point(TrainJob(config, item, run_dir), failure, seen.exactness, 0)
+
+
+def _write(run_dir: Path, point: TrainingPoint) -> None:
+    try:
+        with held_back():
+            training.append(run_dir, point)
+    except store.UnwritableResults as error:
+        raise BenchError(f"{error} `gram-bench resume {run_dir}` goes on with the training.") from error

@@ -1,0 +1,59 @@
+"""The trainings of a run: cases x seeds x method lines, in the order they are trained."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.configuration import sweep
+from bench.configuration.sweep import Case, MethodLine, WorkItem
+from bench.results.training import TrainingKey
+
+if TYPE_CHECKING:
+    from bench.configuration.config import Config
+
+CHECKPOINTS = "checkpoints"
+
+
+@dataclass(frozen=True)
+class TrainItem:
+    """One training: a fresh process, one line of a case, one seed."""
+
+    case: Case
+    line: MethodLine
+    seed: int
+
+    @property
+    def work(self) -> WorkItem:
+        """What a measurement of the same line would be."""
+        return WorkItem(self.case, self.line)
+
+    @property
+    def key(self) -> TrainingKey:
+        """Identity, equal to `training_key` of its points."""
+        line = self.line
+        return tuple(sorted(self.case.axes().items())), line.method, line.engine, line.accumulation_steps, self.seed
+
+    def checkpoint(self, run_dir: Path) -> Path:
+        """Where it is kept between its evaluations."""
+        named = json.dumps([self.case.axes(), str(self.line), self.seed], sort_keys=True)
+        digest = hashlib.sha256(named.encode()).hexdigest()[:12]
+        return run_dir / CHECKPOINTS / f"{self.line.method}-seed-{self.seed}-{digest}.safetensors"
+
+    def __str__(self) -> str:
+        return f"{self.case} · {self.line} seed {self.seed}"
+
+
+def plan(config: Config) -> tuple[TrainItem, ...]:
+    """Everything that `[train]` asks for: seed by seed within a case, so that an interrupted run holds whole pairs."""
+    single = config.run.model_copy(update={"blocks": 1, "canary": False})
+    items = sweep.plan(config.training().model_copy(update={"run": single}))
+    cases: dict[Case, list[MethodLine]] = {}
+    for item in items:
+        cases.setdefault(item.case, []).append(item.line)
+    return tuple(
+        TrainItem(case, line, seed) for case, lines in cases.items() for seed in config.train.seeds for line in lines
+    )

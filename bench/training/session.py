@@ -1,0 +1,93 @@
+"""A training run from its configuration to its last outcome: what `gram-bench train` and `resume` share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from bench import session
+from bench.configuration import checks
+from bench.configuration.config import Config
+from bench.errors import ConfigError, Interrupted
+from bench.progress import duration
+from bench.results import training
+from bench.session import Plan, Request, say
+from bench.training.plan import TrainItem
+from bench.training.plan import plan as trainings
+from bench.training.progress import TrainingView
+
+
+def resolve(request: Request) -> tuple[Plan, tuple[TrainItem, ...]]:
+    """The request on this machine and its trainings; raises UsageError."""
+    plan = session.resolve(request)
+    _check_metric(plan.config)
+    return plan, trainings(plan.config)
+
+
+def start(plan: Plan, items: Sequence[TrainItem], out: Path) -> Path:
+    """Makes the run's directory below `out`; raises UsageError where it can't be."""
+    return session.start(plan, out, "train", len(items))
+
+
+def reopen(run_dir: Path) -> tuple[Config, tuple[TrainItem, ...], list[str]]:
+    """What an interrupted run was to train, and warnings; raises UsageError on another machine."""
+    warnings = list(training.load(run_dir).warnings)
+    config, changed = session.same_machine(run_dir)
+    return config, trainings(config), [*warnings, *changed]
+
+
+def train(config: Config, items: Sequence[TrainItem], run_dir: Path, console: Console) -> None:
+    """Trains all that `run_dir` has no outcome of, with progress on `console`; Ctrl-C says how to go on."""
+    from bench.running import manager as measuring
+    from bench.training import manager
+
+    try:
+        measuring.prepare()
+        session.fetch_assets(config.training(), console)
+        with TrainingView(console) as view:
+            view.metric = config.train.metric
+            manager.run(config, run_dir, items, view)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"interrupted; every checkpoint is kept, `gram-bench resume {run_dir}` goes on from there."
+        ) from None
+
+
+def warnings(config: Config) -> list[str]:
+    """What a reader of the results will miss."""
+    without = [part for part in config.train.sweep.parts() if "e2e" not in part.method]
+    return ["a part of train.sweep leaves out e2e, so nothing can be compared with it"] if without else []
+
+
+def print_plan(plan: Plan, items: Sequence[TrainItem], console: Console) -> None:
+    """What `train --dry-run` prints: the lines of each case, the seeds, and when a line ends."""
+    settings = plan.config.train
+    say(console, plan.title)
+    for case in dict.fromkeys(item.case for item in items):
+        lines = dict.fromkeys(str(item.line) for item in items if item.case == case)
+        say(console, f"{case}: {', '.join(lines)}")
+    say(console, f"{len(items)} trainings, seeds {', '.join(map(str, settings.seeds))}, each in a process of its own.")
+    limits = [
+        f"{settings.patience} evaluations without a better {settings.metric}",
+        *([f"{settings.max_epochs:g} epochs"] if settings.max_epochs is not None else []),
+        *([f"{settings.max_steps} steps"] if settings.max_steps is not None else []),
+        *([f"{duration(settings.max_train_s)} of training"] if settings.max_train_s is not None else []),
+    ]
+    say(console, f"Each is evaluated every {settings.evaluate_every} and ends after {' or '.join(limits)}.")
+
+
+def _check_metric(config: Config) -> None:
+    """A best must be judged by something that every swept CF module's task has."""
+    from bench.metrics import _base as metrics
+
+    judges = metrics.load(config.train.metric).TASKS
+    for part in config.train.sweep.parts():
+        for cf_module in part.cf_module:
+            task = checks.task_of(cf_module)
+            if task not in judges:
+                raise ConfigError(
+                    f"train.metric: {config.train.metric} judges {' and '.join(judges)} only, and {cf_module} does "
+                    f"{task}; auc judges both."
+                )

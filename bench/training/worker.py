@@ -1,0 +1,130 @@
+"""A training worker's process: builds a line, goes on from its checkpoint if there is one, trains until it stops.
+
+After each evaluation first the checkpoint is on the disk, with the point in it, and then the manager is told of the
+point. So whatever is killed, and when, every recorded point lies before the checkpoint or in it: a point that was not
+recorded yet is told again from there, and none is ever measured twice. Imports nothing heavy by itself.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+from bench.results import store
+from bench.results.schema import Exactness
+from bench.results.training import TrainingPoint
+from bench.running import failures
+from bench.running.records import WEAKEST_CLAIM
+from bench.running.worker import begin
+from bench.training.messages import Began, Phase, Reached, TrainJob, Unwritable
+
+POINT = "point"
+"""Where a checkpoint's facts hold the point that it was taken at."""
+
+Say = Callable[[Any], None]
+
+
+def main(connection: Connection, job: TrainJob, output: int | None = None) -> None:
+    """Trains `job`, tells each phase and each point through `connection`; see `bench.running.worker.main`."""
+    begin(output)
+    work(job, connection.send)
+
+
+def work(job: TrainJob, say: Say) -> None:
+    """The same in this process; a failure is a point like any other, with its outcome."""
+    phase: Phase = "start"
+    step, claim = 0, None
+
+    def enter(begun: Phase, at: int) -> None:
+        nonlocal phase, step
+        phase, step = begun, at
+        say(Began(begun, at, claim))
+
+    try:
+        from bench.methods import exactness, method_class
+
+        claim = exactness(method_class(job.item.line.method, job.config.run.plugins), job.config.run.dropout)
+        _train(job, claim, say, enter)
+    except store.UnwritableResults as error:
+        say(Unwritable(str(error)))
+    except Exception as error:
+        failure = failures.of_exception(error, phase)
+        say(Reached(failed_point(job, failure, claim, step).model_dump(mode="json")))
+
+
+def _train(job: TrainJob, claim: Exactness, say: Say, enter: Callable[[Phase, int], None]) -> None:
+    import torch
+
+    from bench import build as builder
+    from bench.measure import clock as clocks
+    from bench.measure.cores import compute_threads
+    from bench.training import checkpoint
+    from bench.training.loop import Learner
+
+    enter("setup", 0)
+    gc.freeze()
+    torch.set_num_threads(compute_threads())
+    config, item = job.config, job.item
+    device = builder.resolve_device(config.run.device)
+    built = builder.build(config, item.work, device, training_seed=item.seed)
+    torch.manual_seed(item.seed)
+    clock = clocks.CudaClock() if device.type == "cuda" else clocks.HostClock()
+    learner = Learner(built, config.train, clock, item.seed)
+    path = item.checkpoint(job.run_dir)
+    kept = checkpoint.load(path)
+    if kept is not None:
+        learner.restore(kept)
+        say(Reached(kept.facts[POINT]))
+        if kept.facts[POINT]["outcome"] is not None:
+            return
+    while learner.stopped is None:
+        enter("training", learner.step)
+        learner.advance()
+        enter("evaluation", learner.step)
+        reached = vars(learner.evaluate())
+        ended: dict[str, Any] = {"outcome": "ok", "detail": _detail(built, learner)} if learner.stopped else {}
+        point = TrainingPoint(**identity(job), exactness=claim, **reached, **ended).model_dump(mode="json")
+        state = learner.checkpoint()
+        checkpoint.save(path, checkpoint.Checkpoint(state.tensors, {**state.facts, POINT: point}))
+        say(Reached(point))
+
+
+def _detail(built: Any, learner: Any) -> dict[str, Any]:
+    from bench.training import checkpoint
+
+    counts = {"interval": learner.method.interval, "parameters_sha256": checkpoint.fingerprint(learner.training)}
+    return {**built.detail, **counts, "steps_per_epoch": built.workload.steps_per_epoch}
+
+
+def identity(job: TrainJob) -> dict[str, Any]:
+    """The columns of a point that its job decides."""
+    run, item = job.config.run, job.item
+    return {
+        "case": item.case.axes(),
+        "method": item.line.method,
+        "engine": item.line.engine,
+        "accumulation_steps": item.line.accumulation_steps,
+        "seed": item.seed,
+        "dropout": run.dropout,
+        "padding": run.padding,
+        "optimizer": run.optimizer,
+    }
+
+
+def failed_point(
+    job: TrainJob, failure: failures.Failure, claim: Exactness | None, step: int, output: str = ""
+) -> TrainingPoint:
+    """A training that ended without an evaluation after `step` steps or more: its outcome and its reason."""
+    detail = {"trace": failure.trace, "output": output}
+    return TrainingPoint(
+        **identity(job),
+        exactness=claim or WEAKEST_CLAIM,
+        step=step,
+        train_s=0.0,
+        interactions=0,
+        outcome=failure.outcome,
+        reason=failure.reason,
+        detail={name: told for name, told in detail.items() if told},
+    )

@@ -1,0 +1,1 @@
+"""Tests of bench.training and bench.metrics."""
