@@ -19,6 +19,9 @@ from bench import assets
 if TYPE_CHECKING:
     from bench.encoders._base import Tokenizer
 
+CHUNK = 4096
+"""Texts handed to a tokenizer at once: as Python's numbers, tokens take ten times the memory that they need."""
+
 
 def tokenized(texts: Sequence[str], tokenizer: Tokenizer) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Token ids of all texts [T] and where each starts [n + 1]; special tokens included, nothing cut."""
@@ -28,9 +31,12 @@ def tokenized(texts: Sequence[str], tokenizer: Tokenizer) -> tuple[NDArray[np.in
             return kept["tokens"].astype(np.int64), kept["offsets"].astype(np.int64)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         pass  # not there yet, or damaged: it costs a second to make
-    ids = tokenizer.encode(texts)
-    tokens = np.concatenate([np.asarray(row, dtype=np.int64) for row in ids])
-    offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int64)
+    parts, lengths = [np.empty(0, dtype=np.int32)], [0]
+    for start in range(0, len(texts), CHUNK):
+        ids = tokenizer.encode(texts[start : start + CHUNK])
+        parts += [np.asarray(row, dtype=np.int32) for row in ids]
+        lengths += [len(row) for row in ids]
+    tokens, offsets = np.concatenate(parts).astype(np.int64), np.cumsum(lengths, dtype=np.int64)
     with contextlib.suppress(OSError):  # a cache that is read-only or full makes the next start slower, no more
         _keep(path, tokens, offsets)
     return tokens, offsets

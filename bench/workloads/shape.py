@@ -1,7 +1,8 @@
-"""`shape:spanish|french|poj|toeic|mind|mind_body`: a log drawn at random with the sizes of one of the paper's.
+"""`shape:NAME`: a log drawn with the sizes of spanish, french, poj, toeic, mind or mind_body.
 
-Users, items, interactions and mean text length are those of GRAM's Table 3; the rest is a law: popularity is Zipf's,
-histories and texts are lognormal. For time and memory only, since tokens and responses are random.
+Users, items, interactions and mean text length are those of the paper's Table 3 (MIND's once with titles, once with
+bodies); the rest is a law: popularity is Zipf's, histories and texts are lognormal. For time and memory only, since
+tokens and responses are random.
 
 `scale` makes fewer users with histories as long as ever, hence fewer interactions; the catalogue stays whole. So a
 batch, and what repeats in it, is as in the whole log, while interactions per item, which bound what accumulation over

@@ -6,7 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.build import build as build_method
 from bench.configuration.config import load, restore
+from bench.configuration.sweep import plan
 from bench.errors import ConfigError
 from bench.workloads import _lognormal, _synthesis, _zipf, shape
 from bench.workloads._base import WorkloadRequest
@@ -164,3 +166,14 @@ class TestPlainValues:
     def test_what_is_wrong_is_one_clear_sentence(self, changes, message):
         with pytest.raises(ConfigError, match=message):
             load(None, "full", changes, "cpu")
+
+
+@pytest.mark.parametrize(("name", "cf_module"), [("spanish", "dkt"), ("mind", "nrms")])
+def test_methods_step_on_a_shape_that_a_sweep_names(name, cf_module):
+    """From the words of the command line to a loss, as a worker goes."""
+    sizes = ("sweep.batch_size=2", "sweep.history_length=5", "sweep.text_length=8", "sweep.method=single_step")
+    words = (f"sweep.workload=shape:{name}", f"sweep.cf_module={cf_module}", "sweep.encoder=shape:tiny")
+    config = load(None, "full", (*words, *sizes, "workload.scale=0.0005"), "cpu")
+    built = build_method(config, plan(config)[0], torch.device("cpu"))
+    assert torch.isfinite(built.method.step(built.workload.batches(0)))
+    assert built.detail["workload"]["interactions"] == round(shape.SHAPES[name].interactions * 0.0005)
