@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import registry
 from bench.configuration import config as configuration
 from bench.configuration.config import load, requested_device, restore
 from bench.errors import ConfigError
@@ -237,3 +238,10 @@ def test_a_wrong_configuration_is_told_without_importing_torch(write):
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.split() == ["ConfigError", "False"]
+
+
+@pytest.mark.parametrize("workload", registry.names("bench.workloads"))
+def test_every_setting_of_a_workload_is_explained(workload):
+    text = COMMITTED.read_text(encoding="utf-8").partition(f"\n[workload.{workload}]")[2].partition("\n[")[0]
+    for key in registry.load("bench.workloads", workload).Settings.model_fields:
+        assert f"\n{key} = " in text or f"\n# {key} = " in text, key
