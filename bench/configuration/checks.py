@@ -77,7 +77,7 @@ def _check_plain(written: Mapping[str, Any], models: Mapping[str, type[BaseModel
     for key in (key for key, value in written.items() if not _is_table(value) and key not in known):
         raise Fault(
             ("workload", key),
-            f"workload.{key}: no workload of the sweep ({', '.join(models)}) has such a setting; {nearest(key, known)}",
+            f"workload.{key}: no workload of a sweep ({', '.join(models)}) has such a setting; {nearest(key, known)}",
         )
 
 
