@@ -53,7 +53,7 @@ def fit(needs: Iterable[Room | None], free: Room) -> bool:
 
 def free(device_uuid: str | None) -> Room:
     """What is free now, of the control group's limit where that is less; device_uuid: None on a processor."""
-    return Room(min(psutil.virtual_memory().available, *_group_limits()), _device_free(device_uuid))
+    return Room(min([psutil.virtual_memory().available, *_group_limits()]), _device_free(device_uuid))
 
 
 def _group_limits(root: Path = _CGROUP) -> list[int]:

@@ -33,6 +33,11 @@ WORKER_ENVIRONMENT = {
     # use the same cores, siblings lose their turn meanwhile, at every operation: a step of 20 ms on two free cores
     # took 1,400 ms on two busy ones, and 40 ms with this, which costs nothing on free ones.
     "GOMP_SPINCOUNT": "1000",
+    # cuDNN's attention builds a plan for every new batch shape, which takes longer than a step; deduplicated batches
+    # have a new shape each time. The next backend in line needs no plans.
+    "TORCH_CUDNN_SDPA_DEPRIORITIZED": "1",
+    # Memory for new shapes is mapped behind what there is, where else a step would wait for the driver to allocate.
+    "PYTORCH_ALLOC_CONF": "expandable_segments:True",
 }
 """What fork server and workers find in their environment, unless this process's own says otherwise."""
 KILL_PATIENCE_S = 60.0

@@ -59,3 +59,8 @@ def test_this_machine_has_main_memory_and_no_device_that_is_not_asked_for():
     assert room.free(None).host > 0
     assert room.free(None).device is None
     assert room.free("GPU-00000000-0000-0000-0000-000000000000").device is None
+
+
+def test_where_no_control_group_sets_a_limit_the_machines_memory_is_what_counts(monkeypatch):
+    monkeypatch.setattr(room, "_group_limits", lambda: [])
+    assert room.free(None).host > 0

@@ -190,7 +190,7 @@ class TestFailures:
     def test_the_hosts_memory_running_out_is_an_outcome(self):
         """Not simulated: the allocator really refuses a pebibyte."""
         record = measured(config(), item("outgrows_the_host"))
-        assert record.outcome == "oom"
+        assert record.outcome == "oom", record.reason
         assert record.reason == "out of memory in the warm-up: asked for 1048576.00 GiB"
 
     def test_a_memory_budget_is_halved_once_after_running_out(self):
@@ -200,12 +200,12 @@ class TestFailures:
         assert record.outcome == "ok"
         assert record.detail["memory_budget_after_oom"] == 0.4
         record = measured(config({name: {"memory_budget": 4.0}}), item(name))
-        assert record.outcome == "oom"
+        assert record.outcome == "oom", record.reason
         assert record.detail["memory_budget_after_oom"] == 2.0
 
     def test_an_out_of_memory_case_still_says_how_large_it_was(self):
         record = measured(config(), item("outgrows_the_gpu", batch_size=4))
-        assert record.outcome == "oom"
+        assert record.outcome == "oom", record.reason
         assert record.reason == "out of memory in the warm-up: asked for 2.50 GiB with 1.20 GiB of 79.11 GiB free"
         assert record.item_slots == 2 * SLOTS
         assert record.unique_items < record.item_slots
@@ -275,7 +275,7 @@ class TestOnAGpu:
 
     def test_running_out_of_memory_is_an_outcome_with_its_size(self):
         record = measured(config(device="cuda"), item("e2e", encoder="shape:bert-base", batch_size=20_000))
-        assert record.outcome == "oom"
+        assert record.outcome == "oom", record.reason
         assert "asked for" in record.reason
         assert record.peak_memory_bytes.allocated > 2**30
 
