@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from bench import registry
+from bench import registry, together
 from bench.configuration.config import Config, ModelSettings, RunSettings
 from bench.configuration.method_settings import AUTO
 from bench.configuration.sweep import Case, WorkItem
@@ -30,6 +30,9 @@ from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.methods.multi_step import resolve_accumulation_steps
 from gram_core.protocols import ContentEncoder, Exactness, Method
 from gram_core.training import Optimization, Training
+
+if TYPE_CHECKING:
+    from gram_core.distributed import Ranks
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
@@ -51,15 +54,28 @@ class Built:
     @property
     def encoder(self) -> ContentEncoder:
         """The content encoder as the method runs it: an engine may have put its own in its place."""
-        return getattr(self.method, "training", self.training).encoder
+        return self.stepping.encoder
+
+    @property
+    def stepping(self) -> Training:
+        """The training as the method runs it."""
+        training: Training = getattr(self.method, "training", self.training)
+        return training
 
 
-def build(config: Config, item: WorkItem, device: torch.device, *, training_seed: int | None = None) -> Built:
+def build(
+    config: Config,
+    item: WorkItem,
+    device: torch.device,
+    *,
+    training_seed: int | None = None,
+    ranks: Ranks | None = None,
+) -> Built:
     """Everything that a worker steps; raises ValueError where the parts don't fit each other, Unavailable for want of
     a library.
 
     training_seed: of the weights, of a training that holds out and schedules as `[train]` says. None: everything is
-    trained on, at constant rates, with weights of run.seed.
+    trained on, at constant rates, with weights of run.seed. ranks: where it does not train alone.
     """
     run, case = config.run, item.case
     for_training = training_seed is not None
@@ -87,14 +103,20 @@ def build(config: Config, item: WorkItem, device: torch.device, *, training_seed
     cf_module = cf_class(encoder.width).to(device, dtype)
     for module in (encoder, cf_module):
         set_dropout(module, run.dropout)
+    workload = replace(workload, steps_per_epoch=_shared_out(workload.steps_per_epoch, case.world_size))
+    settings = method_settings(chosen, config, item, workload.steps_per_epoch)
+    if ranks is not None:
+        together.check(chosen, settings, run, item.line.engine)
+        together.shard(encoder, run, ranks)
     training = Training(
         workload.table,
         encoder,
         cf_module,
-        optimization(encoder, cf_module, run, config.train if for_training else None),
+        optimization(encoder, cf_module, run, config.train if for_training else None, ranks),
         amp_dtype=torch.bfloat16 if case.precision == "bf16" else None,
     )
-    settings = method_settings(chosen, config, item, workload.steps_per_epoch)
+    if ranks is not None:
+        training = together.distributed(training, ranks, case.deduplicate)
     method = build_method(chosen, training, settings, item.line.engine)
     detail = {
         "weights": loaded.weights,
@@ -106,6 +128,11 @@ def build(config: Config, item: WorkItem, device: torch.device, *, training_seed
     }
     claim = exactness(chosen, run.dropout, settings, run.max_grad_norm)
     return Built(workload, training, method, claim, detail)
+
+
+def _shared_out(steps_per_epoch: int | None, world_size: int) -> int | None:
+    """Steps of an epoch that so many processes take together, each with batches of its own."""
+    return None if steps_per_epoch is None else -(-steps_per_epoch // world_size)
 
 
 def cf_module_class(name: str) -> type[Any]:
@@ -177,13 +204,19 @@ def workload_request(
 
 
 def optimization(
-    encoder: nn.Module, cf_module: nn.Module, run: RunSettings, train: TrainSettings | None = None
+    encoder: nn.Module,
+    cf_module: nn.Module,
+    run: RunSettings,
+    train: TrainSettings | None = None,
+    ranks: Ranks | None = None,
 ) -> Optimization:
     """An optimizer each, of the same kind; fused: one pass over memory, which else would flatten every ratio.
 
     train: gives rates of their own and schedules, each in its own optimizer's steps.
     """
     chosen: Any = OPTIMIZERS[run.optimizer]
+    if ranks is not None and run.sharding == "zero1":
+        chosen = together.in_parts(chosen, ranks)
     encoder_rate = (train and train.encoder_learning_rate) or run.learning_rate
     cf_rate = (train and train.cf_learning_rate) or run.learning_rate
     encoder_optimizer = chosen(encoder.parameters(), lr=encoder_rate, fused=True)

@@ -69,7 +69,10 @@ class CFModule(Protocol):
 
 @runtime_checkable
 class Method(Protocol):
-    """A way to train encoder and CF module together, batch by batch."""
+    """A way to train encoder and CF module together, batch by batch.
+
+    One that is written for several processes, through `Training.share` or `end_to_end`, says `distributes = True`.
+    """
 
     @property
     def name(self) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -114,6 +115,8 @@ class Training:
     optimization: Optimization
     amp_dtype: torch.dtype | None = None
     device: torch.device = field(init=False)
+    capturable: ClassVar[bool] = True
+    """Whether a whole step may be captured as a graph."""
 
     def __post_init__(self) -> None:
         self.device = next(iter(self.encoder.parameters())).device

@@ -40,6 +40,8 @@ SETTING_COLUMNS = (
     "layers",
     "cf_module",
     "history_length",
+    "world_size",
+    "deduplicate",
     "precision",
     "engine",
     "dropout",
@@ -156,6 +158,12 @@ def encoder(row: Mapping[str, Any]) -> str:
     return f"{name}, first layer" if row["layers"] == 1 else f"{name}, first {plain(row['layers'])} layers"
 
 
+def processes(row: Mapping[str, Any]) -> str:
+    """`2 processes` and, where they share their items, so."""
+    shared = ", each item encoded once among them" if row["deduplicate"] == "global" else ""
+    return f"{plain(row['world_size'])} process{'' if row['world_size'] == 1 else 'es'}{shared}"
+
+
 def setting(row: Mapping[str, Any]) -> str:
     """What holds for a whole figure, in one line."""
     parts = [
@@ -165,6 +173,7 @@ def setting(row: Mapping[str, Any]) -> str:
         f"history {plain(row['history_length'])} items",
     ]
     parts += [plain(row["precision"]), f"engine {plain(row['engine'])}"]
+    parts += [processes(row)] if row["world_size"] != 1 else []
     parts += [f"dropout {row['dropout']}"] if row["dropout"] != "off" else []
     return " · ".join(parts)
 

@@ -96,6 +96,7 @@ def check(config: Config) -> None:
             ("run", "blocks"),
             f"run.blocks = {config.run.blocks} is more than run.max_blocks = {config.run.max_blocks}; raise both.",
         )
+    _check_hosts(config)
     methods = _methods(config)
     for path, name in _swept(config, "method"):
         _one_of(path, name, methods, "method")
@@ -124,6 +125,18 @@ def check_methods_agree(config: Config) -> None:
         if table:
             with _blamed_on(("method", name)):
                 method_settings.check_table(name, table, config.run.plugins)
+
+
+def _check_hosts(config: Config) -> None:
+    """Several hosts need a place to meet, and equally many processes each."""
+    hosts = config.run.hosts
+    if hosts > 1 and not config.run.rendezvous:
+        raise Fault(("run", "rendezvous"), f"run.hosts = {hosts} needs run.rendezvous, HOST:PORT of this host.")
+    for path, size in _swept(config, "world_size"):
+        if size > 1 and size % hosts:
+            raise Fault(path, f"{key_name(path)}: {size} processes do not divide among run.hosts = {hosts}.")
+    if any(size > 1 for part in config.train.sweep.parts() for size in part.world_size):
+        raise Fault(("train", "sweep", "world_size"), "train.sweep.world_size: gram-bench train trains in one process.")
 
 
 def _sweeps(config: Config) -> tuple[tuple[Path, Sweep], ...]:

@@ -83,6 +83,14 @@ class RunSettings(_Strict):
     """Time for one worker's warm-up and samples."""
     timeout_s: Seconds = 300.0
     """A worker that takes longer is ended and recorded as `timeout`."""
+    world_size: Count | None = None
+    """Processes that train together in every case: `sweep.world_size` for the whole sweep, whatever it says itself."""
+    sharding: Literal["none", "zero1", "fsdp2"] = "none"
+    """What several processes keep in parts: nothing, the optimizer's state (ZeRO-1), or encoder and all (FSDP2)."""
+    hosts: Count = 1
+    """Hosts that a case's processes are spread over; the others run torchrun beside this one (README)."""
+    rendezvous: StrictStr = ""
+    """Where several hosts meet, HOST:PORT on this one; empty: a free port of this host, which is enough for one."""
     plugins: Annotated[tuple[StrictStr, ...], BeforeValidator(_as_list)] = ()
     """Importable packages whose files are methods, besides those that exist here."""
 
@@ -123,6 +131,7 @@ Layers = Annotated[tuple[Annotated[int | str, PlainValidator(_layers)], ...], *_
 Ratios = Annotated[tuple[Annotated[StrictFloat, Field(ge=1, allow_inf_nan=False)], ...], *_AXIS]
 AccumulationSteps = Annotated[tuple[Annotated[int | str, PlainValidator(_accumulation_steps)], ...], *_AXIS]
 Precisions = Annotated[tuple[Precision, ...], *_AXIS]
+Ways = Annotated[tuple[Literal["local", "global"], ...], *_AXIS]
 
 
 class SweepAxes(_Strict):
@@ -142,6 +151,9 @@ class SweepAxes(_Strict):
     accumulation_steps: AccumulationSteps = (16,)
     precision: Precisions = ("float32",)
     engine: Names = ("eager",)
+    world_size: Counts = (1,)
+    """Processes that train together, each on batch_size users of its own and, where there are GPUs, on one of them."""
+    deduplicate: Ways = ("local",)
 
 
 class Sweep(SweepAxes):
@@ -201,12 +213,16 @@ def presets() -> dict[str, str]:
 def load(path: Path | None, preset: str, overrides: Sequence[str], device_kind: DeviceKind) -> Config:
     """The configuration of a run: the file (None: the defaults), then the preset, then every `table.key=value`.
 
-    An overridden axis of the sweep holds in every part of it. `run.device` of the result is `device_kind`.
+    An overridden axis of the sweep holds in every part of it, and so does `run.world_size` wherever it is set.
+    `run.device` of the result is `device_kind`.
     Raises ConfigError, which names file, line and key.
     """
     base = [_read_file(path)] if path is not None else []
     base.append(_read_preset(preset).under(device_kind))
     changes = [parse_override(override) for override in overrides]
+    world_size = _table(merge([*base, *changes]).get("run")).get("world_size")
+    if isinstance(world_size, int):
+        changes.append(Source({"sweep": {"world_size": [world_size]}}, {}))
     values = merge([Source(_without_axes(merge(base), changes), {}), *changes])
     return _validated(values, [*base, *changes], device_kind)
 

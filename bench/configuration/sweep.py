@@ -27,7 +27,8 @@ class Case:
 
     layers: the encoder's first so many layers, None for all of them; history_length, text_length: per user and
     per item; item_repetition_ratio: as asked for, None where the workload's own log decides; cf_module: what reads
-    the encodings.
+    the encodings. world_size: processes that train together, each on batch_size users of its own; deduplicate: whether
+    each of them encodes its own unique items ("local"), or all together each item once ("global").
     """
 
     workload: str
@@ -39,6 +40,8 @@ class Case:
     item_repetition_ratio: float | None
     precision: str
     cf_module: str = "nrms"
+    world_size: int = 1
+    deduplicate: str = "local"
 
     def axes(self) -> dict[str, AxisValue]:
         """What a `Record` stores as its `case`."""
@@ -47,9 +50,10 @@ class Case:
     def __str__(self) -> str:
         depth = "" if self.layers is None else f" layers={self.layers}"
         ratio = "" if self.item_repetition_ratio is None else f" ratio={self.item_repetition_ratio:g}"
+        ranks = "" if self.world_size == 1 else f" ranks={self.world_size} deduplicate={self.deduplicate}"
         return (
             f"{self.workload} {self.encoder}{depth} batch={self.batch_size} history={self.history_length} "
-            f"text={self.text_length}{ratio} {self.cf_module} {self.precision}"
+            f"text={self.text_length}{ratio} {self.cf_module} {self.precision}{ranks}"
         )
 
 
@@ -124,11 +128,17 @@ def cases(part: SweepAxes) -> tuple[Case, ...]:
     for workload in part.workload:
         ratios = part.item_repetition_ratio if takes_ratio(workload) else (None,)
         sizes = (part.layers, part.batch_size, part.history_length, part.text_length, ratios)
-        axes = (part.cf_module, part.encoder, *sizes, part.precision)
-        for cf_module, encoder, layers, batch, history, text, ratio, precision in itertools.product(*axes):
+        axes = (part.cf_module, part.encoder, *sizes, part.precision, _together(part))
+        for cf_module, encoder, layers, batch, history, text, ratio, precision, together in itertools.product(*axes):
             depth = layers if isinstance(layers, int) else None
-            found[Case(workload, encoder, depth, batch, history, text, ratio, precision, cf_module)] = None
+            found[Case(workload, encoder, depth, batch, history, text, ratio, precision, cf_module, *together)] = None
     return tuple(found)
+
+
+def _together(part: SweepAxes) -> tuple[tuple[int, str], ...]:
+    """World sizes, each with every way to deduplicate; a single process has one way."""
+    pairs = [(size, way if size > 1 else "local") for size in part.world_size for way in part.deduplicate]
+    return tuple(dict.fromkeys(pairs))
 
 
 def method_lines(part: SweepAxes, plugins: Sequence[str] = ()) -> tuple[MethodLine, ...]:
@@ -166,6 +176,8 @@ def _order(found: tuple[Case, ...]) -> Callable[[Case], tuple[float, ...]]:
             case.batch_size * case.history_length * case.text_length,
             case.batch_size,
             -(ratio or 0),
+            case.world_size,
+            case.deduplicate == "global",
         )
 
     return key

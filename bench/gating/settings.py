@@ -41,6 +41,8 @@ class Floor(_Strict):
     """As asked for."""
     precision: StrictStr | None = None
     cf_module: StrictStr | None = None
+    world_size: StrictInt | None = None
+    deduplicate: StrictStr | None = None
 
     def conditions(self) -> dict[str, Any]:
         """What a line must be, by name; the method among it."""

@@ -34,6 +34,8 @@ def needed(record: Record) -> Room | None:
     on_host = record.detail.get("resident_peak_bytes")
     if peak.reserved is not None:
         return Room(on_host, max(peak.process or 0, peak.reserved + CUDA_CONTEXT_BYTES))
+    if record.ranks and on_host is not None:
+        return Room(on_host, 0)  # of all its processes; the peak is that of the largest
     return None if peak.process is None else Room(peak.process, 0)
 
 

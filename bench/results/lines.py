@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from bench.results.schema import AxisValue, Outcome, PeakMemory, Record
+from bench.results.schema import AxisValue, CaseAxes, Outcome, PeakMemory, Record
 from bench.results.stats import REFERENCE, Estimate, block_values, estimate
 
 WORST_FIRST: tuple[Outcome, ...] = ("error", "timeout", "oom", "skipped", "ok")
@@ -22,7 +22,7 @@ class LineResult(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
-    case: dict[str, AxisValue]
+    case: CaseAxes
     method: str
     engine: str
     accumulation_steps: int | str | None = None
@@ -87,7 +87,9 @@ def case_title(case: Mapping[str, Any]) -> str:
 
     sizes = (("layers", "layers"), ("batch", "batch_size"), ("history", "history_length"), ("text", "text_length"))
     shown = "".join(part(name, axis) for name, axis in (*sizes, ("ratio", "item_repetition_ratio")))
-    return f"{case.get('workload')} {case.get('encoder')}{shown} {case.get('cf_module')} {case.get('precision')}"
+    together = (("ranks", "world_size"), ("deduplicate", "deduplicate")) if case.get("world_size", 1) != 1 else ()
+    ranks = "".join(part(name, axis) for name, axis in together)
+    return f"{case.get('workload')} {case.get('encoder')}{shown} {case.get('cf_module')} {case.get('precision')}{ranks}"
 
 
 def lines(records: Iterable[Record]) -> tuple[LineResult, ...]:

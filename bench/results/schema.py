@@ -19,7 +19,7 @@ Exactness = Literal["exact", "stale", "other-model"]
 Schedule = Literal["solo", "interleaved", "alternated"]
 RunKind = Literal["run", "train"]
 AxisValue = str | int | float | None
-LATER_AXES: Final[dict[str, AxisValue]] = {"cf_module": "nrms"}
+LATER_AXES: Final[dict[str, AxisValue]] = {"cf_module": "nrms", "world_size": 1, "deduplicate": "local"}
 """Axes that came later, and what every case before them had."""
 
 
@@ -62,6 +62,16 @@ class Loss(_Strict):
     last: float
 
 
+class Rank(_Strict):
+    """One of several processes that trained together; counts are means per step."""
+
+    peak_memory_bytes: PeakMemory = PeakMemory()
+    resident_peak_bytes: int | None = None
+    """The most main memory that the process had resident."""
+    unique_items: float | None = None
+    """Of its own users."""
+
+
 class Spread(_Strict):
     """Smallest, middle and largest of what was read."""
 
@@ -97,7 +107,8 @@ class Record(_Strict):
     """One method on one case in one block.
 
     `case` maps axis to value: workload, encoder, layers, batch_size, history_length, text_length,
-    item_repetition_ratio (as asked for; None where the workload's own log decides), precision, cf_module.
+    item_repetition_ratio (as asked for; None where the workload's own log decides), precision, cf_module, world_size,
+    deduplicate. Of several processes that trained together, counts and rates are those of all of them, joined.
     `accumulation_steps` belongs to the method and is None where the method has none.
     Counts are per step, means over the measured batches.
     """
@@ -165,6 +176,11 @@ class Record(_Strict):
     peak_memory_bytes: PeakMemory = PeakMemory()
     throughput_per_s: Throughput | None = None
     loss: Loss | None = None
+    ranks: tuple[Rank, ...] = ()
+    """Every process's own facts where several trained together; then `peak_memory_bytes` holds the largest of each."""
+    communication_s: float | None = None
+    """Seconds per step that several processes spent on communication and on nothing else: the step's time less that of
+    the same steps without any, taken by the same processes after the measured windows."""
     detail: dict[str, Any] = {}
     """Facts of the workload, encoder and method that no column holds; weights: "real" or "random", for one."""
 

@@ -37,6 +37,8 @@ AXES = (
     "asked_repetition_ratio",
     "precision",
     "cf_module",
+    "world_size",
+    "deduplicate",
 )
 """A case's axes as columns; the ratio asked for is renamed, so that the plain name is the realised one."""
 SETTING = ("engine", "dropout", "padding", "optimizer")
@@ -55,6 +57,8 @@ _COUNTS = (
     "padded_tokens",
     "setup_s",
     "host_wait_s",
+    "communication_s",
+    "ranks_unique_items",
     "warmup_steps",
 )
 _RATES = ("users_per_s", "item_slots_per_s", "real_tokens_per_s")
@@ -197,7 +201,8 @@ def _record_row(record: Record) -> Row:
         name: getattr(record, name)
         for name in (*SETTING, *LINE, "label", "exactness", "block", "seed", "outcome", "reason")
     }
-    row |= {name: getattr(record, name) for name in _COUNTS}
+    row |= {name: getattr(record, name, None) for name in _COUNTS}
+    row["ranks_unique_items"] = sum(rank.unique_items or 0.0 for rank in record.ranks) or None
     row["weights"] = record.detail.get("weights") or ("random" if str(row["encoder"]).startswith("shape:") else "real")
     row["log"] = record.detail.get("log") or ("synthetic" if _is_drawn(row["workload"]) else "real")
     row["samples"] = len(record.samples_s)

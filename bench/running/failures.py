@@ -85,6 +85,12 @@ def of_exit_code(exit_code: int | None, phase: str) -> Failure:
     return Failure("error", f"the worker was killed by {name} in the {phase}{hint}")
 
 
+def of_rank(rank: int, size: int, exit_code: int) -> Failure:
+    """The failure of several processes of which one ended without a word."""
+    alone = of_exit_code(exit_code, "run")
+    return Failure(alone.outcome, alone.reason.replace("the worker", f"process {rank} of {size}", 1))
+
+
 def of_timeout(timeout_s: float, phase: str, setting: str = "run.timeout_s") -> Failure:
     """The failure of a worker that was ended because it took too long, as the setting says."""
     return Failure("timeout", f"took longer than {timeout_s:g} s ({setting}); it was in the {phase}")

@@ -61,7 +61,7 @@ def _measure(job: Job, on_event: Callable[[Event], None]) -> Record:
     timeout_s = job.config.run.timeout_s
     phase: Phase = "start"
     exactness: Exactness | None = None
-    with Worker(worker.main, job) as process:
+    with Worker(worker.main, job, leads=job.leads) as process:
         deadline = time.monotonic() + timeout_s
         while True:
             try:

@@ -18,6 +18,11 @@ class Job(NamedTuple):
     config: Config
     item: WorkItem
 
+    @property
+    def leads(self) -> bool:
+        """Whether the worker starts processes that measure, instead of measuring."""
+        return self.item.case.world_size > 1
+
 
 @dataclass(frozen=True)
 class TakeWindow:

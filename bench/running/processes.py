@@ -11,10 +11,13 @@ import multiprocessing
 import os
 import signal
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from multiprocessing import forkserver, reduction, resource_tracker
 from multiprocessing.connection import wait
 from typing import Any
+
+import psutil
 
 from bench.errors import BenchError
 from bench.running.messages import Message
@@ -44,6 +47,14 @@ KILL_PATIENCE_S = 60.0
 OUTPUT_TAIL_BYTES = 4000
 
 _context = multiprocessing.get_context("forkserver")
+
+
+def _lives(process: psutil.Process) -> bool:
+    """Whether a process that is no child of ours still runs; one that waits to be reaped has given everything back."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 class WorkerEnded(Exception):
@@ -80,13 +91,16 @@ def _received_descriptor(sent: Any) -> int:
 
 
 class Worker:
-    """One fresh process running `target(connection, job, output)`; to be used in a `with`, which ends it."""
+    """One fresh process running `target(connection, job, output)`; to be used in a `with`, which ends it.
 
-    def __init__(self, target: Callable[..., None], job: Any) -> None:
+    leads: whether it may start processes of its own, which end with it.
+    """
+
+    def __init__(self, target: Callable[..., None], job: Any, *, leads: bool = False) -> None:
         warm_fork_server()
         self._connection, theirs = _context.Pipe()
         self._output = WorkerOutput()
-        self._process = _context.Process(target=target, args=(theirs, job, self._output), daemon=True)
+        self._process = _context.Process(target=target, args=(theirs, job, self._output), daemon=not leads)
         try:
             self._process.start()
         except BaseException:
@@ -134,15 +148,32 @@ class Worker:
         return None
 
     def kill(self) -> None:
-        """Ends the process, whatever it is doing, and waits until its memory is free; raises BenchError if it stays."""
+        """Ends the process and its own, whatever they are doing, and waits until their memory is free.
+
+        Raises BenchError if one stays.
+        """
+        led = self._led()
         if self._process.is_alive():
             self._process.kill()
         self._process.join(KILL_PATIENCE_S)
-        if self._process.exitcode is None:
+        for process in led:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        deadline = time.monotonic() + KILL_PATIENCE_S
+        while (staying := any(_lives(process) for process in led)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if self._process.exitcode is None or staying:
             raise BenchError(
                 f"worker process {self.pid} does not end: its device or driver hangs; nothing measured after it on "
                 "this machine could be trusted, so reset the device and resume the run."
             )
+
+    def _led(self) -> list[psutil.Process]:
+        if self._process.daemon or not self._process.is_alive():
+            return []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return psutil.Process(self.pid).children(recursive=True)
+        return []
 
     def join(self, timeout_s: float) -> None:
         """Lets the process end by itself for at most `timeout_s`."""

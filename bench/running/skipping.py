@@ -10,7 +10,7 @@ from bench.running.failures import Failure
 
 MEMORY_AXES = ("batch_size", "text_length", "history_length")
 """Memory grows with each of these."""
-FIXED_AXES = ("workload", "encoder", "layers", "precision", "cf_module")
+FIXED_AXES = ("workload", "encoder", "layers", "precision", "cf_module", "world_size", "deduplicate")
 """Cases that differ here are no larger and no smaller than each other."""
 
 

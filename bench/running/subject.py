@@ -65,7 +65,7 @@ def _measure(
     job: Job, say: Callable[[Entered], None], windows: Callable[[Subject], None], clock: Clock | None
 ) -> dict[str, Any]:
     """One attempt; a second one, with half the memory budget, where the method has one and ran out of memory."""
-    record = _attempt(job, say, windows, clock)
+    record = attempt(job, say, windows, lambda: Subject(job, clock))
     table = job.config.method.get(job.item.line.method, {})
     if record["outcome"] != "oom" or "memory_budget" not in table:
         return record
@@ -74,14 +74,16 @@ def _measure(
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    record = _attempt(Job(job.config.model_copy(update={"method": methods}), job.item), say, windows, clock)
+    again = Job(job.config.model_copy(update={"method": methods}), job.item)
+    record = attempt(again, say, windows, lambda: Subject(again, clock))
     record["detail"]["memory_budget_after_oom"] = smaller["memory_budget"]
     return record
 
 
-def _attempt(
-    job: Job, say: Callable[[Entered], None], windows: Callable[[Subject], None], clock: Clock | None
+def attempt(
+    job: Job, say: Callable[[Entered], None], windows: Callable[[Subject], None], make: Callable[[], Subject]
 ) -> dict[str, Any]:
+    """From set-up to facts, or to the first failure; `windows` drives the subject that `make` makes."""
     phase: Phase = "start"
     subject = None
 
@@ -94,7 +96,7 @@ def _attempt(
     try:
         claim = exactness(method_class(job.item.line.method, job.config.run.plugins), job.config.run.dropout)
         enter("setup")
-        subject = Subject(job, clock)
+        subject = make()
         subject.set_up()
         enter("warm-up")
         subject.warm_up()
@@ -138,9 +140,9 @@ class Subject:
 
     def set_up(self) -> None:
         """Data, weights, models, and the first unit's batches: everything before the first step."""
-        torch.set_num_threads(compute_threads())
-        self._built = build(self.job.config, self.job.item, self.device)
-        torch.manual_seed(self.job.config.run.seed)
+        torch.set_num_threads(self._threads())
+        self._built = self._build()
+        torch.manual_seed(self._seed())
         self._prepare(units=1)
         _settle_garbage()
         self.clock.synchronise()
@@ -149,9 +151,7 @@ class Subject:
     def warm_up(self) -> None:
         """Steps until their time has settled, and decides how many a window takes."""
         settings = self.job.config.run
-        self.warm = clocks.warm_up(
-            lambda: self._run(units=1), settings, self.clock, lambda: reserved_bytes(self.device)
-        )
+        self.warm = clocks.warm_up(lambda: self._run(units=1), settings, self.clock, lambda: self._reserved_bytes())
         self._units_per_window = clocks.units_per_window(self.warm.units, settings.window_s)
         _settle_garbage()  # compilers leave as much behind as imports do
 
@@ -236,22 +236,37 @@ class Subject:
         """A timed window of `units` units on batches made before it."""
         self._prepare(units)
         self._stepping, self._ahead = self._ahead, []
-        method, batches = self.built.method, self._stepping
+        method, batches, training = self.built.method, self._stepping, self.built.stepping
         losses: list[Tensor] = []
 
         def work() -> None:
-            for batch in batches:
+            for batch in training.ahead(batches):
                 losses.append(method.step(batch))
 
         window = clocks.timed(work, len(batches), self.clock)
-        self._keep_losses(torch.stack(losses).detach().double().tolist())
+        self._keep_losses(training.joint_losses(torch.stack(losses)).detach().double().tolist())
         return window
 
     def _prepare(self, units: int) -> None:
         """Makes batches ahead of the clock until there are `units` units of them."""
         while len(self._ahead) < units * self.built.method.interval:
-            self._ahead.append(self.built.workload.batches(self._batches_made))
+            self._ahead.append(self._batch(self._batches_made))
             self._batches_made += 1
+
+    def _build(self) -> Built:
+        return build(self.job.config, self.job.item, self.device)
+
+    def _threads(self) -> int:
+        return compute_threads()
+
+    def _seed(self) -> int:
+        return self.job.config.run.seed
+
+    def _batch(self, number: int) -> Batch:
+        return self.built.workload.batches(number)
+
+    def _reserved_bytes(self) -> int:
+        return reserved_bytes(self.device)
 
     def _keep_losses(self, losses: list[float]) -> None:
         for loss in losses:

@@ -73,7 +73,7 @@ class Seat:
     def start(self) -> None:
         """Begins the process; set-up and warm-up are done, or have failed, when this returns."""
         with self._holding():
-            self._process = Worker(worker.take_turns, self.job)
+            self._process = Worker(worker.take_turns, self.job, leads=self.job.leads)
             self.pid = self._process.pid
             self.warm = self._answer(Warm, None)
 

@@ -20,6 +20,9 @@ def main(connection: Connection, job: Job, output: int | None = None) -> None:
     the manager's to hear: it ends this process.
     """
     begin(output)
+    if job.leads:
+        _lead(connection, job, in_turns=False)
+        return
     from bench.running.subject import measure  # torch and all: the fork server has imported it already
 
     connection.send(Measured(measure(job, connection.send)))
@@ -28,9 +31,18 @@ def main(connection: Connection, job: Job, output: int | None = None) -> None:
 def take_turns(connection: Connection, job: Job, output: int | None = None) -> None:
     """The same, but each window, and the counting at the end, waits for the manager's order."""
     begin(output)
+    if job.leads:
+        _lead(connection, job, in_turns=True)
+        return
     from bench.running.subject import measure_in_turns
 
     connection.send(Measured(measure_in_turns(job, connection.send, connection.recv)))
+
+
+def _lead(connection: Connection, job: Job, *, in_turns: bool) -> None:
+    from bench.running.launcher import lead
+
+    lead(connection, job, in_turns=in_turns)
 
 
 def begin(output: int | None) -> None:

@@ -41,7 +41,7 @@ class Ranks:
 
     @contextmanager
     def muted(self) -> Iterator[None]:
-        """Within, nothing on the device crosses: every rank keeps what is its own, and the shapes stay as they are.
+        """Within, nothing of a step crosses: every rank keeps what is its own, and the shapes stay as they are.
 
         What training does then means nothing; how long it takes is the step's time without communication.
         """
@@ -77,7 +77,8 @@ class Ranks:
 
     def host_max(self, values: Tensor) -> Tensor:
         """The largest of `values`, a host tensor, over ranks, in place."""
-        dist.all_reduce(values, op=dist.ReduceOp.MAX, group=self.host_group)
+        if not self.silent:
+            dist.all_reduce(values, op=dist.ReduceOp.MAX, group=self.host_group)
         return values
 
     def host_sum(self, values: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -38,6 +38,7 @@ class DistributedTraining(Training):
     Losses are this rank's part of the joined batch's: `joint_losses` adds them up.
     """
 
+    capturable: ClassVar[bool] = False
     ranks: Ranks
     deduplicate: Deduplicate = "local"
     assign: Callable[[Tensor, int], Tensor] = balanced_owners

@@ -37,8 +37,10 @@ def build(method: type, training: Training, settings: Any) -> Method:
 
 
 def build_packed(method: type, training: Training, settings: Any, encoder: PackedEncoder) -> Method:
-    """The method on a packed encoder; its steps are captured where the device captures any."""
+    """The method on a packed encoder; its steps are captured where device and training allow it."""
     packed = replace(training, encoder=encoder)
+    if not packed.capturable:
+        return method(packed, settings)
     if method is MultiStep:
         return CapturedMultiStep(packed, settings, encoder)
     built = method(packed, settings)

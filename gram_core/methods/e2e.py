@@ -19,6 +19,7 @@ class E2E:
 
     name: ClassVar[str] = "e2e"
     exactness: ClassVar[Exactness] = "exact"
+    distributes: ClassVar[bool] = True
 
     @dataclass(frozen=True)
     class Settings:

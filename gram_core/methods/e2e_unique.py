@@ -12,6 +12,7 @@ class E2EUnique(E2E):
     """What deduplication gives without GRAM: one autograd graph from loss to encoder."""
 
     name: ClassVar[str] = "e2e_unique"
+    distributes: ClassVar[bool] = True
 
     @staticmethod
     def select(batch: Batch) -> Selection:

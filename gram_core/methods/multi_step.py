@@ -84,6 +84,7 @@ class MultiStep:
 
     name: ClassVar[str] = "multi_step"
     exactness: ClassVar[Exactness] = "stale"
+    distributes: ClassVar[bool] = True
     exact_with: ClassVar[Mapping[str, Any]] = {"accumulation_steps": 1, "ce_batch_tokens": None, "ce_passes": 1}
 
     @dataclass(frozen=True)

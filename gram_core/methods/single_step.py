@@ -33,6 +33,7 @@ class SingleStep:
 
     name: ClassVar[str] = "single_step"
     exactness: ClassVar[Exactness] = "exact"
+    distributes: ClassVar[bool] = True
 
     @dataclass(frozen=True)
     class Settings:

@@ -1,4 +1,4 @@
-"""`python -m tests.bench._manage RUN_DIR METHOD...`: measures `CASE` with these methods and says what happens.
+"""`python -m tests.bench._manage RUN_DIR [LIMIT | RANKS] METHOD...`: measures `CASE` and says what happens.
 
 A manager for tests to interrupt, kill or starve: its configuration is the run directory's own. One line per event.
 """
@@ -14,11 +14,16 @@ from bench.running import manager
 from tests.bench._small_runs import item
 
 
-def main(run_dir: Path, *methods: str) -> int:
+def main(run_dir: Path, ranks: int, *methods: str) -> int:
     """Ends as the command line does: 130 on Ctrl-C, 1 with one sentence on a failure of the harness."""
     config = Config.model_validate(store.read_info(run_dir).config)
     try:
-        manager.run(config, run_dir, [item(method) for method in methods], lambda event: print(event, flush=True))
+        manager.run(
+            config,
+            run_dir,
+            [item(method, world_size=ranks) for method in methods],
+            lambda event: print(event, flush=True),
+        )
     except KeyboardInterrupt:
         return 130
     except BenchError as error:
@@ -29,7 +34,8 @@ def main(run_dir: Path, *methods: str) -> int:
 
 if __name__ == "__main__":
     directory, *rest = sys.argv[1:]
+    ranks = int(rest.pop(0)) if rest[0] in ("2", "3", "4") else 1
     if rest[0].isdigit():  # the largest file that this process may write, in bytes: a disk that is full beyond
         limit = int(rest.pop(0))
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    sys.exit(main(Path(directory), *rest))
+    sys.exit(main(Path(directory), ranks, *rest))

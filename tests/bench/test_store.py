@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from bench.results import store
-from bench.results.schema import Environment, Loss, PeakMemory, Record, RunInfo, Spread, Telemetry, Throughput
+from bench.results.schema import Environment, Loss, PeakMemory, Rank, Record, RunInfo, Spread, Telemetry, Throughput
 
 GOLDEN = Path(__file__).parent / "golden" / "record.json"
 INFO = RunInfo(
@@ -319,6 +319,8 @@ def test_the_format_is_the_one_of_the_golden_file():
             "item_repetition_ratio": None,
             "precision": "float32",
             "cf_module": "dkt",
+            "world_size": 2,
+            "deduplicate": "global",
         },
         method="multi_step",
         engine="eager",
@@ -360,6 +362,11 @@ def test_the_format_is_the_one_of_the_golden_file():
         peak_memory_bytes=PeakMemory(allocated=1, reserved=2, process=3),
         throughput_per_s=Throughput(users=64.0, item_slots=3520.0, real_tokens=70400.0),
         loss=Loss(first=1.609, last=1.5),
+        ranks=(
+            Rank(peak_memory_bytes=PeakMemory(allocated=1), resident_peak_bytes=5, unique_items=300.0),
+            Rank(peak_memory_bytes=PeakMemory(allocated=1), resident_peak_bytes=6, unique_items=320.0),
+        ),
+        communication_s=0.01,
         detail={"weights": "real"},
     )
     golden = GOLDEN.read_text()

@@ -1,0 +1,101 @@
+"""One rank of a measurement: joins the others, measures with them, and says so where a manager listens.
+
+On the manager's host it is forked by torchrun's agent (`bench.running.launcher`). On further hosts torchrun starts it,
+`torchrun ... -m bench.running.rank`, and it learns from the others what is to be measured.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from bench.running import lifeline
+from bench.running.messages import Finish, Job, Measured, Order, TakeWindow
+from bench.running.ranked_subject import RankedSubject
+from bench.running.subject import Subject, attempt
+from gram_core.distributed import Ranks, connect
+
+FAILED = 1
+AFTERWARDS_S = 1.0
+"""A rank that complains of another's silence stays so long: the agent then sees first who really ended first."""
+
+
+class Task(NamedTuple):
+    """What the ranks are to do; job.config.run.device tells on what."""
+
+    job: Job
+    in_turns: bool
+
+
+def member(connection: Connection, task: Task, folder: str) -> None:
+    """A rank on the manager's host. folder: where it leaves word of its failure, since its exit code says little."""
+    lifeline.hold()
+    rank = int(os.environ["RANK"])
+    speaks = int(os.environ["LOCAL_RANK"]) == 0
+    record = _measure(task, connection if speaks else None)
+    if record["outcome"] != "ok":
+        _leave_word(Path(folder) / f"{rank}.json", record)
+        sys.stdout.flush()
+        time.sleep(AFTERWARDS_S)
+        os._exit(FAILED)  # at once: a group that is half gone cannot be taken down in order
+    if speaks:
+        connection.send(Measured(record))
+
+
+def main() -> None:
+    """A rank on another host: learns its task from the rank that has one."""
+    record = _measure(None, None)
+    os._exit(0 if record["outcome"] == "ok" else FAILED)
+
+
+def _measure(task: Task | None, connection: Connection | None) -> dict[str, Any]:
+    device = _device(task)
+    ranks = connect(device)
+    told = next(each for each in ranks.all_values(task) if each is not None)
+    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+    def say(message: Any) -> None:
+        if connection is not None:
+            connection.send(message)
+
+    def windows(subject: Subject) -> None:
+        if not told.in_turns:
+            subject.take_windows()
+            return
+        say(subject.warm_up_told())
+        while isinstance(order := _heard(ranks, connection), TakeWindow):
+            say(subject.window_told())
+        assert isinstance(order, Finish)
+        subject.keep(order.kept, order.reason)
+
+    make: Callable[[], Subject] = lambda: RankedSubject(told.job, ranks, device, ranks_here)  # noqa: E731
+    return attempt(told.job, say, windows, make)
+
+
+def _device(task: Task | None) -> torch.device:
+    """A GPU per rank; on a host that has not been told, GPUs where there are any."""
+    on_gpu = torch.cuda.is_available() if task is None else task.job.config.run.device == "cuda"
+    return torch.device("cuda", int(os.environ["LOCAL_RANK"])) if on_gpu else torch.device("cpu")
+
+
+def _heard(ranks: Ranks, connection: Connection | None) -> Order:
+    orders = ranks.all_values(connection.recv() if connection is not None else None)
+    return next(order for order in orders if order is not None)
+
+
+def _leave_word(file: Path, record: dict[str, Any]) -> None:
+    fresh = file.with_suffix(".part")
+    fresh.write_text(json.dumps({"at": time.time(), "record": record}), encoding="utf-8")
+    fresh.replace(file)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""One of several processes that train together: the same measurement, with decisions and facts that all have in common.
+
+Rank 0's clock decides, and every reading of it waits for the others, so that all ranks take the same steps. Each rank
+steps on batches of its own; what is counted is the joined batch.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from bench.build import Built, build
+from bench.measure import clock as clocks
+from bench.measure.clock import Clock
+from bench.measure.cores import compute_threads
+from bench.measure.counts import batch_counts, encoder_counts
+from bench.measure.memory import reserved_bytes, resident_peak_bytes
+from bench.results.schema import PeakMemory, Rank, Record
+from bench.running.messages import Job
+from bench.running.subject import Subject
+from gram_core.batch import Batch
+from gram_core.distributed import DistributedTraining, Ranks
+
+MUTED_WINDOWS = 3
+"""Windows of steps without communication, after the measured ones."""
+
+
+class JointClock:
+    """Rank 0's clock on every rank: when it is read, all ranks have come so far."""
+
+    def __init__(self, own: Clock, ranks: Ranks) -> None:
+        self._own, self._ranks = own, ranks
+
+    def now(self) -> float:
+        """Rank 0's time."""
+        mine = self._own.now() if self._ranks.rank == 0 else 0.0
+        return float(self._ranks.host_sum(torch.tensor([mine], dtype=torch.float64)))
+
+    def synchronise(self) -> None:
+        """Returns when the devices of all ranks are done."""
+        self._own.synchronise()
+        self._ranks.host_sum(torch.zeros(1))
+
+    def marks(self) -> tuple[Any, Any] | None:
+        """This rank's device's."""
+        return self._own.marks()
+
+
+class RankedSubject(Subject):
+    """A subject whose every step, and every decision, is taken by all ranks alike."""
+
+    def __init__(self, job: Job, ranks: Ranks, device: torch.device, ranks_here: int) -> None:
+        self.ranks, self._ranks_here = ranks, ranks_here
+        own = clocks.CudaClock() if device.type == "cuda" else clocks.HostClock()
+        super().__init__(job, JointClock(own, ranks))
+        self.device = device
+
+    def record(self) -> Record:
+        """The measurement; the same on every rank."""
+        record = super().record()
+        step_s = statistics.median(record.samples_s)
+        unique = [len(batch.items[batch.mask].unique()) for batch in self._own_batches()]
+        own = Rank(
+            peak_memory_bytes=record.peak_memory_bytes,
+            resident_peak_bytes=resident_peak_bytes(),
+            unique_items=statistics.fmean(unique),
+        )
+        found = tuple(self.ranks.all_values(own))
+        muted_s = self._muted_step_s()
+        columns: dict[str, Any] = {
+            "ranks": found,
+            "peak_memory_bytes": _largest(found),
+            "communication_s": None if muted_s is None else max(0.0, step_s - muted_s),
+        }
+        resident = [rank.resident_peak_bytes for rank in found]
+        total = None if None in resident else sum(bytes_ or 0 for bytes_ in resident)
+        columns["detail"] = {**record.detail, "resident_peak_bytes": total, "sharding": self.job.config.run.sharding}
+        return Record.model_validate({**dict(record), **columns})
+
+    def known(self) -> dict[str, Any]:
+        """Nothing: what failed here would fail in company, and the others may be gone."""
+        return {}
+
+    def _build(self) -> Built:
+        return build(self.job.config, self.job.item, self.device, self.ranks)
+
+    def _threads(self) -> int:
+        return max(1, compute_threads() // self._ranks_here)
+
+    def _seed(self) -> int:
+        return self.job.config.run.seed + self.ranks.rank  # so that dropout differs, as between users of one process
+
+    def _batch(self, number: int) -> Batch:
+        return self.built.workload.batches(number * self.ranks.size + self.ranks.rank)
+
+    def _reserved_bytes(self) -> int:
+        return int(self.ranks.host_max(torch.tensor([reserved_bytes(self.device)])))
+
+    def _own_batches(self) -> list[Batch]:
+        return [batch for window in self._measured for batch in window]
+
+    def _counts(self, batches: list[Batch]) -> dict[str, Any]:
+        built, training = self.built, self._training
+        joined = [_joined(parts) for parts in zip(*self.ranks.all_values(batches), strict=True)]
+        counts = batch_counts(joined, built.workload.table, built.method.interval)
+        if training.deduplicate == "global":
+            return {**counts, **encoder_counts(joined, built.workload.table, built.encoder, built.method)}
+        own = encoder_counts(batches, built.workload.table, built.encoder, built.method)
+        parts = self.ranks.all_values(own)
+        return {**counts, **{name: sum(part[name] or 0.0 for part in parts) for name in own}}
+
+    @property
+    def _training(self) -> DistributedTraining:
+        training = self.built.stepping
+        assert isinstance(training, DistributedTraining), "built for several ranks"
+        return training
+
+    def _muted_step_s(self) -> float | None:
+        """Seconds per step without communication, by the slowest rank; None where a step can't do without."""
+        training = self._training
+        if not training.can_be_muted:
+            return None
+        seconds = []
+        for _ in range(MUTED_WINDOWS):
+            self._prepare(self._units_per_window)
+            batches, self._ahead = training.planned(self._ahead), []
+
+            def work(batches: Sequence[Batch] = batches) -> None:
+                for batch in batches:
+                    self.built.method.step(batch)
+
+            with training.muted():
+                seconds.append(clocks.timed(work, len(batches), self.clock).step_s)
+        return statistics.median(seconds)
+
+
+def _joined(parts: Sequence[Batch]) -> Batch:
+    items, mask, targets = (torch.cat([getattr(p, name) for p in parts]) for name in ("items", "mask", "targets"))
+    return Batch(items, mask, targets, parts[0].history_length)
+
+
+def _largest(ranks: Sequence[Rank]) -> PeakMemory:
+    def most(kind: str) -> int | None:
+        told = [getattr(rank.peak_memory_bytes, kind) for rank in ranks]
+        return None if None in told else max(told)
+
+    return PeakMemory(allocated=most("allocated"), reserved=most("reserved"), process=most("process"))
