@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.results import store
-from bench.results.schema import Environment, Loss, PeakMemory, Record, RunInfo, Throughput
+from bench.results.schema import Environment, Loss, PeakMemory, Rank, Record, RunInfo, Throughput
 
 GIB = 1024**3
 LINES = (("e2e", None), ("e2e_unique", None), ("single_step", None), ("multi_step", 16))
@@ -263,6 +263,30 @@ def peers(blocks: int = 1, ratios: Iterable[float] = (1, 4, 16)) -> list[Record]
     return records
 
 
+def several_processes(batches: Iterable[int] = (16, 32), sizes: Iterable[int] = (1, 2, 4)) -> list[Record]:
+    """Cases of one process and of several, which share three items of four where they share any."""
+    records = []
+    for batch, size, way in itertools.product(batches, sizes, ("local", "global")):
+        for method, steps in LINES if (size, way) != (1, "global") else ():
+            alone = record(method, steps, batch_size=batch)
+            shared = 0.6 if way == "global" and method in ("e2e_unique", "single_step") else 1.0
+            samples = tuple(each * (1 + 0.05 * (size > 1)) * shared for each in alone.samples_s)
+            users = batch * size / sorted(samples)[2]
+            rates = alone.throughput_per_s
+            together: dict[str, Any] = {
+                "case": alone.case | {"world_size": size, "deduplicate": way},
+                "samples_s": samples,
+                "throughput_per_s": rates and rates.model_copy(update={"users": users}),
+            }
+            if size > 1:
+                peaks = [PeakMemory(allocated=GIB * (2 + rank)) for rank in range(size)]
+                own = [Rank(peak_memory_bytes=peak, unique_items=alone.unique_items) for peak in peaks]
+                joined = alone.unique_items * (1 + 0.25 * (size - 1))
+                together |= {"ranks": tuple(own), "communication_s": samples[0] / 25, "unique_items": joined}
+            records.append(alone.model_copy(update=together))
+    return records
+
+
 SCENARIOS = {
     "full": full,
     "real_on_cpu": lambda: real(device_kind="cpu", batches=(16, 32)),
@@ -282,6 +306,7 @@ SCENARIOS = {
     "other_model": lambda: [record("e2e"), record("frozen", exactness="other-model")],
     "peers": peers,
     "peers_in_blocks": lambda: peers(blocks=3),
+    "several_processes": several_processes,
     "nothing_yet": list,
 }
 

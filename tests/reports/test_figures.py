@@ -45,9 +45,9 @@ def test_a_figure_draws_what_there_is(name, scenario):
 
 @pytest.mark.parametrize("name", MODULES)
 def test_a_figure_of_a_full_sweep_is_not_blank(name):
-    derived = frames([*_runs.full(), *_runs.peers(ratios=(3, 5))])
+    derived = frames([*_runs.full(), *_runs.peers(ratios=(3, 5)), *_runs.several_processes()])
     if not getattr(MODULES[name], "WHOLE_RUN", False):
-        derived = derived.only({"encoder": _runs.SHAPE})
+        derived = derived.only({"encoder": _runs.SHAPE, "world_size": 1})
     with mpl.rc_context(_style.RC):
         drawn = MODULES[name].draw(derived, _runs.info())
         out = io.BytesIO()

@@ -7,7 +7,7 @@ from bench.results.store import load
 from bench.results.summary import frames
 from reports import sections, words
 from reports.page import render
-from reports.sections import measuring
+from reports.sections import measuring, processes
 from tests.reports import _runs
 
 
@@ -120,3 +120,29 @@ def test_epochs_stand_beside_the_papers(tmp_path):
 def test_a_log_without_epochs_has_no_such_section(tmp_path):
     run = load(_runs.write(tmp_path, _runs.full()))
     assert sections.discover()["epochs"].make(run, frames(run.records)) is None
+
+
+class TestProcesses:
+    def test_a_run_of_single_processes_has_no_such_section(self, tmp_path):
+        run = load(_runs.write(tmp_path, _runs.full()))
+        assert processes.make(run, frames(run.records)) is None
+
+    def test_a_line_tells_how_it_scales_what_it_shares_and_what_communication_costs(self, tmp_path):
+        run = load(_runs.write(tmp_path, _runs.several_processes((16,), (1, 2))))
+        section = processes.make(run, frames(run.records))
+        (table,) = section.tables
+        labels = [column.label for column in table.columns]
+        found = {
+            (group.title, row[0].text): dict(zip(labels, (cell.text for cell in row), strict=True))
+            for group in table.groups
+            for row in group.rows
+        }
+        assert len(found) == 2 * len(_runs.LINES)
+        shared = next(row for (title, label), row in found.items() if "among" in title and label == "single_step")
+        alone = next(row for (title, label), row in found.items() if "among" not in title and label == "single_step")
+        assert shared["Against one process"] == f"3.17{words.TIMES}"  # 2 / (1.05 x 0.6)
+        assert shared["Sharing items"] == f"1.67{words.TIMES}"
+        assert alone["Sharing items"] == words.MISSING
+        assert shared["Unique items"] == "1.60"  # 2 / 1.25
+        assert shared["Peak memory"] == "2.00 GiB, 3.00 GiB"
+        assert shared["Communication"].startswith(("3.", "4."))

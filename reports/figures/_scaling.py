@@ -1,0 +1,100 @@
+"""Users per second against the number of processes, each line over its own smallest number.
+
+Lines of one method: solid where its processes share their items, dashed where each encodes its own. A line begins at
+one process, where there is no difference, if the run has measured that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from bench.results.summary import Frames
+from reports import words
+from reports.figures import _style
+
+PANELS = 6
+_TOGETHER = ("world_size", "deduplicate")
+_DASHES: dict[str, Any] = {"global": "-", "local": (0, (3, 2))}
+
+
+def draw(frames: Frames, batch: str) -> Figure | None:
+    """A panel per case. batch: the column that stays the same along a line, users of a process or of all together."""
+    summary = frames.summary[frames.summary["users_per_s"].notna()].copy()
+    if summary["world_size"].nunique() < 2:
+        return None
+    summary["joined_batch_size"] = summary["batch_size"].astype(float) * summary["world_size"].astype(float)
+    fixed = [column for column in words.SETTING_COLUMNS if column not in _TOGETHER]
+    fixed += ["text_length", "asked_repetition_ratio", batch]
+    cases = [(rows, _lines(rows)) for _, rows in summary.groupby(fixed, sort=False, dropna=False)]
+    telling = [(rows, lines) for rows, lines in cases if lines]
+    if not telling:
+        return None
+    shown = _style.spread(telling, PANELS)
+    columns = min(3, len(shown))
+    looks = _style.looks(pd.concat([rows for rows, _ in shown]))
+    ideal = Line2D([], [], color=_style.MUTED, linestyle=(0, (1, 2)), linewidth=1.1, label="ideal")
+    shared = [
+        Line2D([], [], color=_style.MUTED, linestyle=_DASHES[way], label=text)
+        for way, text in (("global", "items shared"), ("local", "each its own"))
+    ]
+    sheet = _style.sheet(
+        -(-len(shown) // columns),
+        columns,
+        size=_style.panel_size(columns, 2.1),
+        legend=[*_style.handles(looks), *shared, ideal],
+        notes=_style.left_out(cases=(shown, telling)),
+        left=0.75,
+        sharex=False,
+        sharey=False,
+    )
+    for ax in sheet.axes.flat[len(shown) :]:
+        ax.set_visible(False)
+    for place, (rows, lines) in enumerate(shown):
+        ax = sheet.axes.flat[place]
+        sizes = words.order(size for line in lines.values() for size, _ in line)
+        highest = sizes[-1] / sizes[0]
+        for (label, way), line in lines.items():
+            first = line[0][1]
+            scaled = [rate / first for _, rate in line]
+            highest = max(highest, *scaled)
+            ax.plot([size for size, _ in line], scaled, zorder=3, **{**looks[label].line(), "linestyle": _DASHES[way]})
+        ax.plot(sizes, [size / sizes[0] for size in sizes], color=_style.MUTED, linestyle=(0, (1, 2)), zorder=1)
+        _style.value_ticks(ax, sizes)
+        ax.set_ylim(0, highest * 1.12)
+        ax.set_title(_title(rows.iloc[0].to_dict(), batch), loc="left")
+        ax.set_xlabel("Processes")
+        if place % columns == 0:
+            ax.set_ylabel(f"Users per s, against {words.plain(sizes[0])}")
+    return sheet.figure
+
+
+def _lines(rows: pd.DataFrame) -> dict[tuple[str, str], list[tuple[int, float]]]:
+    """(method's label, deduplicate) -> its (processes, users per s); only lines of two points and more."""
+    found: dict[tuple[str, str], list[tuple[int, float]]] = {}
+    for label, own in rows.groupby("label", sort=False):
+        points = own.to_dict("records")
+        alone = [(int(p["world_size"]), float(p["users_per_s"])) for p in points if p["world_size"] == 1]
+        ways = {p["deduplicate"] for p in points if p["world_size"] != 1}
+        for way in sorted(ways if label != "e2e" else ways - ({"global"} if "local" in ways else set())):
+            together = [
+                (int(p["world_size"]), float(p["users_per_s"]))
+                for p in points
+                if p["world_size"] != 1 and p["deduplicate"] == way
+            ]
+            line = sorted([*alone, *together])
+            if len(line) > 1:
+                found[str(label), str(way)] = line
+    return found
+
+
+def _title(row: dict[Any, Any], batch: str) -> str:
+    users = f"{words.plain(row[batch])} users{' in all' if batch != 'batch_size' else ' each'}"
+    parts: Sequence[str] = [users, f"{words.plain(row['text_length'])} tokens"]
+    if words.exists(row["asked_repetition_ratio"]):
+        parts = [*parts, f"ratio {words.plain(row['asked_repetition_ratio'])}"]
+    return ", ".join(parts)

@@ -1,0 +1,93 @@
+"""Several processes that train together: how they scale, what they share, and what communication costs."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+from bench.results.schema import Record
+from bench.results.store import LoadedRun
+from bench.results.summary import AXES, LINE, SETTING, Frames
+from reports import words
+from reports.sections import Section
+from reports.tables import Cell, Column, Group, Table
+
+PLACE = 50
+
+COLUMNS = (
+    Column("Method", numeric=False),
+    Column("Users", "per s"),
+    Column("Against one process"),
+    Column("Sharing items", "time local / global"),
+    Column("Unique items", "sum over processes / joined"),
+    Column("Communication", "% of the step"),
+    Column("Peak memory", "of each process", numeric=False),
+)
+LIMIT = 200
+NOTES = (
+    "Each process has as many users as the case says, and a step is one step on all of them joined. e2e runs in "
+    "torch's DistributedDataParallel. Where items are shared, each is encoded by one process and read by all; "
+    "where not, each process encodes the unique items of its own users. multi_step always shares them.",
+    "Communication is the part of a step in which nothing else happens: its time less that of the same steps "
+    "without any communication, taken by the same processes right after the measured windows.",
+)
+
+Row = Mapping[Any, Any]
+
+
+def make(run: LoadedRun, derived: Frames) -> Section | None:
+    """None where every case had one process."""
+    rows = derived.summary.to_dict("records")
+    several = [row for row in rows if row["world_size"] != 1 and words.exists(row["users_per_s"])]
+    if not several:
+        return None
+    by_key = {_key(row): row for row in rows}
+    peaks = _peaks(run.records)
+    groups: dict[str, list[tuple[Cell, ...]]] = {}
+    for row in several[:LIMIT]:
+        groups.setdefault(words.case(row), []).append(_cells(row, by_key, peaks.get(_key(row), "")))
+    made = tuple(Group(title, tuple(cells)) for title, cells in groups.items())
+    table = Table(COLUMNS, made, left_out=max(0, len(several) - LIMIT))
+    return Section("processes", "Several processes", NOTES, (table,), "Processes")
+
+
+def _key(row: Row, **changes: Any) -> Hashable:
+    return tuple(
+        (changes.get(name, row[name]) if words.exists(row[name]) else None) for name in (*AXES, *SETTING, *LINE)
+    )
+
+
+def _cells(row: Row, by_key: Mapping[Hashable, Row], peaks: str) -> tuple[Cell, ...]:
+    alone = by_key.get(_key(row, world_size=1, deduplicate="local"))
+    local = by_key.get(_key(row, deduplicate="local"))
+    shares = row["deduplicate"] == "global" and row["method"] not in ("e2e", "multi_step")
+    joined, own = row["unique_items"], row["ranks_unique_items"]
+    share = row["communication_s"] / row["median_s"] if words.exists(row["communication_s"]) else None
+    return (
+        Cell(row["label"], "strong"),
+        Cell(words.rate(row["users_per_s"])),
+        Cell(words.times(_ratio(row, alone, "users_per_s")), "strong"),
+        Cell(words.times(_ratio(local, row, "median_s") if shares else None)),
+        Cell(words.number(own / joined) if words.exists(own) and joined else words.MISSING),
+        Cell(words.percent(share).removesuffix(" %")),
+        Cell(peaks),
+    )
+
+
+def _ratio(row: Row | None, other: Row | None, name: str) -> float | None:
+    if row is None or other is None or not words.exists(row[name]) or not words.exists(other[name]):
+        return None
+    return float(row[name] / other[name])
+
+
+def _peaks(records: tuple[Record, ...]) -> dict[Hashable, str]:
+    """Each line's peaks by process, of its first measured block."""
+    found: dict[Hashable, str] = {}
+    for record in records:
+        if record.ranks and record.replica == 0:
+            row = words.row_of(record)
+            key = _key({**row, **{name: getattr(record, name) for name in (*SETTING, *LINE)}})
+            peaks = [rank.peak_memory_bytes for rank in record.ranks]
+            told = [peak.process if peak.allocated is None else peak.allocated for peak in peaks]
+            found.setdefault(key, ", ".join(words.gibibytes(peak) for peak in told))
+    return found
