@@ -19,7 +19,7 @@ from bench.configuration.sweep import Case, MethodLine, WorkItem
 from bench.methods import REFERENCE
 from gram_core.batch import Batch, ItemTable, every_slot, unique_items
 from gram_core.exactness import GradientRecorder, parameters, total_norm
-from gram_core.training import Optimization
+from gram_core.training import Optimization, Training
 
 ROUNDING_ONLY = 1e-12
 """A parameter whose gradient stays below this share of the whole has none in exact arithmetic: it is rounding."""
@@ -118,11 +118,19 @@ class VerifiedCase:
     ) -> None:
         self._restore()
         training = replace(self.training, optimization=stepped_by, table=table or self.training.table)
-        stepping = build_method(method, training, settings or method.Settings(), engine)
+        stepping = build_method(method, self._trained(training), settings or method.Settings(), engine)
         torch.manual_seed(self.config.run.seed)
-        for batch in batches:
-            stepping.step(batch)
+        for number, batch in enumerate(batches):
+            stepping.step(self._stepped_on(number, batch))
         stepping.finish()
+
+    def _trained(self, training: Training) -> Training:
+        """What the method is given: here the training as it is."""
+        return training
+
+    def _stepped_on(self, number: int, batch: Batch) -> Batch:
+        """What this process steps on: here the whole batch."""
+        return batch
 
     def _restore(self) -> None:
         with torch.no_grad():

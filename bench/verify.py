@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from bench import verify_ranks
 from bench._verify_case import Trace, VerifiedCase, share_of
 from bench.build import cf_module_class
 from bench.configuration import sweep
@@ -136,8 +137,35 @@ def verify(
             rows += _Comparison(off, verified, f"{_label(case)}: {verified.facts}").rows(
                 [line for line in lines if line not in missing]
             )
+    for size, asked in _together(off).items():
+        several = asked[: MOST_CASES[device.type] // 2]
+        left_out += asked[len(several) :]
+        for cases, lines in several:
+            case = replace(_small(off, cases, users or max(FEW_USERS, 2 * size)), world_size=size)
+            if say is not None:
+                say(f"{_label(case)} world_size={size}")
+            known = tuple(line for line in lines if line not in missing)
+            rows += _on_ranks(verify_ranks.Asked(off, case, known, device.type, STEPS, users))
     skipped = tuple(f"{line}: {reason}" for line, reason in missing.items())
     return VerifyReport(tuple(rows), tuple(_label(cases[0]) for cases, _ in left_out), skipped)
+
+
+def _on_ranks(asked: verify_ranks.Asked) -> list[VerifyRow]:
+    answer = verify_ranks.compare(asked)
+    label = f"{_label(asked.case)}, {asked.case.world_size} processes: {answer.facts}"
+    made = []
+    for row in answer.rows:
+        tolerances = _tolerances(row.line)
+        tolerance = tolerances.gradients if row.what == "gradients" else tolerances.parameters
+        passed = row.error <= tolerance
+        made.append(VerifyRow(label, row.check, str(row.line), row.error, tolerance, passed, row.note))
+    return made
+
+
+def _together(config: Config) -> dict[int, list[tuple[list[Case], list[MethodLine]]]]:
+    """By world size, the groups that several processes train on."""
+    sizes = sorted({item.case.world_size for item in sweep.plan(config)} - {1})
+    return {size: _groups(config, size) for size in sizes}
 
 
 def _missing(config: Config, line: MethodLine) -> str | None:
@@ -149,14 +177,18 @@ def _missing(config: Config, line: MethodLine) -> str | None:
     return None
 
 
-def _groups(config: Config) -> list[tuple[list[Case], list[MethodLine]]]:
-    """Cases that differ only in batch, ratio and precision, with the lines to verify on them.
+def _groups(config: Config, world_size: int | None = None) -> list[tuple[list[Case], list[MethodLine]]]:
+    """Cases that differ only in batch, ratio, precision and processes, with the lines to verify on them.
+
+    world_size: only those of so many processes; None takes all, as if of one.
 
     The smallest of each workload and encoder come first, then the others by size.
     """
     found: dict[tuple[Any, ...], tuple[dict[Case, None], dict[MethodLine, None]]] = {}
     for item in sweep.plan(config):
         case = item.case
+        if world_size not in (None, case.world_size):
+            continue
         key = (case.workload, case.encoder, case.layers, case.history_length, case.text_length)
         cases, lines = found.setdefault(key, ({}, {}))
         cases[case] = None
@@ -193,7 +225,13 @@ def _is_verified(config: Config, line: MethodLine) -> bool:
 def _small(config: Config, cases: list[Case], users: int) -> Case:
     """The group's case with at most `users` users, in float64, at the highest ratio that so few slots allow."""
     case = max(cases, key=lambda case: case.item_repetition_ratio or 0)
-    small = replace(case, precision="float64", batch_size=min(users, max(case.batch_size for case in cases)))
+    small = replace(
+        case,
+        precision="float64",
+        world_size=1,
+        deduplicate="local",
+        batch_size=min(users, max(case.batch_size for case in cases)),
+    )
     if small.item_repetition_ratio is None:
         return small
     scheme, argument = workloads.split(small.workload)

@@ -7,12 +7,12 @@ the ranks, and ends them all when one ends early. This process never touches the
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
@@ -34,16 +34,18 @@ ENDED_BY_THE_AGENT = -15
 
 def lead(connection: Connection, job: Job, *, in_turns: bool) -> None:
     """Runs the job's ranks to their end; rank 0 talks through `connection`, and this process where they failed."""
-    size = job.item.case.world_size
     with tempfile.TemporaryDirectory(prefix="gram-bench-ranks-") as folder:
-        os.environ.setdefault("NCCL_NVLS_ENABLE", "0")
-        agent = elastic_launch(_config(job.config.run, size, folder), member)
         try:
-            agent(connection, Task(job, in_turns), folder)
+            launch(job.config.run, job.item.case.world_size, folder, member, connection, Task(job, in_turns), folder)
         except ChildFailedError as error:
             connection.send(Measured(_record(job, Path(folder), error.failures).model_dump(mode="json")))
         except Exception as error:  # no rendezvous, say
             connection.send(Measured(_failed(job, failures.of_exception(error, "start")).model_dump(mode="json")))
+
+
+def launch(run: RunSettings, size: int, folder: str, entry: Callable[..., None], *arguments: Any) -> None:
+    """Runs entry(*arguments) in `size` processes to their end; raises ChildFailedError. folder: of the agent's logs."""
+    elastic_launch(_config(run, size, folder), entry)(*arguments)
 
 
 def _config(run: RunSettings, size: int, folder: str) -> LaunchConfig:

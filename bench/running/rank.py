@@ -81,8 +81,12 @@ def _measure(task: Task | None, connection: Connection | None) -> dict[str, Any]
 
 
 def _device(task: Task | None) -> torch.device:
-    """A GPU per rank; on a host that has not been told, GPUs where there are any."""
-    on_gpu = torch.cuda.is_available() if task is None else task.job.config.run.device == "cuda"
+    """On a host that has not been told, GPUs where there are any."""
+    return own_device(torch.cuda.is_available() if task is None else task.job.config.run.device == "cuda")
+
+
+def own_device(on_gpu: bool) -> torch.device:
+    """A GPU for each rank of a host, or the processor for all."""
     return torch.device("cuda", int(os.environ["LOCAL_RANK"])) if on_gpu else torch.device("cpu")
 
 

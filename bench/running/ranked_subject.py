@@ -85,7 +85,7 @@ class RankedSubject(Subject):
         return {}
 
     def _build(self) -> Built:
-        return build(self.job.config, self.job.item, self.device, self.ranks)
+        return build(self.job.config, self.job.item, self.device, ranks=self.ranks)
 
     def _threads(self) -> int:
         return max(1, compute_threads() // self._ranks_here)

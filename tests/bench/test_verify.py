@@ -218,3 +218,23 @@ def test_a_batch_without_repeats_gets_one():
     assert len(unique_items(made).items) < made.item_slots
     repeated = batch([[1, 1, 90, 91]])
     assert with_a_repeat(repeated) is repeated
+
+
+def test_several_processes_leave_what_one_leaves_on_their_joined_batch():
+    """And a method that is exact alone, but forgets the others' users, is named; the rest still pass."""
+    methods = ["e2e", "single_step", "multi_step", "forgets_the_others"]
+    report = verify(config(methods, world_size=[2]), torch.device("cpu"))
+    together = [row for row in report.rows if "2 processes" in row.case]
+    assert {row.method.partition(" ")[0] for row in together} == set(methods)
+    assert "by process 3+1" in together[0].case
+    assert {row.method.partition(" ")[0] for row in report.rows if not row.passed} == {"forgets_the_others"}
+    for row in together:
+        assert row.passed == (row.error <= row.tolerance) == ("forgets" not in row.method), row
+    assert not report.passed
+
+
+def test_processes_that_cannot_be_built_are_no_pass():
+    """A comparison that never took place must not look like one that held."""
+    report = verify(config(world_size=[2], method={"single_step": {"memory_budget": 0.5, "chunk_tokens": 8}}), "cpu")
+    assert not report.passed
+    assert any("memory_budget" in row.note for row in report.rows if "2 processes" in row.case)
