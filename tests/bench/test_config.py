@@ -10,6 +10,7 @@ from bench import registry
 from bench.configuration import config as configuration
 from bench.configuration.config import load, requested_device, restore
 from bench.errors import ConfigError
+from bench.training.settings import TrainSettings
 
 COMMITTED = Path(__file__).parents[2] / "bench.toml"
 
@@ -224,7 +225,7 @@ def test_an_unknown_preset_is_answered_with_the_nearest():
 def test_every_key_of_the_committed_file_is_explained():
     """A newcomer reads bench.toml, not the models: every key stands there, with its comment or in one."""
     text = COMMITTED.read_text(encoding="utf-8")
-    for model in (configuration.RunSettings, configuration.ModelSettings, configuration.SweepAxes):
+    for model in (configuration.RunSettings, configuration.ModelSettings, configuration.SweepAxes, TrainSettings):
         for key in model.model_fields:
             assert f"\n{key} = " in text or f"\n# {key} = " in text, key
 
