@@ -17,6 +17,7 @@ def entries() -> dict[str, dict[str, str]]:
         "encoders": checks.ENCODERS,
         "CF modules": checks.CF_MODULES,
         "workloads": checks.WORKLOADS,
+        "metrics": checks.METRICS,
     }
     found = {"methods": {name: registry.summary(package, name) for name, package in method_names().items()}}
     for kind, package in packages.items():

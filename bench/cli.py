@@ -303,7 +303,7 @@ def doctor(debug: DebugOption = False) -> int:
 @app.command(name="list")
 @_told
 def list_(debug: DebugOption = False) -> None:
-    """Print what exists: methods, engines, encoders, CF modules, workloads, presets."""
+    """Print what exists: methods, engines, encoders, CF modules, workloads, metrics, presets."""
     from bench.catalogue import print_entries
 
     print_entries(Console())

@@ -2,7 +2,8 @@
 
 Append-only and fsynced, as results.jsonl is, and by the same rules: a half-written last line is dropped with a warning,
 any other damage is an error. The points of one training (a line of a case with one seed) follow each other; the last
-one carries the outcome. Raw facts only; what is derived of them is computed when read. Loads without torch.
+one carries the outcome, and a failure that further points follow is void, since the training went on. Raw facts only;
+what is derived of them is computed when read. Loads without torch.
 
 Format history
 1: first version.
@@ -125,8 +126,16 @@ def load(run_dir: Path) -> LoadedTraining:
             lines.append(tail)
         else:
             warnings.append(f"{path}, line {len(lines) + 1}: dropped a half-written last point; resume the run.")
-    points = tuple(_parse(line, path, number) for number, line in enumerate(lines, start=1))
-    return LoadedTraining(run_dir, info, points, tuple(warnings))
+    points = [_parse(line, path, number) for number, line in enumerate(lines, start=1)]
+    return LoadedTraining(run_dir, info, _without_resumed_failures(points), tuple(warnings))
+
+
+def _without_resumed_failures(points: list[TrainingPoint]) -> tuple[TrainingPoint, ...]:
+    last = {training_key(point): place for place, point in enumerate(points)}
+    failed = ("oom", "timeout", "error", "skipped")
+    return tuple(
+        point for place, point in enumerate(points) if point.outcome not in failed or last[training_key(point)] == place
+    )
 
 
 def _parse(line: bytes, path: Path, number: int) -> TrainingPoint:

@@ -1,7 +1,7 @@
 """Trains every line of a run: one fresh process each, every outcome recorded, nothing trained twice.
 
-The manager alone writes `training.jsonl`. A training that has an outcome is done; one that has points and none goes on
-from its checkpoint. Calling `run` again finishes a run that was interrupted, however that happened.
+The manager alone writes `training.jsonl`. A training that has an outcome is done, unless its worker was killed; one
+that has points and no outcome, or was killed, goes on from its checkpoint when `run` is called again.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ from bench.training.plan import TrainItem
 
 
 def run(config: Config, run_dir: Path, items: Sequence[TrainItem], on_event: Callable[[Event], None]) -> None:
-    """Trains every item that `run_dir` has no outcome of.
+    """Trains every item that `run_dir` has no outcome of, or whose worker was killed.
 
     Raises BenchError where a result cannot be written or a worker cannot be ended, KeyboardInterrupt on Ctrl-C; in
     each case `run` goes on from there, and no worker is left.
     """
-    done = {key: points[-1] for key, points in training.trainings(training.load(run_dir).points).items()}
-    outcomes = {key: point for key, point in done.items() if point.outcome is not None}
+    recorded = training.trainings(training.load(run_dir).points)
+    ends = {key: points[-1] for key, points in recorded.items()}
+    outcomes = {key: end for key, end in ends.items() if end.outcome is not None and not _was_killed(end)}
     for item in items:
         if item.key in outcomes:
             remove_checkpoint(item.checkpoint(run_dir))
@@ -45,7 +46,7 @@ def run(config: Config, run_dir: Path, items: Sequence[TrainItem], on_event: Cal
     for number, item in enumerate(todo, start=1):
         began = time.monotonic()
         on_event(Started(item, number, len(todo), pace.remaining_s([each.work for each in todo[number - 1 :]])))
-        last = done.get(item.key)
+        last = next((each for each in reversed(recorded.get(item.key, ())) if each.validation), None)
         point = _hopeless(config, run_dir, item, outcomes)
         if point is None:
             point = Recorder(TrainJob(config, item, run_dir), last, on_event).supervise()
@@ -53,14 +54,18 @@ def run(config: Config, run_dir: Path, items: Sequence[TrainItem], on_event: Cal
         else:
             _write(run_dir, point)
         outcomes[item.key] = point
-        remove_checkpoint(item.checkpoint(run_dir))
+        if not _was_killed(point):
+            remove_checkpoint(item.checkpoint(run_dir))
         on_event(Ended(item, point, number, len(todo), pace.remaining_s([each.work for each in todo[number:]])))
+
+
+EXIT_CODE = "exit_code"
 
 
 class Recorder:
     """One training as its worker tells of it: every point goes to the disk, none of them twice.
 
-    last: the point recorded last by a former call; None where the line begins.
+    last: the evaluation recorded last by a former call; None where the line begins.
     """
 
     def __init__(self, job: TrainJob, last: TrainingPoint | None, on_event: Callable[[Event], None]) -> None:
@@ -71,14 +76,14 @@ class Recorder:
 
     def supervise(self) -> TrainingPoint:
         """Runs the worker; returns the point with its outcome. The worker is gone when this returns or raises."""
-        timeout_s = self.job.config.train.timeout_s
+        timeout_s, code = self.job.config.train.timeout_s, None
         with Worker(worker.main, self.job) as process:
             deadline = time.monotonic() + timeout_s
             while True:
                 try:
                     message: Any = process.receive(deadline - time.monotonic())
                 except WorkerEnded as end:
-                    failure = failures.of_exit_code(end.exit_code, self._phase)
+                    failure, code = failures.of_exit_code(end.exit_code, self._phase), end.exit_code
                     break
                 if message is None:
                     failure = failures.of_timeout(timeout_s, self._phase, "train.timeout_s")
@@ -87,7 +92,7 @@ class Recorder:
                 if point is not None and point.outcome is not None:
                     return point
             process.kill()
-            return self._failed(failure, process.output_tail)
+            return self._failed(failure, {"output": process.output_tail, EXIT_CODE: code})
 
     def hear(self, message: Any) -> TrainingPoint | None:
         """Takes a worker's message; returns the point that it holds, which is on the disk by then."""
@@ -111,8 +116,8 @@ class Recorder:
         """Whether it is the point of a checkpoint that had been recorded before the worker went on from it."""
         return self.last is not None and self.last.step == point.step and self.last.outcome == point.outcome
 
-    def _failed(self, failure: Failure, output: str) -> TrainingPoint:
-        point = self._with_progress(worker.failed_point(self.job, failure, self._claim, self._step, output))
+    def _failed(self, failure: Failure, told: dict[str, Any]) -> TrainingPoint:
+        point = self._with_progress(worker.failed_point(self.job, failure, self._claim, self._step, told))
         _write(self.job.run_dir, point)
         return point
 
@@ -122,6 +127,16 @@ class Recorder:
             return point
         known = ("train_s", "interactions", "epoch", "peak_memory_bytes")
         return point.model_copy(update={name: getattr(self.last, name) for name in known} | {"step": self.last.step})
+
+
+def killed(run_dir: Path) -> bool:
+    """Whether a worker was killed that `run` would go on with."""
+    return any(_was_killed(points[-1]) for points in training.trainings(training.load(run_dir).points).values())
+
+
+def _was_killed(point: TrainingPoint) -> bool:
+    """Whether a signal ended the worker: by somebody's hand or for want of memory, which may be otherwise next time."""
+    return int(point.detail.get(EXIT_CODE, 0)) < 0
 
 
 def _hopeless(

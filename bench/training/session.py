@@ -49,6 +49,8 @@ def train(config: Config, items: Sequence[TrainItem], run_dir: Path, console: Co
         with TrainingView(console) as view:
             view.metric = config.train.metric
             manager.run(config, run_dir, items, view)
+        if manager.killed(run_dir):
+            say(console, f"Some workers were killed; `gram-bench resume {run_dir}` goes on from their checkpoints.")
     except KeyboardInterrupt:
         raise Interrupted(
             f"interrupted; every checkpoint is kept, `gram-bench resume {run_dir}` goes on from there."

@@ -114,10 +114,10 @@ def identity(job: TrainJob) -> dict[str, Any]:
 
 
 def failed_point(
-    job: TrainJob, failure: failures.Failure, claim: Exactness | None, step: int, output: str = ""
+    job: TrainJob, failure: failures.Failure, claim: Exactness | None, step: int, told: dict[str, Any] | None = None
 ) -> TrainingPoint:
     """A training that ended without an evaluation after `step` steps or more: its outcome and its reason."""
-    detail = {"trace": failure.trace, "output": output}
+    detail = {"trace": failure.trace, **(told or {})}
     return TrainingPoint(
         **identity(job),
         exactness=claim or WEAKEST_CLAIM,
@@ -126,5 +126,5 @@ def failed_point(
         interactions=0,
         outcome=failure.outcome,
         reason=failure.reason,
-        detail={name: told for name, told in detail.items() if told},
+        detail={name: value for name, value in detail.items() if value},
     )
