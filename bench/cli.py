@@ -184,7 +184,8 @@ def verify(
     session.fetch_assets(plan.config, Console(stderr=True))
     from bench.verify import verify as examine
 
-    report = examine(plan.config, plan.device_kind)
+    console = Console(stderr=True)
+    report = examine(plan.config, plan.device_kind, say=lambda case: console.print(f"verifying {case}", style="dim"))
     report.print_table(Console())
     return 0 if report.passed else NOT_EXACT
 

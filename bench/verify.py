@@ -182,14 +182,14 @@ def _groups(config: Config, world_size: int | None = None) -> list[tuple[list[Ca
 
     world_size: only those of so many processes; None takes all, as if of one.
 
-    The smallest of each workload and encoder come first, then the others by size.
+    The smallest of each workload, CF module and encoder come first, then the others by size.
     """
     found: dict[tuple[Any, ...], tuple[dict[Case, None], dict[MethodLine, None]]] = {}
     for item in sweep.plan(config):
         case = item.case
         if world_size not in (None, case.world_size):
             continue
-        key = (case.workload, case.encoder, case.layers, case.history_length, case.text_length)
+        key = (case.workload, case.cf_module, case.encoder, case.layers, case.history_length, case.text_length)
         cases, lines = found.setdefault(key, ({}, {}))
         cases[case] = None
         lines[replace(item.line, accumulation_steps=None)] = None
@@ -201,10 +201,10 @@ def _groups(config: Config, world_size: int | None = None) -> list[tuple[list[Ca
     if not groups:
         raise UsageError("the sweep has no exact method beside e2e; add single_step to sweep.method to verify it")
     groups.sort(key=lambda group: _size(group[0][0]))
-    seen: dict[tuple[str, str], int] = {}
+    seen: dict[tuple[str, str, str], int] = {}
     order = []
     for group in groups:
-        name = (group[0][0].workload, group[0][0].encoder)
+        name = (group[0][0].workload, group[0][0].cf_module, group[0][0].encoder)
         order.append(seen.setdefault(name, 0))
         seen[name] += 1
     return [group for _, group in sorted(zip(order, groups, strict=True), key=lambda pair: pair[0])]
@@ -259,7 +259,9 @@ def _small(config: Config, cases: list[Case], users: int) -> Case:
 
 def _label(case: Case) -> str:
     depth = "" if case.layers is None else f" layers={case.layers}"
-    return f"{case.workload} {case.encoder}{depth} history={case.history_length} text={case.text_length}"
+    return (
+        f"{case.workload} {case.cf_module} {case.encoder}{depth} history={case.history_length} text={case.text_length}"
+    )
 
 
 class _Comparison:

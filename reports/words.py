@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bench.results.schema import Record
+from bench.results.summary import AXES
 
 MISSING = "–"  # noqa: RUF001 - an en dash is what a table prints for "no number"
 TIMES = "×"  # noqa: RUF001 - the multiplication sign is meant
@@ -126,7 +127,8 @@ def duration(seconds: float) -> str:
 def row_of(record: Record) -> dict[str, Any]:
     """A record's case and setting by the names that summaries use, for `setting` and `case`."""
     asked = record.case.get("item_repetition_ratio")
-    return {**record.case, "asked_repetition_ratio": asked, "engine": record.engine, "dropout": record.dropout}
+    setting = {"asked_repetition_ratio": asked, "engine": record.engine, "dropout": record.dropout}
+    return {**dict.fromkeys(AXES), **record.case, **setting}
 
 
 def plain(value: Any) -> str:

@@ -155,7 +155,10 @@ class TestPlainValues:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ((*SHAPE, "workload.scael=0.1"), r'--set workload.scael: .*\(movielens, shape\) has such a setting; .* "scale"'),
+            (
+                (*SHAPE, "workload.scael=0.1"),
+                r'--set workload.scael: .*\(movielens, shape\) has such a setting; .* "scale"',
+            ),
             (("workload.scale=0.1", "sweep.workload=synthetic"), r"\(movielens, synthetic\) has such a setting"),
             ((*SHAPE, "workload.scale=3"), "--set workload.scale: workload.shape.scale must be at most 1"),
             ((*SHAPE[:1], "sweep.cf_module=nrms"), "shape:spanish holds right and wrong responses"),

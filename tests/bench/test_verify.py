@@ -177,11 +177,19 @@ def test_distinct_cases_are_verified_once_and_the_largest_left_out():
     begun = []
     report = verify(swept, "cpu", users=2, say=begun.append)
     assert begun == [
-        f"synthetic shape:tiny history={history} text={text}" for history, text in ((5, 6), (5, 8), (7, 6), (5, 10))
+        f"synthetic nrms shape:tiny history={history} text={text}"
+        for history, text in ((5, 6), (5, 8), (7, 6), (5, 10))
     ]
-    assert report.left_out == ("synthetic shape:tiny history=7 text=8", "synthetic shape:tiny history=7 text=10")
-    assert "not verified, for time: synthetic shape:tiny history=7 text=8" in printed(report)
+    left_out = "synthetic nrms shape:tiny history=7 text=8", "synthetic nrms shape:tiny history=7 text=10"
+    assert report.left_out == left_out
+    assert f"not verified, for time: {left_out[0]}" in printed(report)
     assert all("2 users" in row.case for row in report.rows)
+
+
+def test_every_cf_module_of_a_sweep_is_a_case_of_its_own():
+    begun = []
+    assert verify(config(cf_module=["nrms", "dkt", "sakt"]), "cpu", users=2, say=begun.append).passed
+    assert [line.split()[1] for line in begun] == ["nrms", "dkt", "sakt"]
 
 
 def test_a_ratio_that_few_users_cannot_have_gives_way():
