@@ -62,10 +62,7 @@ class _Blocks:
         self._lines: dict[tuple[str, str], list[Record]] = {}
         for record in records:
             if not record.replica:
-                asked = record.case.get("item_repetition_ratio")
-                axes = {"cf_module": None, **record.case, "asked_repetition_ratio": asked}
-                case = words.case({**axes, "engine": record.engine, "dropout": record.dropout})
-                self._lines.setdefault((case, record.label), []).append(record)
+                self._lines.setdefault((words.case(words.row_of(record)), record.label), []).append(record)
 
     def speed(self, row: Row, own: Row) -> Compared | None:
         """How many times as fast as ours."""
