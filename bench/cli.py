@@ -89,9 +89,13 @@ def _end(code: int, sentence: str, debug: bool) -> NoReturn:
 
 
 def _request(
-    config: Path | None, preset: str | None, device: Device | None, changes: list[str] | None
+    config: Path | None,
+    preset: str | None,
+    device: Device | None,
+    changes: list[str] | None,
+    shard: str | None = None,
 ) -> session.Request:
-    return session.Request(config, preset, device.value if device else None, tuple(changes or ()))
+    return session.Request(config, preset, device.value if device else None, tuple(changes or ()), shard)
 
 
 @app.command()
@@ -102,11 +106,15 @@ def run(
     device: DeviceOption = None,
     out: Annotated[Path, typer.Option("--out", help="Where run directories are made.")] = Path("runs"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be measured, and stop.")] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option("--shard", metavar="I/N", help="Measure this part of the sweep only; `merge` joins the parts."),
+    ] = None,
     changes: SetOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Measure a sweep and render its report."""
-    plan = session.resolve(_request(config, preset, device, changes))
+    plan = session.resolve(_request(config, preset, device, changes, shard))
     console, progress = Console(), Console(stderr=True)
     _warn(progress, plan.warnings())
     if dry_run:
@@ -143,6 +151,23 @@ def train(
     run_dir = trainings.start(plan, items, out)
     session.say(progress, f"{plan.title}; results go to {run_dir}")
     trainings.train(plan.config, items, run_dir, progress)
+    session.report(run_dir, console)
+
+
+@app.command()
+@_told
+def merge(
+    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Runs of one sweep's shards.")],
+    out: Annotated[Path, typer.Option("--out", help="Where run directories are made.")] = Path("runs"),
+    debug: DebugOption = False,
+) -> None:
+    """Make one run of several that measured parts of a sweep, and render its report."""
+    from bench.merging import merge as join
+
+    console, progress = Console(), Console(stderr=True)
+    run_dir, warnings = join(run_dirs, out)
+    _warn(progress, warnings)
+    session.say(progress, f"merged into {run_dir}")
     session.report(run_dir, console)
 
 
@@ -207,6 +232,8 @@ def profile(
     """Where does a step's time go? Phases, kernels and the distance to the floor, for every line of one case."""
     plan = session.resolve(_request(config, preset, device, changes))
     items = sweep.lines_of_case(plan.items, case)
+    if items[0].case.world_size > 1:
+        raise UsageError("profile looks into one process: choose a case with world_size=1 by --case.")
     session.check_methods(plan)
     session.fetch_assets(plan.config, Console(stderr=True))
     from bench.profile import profile as examine

@@ -39,6 +39,7 @@ class Request:
     preset: str | None = None
     device: str | None = None
     overrides: tuple[str, ...] = ()
+    shard: str | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Plan:
     preset: str
     overrides: tuple[str, ...]
     items: tuple[WorkItem, ...]
+    shard: str | None = None
 
     @property
     def device_kind(self) -> DeviceKind:
@@ -59,13 +61,15 @@ class Plan:
     @property
     def title(self) -> str:
         """Where the plan comes from, in one line."""
-        return f"{self.config_file or 'built-in defaults'}, preset {self.preset}, device {self.device_kind}"
+        part = f", shard {self.shard}" if self.shard else ""
+        return f"{self.config_file or 'built-in defaults'}, preset {self.preset}, device {self.device_kind}{part}"
 
     def command(self, kind: RunKind) -> tuple[str, ...]:
         """The command line that asks for the same again, whatever its defaults are there."""
         file = ("--config", str(self.config_file)) if self.config_file else ()
         changes = tuple(word for override in self.overrides for word in ("--set", override))
-        return ("gram-bench", kind, *file, "--preset", self.preset, "--device", self.device_kind, *changes)
+        part = ("--shard", self.shard) if self.shard else ()
+        return ("gram-bench", kind, *file, "--preset", self.preset, "--device", self.device_kind, *part, *changes)
 
     def warnings(self) -> list[str]:
         """What a reader of the results will miss."""
@@ -80,7 +84,21 @@ def resolve(request: Request) -> Plan:
     kind = environment.resolve_device(asked)
     preset = request.preset or ("full" if request.config else DEFAULT_PRESETS[kind])
     config = load(file, preset, request.overrides, kind)
-    return Plan(config, file, preset, request.overrides, sweep.plan(config))
+    _check_gpus(config)
+    items = sweep.shard_of(sweep.plan(config), request.shard)
+    return Plan(config, file, preset, request.overrides, items, request.shard)
+
+
+def _check_gpus(config: Config) -> None:
+    """Raises ConfigError where a case has more processes on this host than it has GPUs."""
+    size = max(size for part in config.sweep.parts() for size in part.world_size)
+    if config.run.device == "cuda" and size > 1:
+        found = config.run.hosts * len(environment.gpu_uuids())
+        if size > found:
+            raise ConfigError(
+                f"sweep.world_size: {size} processes need a GPU each, and there are {found} (run.hosts times this "
+                "host's); lower it, or spread it over more hosts."
+            )
 
 
 def check_methods(plan: Plan) -> None:
@@ -111,6 +129,7 @@ def start(plan: Plan, out: Path, kind: RunKind = "run", planned: int | None = No
             config=plan.config.model_dump(mode="json"),
             environment=environment.describe(plan.device_kind),
             planned_records=len(plan.items) if planned is None else planned,
+            shard=plan.shard,
         )
         store.write_info(run_dir, info)
     except store.UnwritableResults as error:
@@ -127,7 +146,8 @@ def reopen(run_dir: Path) -> tuple[Config, tuple[WorkItem, ...], list[str]]:
     known_run(run_dir)
     warnings = list(store.load(run_dir).warnings)
     config, changed = same_machine(run_dir)
-    return config, sweep.plan(config), [*warnings, *changed]
+    shard = store.read_info(run_dir).shard
+    return config, sweep.shard_of(sweep.plan(config), shard), [*warnings, *changed]
 
 
 def same_machine(run_dir: Path) -> tuple[Config, list[str]]:

@@ -162,7 +162,7 @@ def encoder(row: Mapping[str, Any]) -> str:
 
 def processes(row: Mapping[str, Any]) -> str:
     """`2 processes` and, where they share their items, so."""
-    shared = ", each item encoded once among them" if row["deduplicate"] == "global" else ""
+    shared = " sharing items" if row["deduplicate"] == "global" else ""
     return f"{plain(row['world_size'])} process{'' if row['world_size'] == 1 else 'es'}{shared}"
 
 

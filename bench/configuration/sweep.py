@@ -187,6 +187,23 @@ def _names(found: tuple[Case, ...]) -> list[str]:
     return [name for case in found for name in (case.workload, case.cf_module, case.encoder, case.precision)]
 
 
+def shard_of(items: Sequence[WorkItem], shard: str | None) -> tuple[WorkItem, ...]:
+    """The measurements of shard "i/n": whole cases, every n-th from the i-th on; all of them for None.
+
+    Cases ascend in size, so that shards are about equally long. Raises ConfigError.
+    """
+    if shard is None:
+        return tuple(items)
+    number, _, count = shard.partition("/")
+    if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
+        raise ConfigError(f"--shard {shard}: expected i/n with i from 1 to n, 2/4 for the second of four shards.")
+    cases = list(dict.fromkeys(item.case for item in items))
+    chosen = set(cases[int(number) - 1 :: int(count)])
+    if not chosen:
+        raise ConfigError(f"--shard {shard}: the sweep has {len(cases)} cases, so this shard has none; use fewer.")
+    return tuple(item for item in items if item.case in chosen)
+
+
 def lines_of_case(items: Sequence[WorkItem], asked: str | None) -> tuple[WorkItem, ...]:
     """The lines of one case, in its first block; the canary's second line is left out.
 

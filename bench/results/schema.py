@@ -233,3 +233,7 @@ class RunInfo(_Strict):
     environment: Environment
     planned_records: int
     """Measurements, or trainings."""
+    shard: str | None = None
+    """Which part of the sweep this run measures: "2/4" is the second of four; None is all of it."""
+    merged_from: tuple[str, ...] = ()
+    """The runs whose records were merged into this one."""

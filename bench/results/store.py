@@ -158,6 +158,11 @@ def append_block(run_dir: Path, records: Sequence[Record]) -> tuple[Record, ...]
     return block
 
 
+def append_all(run_dir: Path, records: Sequence[Record]) -> None:
+    """Adds records of other runs as they are, all or none; raises as `append` does."""
+    _append(run_dir, records)
+
+
 def _append(run_dir: Path, records: Sequence[Record]) -> None:
     lines = b"".join(record.model_dump_json().encode() + b"\n" for record in records)
     append_lines(run_dir / RECORDS_FILE, lines, _sound_end)

@@ -24,7 +24,7 @@ from bench.results.schema import Record
 from bench.running import failures
 from bench.running.failures import Failure
 from bench.running.messages import Job, Measured
-from bench.running.rank import Task, member
+from bench.running.rank import RECORD, Task, member
 from bench.running.records import failed_record
 
 RUN_ID = "gram-bench"
@@ -37,6 +37,7 @@ def lead(connection: Connection, job: Job, *, in_turns: bool) -> None:
     with tempfile.TemporaryDirectory(prefix="gram-bench-ranks-") as folder:
         try:
             launch(job.config.run, job.item.case.world_size, folder, member, connection, Task(job, in_turns), folder)
+            connection.send(Measured(json.loads((Path(folder) / RECORD).read_text(encoding="utf-8"))["record"]))
         except ChildFailedError as error:
             connection.send(Measured(_record(job, Path(folder), error.failures).model_dump(mode="json")))
         except Exception as error:  # no rendezvous, say
@@ -55,8 +56,9 @@ def _config(run: RunSettings, size: int, folder: str) -> LaunchConfig:
         max_nodes=run.hosts,
         nproc_per_node=size // run.hosts,
         run_id=uuid.uuid4().hex if alone else RUN_ID,
-        rdzv_backend="c10d",
-        rdzv_endpoint=run.rendezvous or "localhost:0",
+        rdzv_backend="c10d" if alone else "static",
+        rdzv_endpoint=run.rendezvous if run.hosts > 1 else "localhost:0",
+        rdzv_configs={} if alone else {"rank": 0},
         local_addr="localhost" if alone else None,
         max_restarts=0,
         monitor_interval=0.1,
@@ -67,7 +69,7 @@ def _config(run: RunSettings, size: int, folder: str) -> LaunchConfig:
 
 def _record(job: Job, folder: Path, ended: Mapping[int, ProcessFailure]) -> Record:
     """The failure that explains the others: memory that ran out, else a rank that was killed, else the earliest."""
-    left = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
+    left = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.failed"))]
     told = [Record.model_validate(each["record"]) for each in sorted(left, key=lambda each: float(each["at"]))]
     out_of_memory = next((record for record in told if record.outcome == "oom"), None)
     if out_of_memory is not None:

@@ -18,12 +18,13 @@ from typing import Any, NamedTuple
 import torch
 
 from bench.running import lifeline
-from bench.running.messages import Finish, Job, Measured, Order, TakeWindow
+from bench.running.messages import Finish, Job, Order, TakeWindow
 from bench.running.ranked_subject import RankedSubject
 from bench.running.subject import Subject, attempt
 from gram_core.distributed import Ranks, connect
 
 FAILED = 1
+RECORD = "record.json"
 AFTERWARDS_S = 1.0
 """A rank that complains of another's silence stays so long: the agent then sees first who really ended first."""
 
@@ -36,18 +37,18 @@ class Task(NamedTuple):
 
 
 def member(connection: Connection, task: Task, folder: str) -> None:
-    """A rank on the manager's host. folder: where it leaves word of its failure, since its exit code says little."""
+    """A rank on the manager's host. folder: where it leaves its record, the first one's, or word of its failure."""
     lifeline.hold()
     rank = int(os.environ["RANK"])
     speaks = int(os.environ["LOCAL_RANK"]) == 0
     record = _measure(task, connection if speaks else None)
     if record["outcome"] != "ok":
-        _leave_word(Path(folder) / f"{rank}.json", record)
+        _leave(Path(folder) / f"{rank}.failed", record)
         sys.stdout.flush()
         time.sleep(AFTERWARDS_S)
         os._exit(FAILED)  # at once: a group that is half gone cannot be taken down in order
     if speaks:
-        connection.send(Measured(record))
+        _leave(Path(folder) / RECORD, record)
 
 
 def main() -> None:
@@ -95,7 +96,7 @@ def _heard(ranks: Ranks, connection: Connection | None) -> Order:
     return next(order for order in orders if order is not None)
 
 
-def _leave_word(file: Path, record: dict[str, Any]) -> None:
+def _leave(file: Path, record: dict[str, Any]) -> None:
     fresh = file.with_suffix(".part")
     fresh.write_text(json.dumps({"at": time.time(), "record": record}), encoding="utf-8")
     fresh.replace(file)

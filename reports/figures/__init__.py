@@ -12,6 +12,7 @@ import importlib
 import io
 import pkgutil
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
@@ -26,6 +27,7 @@ from reports.figures import _style
 
 PIXELS_PER_INCH = 100
 DPI = 160
+LONGEST_NAME = 120
 SETTINGS = 6
 """Settings that are drawn; a sweep with more is read from its tables."""
 
@@ -61,10 +63,15 @@ def draw_all(frames: Frames, info: RunInfo) -> Iterator[Drawn]:
                 setting = words.setting(values)
                 slug = re.sub(r"[^a-z0-9]+", "-", setting.lower()).strip("-")
                 title = f"{words.ORIGINS[words.origin(values)]}: {setting}"
-                yield from drawn(module, f"{name}--{slug}"[:120], title, part, info)
+                yield from drawn(module, _file_name(f"{name}--{slug}"), title, part, info)
     for name, module in modules.items():
         if getattr(module, "WHOLE_RUN", False):
             yield from drawn(module, name, "", frames, info)
+
+
+def _file_name(name: str) -> str:
+    """A name no longer than is comfortable for a file, and still no other's."""
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 9]}-{zlib.crc32(name.encode()):08x}"
 
 
 def undrawn(frames: Frames) -> int:

@@ -50,14 +50,15 @@ def draw(frames: Frames, batch: str) -> Figure | None:
         notes=_style.left_out(cases=(shown, telling)),
         left=0.75,
         sharex=False,
-        sharey=False,
+        sharey=True,
     )
+    highest = 0.0
     for ax in sheet.axes.flat[len(shown) :]:
         ax.set_visible(False)
     for place, (rows, lines) in enumerate(shown):
         ax = sheet.axes.flat[place]
         sizes = words.order(size for line in lines.values() for size, _ in line)
-        highest = sizes[-1] / sizes[0]
+        highest = max(highest, sizes[-1] / sizes[0])
         for (label, way), line in lines.items():
             first = line[0][1]
             scaled = [rate / first for _, rate in line]
@@ -65,11 +66,11 @@ def draw(frames: Frames, batch: str) -> Figure | None:
             ax.plot([size for size, _ in line], scaled, zorder=3, **{**looks[label].line(), "linestyle": _DASHES[way]})
         ax.plot(sizes, [size / sizes[0] for size in sizes], color=_style.MUTED, linestyle=(0, (1, 2)), zorder=1)
         _style.value_ticks(ax, sizes)
-        ax.set_ylim(0, highest * 1.12)
         ax.set_title(_title(rows.iloc[0].to_dict(), batch), loc="left")
         ax.set_xlabel("Processes")
         if place % columns == 0:
             ax.set_ylabel(f"Users per s, against {words.plain(sizes[0])}")
+    sheet.axes.flat[0].set_ylim(0, highest * 1.12)
     return sheet.figure
 
 
@@ -80,7 +81,7 @@ def _lines(rows: pd.DataFrame) -> dict[tuple[str, str], list[tuple[int, float]]]
         points = own.to_dict("records")
         alone = [(int(p["world_size"]), float(p["users_per_s"])) for p in points if p["world_size"] == 1]
         ways = {p["deduplicate"] for p in points if p["world_size"] != 1}
-        for way in sorted(ways if label != "e2e" else ways - ({"global"} if "local" in ways else set())):
+        for way in sorted(_telling(str(own["method"].iloc[0]), ways)):
             together = [
                 (int(p["world_size"]), float(p["users_per_s"]))
                 for p in points
@@ -90,6 +91,12 @@ def _lines(rows: pd.DataFrame) -> dict[tuple[str, str], list[tuple[int, float]]]
             if len(line) > 1:
                 found[str(label), str(way)] = line
     return found
+
+
+def _telling(method: str, ways: set[str]) -> set[str]:
+    """Without what makes no difference to the method: e2e never shares items, multi_step always does."""
+    only = {"e2e": "local", "multi_step": "global"}.get(method)
+    return {only} if only in ways else ways
 
 
 def _title(row: dict[Any, Any], batch: str) -> str:

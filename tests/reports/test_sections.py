@@ -138,8 +138,12 @@ class TestProcesses:
             for row in group.rows
         }
         assert len(found) == 2 * len(_runs.LINES)
-        shared = next(row for (title, label), row in found.items() if "among" in title and label == "single_step")
-        alone = next(row for (title, label), row in found.items() if "among" not in title and label == "single_step")
+        shared = next(
+            row for (title, label), row in found.items() if "sharing items" in title and label == "single_step"
+        )
+        alone = next(
+            row for (title, label), row in found.items() if "sharing items" not in title and label == "single_step"
+        )
         assert shared["Against one process"] == f"3.17{words.TIMES}"  # 2 / (1.05 x 0.6)
         assert shared["Sharing items"] == f"1.67{words.TIMES}"
         assert alone["Sharing items"] == words.MISSING
