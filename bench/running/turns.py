@@ -271,7 +271,8 @@ def _measurement(seat: Seat, schedule: Schedule, rounds: Rounds, residents: int)
         kept = tuple(number for number in rounds.kept if number in seat.windows)
         stretches = [rounds.stretches[seat.job.item, number] for number in kept]
         steps = sum(seat.windows[number].steps for number in kept)
-        interactions = None if record.item_slots is None else record.item_slots * steps
+        alone = not record.ranks  # of several devices one is watched, and its energy is not that of all users
+        interactions = record.item_slots * steps if record.item_slots is not None and alone else None
         columns["telemetry"] = telemetry.summary(stretches, interactions, seat.pid, residents)
         if schedule == "interleaved":
             columns["rounds"] = kept

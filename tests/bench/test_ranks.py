@@ -4,9 +4,11 @@ import contextlib
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench.results import store
 from bench.running import manager
@@ -93,6 +95,22 @@ def test_a_paired_block_of_several_processes(tmp_path):
     _, records = run(settings, new_run(tmp_path, settings), items)
     assert [(record.method, record.outcome) for record in records] == [("e2e", "ok"), ("single_step", "ok")]
     assert {record.schedule for record in records} == {"alternated"}
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("engine", ["eager", "fast"])
+def test_a_case_of_two_gpus(tmp_path, engine):
+    """Over NCCL the same as over Gloo: the losses of one method, whoever encodes what, are those of e2e."""
+    settings = config(device="cuda", timeout_s=200.0)
+    lines = [("e2e", "local"), ("single_step", "local"), ("single_step", "global")]
+    items = [item(method, world_size=2, deduplicate=way, precision="bf16") for method, way in lines]
+    items = [replace(each, line=replace(each.line, engine=engine)) for each in items]
+    _, records = run(settings, new_run(tmp_path, settings), items)
+    assert [(record.outcome, record.reason) for record in records] == [("ok", None)] * 3
+    first, *others = records
+    for record in others:
+        assert record.loss.last == pytest.approx(first.loss.last, rel=2e-2)
+    assert all(rank.peak_memory_bytes.allocated for record in records for rank in record.ranks)
 
 
 def test_a_method_that_is_for_one_process_is_refused(tmp_path):
