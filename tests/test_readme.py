@@ -8,7 +8,11 @@ from typing import Any
 
 import torch
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+from bench.results.store import load
+from bench.results.summary import frames
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
 
 
 def test_the_training_loop_runs_and_moves_every_part() -> None:
@@ -29,4 +33,32 @@ def test_the_training_loop_runs_and_moves_every_part() -> None:
 
 def test_every_file_it_links_to_exists() -> None:
     for target in re.findall(r"\]\(([^)]+)\)", README):
-        assert (Path(__file__).parents[1] / target).exists(), target
+        assert (ROOT / target).exists(), target
+
+
+def test_its_figures_are_those_of_the_run_in_the_gallery() -> None:
+    """Every number of the H100 table can be read off the raw measurements that lie beside it."""
+    run = load(ROOT / "reports" / "gallery" / "h100-full")
+    summary = frames(run.records).summary
+    lines = summary[
+        (summary["workload"] == "synthetic") & (summary["batch_size"] == 32) & (summary["text_length"] == 128)
+    ]
+    table = README[README.index("| repetition ratio | e2e ms/step") :].split("\n\n")[0].splitlines()[2:]
+    assert len(table) == 5
+    for row in table:
+        ratio, e2e_ms, *told = (cell.strip() for cell in row.strip("|").split("|"))
+        case = lines[lines["asked_repetition_ratio"] == float(ratio)].set_index("method")
+        assert f"{1e3 * case.loc['e2e', 'median_s']:.0f}" == e2e_ms
+        speed_ups = [f"{case.loc[method, 'speed_up']:.2f}x" for method in ("e2e_unique", "single_step", "multi_step")]
+        peaks = [
+            f"{case.loc[method, 'memory_bytes'] / 2**30:.1f} GiB" for method in ("e2e", "single_step", "multi_step")
+        ]
+        assert told == speed_ups + peaks
+    movielens = summary[summary["workload"] == "movielens"].set_index("method")
+    words = " ".join(README.split())
+    for method, told in (
+        ("single_step", "single_step {:.2f}x in {:.0f} %"),
+        ("multi_step", "multi_step {:.2f}x in {:.0f} %"),
+    ):
+        line = movielens.loc[method]
+        assert told.format(line["speed_up"], 100 * line["memory_ratio"]) in words

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from statistics import median
 
 from bench.results.schema import Record, Telemetry
@@ -50,11 +50,15 @@ def make(run: LoadedRun, derived: Frames) -> Section | None:
 
 def _by_line(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
     """Records by case and label; the canary's second process is a line of its own."""
-    found: dict[tuple[str, str], list[Record]] = {}
+    found: dict[Hashable, list[Record]] = {}
     for record in records:
-        label = f"{record.label} (canary)" if record.replica else record.label
-        found.setdefault((words.case(words.row_of(record)), label), []).append(record)
-    return found
+        key = tuple(sorted(record.case.items())), record.engine, record.dropout, record.label, record.replica
+        found.setdefault(key, []).append(record)
+    return {(words.case(words.row_of(own[0])), _label(own[0])): own for own in found.values()}
+
+
+def _label(record: Record) -> str:
+    return f"{record.label} (canary)" if record.replica else record.label
 
 
 def _row(label: str, records: Sequence[Record]) -> tuple[Cell, ...]:

@@ -43,9 +43,9 @@ COLUMNS = (
 
 def make(run: LoadedRun, derived: Frames) -> Section | None:
     """None where no peer is in the run."""
-    rows: list[Row] = derived.summary.to_dict("records")
-    if not any(row["method"] not in OURS for row in rows):
+    if set(derived.summary["method"]) <= set(OURS):
         return None
+    rows: list[Row] = derived.summary.to_dict("records")
     cases = _cases(rows)
     told = (*_tables(cases), *_handicaps(run))
     return Section("peers", "Against the peers", tuple(_verdicts(cases, _Blocks(run.records))), told, "Peers")

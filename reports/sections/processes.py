@@ -37,6 +37,8 @@ Row = Mapping[Any, Any]
 
 def make(run: LoadedRun, derived: Frames) -> Section | None:
     """None where every case had one process."""
+    if (derived.summary["world_size"] == 1).all():
+        return None
     rows = derived.summary.to_dict("records")
     several = [row for row in rows if row["world_size"] != 1 and words.exists(row["users_per_s"])]
     if not several:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 import subprocess
 import sys
@@ -339,6 +340,7 @@ def test_ten_thousand_records_render_in_seconds(tmp_path):
     before, started = _slowness(), time.process_time()
     rendered = render(run_dir)
     spent = time.process_time() - started
-    assert spent < 10.0 * max(before, _slowness())
+    neighbours = 1.5 if "PYTEST_XDIST_WORKER" in os.environ else 1.0  # another worker shares caches and cores
+    assert spent < 10.0 * neighbours * max(before, _slowness())
     assert rendered.page.stat().st_size < 12e6
     assert "more lines" in text(rendered.page.read_text())
