@@ -19,6 +19,8 @@ from bench.results.schema import PeakMemory
 if TYPE_CHECKING:
     import torch
 
+    from gram_core.training import Training
+
 
 def peak_memory(device: torch.device) -> PeakMemory:
     """The peaks since process start, in bytes; None where the device does not tell.
@@ -35,6 +37,20 @@ def peak_memory(device: torch.device) -> PeakMemory:
         reserved=torch.cuda.max_memory_reserved(device),
         process=None if uuid is None else nvml.process_bytes(str(uuid), os.getpid()),
     )
+
+
+def fixed_bytes(training: Training) -> int:
+    """Bytes of weights, buffers and optimizer state, whatever the batch; what shares memory counts once."""
+    import torch
+
+    held: dict[int, int] = {}
+    for part in (training.encoder, training.cf_module):
+        tensors = [*part.parameters(), *(part.buffers() if isinstance(part, torch.nn.Module) else ())]
+        held |= {tensor.data_ptr(): tensor.nbytes for tensor in tensors}
+    for optimizer in (training.optimization.encoder_optimizer, training.optimization.cf_optimizer):
+        for state in optimizer.state.values() if optimizer is not None else ():
+            held |= {kept.data_ptr(): kept.nbytes for kept in state.values() if isinstance(kept, torch.Tensor)}
+    return sum(held.values())
 
 
 def reserved_bytes(device: torch.device) -> int:

@@ -173,6 +173,8 @@ class Record(_Strict):
 
     host_wait_s: float | None = None
     """Seconds per step in which the device waited for the host; None where the engine doesn't tell."""
+    fixed_memory_bytes: int | None = None
+    """Weights, buffers and optimizer state: what the line holds between steps, whatever the batch."""
     peak_memory_bytes: PeakMemory = PeakMemory()
     throughput_per_s: Throughput | None = None
     loss: Loss | None = None

@@ -24,7 +24,7 @@ from bench.measure import clock as clocks
 from bench.measure.clock import Clock, WarmUp, Window
 from bench.measure.cores import compute_threads
 from bench.measure.counts import batch_counts, encoder_counts
-from bench.measure.memory import peak_memory, reserved_bytes, resident_peak_bytes
+from bench.measure.memory import fixed_bytes, peak_memory, reserved_bytes, resident_peak_bytes
 from bench.methods import exactness, method_class
 from bench.results.schema import Loss, Record, Throughput
 from bench.running import failures
@@ -303,6 +303,7 @@ class Subject:
             "host_wait_s": statistics.median(self._waits) if self._waits else None,
             "peak_memory_bytes": peak_memory(self.device),
             "steps_per_epoch": self.built.workload.steps_per_epoch,
+            "fixed_memory_bytes": fixed_bytes(getattr(self.built.method, "training", self.built.training)),
             "detail": {
                 **self.built.detail,
                 **({"graphs": counts()} if (counts := getattr(self.built.method, "capture_counts", None)) else {}),

@@ -3,13 +3,14 @@
 import subprocess
 import sys
 import textwrap
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from bench.measure import nvml
 from bench.measure.cores import compute_threads, usable_cores
-from bench.measure.memory import peak_memory, resident_peak_bytes
+from bench.measure.memory import fixed_bytes, peak_memory, resident_peak_bytes
 
 MIB = 2**20
 
@@ -92,3 +93,23 @@ class TestUsableCores:
     def test_fewer_threads_can_be_asked_for(self, monkeypatch, asked, threads):
         monkeypatch.setenv("OMP_NUM_THREADS", asked)
         assert compute_threads() == (threads or usable_cores())
+
+
+def test_what_a_training_holds_between_steps_is_counted_once():
+    """AdamW keeps two moments of each parameter and a step count; a tied weight is one tensor."""
+    encoder, cf = torch.nn.Linear(8, 8, bias=False), torch.nn.Linear(8, 4, bias=False)
+    optimizers = [torch.optim.AdamW(part.parameters()) for part in (encoder, cf)]
+    training = SimpleNamespace(
+        encoder=encoder,
+        cf_module=cf,
+        optimization=SimpleNamespace(encoder_optimizer=optimizers[0], cf_optimizer=optimizers[1]),
+    )
+    weights = 4 * (8 * 8 + 8 * 4)
+    assert fixed_bytes(training) == weights
+    cf(encoder(torch.ones(1, 8))).sum().backward()
+    for optimizer in optimizers:
+        optimizer.step()
+    assert fixed_bytes(training) == 3 * weights + 2 * 4
+    training.cf_module = encoder
+    training.optimization.cf_optimizer = None
+    assert fixed_bytes(training) == 3 * 4 * 8 * 8 + 4

@@ -274,7 +274,9 @@ class TestOnAGpu:
         assert losses[0] == pytest.approx(losses[1], rel=1e-2)
 
     def test_running_out_of_memory_is_an_outcome_with_its_size(self):
-        record = measured(config(device="cuda"), item("e2e", encoder="shape:bert-base", batch_size=20_000))
+        record = measured(
+            config(device="cuda"), item("e2e", encoder="shape:bert-base", batch_size=2_000, text_length=128)
+        )
         assert record.outcome == "oom", record.reason
         assert "asked for" in record.reason
         assert record.peak_memory_bytes.allocated > 2**30

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.results.schema import Spread, Telemetry
+from bench.results.schema import PeakMemory, Spread, Telemetry
 from bench.results.store import load
 from bench.results.summary import frames
 from reports import sections, words
@@ -150,3 +150,26 @@ class TestProcesses:
         assert shared["Unique items"] == "1.60"  # 2 / 1.25
         assert shared["Peak memory"] == "2.00 GiB, 3.00 GiB"
         assert shared["Communication"].startswith(("3.", "4."))
+
+
+def test_memory_splits_a_peak_into_what_stays_and_what_a_step_adds(tmp_path):
+    gib = 2**30
+
+    def line(method, peak, fixed):
+        memory = PeakMemory(allocated=peak * gib, reserved=None, process=None)
+        return _runs.record(method).model_copy(update={"peak_memory_bytes": memory, "fixed_memory_bytes": fixed * gib})
+
+    run = load(_runs.write(tmp_path, [line("e2e", 21, 1), line("single_step", 6, 1)]))
+    section = sections.discover()["memory"].make(run, frames(run.records))
+    (table,) = section.tables
+    assert [[cell.text for cell in row] for row in table.groups[0].rows] == [
+        ["e2e", "21.0 GiB", "100", "1.00 GiB", "20.0 GiB", "100"],
+        ["single_step", "6.00 GiB", "29", "1.00 GiB", "5.00 GiB", "25"],
+    ]
+
+
+def test_memory_of_a_processor_is_not_split(tmp_path):
+    resident = PeakMemory(allocated=None, reserved=None, process=2**30)
+    record = _runs.record().model_copy(update={"peak_memory_bytes": resident, "fixed_memory_bytes": 2**20})
+    run = load(_runs.write(tmp_path, [record]))
+    assert sections.discover()["memory"].make(run, frames(run.records)) is None

@@ -1,0 +1,84 @@
+"""Where a line's peak memory goes: what it holds whatever the batch, and what a step adds to it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from statistics import median
+
+from bench.results.schema import Record
+from bench.results.stats import REFERENCE
+from bench.results.store import LoadedRun
+from bench.results.summary import Frames
+from reports import words
+from reports.sections import Section
+from reports.tables import Cell, Column, Group, Table
+
+PLACE = 30
+
+COLUMNS = (
+    Column("Method", numeric=False),
+    Column("Peak"),
+    Column("of e2e's", "%"),
+    Column("Weights and optimizer"),
+    Column("The rest of the peak"),
+    Column("of e2e's", "%"),
+)
+LIMIT = 200
+NOTE = (
+    "Weights and optimizer state are there whatever the batch; the rest of the peak is activations, gradients, "
+    "encodings kept between steps and workspace. Peaks are those of torch's CUDA allocator."
+)
+
+Peaks = tuple[float, float]
+"""Peak and fixed bytes of a line, medians over its blocks."""
+
+
+def make(run: LoadedRun, derived: Frames) -> Section | None:
+    """None where no device tells of its allocator: a process's resident peak holds interpreter and libraries too."""
+    cases = _by_case(run.records)
+    rows = [
+        (words.case(words.row_of(first)), _row(label, peaks, lines.get(REFERENCE)))
+        for first, lines in cases
+        for label, peaks in lines.items()
+    ]
+    if not rows:
+        return None
+    groups: dict[str, list[tuple[Cell, ...]]] = {}
+    for case, cells in rows[:LIMIT]:
+        groups.setdefault(case, []).append(cells)
+    made = tuple(Group(title, tuple(cells)) for title, cells in groups.items())
+    table = Table(COLUMNS, made, left_out=max(0, len(rows) - LIMIT))
+    return Section("memory", "Where memory goes", (NOTE,), (table,), "Memory")
+
+
+def _by_case(records: Iterable[Record]) -> list[tuple[Record, dict[str, Peaks]]]:
+    """A record of each case and engine, and the peaks of its lines."""
+    found: dict[Hashable, dict[str, list[Record]]] = {}
+    for record in records:
+        known = record.peak_memory_bytes.allocated is not None and record.fixed_memory_bytes is not None
+        if record.outcome == "ok" and record.replica == 0 and known:
+            key = tuple(sorted(record.case.items())), record.engine, record.dropout
+            found.setdefault(key, {}).setdefault(record.label, []).append(record)
+    return [
+        (next(iter(lines.values()))[0], {label: _peaks(own) for label, own in lines.items()})
+        for lines in found.values()
+    ]
+
+
+def _peaks(own: Iterable[Record]) -> Peaks:
+    records = list(own)
+    peak = median(record.peak_memory_bytes.allocated or 0 for record in records)
+    return peak, median(record.fixed_memory_bytes or 0 for record in records)
+
+
+def _row(label: str, peaks: Peaks, reference: Peaks | None) -> tuple[Cell, ...]:
+    peak, fixed = peaks
+    rest = peak - fixed
+    return (
+        Cell(label, "strong"),
+        Cell(words.gibibytes(peak)),
+        Cell(words.number(100 * peak / reference[0], 2) if reference else words.MISSING),
+        Cell(words.gibibytes(fixed)),
+        Cell(words.gibibytes(rest)),
+        Cell(words.number(100 * rest / (reference[0] - reference[1]), 2) if reference else words.MISSING),
+    )
