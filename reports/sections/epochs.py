@@ -5,8 +5,8 @@ from __future__ import annotations
 from bench.results.epochs import Epoch, epochs
 from bench.results.store import LoadedRun
 from bench.results.summary import Frames
-from reports import words
-from reports.sections import Section, _paper
+from reports import paper, words
+from reports.sections import Section
 from reports.tables import Cell, Column, Group, Table
 
 PLACE = 40
@@ -38,7 +38,7 @@ def make(run: LoadedRun, derived: Frames) -> Section | None:
 
 
 def _row(each: Epoch) -> tuple[Cell, ...]:
-    paper = _paper.speed_up(each.record.case.get("workload"), each.label)
+    theirs = paper.speed_up(each.record.case.get("workload"), each.label)
     lent = "" if each.of_batch is None else f"e2e at batch {each.of_batch}"
     return (
         Cell(each.label, "strong"),
@@ -46,7 +46,7 @@ def _row(each: Epoch) -> tuple[Cell, ...]:
         Cell(words.number(each.steps, 1)),
         Cell(words.duration(each.seconds)),
         Cell(words.times(each.speed_up), "strong", note=lent),
-        Cell(words.times(paper) if paper else words.MISSING, "muted"),
+        Cell(words.times(theirs) if theirs else words.MISSING, "muted"),
         Cell(each.exactness, "badge"),
         Cell("its own steps" if each.basis == "steps" else "shorter intervals"),
     )
@@ -63,7 +63,7 @@ def _notes(found: tuple[Epoch, ...]) -> list[str]:
             "Intervals of half an epoch and more are not waited for. Two shorter ones tell a CF step's cost from that "
             "of an item that the encoder passes over; the long interval is taken to touch every item."
         )
-    if any(_paper.speed_up(each.record.case.get("workload"), each.label) for each in found):
+    if any(paper.speed_up(each.record.case.get("workload"), each.label) for each in found):
         notes.append(
             "The paper's figures are wall-clock to convergence on A100s, against its own end-to-end code, which "
             "encodes each unique item once in knowledge tracing and every slot in news recommendation. They are not of "

@@ -12,7 +12,7 @@ from reports import rendering, tables, words
 from reports.figures import Drawn
 from reports.rendering import Rendered
 from reports.sections import Section
-from reports.training import figures, story
+from reports.training import beside_paper, figures, story
 from reports.training import tables as training_tables
 from reports.training.story import Story
 
@@ -37,13 +37,14 @@ def derive(run: LoadedTraining) -> TrainingFrames:
 
 
 def _sections(derived: TrainingFrames, info: RunInfo) -> tuple[Section, ...]:
-    """Results, every seed, what failed; those that have rows."""
+    """Results, the paper's, every seed, what failed; those that have rows."""
     found = (
         Section("results", "Results", (_intervals(derived),), training_tables.results(derived)),
+        beside_paper.section(derived),
         Section("seeds", "Every seed", (), (training_tables.every_seed(derived),)),
         Section("missing", "Not trained to the end", (), (training_tables.unfinished(derived),)),
     )
-    return tuple(section for section in found if any(table.rows for table in section.tables))
+    return tuple(each for each in found if each is not None and any(table.rows for table in each.tables))
 
 
 def _intervals(derived: TrainingFrames) -> str:

@@ -42,7 +42,7 @@ class Story:
 
 
 def tell(frames: TrainingFrames, info: RunInfo) -> Story:
-    """Of the first case that e2e was trained on; the table has the others."""
+    """Who gets to e2e's quality, case by case; all else of the first that e2e was trained on, the table has the rest."""
     done = [row for row in frames.summary.to_dict("records") if row["outcome"] == "ok"]
     if not done:
         planned = words.count(info.planned_records, "planned training")
@@ -54,9 +54,10 @@ def tell(frames: TrainingFrames, info: RunInfo) -> Story:
         return Story(told, ("Without e2e in the run there is nothing to compare it with.", _protocol(frames)), ())
     case = words.case(reference)
     rows = [row for row in done if row["method"] != REFERENCE and words.case(row) == case]
-    arrived = [row for row in rows if words.exists(row["speed_up_quality"]) and row["method"] not in BOUNDS]
+    arrived = [row for row in rows if _reached(row) and row["method"] not in BOUNDS]
     leaders = _leaders(arrived)
     sentences = [
+        *_arrivals(done, first, info.config.get("train", {}).get("tolerance", 0.005)),
         *_qualities(leaders, reference, first),
         *_near(rows, leaders, first),
         *_bounds(rows, frames.metrics),
@@ -83,8 +84,70 @@ def _headline(leaders: Sequence[Row], rows: Sequence[Row], reference: Row) -> st
     best = leaders[0]
     if best["speed_up_quality"] < 1:
         return f"No method reached end-to-end training's quality sooner than it did itself, on {_place(reference)}"
+    if _includes_one(best):
+        return (
+            f"{best['label']} reaches end-to-end training's quality, but not measurably sooner, on {_place(reference)}"
+        )
     speed = words.times(best["speed_up_quality"])
     return f"{best['label']} reaches end-to-end training's quality {speed} as fast on {_place(reference)}"
+
+
+def _arrivals(done: Sequence[Row], first: str, tolerance: float) -> list[str]:
+    """A sentence per case that e2e was trained on: who gets as far as e2e, how much sooner, and who never does."""
+    cases: dict[str, list[Row]] = {}
+    for row in done:
+        cases.setdefault(words.case(row), []).append(row)
+    told = []
+    for title, rows in cases.items():
+        others = [row for row in rows if row["method"] != REFERENCE and row["goal_seeds"] > 0]
+        if not others:
+            continue
+        got = [*_sooner(others), *_partly(others)]
+        parts = [f"reached {'; '.join(got)}"] if got else []
+        modules = [own[0]["cf_module"] for own in cases.values()]
+        named = rows[0]["cf_module"] if len(set(modules)) == len(modules) else title
+        parts += _never(others, got=bool(got))
+        where = f"With {named}: " if len(cases) > 1 else ""
+        told.append(
+            f"{where}{REFERENCE}'s {metric(first)}, to within {100 * tolerance:g} points, is {'; '.join(parts)}."
+        )
+    return told
+
+
+def _sooner(rows: Sequence[Row]) -> list[str]:
+    reached = sorted((row for row in rows if _reached(row)), key=lambda row: -row["speed_up_quality"])
+    if not reached:
+        return []
+    told = []
+    for row in reached:
+        spread = words.ratio_range(row["speed_up_quality_low"], row["speed_up_quality_high"])
+        unsure = ", so not told apart from e2e" if _includes_one(row) else ""
+        over = f" (95 % {spread}{unsure})" if spread else ""
+        told.append(f"{words.times(row['speed_up_quality'])} as soon by {row['label']}{over}")
+    alone = "" if words.exists(reached[0]["speed_up_quality_low"]) else ", by one seed"
+    return [f"{words.listing(told)}{alone}"]
+
+
+def _partly(rows: Sequence[Row]) -> list[str]:
+    some = [row for row in rows if 0 < row["reached_seeds"] < row["goal_seeds"]]
+    told = [f"by {row['label']} with only {row['reached_seeds']:g} of {row['goal_seeds']:g} seeds" for row in some]
+    return [words.listing(told)] if told else []
+
+
+def _never(rows: Sequence[Row], *, got: bool) -> list[str]:
+    never = words.listing(row["label"] for row in rows if row["reached_seeds"] == 0)
+    return [f"never {'by' if got else 'reached by'} {never}"] if never else []
+
+
+def _reached(row: Row) -> bool:
+    """Whether every seed got to e2e's quality."""
+    return words.exists(row["speed_up_quality"])
+
+
+def _includes_one(row: Row) -> bool:
+    """Whether the interval of the speed-up to e2e's quality leaves open which of the two is sooner."""
+    low, high = row["speed_up_quality_low"], row["speed_up_quality_high"]
+    return words.exists(low) and low <= 1 <= high
 
 
 def _qualities(leaders: Sequence[Row], reference: Row, first: str) -> list[str]:

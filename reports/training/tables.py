@@ -59,31 +59,33 @@ def _case(title: str, rows: list[Row], metrics: tuple[str, ...]) -> Table:
     compared = any(row["method"] == REFERENCE for row in rows)
     columns = [Column("Method", numeric=False), Column(metric(first), "test split")]
     columns += [Column(f"{metric(first)} against e2e's", "points, seed by seed", short="vs e2e")] if compared else []
-    columns += [Column(metric(name)) for name in others]
+    others.sort(key=lambda name: not name.startswith("cold_"))
+    beside, behind = others[:1], others[1:]
+    columns += [Column(metric(name)) for name in beside]
     columns += [Column("Time to best", "to convergence", short="to best")]
     columns += [Column("Speed-up to best", "against e2e", short="speed-up")] if compared else []
     columns += [Column("Time to e2e's quality", short="to e2e's")] if compared else []
     columns += [Column("Speed-up to it", "against e2e", short="speed-up")] if compared else []
-    columns += [Column("Steps to best"), Column("Peak memory")]
+    columns += [Column("Peak memory"), *(Column(metric(name)) for name in behind)]
     columns += [Column("Gradient", numeric=False), Column("Ended", numeric=False)]
-    made = tuple(_line(row, first, others, compared=compared) for row in rows)
+    made = tuple(_line(row, first, beside, behind, compared=compared) for row in rows)
     return Table(tuple(columns), (Group("", made),), title=title)
 
 
-def _line(row: Row, first: str, others: list[str], *, compared: bool) -> tuple[Cell, ...]:
+def _line(row: Row, first: str, beside: list[str], behind: list[str], *, compared: bool) -> tuple[Cell, ...]:
     is_reference = row["method"] == REFERENCE
     cells = [Cell(row["label"], "strong"), _quality(row, f"test_{first}", "strong")]
     if compared:
         spread = between(row[f"difference_{first}_low"], row[f"difference_{first}_high"], signed=True)
         cells.append(Cell(difference(row[f"difference_{first}"]), "muted" if is_reference else "", spread))
-    cells += [_quality(row, f"test_{name}") for name in others]
+    cells += [_quality(row, f"test_{name}") for name in beside]
     cells.append(Cell(time(row["best_s"])))
     if compared:
         cells += [_speed_up(row, "speed_up_best"), _reached(row), _speed_up(row, "speed_up_quality")]
     return (
         *cells,
-        Cell(words.number(row["best_step"], 1)),
         _memory(row),
+        *(_quality(row, f"test_{name}") for name in behind),
         Cell(words.exactness(row), "badge"),
         _ended(row),
     )

@@ -110,6 +110,16 @@ def mixed() -> list[TrainingPoint]:
     return [*several(), *course(LINES[0], 0, cf_module="nrms", outcome="oom"), *ranking]
 
 
+def two_tasks() -> list[TrainingPoint]:
+    """Response prediction and ranking, every line of both with every seed."""
+    return [*several(), *several(cf_module="nrms", history_length=50)]
+
+
+def hardly_sooner() -> list[TrainingPoint]:
+    """single_step gets there, in a time that three seeds don't tell from e2e's."""
+    return several((LINES[0], ("single_step", None, "exact", 0.9, 0.752, 0.690, 1.0)))
+
+
 SCENARIOS = {
     "three_seeds": several,
     "mixed": mixed,

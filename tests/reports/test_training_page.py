@@ -16,7 +16,7 @@ from bench.results.training_summary import frames
 from reports import words
 from reports.figures import _style
 from reports.page import render
-from reports.training import figures, story, tables
+from reports.training import beside_paper, figures, story, tables
 from reports.training.terminal import print_training
 from tests.reports import _trainings
 from tests.reports.test_page import assert_keeps_to_itself, text
@@ -49,6 +49,46 @@ def test_the_headline_is_the_exact_method_that_gets_there_soonest(rendered):
         rf"single_step reaches end-to-end training's quality [\d.]+{words.TIMES} as fast on movielens with minilm",
         heading.replace("&#39;", "'"),
     )
+
+
+def test_the_first_sentence_says_who_gets_to_e2es_quality_how_much_sooner_and_who_never_does():
+    told = story.tell(frames(_trainings.two_tasks()), _trainings.info()).sentences[:2]
+    row = frames(_trainings.several()).only({"label": "single_step"}).summary.iloc[0]
+    spread = words.ratio_range(row["speed_up_quality_low"], row["speed_up_quality_high"])
+    assert told[0] == (
+        f"With dkt: e2e's AUC, to within 0.5 points, is reached {words.times(row['speed_up_quality'])} as soon by "
+        f"single_step (95 % {spread}); by multi_step N=10 with only 2 of 3 seeds and by multi_step N=0.5E with only 1 "
+        "of 3 seeds; never by multi_step N=1E, frozen and ids_only."
+    )
+    assert told[1].startswith("With nrms: e2e's AUC")
+
+
+def test_what_seeds_do_not_tell_apart_is_not_called_sooner():
+    """An interval around 1 must not read as a gain, however the mean came out."""
+    told = story.tell(frames(_trainings.hardly_sooner()), _trainings.info())
+    assert "but not measurably sooner" in told.headline
+    assert "not told apart from e2e" in told.sentences[0]
+
+
+def test_each_line_stands_beside_the_papers_with_its_table_and_its_log(tmp_path):
+    made = render(_trainings.write(tmp_path, _trainings.two_tasks()))
+    prose, markdown = text(made.page.read_text()), made.markdown.read_text()
+    for shown in ("Duolingo French", "paper, Table 4", "MIND, titles", "paper, Table 5", "other machines"):
+        assert shown in prose
+        assert shown in markdown
+    derived = frames(_trainings.two_tasks())
+    responses, ranking = beside_paper.section(derived).tables
+    names = [column.label for column in responses.columns]
+    rows = {row[0].text: dict(zip(names, row, strict=True)) for row in responses.groups[0].rows}
+    assert "e2e" not in rows
+    longest = rows["multi_step N=1E"]["TOEIC"]
+    assert (longest.text, longest.note) == (f"146{words.TIMES}", "AUC -0.4, cold +0.4")
+    assert [column.label for column in ranking.columns][3:] == ["MIND, titles", "MIND, titles and bodies"]
+    assert "ids_only" not in {row[0].text for row in ranking.groups[0].rows}, "guard: the paper has none there"
+
+
+def test_what_the_paper_has_nothing_of_has_no_such_section():
+    assert beside_paper.section(frames(_trainings.SCENARIOS["only_e2e"]())) is None
 
 
 def test_a_quality_stands_with_its_interval_and_its_difference_to_e2e(rendered):
@@ -89,7 +129,9 @@ def test_without_e2e_nothing_is_compared():
 
 def test_who_never_reached_it_is_said_so():
     derived = frames(_trainings.SCENARIOS["never_reached"]())
-    assert "No method reached" in story.tell(derived, _trainings.info()).headline
+    told = story.tell(derived, _trainings.info())
+    assert "No method reached" in told.headline
+    assert told.sentences[0] == "e2e's AUC, to within 0.5 points, is never reached by frozen."
     assert "not reached" in str(tables.results(derived)[0])
 
 

@@ -1,0 +1,77 @@
+"""Each line beside what the paper reports of the same method: on its own logs, with its own machines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bench.results.stats import REFERENCE
+from bench.results.training_summary import TrainingFrames
+from reports import paper, words
+from reports.paper import DataSet
+from reports.sections import Section
+from reports.tables import Cell, Column, Group, Table
+from reports.training.tables import between, difference
+
+Row = Mapping[str, Any]
+
+TITLES = {4: "the paper's Table 4, knowledge tracing", 5: "the paper's Table 5, news recommendation"}
+NOTE = (
+    "The paper's figures are of other logs, another encoder (TinyBERT, 6 layers of 768), its own end-to-end code and "
+    "other machines (A100s; one for Duolingo, eight elsewhere): what can be compared is which method gains, and what "
+    "it costs in quality, not the number. Its speed-ups are wall-clock to convergence, as this run's time to best is; "
+    "below each stands its AUC less that of end-to-end training, in points, and likewise cold-start AUC where it has it."
+)
+
+
+def section(frames: TrainingFrames) -> Section | None:
+    """None where the paper has none of the trained lines."""
+    cases: dict[str, list[Row]] = {}
+    for row in frames.summary.to_dict("records"):
+        if row["outcome"] == "ok":
+            cases.setdefault(words.case(row), []).append(row)
+    tables = [_table(title, rows) for title, rows in cases.items()]
+    found = tuple(table for table in tables if table is not None)
+    return Section("paper", "Beside the paper", (NOTE,), found, "Paper") if found else None
+
+
+def _table(case: str, rows: Sequence[Row]) -> Table | None:
+    task = "ranking" if any(words.exists(row.get("test_mrr")) for row in rows) else "response"
+    told = [row for row in rows if row["method"] != REFERENCE]
+    logs = [log for log in paper.of_task(task) if any(row["label"] in log.lines for row in told)]
+    if not logs:
+        return None
+    known = [row for row in told if any(row["label"] in log.lines for log in logs)]
+    columns = (
+        Column("Method", numeric=False),
+        Column("Speed-up to best", "this run"),
+        Column("AUC against e2e's", "this run, points"),
+        *(Column(log.name, f"paper, Table {log.table}") for log in logs),
+    )
+    made = tuple(
+        (Cell(row["label"], "strong"), *_own(row), *(_theirs(log, row["label"]) for log in logs)) for row in known
+    )
+    return Table(columns, (Group("", made),), title=f"{case} · beside {TITLES[logs[0].table]}")
+
+
+def _own(row: Row) -> tuple[Cell, Cell]:
+    speed = words.ratio_range(row["speed_up_best_low"], row["speed_up_best_high"])
+    spread = between(row.get("difference_auc_low"), row.get("difference_auc_high"), signed=True)
+    return (
+        Cell(words.times(row["speed_up_best"]), "strong", speed),
+        Cell(difference(row.get("difference_auc")), "", spread),
+    )
+
+
+def _theirs(log: DataSet, label: str) -> Cell:
+    line = log.lines.get(label)
+    if line is None:
+        return Cell(words.MISSING, "muted")
+    auc, cold = log.difference(label), log.difference(label, "cold_auc")
+    parts = [] if auc is None else [f"AUC {_signed(auc)}"]
+    parts += [] if cold is None else [f"cold {_signed(cold)}"]
+    return Cell(words.times(line.speed_up), "", ", ".join(parts) or "e2e only estimated")
+
+
+def _signed(points: float) -> str:
+    return difference(points / 100)
