@@ -20,7 +20,7 @@ NOTE = (
     "The paper's figures are of other logs, another encoder (TinyBERT, 6 layers of 768), its own end-to-end code and "
     "other machines (A100s; one for Duolingo, eight elsewhere): what can be compared is which method gains, and what "
     "it costs in quality, not the number. Its speed-ups are wall-clock to convergence, as this run's time to best is; "
-    "below each stands its AUC less that of end-to-end training, in points, and likewise cold-start AUC where it has it."
+    "below each stands its AUC less that of end-to-end training, in points, and cold-start AUC likewise, if it has it."
 )
 
 

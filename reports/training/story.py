@@ -42,7 +42,7 @@ class Story:
 
 
 def tell(frames: TrainingFrames, info: RunInfo) -> Story:
-    """Who gets to e2e's quality, case by case; all else of the first that e2e was trained on, the table has the rest."""
+    """Who gets to e2e's quality, case by case; all else of the first that e2e was trained on."""
     done = [row for row in frames.summary.to_dict("records") if row["outcome"] == "ok"]
     if not done:
         planned = words.count(info.planned_records, "planned training")
