@@ -2,8 +2,9 @@
 
 Append-only and fsynced, as results.jsonl is, and by the same rules: a half-written last line is dropped with a warning,
 any other damage is an error. The points of one training (a line of a case with one seed) follow each other; the last
-one carries the outcome, and a failure that further points follow is void, since the training went on. Raw facts only;
-what is derived of them is computed when read. Loads without torch.
+one carries the outcome, and a failure that further points follow is void, since the training went on. So is an
+evaluation that one of no later step follows: the training went back to a checkpoint before it, or lost its own. Raw
+facts only; what is derived of them is computed when read. Loads without torch.
 
 Format history
 1: first version.
@@ -127,7 +128,7 @@ def load(run_dir: Path) -> LoadedTraining:
         else:
             warnings.append(f"{path}, line {len(lines) + 1}: dropped a half-written last point; resume the run.")
     points = [_parse(line, path, number) for number, line in enumerate(lines, start=1)]
-    return LoadedTraining(run_dir, info, _without_resumed_failures(points), tuple(warnings))
+    return LoadedTraining(run_dir, info, _without_repeated(_without_resumed_failures(points)), tuple(warnings))
 
 
 def _without_resumed_failures(points: list[TrainingPoint]) -> tuple[TrainingPoint, ...]:
@@ -136,6 +137,19 @@ def _without_resumed_failures(points: list[TrainingPoint]) -> tuple[TrainingPoin
     return tuple(
         point for place, point in enumerate(points) if point.outcome not in failed or last[training_key(point)] == place
     )
+
+
+def _without_repeated(points: Iterable[TrainingPoint]) -> tuple[TrainingPoint, ...]:
+    """Less the evaluations that a training which went back took again, or will."""
+    last: dict[TrainingKey, int] = {}
+    kept: list[TrainingPoint] = []
+    for point in points:
+        key = training_key(point)
+        if point.validation and point.step <= last.get(key, -1):
+            kept = [each for each in kept if training_key(each) != key or each.step < point.step]
+        last[key] = point.step
+        kept.append(point)
+    return tuple(kept)
 
 
 def _parse(line: bytes, path: Path, number: int) -> TrainingPoint:

@@ -86,18 +86,44 @@ def of(method: Method, training: Training) -> Checkpoint:
     return Checkpoint(tensors, {name: scheduler.last_epoch for name, scheduler in _schedulers(training)})
 
 
+def kept(method: Method, training: Training) -> Checkpoint:
+    """The same as a copy on the host, which further steps leave as it is."""
+    now = of(method, training)
+    return Checkpoint({name: tensor.detach().cpu().clone() for name, tensor in now.tensors.items()}, now.facts)
+
+
 def restore(checkpoint: Checkpoint, method: Method, training: Training) -> None:
     """Makes a freshly built method the one that `of` was taken of."""
+    for name, optimizer in _optimizers(training):
+        state: dict[int, dict[str, Tensor]] = {}
+        for place, tensor in _below(checkpoint.tensors, name).items():
+            number, _, key = place.partition(".")
+            state.setdefault(int(number), {})[key] = tensor
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    _go_back(checkpoint, method, training)
+
+
+def rewind(checkpoint: Checkpoint, method: Method, training: Training) -> None:
+    """Undoes the steps since `kept`, in the tensors that the method has now: steps captured meanwhile go on to hold.
+
+    State that an optimizer did not have yet becomes zero, which is what SGD's, Adam's and AdamW's begins with.
+    """
+    with torch.no_grad():
+        for name, optimizer in _optimizers(training):
+            for number, state in optimizer.state_dict()["state"].items():
+                for key, value in state.items():
+                    if isinstance(value, Tensor):
+                        before = checkpoint.tensors.get(f"{name}.{number}.{key}")
+                        value.copy_(torch.zeros_like(value) if before is None else before)
+    _go_back(checkpoint, method, training)
+
+
+def _go_back(checkpoint: Checkpoint, method: Method, training: Training) -> None:
+    """All but the optimizers' own state."""
     tensors = checkpoint.tensors
     with torch.no_grad():
         for name, weight in _weights(training):
             weight.copy_(tensors[name])
-    for name, optimizer in _optimizers(training):
-        state: dict[int, dict[str, Tensor]] = {}
-        for place, tensor in _below(tensors, name).items():
-            number, _, key = place.partition(".")
-            state.setdefault(int(number), {})[key] = tensor
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     for name, scheduler in _schedulers(training):
         _wind(scheduler, checkpoint.facts[name])
     if isinstance(method, Stateful):

@@ -2,7 +2,7 @@
 
 A stretch ends at the first step at or after a due one that leaves nothing pending: to finish an open interval early
 would be another training. Its wall-clock runs from a synchronised device to a synchronised device and holds steps and
-the making of their batches; evaluation, checkpoints and set-up lie outside.
+the making of their batches; evaluation, checkpoints and set-up lie outside, and what compiles in untimed steps.
 """
 
 from __future__ import annotations
@@ -78,6 +78,16 @@ class Learner:
     def training(self) -> Training:
         """What the method trains: its own where it has one."""
         return getattr(self.method, "training", self.built.training)
+
+    def warm_up(self) -> None:
+        """Takes the untimed steps and undoes them: training begins, or goes on, as if they had not been."""
+        if not self.settings.untimed_steps:
+            return
+        before = checkpoint.kept(self.method, self.training)
+        for ahead in range(self.settings.untimed_steps):
+            self.method.step(self.built.workload.batches(self._first_batch + self.step + ahead))
+        self.method.finish()
+        checkpoint.rewind(before, self.method, self.training)
 
     def advance(self) -> None:
         """One stretch of steps; raises NonFiniteLoss where training diverged."""

@@ -66,6 +66,11 @@ class TrainSettings(BaseModel):
     """Seconds of training for one line and seed, evaluation excluded; training then ends and counts."""
     timeout_s: Seconds = 86_400.0
     """A line that takes longer, evaluation and set-up included, is ended and recorded as `timeout`."""
+    untimed_steps: Annotated[StrictInt, Field(ge=0)] = 0
+    """Steps that are taken and undone before the clock starts, so that compilation and capture lie outside."""
+    checkpoint_every_s: Annotated[StrictFloat, Field(ge=0)] = 0.0
+    """Seconds that pass between checkpoints at least; 0: each evaluation has one. A training that is interrupted loses
+    what came after its last."""
     evaluate_every: Every = "0.25E"
     """Steps from one evaluation to the next, or a share of an epoch; a method with an open interval ends it first."""
     patience: Count = 10

@@ -1,13 +1,15 @@
 """A training worker's process: builds a line, goes on from its checkpoint if there is one, trains until it stops.
 
-After each evaluation first the checkpoint is on the disk, with the point in it, and then the manager is told of the
-point. So whatever is killed, and when, every recorded point lies before the checkpoint or in it: a point that was not
-recorded yet is told again from there, and none is ever measured twice. Imports nothing heavy by itself.
+After an evaluation first the checkpoint is on the disk, with the point in it, and then the manager is told of the
+point. So whatever is killed, and when, training goes on from a checkpoint that is whole, and a point that was not
+recorded yet is told again from there. Where checkpoints are rarer than evaluations, or one was lost, points that had
+been recorded are measured again, and void from then on. Imports nothing heavy by itself.
 """
 
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
@@ -79,6 +81,8 @@ def _train(job: TrainJob, claim: Exactness, say: Say, enter: Callable[[Phase, in
         say(Reached(kept.facts[POINT]))
         if kept.facts[POINT]["outcome"] is not None:
             return
+    learner.warm_up()
+    saved = time.monotonic()
     while learner.stopped is None:
         enter("training", learner.step)
         learner.advance()
@@ -86,8 +90,10 @@ def _train(job: TrainJob, claim: Exactness, say: Say, enter: Callable[[Phase, in
         reached = vars(learner.evaluate())
         ended: dict[str, Any] = {"outcome": "ok", "detail": _detail(built, learner)} if learner.stopped else {}
         point = TrainingPoint(**identity(job), exactness=claim, **reached, **ended).model_dump(mode="json")
-        state = learner.checkpoint()
-        checkpoint.save(path, checkpoint.Checkpoint(state.tensors, {**state.facts, POINT: point}))
+        if time.monotonic() - saved >= config.train.checkpoint_every_s:
+            state = learner.checkpoint()
+            checkpoint.save(path, checkpoint.Checkpoint(state.tensors, {**state.facts, POINT: point}))
+            saved = time.monotonic()
         say(Reached(point))
 
 

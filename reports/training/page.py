@@ -75,6 +75,7 @@ def _context(
         "recorded": len(ended),
         "unfinished": len(ended) < run.info.planned_records,
         "metric": training_tables.metric(settings.get("metric", "auc")),
+        "untimed_steps": settings.get("untimed_steps", 0),
         "tolerance": f"{100 * settings.get('tolerance', 0.005):g}",
         "memory": words.listing(words.MEMORY_KINDS[kind] for kind in kinds),
     }

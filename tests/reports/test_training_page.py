@@ -113,6 +113,13 @@ def test_what_a_definition_rests_on_is_said(rendered):
     assert "CUDA ran out of memory" in prose
 
 
+def test_whether_compilation_is_on_the_clock_is_said(rendered, tmp_path):
+    assert "Compilation and graph capture happen within steps; they are inside" in text(rendered.page.read_text())
+    config = {"train": {"untimed_steps": 8}}
+    warmed = render(_trainings.write(tmp_path, _trainings.several(seeds=(0,)), _trainings.info(config=config)))
+    assert "8 steps, taken and undone before the clock starts" in text(warmed.page.read_text())
+
+
 def test_a_run_that_goes_on_is_called_unfinished(tmp_path):
     points = _trainings.SCENARIOS["interrupted"]()
     header = _trainings.info()

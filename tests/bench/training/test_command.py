@@ -93,7 +93,8 @@ def met(pipe: Path, process: subprocess.Popen) -> int:
 
 
 def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bits(written, tmp_path):
-    """Ctrl-C first, then kill -9 of a worker, then of the manager; each time `resume` goes on from the checkpoint."""
+    """Ctrl-C first, then kill -9 of a worker, then SIGTERM; the directory then lies elsewhere, as on another machine;
+    each time `resume` goes on from the checkpoint."""
     reached = tmp_path / "reached"
     os.mkfifo(reached)
     more = f'[method.waits_in_training]\nat = 4\nreached = "{reached}"'
@@ -119,8 +120,9 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bits(written, tmp
 
     process = command("resume", run_dir)
     met(reached, process)
-    process.kill()
+    process.terminate()
     process.communicate(timeout=PATIENCE_S)
+    run_dir = Path(shutil.move(run_dir, tmp_path / "brought-back"))
 
     (item,) = plan(restore(store.read_info(run_dir).config))
     assert item.checkpoint(run_dir).is_file()

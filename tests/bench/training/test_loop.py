@@ -9,7 +9,7 @@ import torch
 
 from bench import build
 from bench.measure.clock import HostClock
-from bench.training import schedules
+from bench.training import checkpoint, schedules
 from bench.training.loop import Learner
 from bench.training.settings import TrainSettings
 from bench.training.stopping import EarlyStopping
@@ -106,6 +106,21 @@ def test_patience_ends_a_training_and_only_a_best_is_tested(learner):
 def test_each_limit_ends_it_and_says_so(learner, train, stopped, step):
     found = course(learner("multi_step", "1E", patience=99, evaluate_every=50, **train))
     assert (found[-1].step, found[-1].stopped) == (step, stopped)
+
+
+@pytest.mark.parametrize(
+    ("method", "steps"),
+    [("e2e", None), ("multi_step", "1E"), ("frozen", None), ("ids_only", None)],
+)
+def test_untimed_steps_leave_no_trace(learner, method, steps):
+    """Same losses, same parameters at the end, and none of them on the clock: weights, moments, rates, N, caches."""
+    plain, warmed = (learner(method, steps, max_steps=9, untimed_steps=count) for count in (0, 4))
+    warmed.warm_up()
+    warmed.clock.seconds = 0.0
+    assert len(warmed.clock.asked) == 4, "guard: steps were taken"
+    a, b = course(plain), course(warmed)
+    assert [(each.step, each.loss, each.train_s) for each in a] == [(each.step, each.loss, each.train_s) for each in b]
+    assert checkpoint.fingerprint(plain.training) == checkpoint.fingerprint(warmed.training)
 
 
 def test_what_differs_between_lines_of_a_seed_is_the_method(learner):
