@@ -92,8 +92,8 @@ class MultiStep:
         """accumulation_steps: N; resolve shares of an epoch first (`resolve_accumulation_steps`). "auto" starts at 1
         and chooses from there (`AdaptiveInterval`), which the last five settings are for.
 
-        ce_batch_tokens: the most tokens of a CE minibatch; None divides the items touched into N minibatches
-        of like count, as the paper does.
+        ce_batch_tokens: the most tokens of a CE minibatch; None, or 0 where a configuration has no None, divides the
+        items touched into N minibatches of like count, as the paper does.
         ce_passes: how often the encoder passes over the items touched at the interval's end.
         encode_batch_tokens: the most tokens encoded at once in phase 1 (no graph); None takes ce_batch_tokens.
         drift_limit, encoder_share: N grows while moved encodings drift less and the encoder costs more than this.
@@ -113,6 +113,8 @@ class MultiStep:
         drift_items: int = 64
 
         def __post_init__(self) -> None:
+            if self.ce_batch_tokens is not None and self.ce_batch_tokens < 0:
+                raise ValueError("ce_batch_tokens must be at least 1, or 0 for N equal minibatches")
             if (self.accumulation_steps != "auto" and self.accumulation_steps < 1) or self.ce_passes < 1:
                 raise ValueError("accumulation_steps and ce_passes must be at least 1")
 
@@ -161,7 +163,7 @@ class MultiStep:
     def _encode_new(self, items: Tensor) -> None:
         """Phase 1: rows for the items [U] that the interval has not met yet."""
         new = self._buffer.claim(self._buffer.missing(items))
-        for chunk in self._minibatches(new, self.settings.encode_batch_tokens or self.settings.ce_batch_tokens):
+        for chunk in self._minibatches(new, self._encode_budget):
             self._buffer.add(chunk, self._encode_items(chunk))
         if not len(self._buffer):
             raise ValueError("a batch holds no item")
@@ -196,7 +198,7 @@ class MultiStep:
         if adaptive.cf_step_tokens is None or self._steps < adaptive.steps:
             return  # nothing to weigh yet, or an interval that was cut short, which tells little of N
         sample = evenly(buffer.items, self.settings.drift_items)
-        fresh = encode_all(self.training, sample, self.settings.encode_batch_tokens or self.settings.ce_batch_tokens)
+        fresh = encode_all(self.training, sample, self._encode_budget)
         touched, sampled = (self._tokens(items) for items in (buffer.items, sample))
         adaptive.observe(
             relative_drift(buffer.moved(sample), fresh),
@@ -241,11 +243,16 @@ class MultiStep:
         self.training.optimization.step_encoder()
 
     def _ce_minibatches(self, items: Tensor) -> list[Tensor]:
-        if self.settings.ce_batch_tokens is None:
+        if not self.settings.ce_batch_tokens:
             minibatches = [part for part in items.tensor_split(self._steps) if len(part)]
         else:
             minibatches = self._minibatches(items, self.settings.ce_batch_tokens)
         return minibatches * self.settings.ce_passes
+
+    @property
+    def _encode_budget(self) -> int | None:
+        """The most tokens encoded at once without a graph."""
+        return self.settings.encode_batch_tokens or self.settings.ce_batch_tokens or None
 
     def _tokens(self, items: Tensor) -> float:
         return float(self.training.table.lengths[items].sum())

@@ -10,7 +10,7 @@ from bench.results.schema import RunInfo
 from bench.results.stats import REFERENCE
 from bench.results.training_summary import TrainingFrames
 from reports import words
-from reports.training.tables import between, difference, metric, points, time
+from reports.training.tables import STOPPED, between, difference, metric, points, time
 
 Row = Mapping[str, Any]
 BOUNDS = {"frozen": "its encoder stays as it was", "ids_only": "it reads no text"}
@@ -58,6 +58,7 @@ def tell(frames: TrainingFrames, info: RunInfo) -> Story:
     leaders = _leaders(arrived)
     sentences = [
         *_arrivals(done, first, info.config.get("train", {}).get("tolerance", 0.005)),
+        *_cut_short(reference),
         *_qualities(leaders, reference, first),
         *_near(rows, leaders, first),
         *_bounds(rows, frames.metrics),
@@ -112,6 +113,17 @@ def _arrivals(done: Sequence[Row], first: str, tolerance: float) -> list[str]:
             f"{where}{REFERENCE}'s {metric(first)}, to within {100 * tolerance:g} points, is {'; '.join(parts)}."
         )
     return told
+
+
+def _cut_short(reference: Row) -> list[str]:
+    """A goal that e2e might have raised, had it been left to train."""
+    limits = [STOPPED[each] for each in reference["stopped"].split(", ") if each != "patience"]
+    if not limits:
+        return []
+    return [
+        f"{REFERENCE} was ended by {words.listing(limits)} before its patience ran out: left to train, it may have "
+        "come further, and others might have had further to go."
+    ]
 
 
 def _sooner(rows: Sequence[Row]) -> list[str]:

@@ -106,7 +106,14 @@ def spied(method, **settings):
 
 @pytest.mark.parametrize("method", sorted(m.METHODS.keys() - NEEDING_LAYERS))
 @pytest.mark.parametrize(
-    "settings", [dict(), dict(chunk_tokens=11), dict(accumulation_steps=3, ce_passes=2), dict(ce_batch_tokens=9)]
+    "settings",
+    [
+        dict(),
+        dict(chunk_tokens=11),
+        dict(accumulation_steps=3, ce_passes=2),
+        dict(ce_batch_tokens=9),
+        dict(ce_batch_tokens=0),
+    ],
 )
 def test_encoded_items_are_those_whose_texts_the_encoder_gets(method, settings):
     """Costs that a report derives from `encoded_items` are those that were paid."""

@@ -70,6 +70,18 @@ def test_what_seeds_do_not_tell_apart_is_not_called_sooner():
     assert "not told apart from e2e" in told.sentences[0]
 
 
+def test_an_e2e_that_was_cut_short_is_said_to_be():
+    """Its best is then no more than where the limit found it."""
+    points = _trainings.several(seeds=(0,))
+    cut = [
+        point.model_copy(update={"stopped": "max_train_s"}) if point.method == "e2e" and point.stopped else point
+        for point in points
+    ]
+    whole, short = (" ".join(story.tell(frames(each), _trainings.info()).sentences) for each in (points, cut))
+    assert "e2e was ended by train.max_train_s before its patience ran out" in short
+    assert "was ended by" not in whole
+
+
 def test_each_line_stands_beside_the_papers_with_its_table_and_its_log(tmp_path):
     made = render(_trainings.write(tmp_path, _trainings.two_tasks()))
     prose, markdown = text(made.page.read_text()), made.markdown.read_text()

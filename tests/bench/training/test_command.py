@@ -195,7 +195,7 @@ def test_what_can_not_be_trained_is_told_in_one_sentence(tmp_path, monkeypatch, 
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("preset", ["smoke", "quick", "full"])
+@pytest.mark.parametrize("preset", ["smoke", "quick", "quality", "full"])
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_every_preset_trains_e2e_the_methods_and_both_bounds(preset, device):
     from bench.configuration.config import load
