@@ -11,7 +11,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from typer.testing import CliRunner
 
+from bench.cli import app
 from bench.configuration.sweep import WorkItem, key_of
 from bench.errors import BenchError
 from bench.results import store
@@ -311,11 +313,11 @@ class TestInterrupts:
         before = store.load(run_dir).records
         assert outcomes(before) == [("e2e", "ok")]
 
-        resumed = command_line("resume", str(run_dir))
-        rendezvous.worker_pid()
-        rendezvous.let_go()
-        _, told = resumed.communicate(timeout=PATIENCE_S)
-        assert resumed.returncode == 0, told
+        meeting = threading.Thread(target=lambda: rendezvous.worker_pid() and rendezvous.let_go(), daemon=True)
+        meeting.start()
+        resumed = CliRunner().invoke(app, ["resume", str(run_dir)])
+        assert resumed.exit_code == 0, resumed.output
+        meeting.join()
         after = store.load(run_dir).records
         assert outcomes(after) == [("e2e", "ok"), ("rendezvous", "ok"), ("single_step", "ok")]
         assert after[0] == before[0]

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -80,20 +81,26 @@ def command(*arguments: str | Path) -> subprocess.Popen:
     )
 
 
-def met(pipe: Path, process: subprocess.Popen) -> int:
+def here(*arguments: str | Path):
+    """The command line in this process, whose fork server is warm: for what only workers can spoil."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def met(pipe: Path, process: subprocess.Popen | None = None) -> int:
     """The worker's number, once it waits; fails where the run ends instead."""
-    reading, running = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), os.pidfd_open(process.pid)
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    running = [os.pidfd_open(process.pid)] if process else []
     try:
-        ready, _, _ = select.select([reading, running], [], [], PATIENCE_S)
-        assert reading in ready, process.communicate(timeout=PATIENCE_S)
+        ready, _, _ = select.select([reading, *running], [], [], PATIENCE_S)
+        assert reading in ready, process and process.communicate(timeout=PATIENCE_S)
         return int(os.read(reading, 20))
     finally:
-        os.close(reading)
-        os.close(running)
+        for descriptor in (reading, *running):
+            os.close(descriptor)
 
 
 def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bits(written, tmp_path):
-    """Ctrl-C first, then kill -9 of a worker, then SIGTERM; the directory then lies elsewhere, as on another machine;
+    """Ctrl-C first, then SIGTERM; the directory then lies elsewhere, as on another machine; then kill -9 of a worker;
     each time `resume` goes on from the checkpoint."""
     reached = tmp_path / "reached"
     os.mkfifo(reached)
@@ -111,14 +118,6 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bits(written, tmp
     assert len(training.load(run_dir).points) == 1
 
     process = command("resume", run_dir)
-    os.kill(met(reached, process), signal.SIGKILL)
-    _, told = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 5, told
-    assert "killed by SIGKILL" in training.load(run_dir).points[-1].reason
-    assert "goes on from their checkpoints" in told
-    assert told.splitlines()[-1].startswith("gram-bench: nothing was trained to its end in ")
-
-    process = command("resume", run_dir)
     met(reached, process)
     process.terminate()
     process.communicate(timeout=PATIENCE_S)
@@ -126,10 +125,20 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bits(written, tmp
 
     (item,) = plan(restore(store.read_info(run_dir).config))
     assert item.checkpoint(run_dir).is_file()
-    process = command("resume", run_dir)
-    printed, told = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 0, told
-    assert "AUC" in printed
+
+    with ThreadPoolExecutor() as beside:
+        killed = beside.submit(lambda: os.kill(met(reached), signal.SIGKILL))
+        failed = here("resume", run_dir)
+        killed.result()
+    assert failed.exit_code == 5, failed.output
+    assert "killed by SIGKILL" in training.load(run_dir).points[-1].reason
+    assert "goes on from their checkpoints" in failed.stderr
+    assert failed.stderr.splitlines()[-1].startswith("gram-bench: nothing was trained to its end in ")
+    assert item.checkpoint(run_dir).is_file()
+
+    ended = here("resume", run_dir)
+    assert ended.exit_code == 0, ended.output
+    assert "AUC" in ended.stdout
     assert (run_dir / "report.html").is_file()
     assert not (run_dir / "checkpoints").exists()
     found = [point.model_dump(mode="json", exclude=TIMES) for point in training.load(run_dir).points]
@@ -160,12 +169,11 @@ def _comparable(points: list[dict]) -> list[dict]:
 def test_quality_rises_far_above_chance_on_movielens_beside_a_line_that_fails(written, tmp_path):
     """A smaller smoke: ids alone tell which films are liked, and nothing of films that nobody has met."""
     path = written('["raises", "ids_only"]', max_steps=60, evaluate_every=30, validation=0.1, test=0.1)
-    process = command("train", "--config", path, "--device", "cpu", "--out", tmp_path / "runs")
-    _, told = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 0, told
+    result = here("train", "--config", path, "--device", "cpu", "--out", tmp_path / "runs")
+    assert result.exit_code == 0, result.output
     failed, *points = training.load(tmp_path / "runs" / "latest").points
     assert (failed.method, failed.outcome, failed.step) == ("raises", "error", 0)
-    assert failed.reason in told
+    assert failed.reason in result.stderr
     quality = [point for point in points if point.test][-1].test
     assert quality["auc"] > 0.58
     assert abs(quality["cold_auc"] - 0.5) < 0.08
