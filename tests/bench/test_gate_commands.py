@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -277,26 +278,31 @@ retry = false
 """
 
 
-@pytest.fixture
-def measured(tmp_path, invoke):
-    """A function: settings of the planted method -> a run directory, really measured."""
-    (tmp_path / "planted.toml").write_text(PLANTED)
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """A function: a name and settings of the planted method -> a run directory, really measured."""
+    folder = tmp_path_factory.mktemp("measured")
+    (folder / "planted.toml").write_text(PLANTED)
 
     def run(name: str, **settings) -> Path:
         changes = [f"method.slowed_single_step.{key}={value}" for key, value in settings.items()]
         arguments = [word for change in changes for word in ("--set", change)]
-        out = tmp_path / name
-        config = tmp_path / "planted.toml"
-        result = invoke("run", "--config", config, "--device", "cpu", "--out", out, *arguments)
+        command = ["run", "--config", folder / "planted.toml", "--device", "cpu", "--out", folder / name, *arguments]
+        result = CliRunner().invoke(app, [str(argument) for argument in command])
         assert result.exit_code == 0, result.output
-        return (out / "latest").resolve()
+        return (folder / name / "latest").resolve()
 
     return run
 
 
-def test_losses_planted_in_a_method_are_found_by_a_real_run(tmp_path, invoke, measured):
+@pytest.fixture(scope="module")
+def then(measured) -> Path:
+    """A run with nothing planted, only to be read."""
+    return measured("then")
+
+
+def test_losses_planted_in_a_method_are_found_by_a_real_run(invoke, measured, then):
     """Workers, turns, records, verdicts: whole. The loss is large, since this machine may be as busy as any."""
-    then = measured("then")
     slowed = invoke("gate", measured("slowed", slowdown=2.0), "--reference", then)
     assert slowed.exit_code == 3, slowed.output
     assert "speed-lost" in slowed.output
@@ -305,8 +311,8 @@ def test_losses_planted_in_a_method_are_found_by_a_real_run(tmp_path, invoke, me
     assert "newly-oom" in starved.output
 
 
-def test_an_undecided_run_of_this_machine_is_measured_in_twice_its_blocks(tmp_path, invoke, measured):
-    run_dir = measured("now")
+def test_an_undecided_run_of_this_machine_is_measured_in_twice_its_blocks(tmp_path, invoke, then):
+    run_dir = Path(shutil.copytree(then, tmp_path / then.name))
     blocks = {record.block for record in store.load(run_dir).records}
     assert blocks == {0, 1, 2, 3}
     (speed_up,) = [line["speed_up"] for line in lines_of(run_dir) if line["speed_up"]]

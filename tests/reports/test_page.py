@@ -16,6 +16,7 @@ import pytest
 from bench.results.schema import Record
 from bench.results.store import DamagedResults, ResultsError, UnwritableResults
 from reports import words
+from reports.__main__ import main
 from reports.page import render
 from tests.reports import _runs
 
@@ -312,20 +313,16 @@ def test_damage_and_unwritable_places_are_errors(tmp_path):
         render(tmp_path)
 
 
-def test_the_module_runs_on_its_own(tmp_path):
+def test_the_module_runs_on_its_own(tmp_path, capsys):
     """`python -m reports RUN_DIR`: exit code 0 and the page's path; 1 and one sentence; 2 on wrong usage."""
     run_dir = _runs.write(tmp_path, _runs.blocks(1))
-
-    def call(*arguments: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "reports", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=120)
-
-    done = call(str(run_dir))
+    command = [sys.executable, "-m", "reports", str(run_dir)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=120)
     assert (done.returncode, done.stdout.strip()) == (0, str(run_dir / "report.html"))
-    assert call().returncode == 2
-    missing = call(str(tmp_path / "nowhere"))
-    assert missing.returncode == 1
-    assert len(missing.stderr.strip().splitlines()) == 1
+    assert main([]) == 2
+    capsys.readouterr()
+    assert main([str(tmp_path / "nowhere")]) == 1
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
 def _slowness() -> float:
