@@ -1,4 +1,4 @@
-"""Tiny models, random batches and recorded gradients for the core's tests: real architectures, float64, CPU.
+"""Tiny models, batches and recorded gradients for the core's tests: real architectures, float64, CPU.
 
 CF modules, methods and their settings come from the registry, so that a new file is tested unedited.
 """
@@ -11,7 +11,6 @@ from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
 
-import hypothesis.strategies as st
 import torch
 from torch import Tensor, nn
 from transformers import (
@@ -218,7 +217,7 @@ HISTORY = 5
 CANDIDATES = 3
 
 
-def _batch(task: str, history: Tensor, mask: Tensor, candidates: Tensor, shown: Tensor, clicked: Tensor) -> Batch:
+def batch_of(task: str, history: Tensor, mask: Tensor, candidates: Tensor, shown: Tensor, clicked: Tensor) -> Batch:
     if task == "ranking":
         return Batch(torch.cat([history, candidates], 1), torch.cat([mask, shown], 1), clicked, history.shape[1])
     mask = mask.clone()
@@ -238,35 +237,7 @@ def make_batch(
     clicked = torch.randint(0, CANDIDATES, (users,), generator=generator)
     shown = torch.rand(users, CANDIDATES, generator=generator) < 0.9
     shown[torch.arange(users), clicked] = True
-    return _batch(task, draw(users, history), mask, draw(users, CANDIDATES), shown, clicked)
-
-
-@st.composite
-def batches(draw: st.DrawFn, task: str) -> Batch:
-    """Random batches: padding anywhere, empty histories, one unique item, all unique, heavy repetition."""
-    users, history = draw(st.integers(1, 4)), draw(st.integers(1, HISTORY))
-    slots = users * (history + CANDIDATES)
-    kind = draw(st.sampled_from(["one unique item", "all unique", "heavy repetition", "free"]))
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
-    pool = torch.randperm(ITEMS, generator=generator)
-    if kind == "one unique item":
-        pool = pool[:1]
-    elif kind == "heavy repetition":
-        pool = pool[:3]
-    if kind == "all unique" and slots <= ITEMS:
-        flat = pool[:slots]
-    else:
-        flat = pool[torch.randint(0, len(pool), (slots,), generator=generator)]
-    rows = flat.view(users, history + CANDIDATES)
-    mask = torch.rand(users, history, generator=generator) < draw(st.sampled_from([0.0, 0.5, 1.0]))
-    clicked = torch.randint(0, CANDIDATES, (users,), generator=generator)
-    shown = torch.rand(users, CANDIDATES, generator=generator) < draw(st.sampled_from([0.5, 1.0]))
-    shown[torch.arange(users), clicked] = True
-    return _batch(task, rows[:, :history], mask, rows[:, history:], shown, clicked)
-
-
-BUDGETS = st.sampled_from([None, 1, TEXT_LENGTH, 2 * TEXT_LENGTH + 1, 5 * TEXT_LENGTH, 10_000])
-KEPT = st.sampled_from([None, 0, 1, TEXT_LENGTH, 3 * TEXT_LENGTH, 10_000])
+    return batch_of(task, draw(users, history), mask, draw(users, CANDIDATES), shown, clicked)
 
 
 @dataclass

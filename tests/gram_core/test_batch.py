@@ -7,6 +7,7 @@ from hypothesis import given
 
 from gram_core.batch import PADDING_SLOT, Batch, ItemTable, Texts, every_slot, offsets_of, unique_items
 from tests.gram_core import _models as m
+from tests.gram_core import _strategies as strategies
 
 ROWS = st.lists(st.lists(st.integers(1, 99), min_size=1, max_size=7), min_size=1, max_size=8)
 
@@ -86,7 +87,7 @@ def test_an_empty_catalogue_is_refused():
         ItemTable.from_lists([])
 
 
-@given(batch=m.batches("ranking"))
+@given(batch=strategies.batches("ranking"))
 def test_selections_name_the_items_that_slots_hold(batch):
     """Every slot's row leads back to its item; padding leads nowhere; unique items are sorted and once."""
     for selection in (every_slot(batch), unique_items(batch)):
@@ -100,7 +101,7 @@ def test_selections_name_the_items_that_slots_hold(batch):
     assert batch.users == len(batch.items)
 
 
-@given(batch=m.batches("ranking"), garbage=st.integers(-5, 10**9))
+@given(batch=strategies.batches("ranking"), garbage=st.integers(-5, 10**9))
 def test_what_a_padding_slot_holds_does_not_matter(batch, garbage):
     other = Batch(batch.items.masked_fill(~batch.mask, garbage), batch.mask, batch.targets, batch.history_length)
     for select in (every_slot, unique_items):

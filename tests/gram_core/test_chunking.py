@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from gram_core.chunking import ChunkedEncoding, GraphBudget, RandomState, chunk_bounds
 from gram_core.exactness import Float64Throughout, relative_errors, total_norm
 from tests.gram_core import _models as m
+from tests.gram_core import _strategies as strategies
 
 DROPOUT = 0.3
 
@@ -114,7 +115,7 @@ def test_single_step_with_dropout_is_the_same_whatever_it_keeps(cf_module):
 
 @settings(deadline=None, max_examples=20)
 @given(
-    budgets=st.tuples(m.BUDGETS, m.KEPT),
+    budgets=st.tuples(strategies.BUDGETS, strategies.KEPT),
     padding=st.sampled_from(m.PADDINGS),
     items=st.lists(st.integers(0, m.ITEMS - 1), min_size=1, max_size=12),
 )

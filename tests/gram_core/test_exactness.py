@@ -9,6 +9,7 @@ from hypothesis import event, given, settings
 
 from gram_core.exactness import Float64Throughout, GradientRecorder, parameters, relative_errors, total_norm
 from tests.gram_core import _models as m
+from tests.gram_core import _strategies as strategies
 
 TOLERANCE = 1e-10
 CANCELLED = 1e-9
@@ -90,8 +91,8 @@ def test_any_batch_and_any_chunking_gives_the_same_gradients(cf_module, data):
     """Padding anywhere, empty histories, one unique item, all unique, heavy repetition, any token budgets."""
     family = data.draw(st.sampled_from(m.FAMILIES))
     padding = data.draw(st.sampled_from(m.PADDINGS))
-    batch = data.draw(m.batches(task_of(cf_module)))
-    budgets = dict(chunk_tokens=data.draw(m.BUDGETS), kept_tokens=data.draw(m.KEPT))
+    batch = data.draw(strategies.batches(task_of(cf_module)))
+    budgets = dict(chunk_tokens=data.draw(strategies.BUDGETS), kept_tokens=data.draw(strategies.KEPT))
     training = m.make_training(m.make_encoder(family, padding=padding), cf_module)
     expected = m.step_gradients("e2e", training, batch)
     for method in [*OURS, data.draw(st.sampled_from(PEERS))]:

@@ -12,6 +12,7 @@ from gram_core.methods.multi_step import MultiStep, resolve_accumulation_steps
 from gram_core.methods.single_step import SingleStep
 from gram_core.training import Optimization
 from tests.gram_core import _models as m
+from tests.gram_core import _strategies as strategies
 
 TOLERANCE = 1e-10
 everything = pytest.mark.parametrize("cf_module", m.CF_MODULES)
@@ -172,7 +173,7 @@ def test_any_batches_equal_the_plain_loop(data):
     With SGD: where gradients cancel, AdamW would make steps of their rounding.
     """
     cf_module = data.draw(st.sampled_from(list(m.CF_MODULES)))
-    batches = data.draw(st.lists(m.batches(task_of(cf_module)), min_size=1, max_size=4))
+    batches = data.draw(st.lists(strategies.batches(task_of(cf_module)), min_size=1, max_size=4))
     n, count = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 6))
     training = make_training(cf_module)
     training.optimization = Optimization(

@@ -9,6 +9,7 @@ from gram_core.attention import AdditiveAttention
 from gram_core.batch import Batch
 from gram_core.cf_modules.nrms import NRMS
 from tests.gram_core import _models as m
+from tests.gram_core import _strategies as strategies
 
 WIDTH = 32
 
@@ -29,7 +30,7 @@ def test_a_width_that_heads_do_not_divide_is_refused():
 
 
 @settings(deadline=None, max_examples=30)
-@given(batch=m.batches("ranking"), noise=st.sampled_from([1.0, 1e6]))
+@given(batch=strategies.batches("ranking"), noise=st.sampled_from([1.0, 1e6]))
 def test_padded_slots_influence_nothing(batch, noise):
     """Neither the loss, nor the shown scores, nor any gradient."""
     module, slots = make(), slots_for(batch)
