@@ -185,11 +185,7 @@ def workload_request(
 ) -> WorkloadRequest:
     """What a case asks of its workload."""
     return WorkloadRequest(
-        batch_size=case.batch_size,
-        history_length=case.history_length,
-        candidates=model.candidates,
-        text_length=case.text_length,
-        item_repetition_ratio=case.item_repetition_ratio,
+        **vars(workloads.axes_of(case, model.candidates, task)),
         tokenizer=loaded.tokenizer,
         pad_token_id=loaded.pad_token_id,
         opening_token_id=loaded.opening_token_id,
@@ -197,9 +193,7 @@ def workload_request(
         special_token_ids=loaded.special_token_ids,
         vocab_size=loaded.vocab_size,
         seed=seed,
-        task=task,
         hold_out=hold_out,
-        argument=workloads.split(case.workload)[1],
     )
 
 

@@ -234,23 +234,15 @@ def _small(config: Config, cases: list[Case], users: int) -> Case:
     )
     if small.item_repetition_ratio is None:
         return small
-    scheme, argument = workloads.split(small.workload)
+    scheme = workloads.split(small.workload)[0]
     module = workloads.load(small.workload)
     task = cf_module_class(small.cf_module).task
     ratios = sorted({case.item_repetition_ratio or 1.0 for case in cases} | {2.0, 1.0}, reverse=True)
     for ratio in ratios:
         tried = replace(small, item_repetition_ratio=ratio)
         try:
-            module.check(
-                config.workload.get(scheme) or module.Settings(),
-                batch_size=tried.batch_size,
-                history_length=tried.history_length,
-                text_length=tried.text_length,
-                item_repetition_ratio=ratio,
-                candidates=config.model.candidates,
-                task=task,
-                argument=argument,
-            )
+            axes = workloads.axes_of(tried, config.model.candidates, task)
+            module.check(config.workload.get(scheme) or module.Settings(), axes)
         except ValueError:
             continue
         return tried

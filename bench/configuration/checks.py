@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import BaseModel, ValidationError
 
@@ -235,17 +235,9 @@ def _check_cases(config: Config, place: Path, table: Sweep) -> None:
             own = bool(table.part) and axis in table.part[number].model_fields_set
             path: Path = (*place, "part", number, axis) if own else (*place, axis)
             with _blamed_on(path):
-                scheme, argument = workloads.split(case.workload)
-                registry.load(WORKLOADS, scheme).check(
-                    config.workload[scheme],
-                    batch_size=case.batch_size,
-                    history_length=case.history_length,
-                    text_length=case.text_length,
-                    item_repetition_ratio=case.item_repetition_ratio,
-                    candidates=config.model.candidates,
-                    task=task_of(case.cf_module),
-                    argument=argument,
-                )
+                scheme = workloads.split(case.workload)[0]
+                axes = workloads.axes_of(case, config.model.candidates, task_of(case.cf_module))
+                registry.load(WORKLOADS, scheme).check(config.workload[scheme], axes)
     _check_epochs(config, place, table)
 
 
@@ -272,12 +264,12 @@ def _check_epochs(config: Config, place: Path, table: Sweep) -> None:
 
 
 @cache
-def task_of(cf_module: str) -> str:
+def task_of(cf_module: str) -> workloads.Task:
     """The task of a CF module as its file states it (`task = "ranking"`), which is read and not imported."""
     tree = ast.parse(registry.source(CF_MODULES, cf_module).read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.AnnAssign | ast.Assign) and isinstance(node.value, ast.Constant):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             if any(isinstance(target, ast.Name) and target.id == "task" for target in targets):
-                return str(node.value.value)
+                return cast(workloads.Task, node.value.value)
     return "ranking"

@@ -6,8 +6,7 @@ Each file defines, and may be imported without torch,
     ASSETS: tuple[str, ...]                 names in bench.assets that `build` reads
     TAKES_REPETITION_RATIO: bool            whether it realises an asked-for item_repetition_ratio or has its own
     HOLDS_OUT: bool                         whether it can hold data out, for `gram-bench train` to judge by
-    check(settings, *, batch_size, history_length, text_length, item_repetition_ratio, candidates, task, argument)
-                                            raises ValueError for a case that it cannot be; instant
+    check(settings, axes)                   raises ValueError for a case that it cannot be; instant
     build(settings, request) -> Workload
     prepare(settings, *, argument, task, say) -> None
                                             optional: has in the cache what `build` would take long to make; `say` is

@@ -15,6 +15,7 @@ from bench import registry
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from bench.configuration.sweep import Case
     from bench.encoders._base import Tokenizer
     from gram_core.batch import Batch, ItemTable
 
@@ -48,18 +49,31 @@ class HoldOut:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkloadRequest:
-    """One case, and the encoder's conventions for texts.
+class Axes:
+    """What of a case decides whether a workload can be it.
 
-    candidates: C = 1 + npratio, of no meaning in response prediction. tokenizer: None where the encoder has no text
-    of its own. opening_token_id, closing_token_id: what a text starts and ends with, where the encoder has it.
-    special_token_ids: not to be drawn as random tokens. text_length: special tokens included. hold_out: None where
-    everything is trained on. argument: what follows the colon of "shape:toeic".
+    text_length: special tokens included. item_repetition_ratio: None where none is asked for. candidates: C = 1 +
+    npratio, of no meaning in response prediction. argument: what follows the colon of "shape:toeic".
     """
 
     batch_size: int
     history_length: int
     text_length: int
+    item_repetition_ratio: float | None = None
+    candidates: int = 5
+    task: Task = "ranking"
+    argument: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkloadRequest(Axes):
+    """One case, and the encoder's conventions for texts.
+
+    tokenizer: None where the encoder has no text of its own. opening_token_id, closing_token_id: what a text starts
+    and ends with, where the encoder has it. special_token_ids: not to be drawn as random tokens. hold_out: None where
+    everything is trained on.
+    """
+
     seed: int
     vocab_size: int
     pad_token_id: int
@@ -67,24 +81,7 @@ class WorkloadRequest:
     opening_token_id: int | None = None
     special_token_ids: frozenset[int] = frozenset()
     tokenizer: Tokenizer | None = None
-    item_repetition_ratio: float | None = None
-    candidates: int = 5
-    task: Task = "ranking"
     hold_out: HoldOut | None = None
-    argument: str | None = None
-
-    @property
-    def axes(self) -> dict[str, Any]:
-        """The keyword arguments of a workload's `check`."""
-        return {
-            "batch_size": self.batch_size,
-            "history_length": self.history_length,
-            "text_length": self.text_length,
-            "item_repetition_ratio": self.item_repetition_ratio,
-            "candidates": self.candidates,
-            "task": self.task,
-            "argument": self.argument,
-        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +127,19 @@ def split(workload: str) -> tuple[str, str | None]:
 def load(workload: str) -> ModuleType:
     """The module of "scheme" or "scheme:argument", imported; raises registry.UnknownName (a ValueError)."""
     return registry.load(PACKAGE, split(workload)[0])
+
+
+def axes_of(case: Case, candidates: int, task: Task) -> Axes:
+    """What a workload is asked whether it can be."""
+    return Axes(
+        batch_size=case.batch_size,
+        history_length=case.history_length,
+        text_length=case.text_length,
+        item_repetition_ratio=case.item_repetition_ratio,
+        candidates=candidates,
+        task=task,
+        argument=split(case.workload)[1],
+    )
 
 
 def no_argument(scheme: str, argument: str | None) -> None:

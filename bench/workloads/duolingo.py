@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from bench.workloads import _log
-from bench.workloads._base import MalformedData, Task, Workload, WorkloadRequest, no_argument
+from bench.workloads._base import Axes, MalformedData, Task, Workload, WorkloadRequest, no_argument
 from bench.workloads._examples import ScoredSettings
 from bench.workloads._kept import kept
 from bench.workloads._lines import lines
@@ -52,21 +52,11 @@ class _Exercise:
     mistakes: int = 0
 
 
-def check(
-    settings: Settings,
-    *,
-    batch_size: int,
-    history_length: int,
-    text_length: int,
-    item_repetition_ratio: float | None,
-    candidates: int = 5,
-    task: Task = "response",
-    argument: str | None = None,
-) -> None:
+def check(settings: Settings, axes: Axes) -> None:
     """Raises ValueError where a file is missing, for a CF module that ranks, or for an asked-for ratio."""
-    no_argument("duolingo", argument)
-    check_ratio("duolingo", item_repetition_ratio)
-    check_task("duolingo", task, "response")
+    no_argument("duolingo", axes.argument)
+    check_ratio("duolingo", axes.item_repetition_ratio)
+    check_task("duolingo", axes.task, "response")
     for path in settings.files or (None,):
         check_files("duolingo", files=path)
 
@@ -84,7 +74,7 @@ def prepare(settings: Settings, *, argument: str | None, task: Task, say: Callab
 def build(settings: Settings, request: WorkloadRequest) -> Workload:
     """Raises ValueError as `check` does, where the encoder has no tokenizer or the log is too short for a batch, and
     MalformedData naming file and line."""
-    check(settings, **request.axes)
+    check(settings, request)
     return stored_log("duolingo", _key(settings), lambda folder: _write(settings, folder), settings, request)
 
 

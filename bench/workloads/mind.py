@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.workloads._base import HoldOut, Task, Workload, WorkloadRequest, no_argument
+from bench.workloads._base import Axes, HoldOut, Task, Workload, WorkloadRequest, no_argument
 from bench.workloads._examples import Examples, HeldOutExamples, Rng, ScoredSettings, sampled, workload
 from bench.workloads._hold_out import draw_cold
 from bench.workloads._impressions import Impressions, ImpressionWriter, read, scored_batch, training_batch
@@ -45,21 +45,11 @@ class Settings(ScoredSettings):
     """For texts = "body": a file of lines with news id, tab, body; MIND's own files hold none."""
 
 
-def check(
-    settings: Settings,
-    *,
-    batch_size: int,
-    history_length: int,
-    text_length: int,
-    item_repetition_ratio: float | None,
-    candidates: int = 5,
-    task: Task = "ranking",
-    argument: str | None = None,
-) -> None:
+def check(settings: Settings, axes: Axes) -> None:
     """Raises ValueError where a file is missing, for a CF module that does not rank, or for an asked-for ratio."""
-    no_argument("mind", argument)
-    check_ratio("mind", item_repetition_ratio)
-    check_task("mind", task, "ranking")
+    no_argument("mind", axes.argument)
+    check_ratio("mind", axes.item_repetition_ratio)
+    check_task("mind", axes.task, "ranking")
     check_files("mind", train=settings.train and str(Path(settings.train) / NEWS_FILE))
     for folder in _folders(settings):
         check_files("mind", **{"train or dev": str(folder / NEWS_FILE)})
@@ -81,7 +71,7 @@ def prepare(settings: Settings, *, argument: str | None, task: Task, say: Callab
 def build(settings: Settings, request: WorkloadRequest) -> Workload:
     """Raises ValueError as `check` does, where the encoder has no tokenizer, there is nothing to hold out or the log is
     too short for a batch, and MalformedData naming file and line."""
-    check(settings, **request.axes)
+    check(settings, request)
     folder, facts = kept("logs", _key(settings), lambda folder: _write(settings, folder))
     table, uncut_tokens = item_table(texts_of(folder), request, "mind")
     train = read(folder / "train")

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from bench import assets
-from bench.workloads._base import Task, Workload, WorkloadRequest, no_argument
+from bench.workloads._base import Axes, Workload, WorkloadRequest, no_argument
 from bench.workloads._examples import LogSettings
 from bench.workloads._log import InteractionLog
 from bench.workloads._movielens_files import film_texts, read_log
@@ -32,26 +32,16 @@ class Settings(LogSettings):
     """Title, year and genres, or also director, writers, cast, countries and languages where they are known."""
 
 
-def check(
-    settings: Settings,
-    *,
-    batch_size: int,
-    history_length: int,
-    text_length: int,
-    item_repetition_ratio: float | None,
-    candidates: int = 5,
-    task: Task = "ranking",
-    argument: str | None = None,
-) -> None:
+def check(settings: Settings, axes: Axes) -> None:
     """Raises ValueError where an argument or a ratio is asked for: a log has its own."""
-    no_argument("movielens", argument)
-    check_ratio("movielens", item_repetition_ratio)
+    no_argument("movielens", axes.argument)
+    check_ratio("movielens", axes.item_repetition_ratio)
 
 
 def build(settings: Settings, request: WorkloadRequest) -> Workload:
     """Raises ValueError as `check` does, or where the encoder has no tokenizer or the log is too short for a batch,
     `bench.assets.AssetError` where the files cannot be had."""
-    check(settings, **request.axes)
+    check(settings, request)
     found = read_log(assets.fetch("movielens"))
     texts, known = film_texts(found.films, assets.fetch("films"), settings.texts)
     table, uncut_tokens = item_table(texts, request, "movielens")

@@ -21,7 +21,7 @@ import numpy as np
 from pydantic import Field
 
 from bench.workloads import _log, _lognormal, _synthesis, _zipf
-from bench.workloads._base import Task, Workload, WorkloadRequest
+from bench.workloads._base import Axes, Task, Workload, WorkloadRequest
 from bench.workloads._examples import LogSettings
 from bench.workloads._kept import kept
 from bench.workloads._random_texts import random_texts, shortest
@@ -76,24 +76,14 @@ class Settings(LogSettings):
     """Standard deviation of the logarithm of tokens per text, special tokens included."""
 
 
-def check(
-    settings: Settings,
-    *,
-    batch_size: int,
-    history_length: int,
-    text_length: int,
-    item_repetition_ratio: float | None,
-    candidates: int = 5,
-    task: Task = "ranking",
-    argument: str | None = None,
-) -> None:
+def check(settings: Settings, axes: Axes) -> None:
     """Raises ValueError for a shape that is none, a CF module of another task, or where a ratio is asked for."""
-    if argument not in SHAPES:
-        nearest = get_close_matches(argument or "", SHAPES, n=1, cutoff=0.4)
+    if axes.argument not in SHAPES:
+        nearest = get_close_matches(axes.argument or "", SHAPES, n=1, cutoff=0.4)
         hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-        raise ValueError(f'workload "shape:{argument or ""}" names no shape; {hint}valid: {", ".join(SHAPES)}')
-    check_ratio(f"shape:{argument}", item_repetition_ratio)
-    check_task(f"shape:{argument}", task, SHAPES[argument].task)
+        raise ValueError(f'workload "shape:{axes.argument or ""}" names no shape; {hint}valid: {", ".join(SHAPES)}')
+    check_ratio(f"shape:{axes.argument}", axes.item_repetition_ratio)
+    check_task(f"shape:{axes.argument}", axes.task, SHAPES[axes.argument].task)
 
 
 def build(settings: Settings, request: WorkloadRequest) -> Workload:
@@ -103,7 +93,7 @@ def build(settings: Settings, request: WorkloadRequest) -> Workload:
 
     from gram_core.batch import ItemTable
 
-    check(settings, **request.axes)
+    check(settings, request)
     name = f"shape:{request.argument}"
     shape = SHAPES[str(request.argument)]
     log = synthesized(shape, settings)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bench import assets
 from bench.workloads import _zipf
-from bench.workloads._base import Task, Workload, WorkloadRequest, no_argument, slots_per_user
+from bench.workloads._base import Axes, Workload, WorkloadRequest, no_argument, slots_per_user
 from bench.workloads._movielens_files import film_texts, read_log
 from bench.workloads._random_texts import random_texts, shortest
 from bench.workloads._tokens import tokenized
@@ -45,31 +45,22 @@ class Settings(BaseModel):
     """What "1E" of accumulation_steps stands for."""
 
 
-def check(
-    settings: Settings,
-    *,
-    batch_size: int,
-    history_length: int,
-    text_length: int,
-    item_repetition_ratio: float | None,
-    candidates: int = 5,
-    task: Task = "ranking",
-    argument: str | None = None,
-) -> None:
+def check(settings: Settings, axes: Axes) -> None:
     """Raises ValueError, naming the bound, where no batch has the asked-for ratio."""
-    no_argument("synthetic", argument)
-    if item_repetition_ratio is None:
+    no_argument("synthetic", axes.argument)
+    ratio, batch_size = axes.item_repetition_ratio, axes.batch_size
+    if ratio is None:
         raise ValueError("the synthetic workload needs an item_repetition_ratio")
-    if not 1 <= item_repetition_ratio <= batch_size:
+    if not 1 <= ratio <= batch_size:
         raise ValueError(
-            f"item_repetition_ratio = {item_repetition_ratio:g} is out of reach: a user's items are distinct, so it "
-            f"lies between 1 and the batch_size, {batch_size}"
+            f"item_repetition_ratio = {ratio:g} is out of reach: a user's items are distinct, so it lies between 1 and "
+            f"the batch_size, {batch_size}"
         )
-    unique = unique_items(batch_size, slots_per_user(history_length, candidates, task), item_repetition_ratio)
+    unique = unique_items(batch_size, slots_per_user(axes.history_length, axes.candidates, axes.task), ratio)
     if unique > settings.items:
         raise ValueError(
-            f"item_repetition_ratio = {item_repetition_ratio:g} at batch_size {batch_size} needs {unique} unique items "
-            f"in a batch, more than workload.synthetic.items = {settings.items}"
+            f"item_repetition_ratio = {ratio:g} at batch_size {batch_size} needs {unique} unique items in a batch, "
+            f"more than workload.synthetic.items = {settings.items}"
         )
 
 
@@ -84,7 +75,7 @@ def build(settings: Settings, request: WorkloadRequest) -> Workload:
 
     from gram_core.batch import Batch, ItemTable
 
-    check(settings, **request.axes)
+    check(settings, request)
     users, history = request.batch_size, request.history_length
     slots = slots_per_user(history, request.candidates, request.task)
     unique = unique_items(users, slots, float(request.item_repetition_ratio or 1))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.workloads import _log
-from bench.workloads._base import Task, Workload, WorkloadRequest, no_argument
+from bench.workloads._base import Axes, Task, Workload, WorkloadRequest, no_argument
 from bench.workloads._examples import LogSettings
 from bench.workloads._kept import kept
 from bench.workloads._real_log import check_ratio
@@ -36,20 +36,10 @@ class Settings(LogSettings):
     """The least label of a click or of a right response."""
 
 
-def check(
-    settings: Settings,
-    *,
-    batch_size: int,
-    history_length: int,
-    text_length: int,
-    item_repetition_ratio: float | None,
-    candidates: int = 5,
-    task: Task = "ranking",
-    argument: str | None = None,
-) -> None:
+def check(settings: Settings, axes: Axes) -> None:
     """Raises ValueError where a file is missing or of no format that can be read, or for an asked-for ratio."""
-    no_argument("table", argument)
-    check_ratio("table", item_repetition_ratio)
+    no_argument("table", axes.argument)
+    check_ratio("table", axes.item_repetition_ratio)
     check_files("table", items=settings.items, interactions=settings.interactions)
     for setting in ("items", "interactions"):
         check_format(getattr(settings, setting), f"workload.table.{setting}")
@@ -68,7 +58,7 @@ def prepare(settings: Settings, *, argument: str | None, task: Task, say: Callab
 def build(settings: Settings, request: WorkloadRequest) -> Workload:
     """Raises ValueError as `check` does, where the encoder has no tokenizer or the log is too short for a batch, and
     MalformedData naming file and line."""
-    check(settings, **request.axes)
+    check(settings, request)
     task = request.task
     content = _key(settings, task)
     return stored_log("table", content, lambda folder: _write(settings, task, folder), settings, request)

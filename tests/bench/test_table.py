@@ -147,7 +147,7 @@ def test_settings_that_lead_nowhere_are_one_clear_sentence(write, tmp_path, monk
         (chosen.model_copy(update={"interactions": __file__}), r"workload\.table\.interactions: .* is none of \.csv"),
     ):
         with pytest.raises(ValueError, match=message):
-            table.check(settings, **asked.axes)
+            table.check(settings, asked)
     (tmp_path / "x.parquet").write_bytes(b"no parquet")
     broken = chosen.model_copy(update={"interactions": str(tmp_path / "x.parquet")})
     if importlib.util.find_spec("pyarrow"):
@@ -155,7 +155,7 @@ def test_settings_that_lead_nowhere_are_one_clear_sentence(write, tmp_path, monk
             table.build(broken, asked)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(ValueError, match=r'needs pyarrow, which is not installed: pip install "gram-bench\[parquet\]"'):
-        table.check(broken, **asked.axes)
+        table.check(broken, asked)
 
 
 def test_files_are_read_once_and_again_when_they_change(write, monkeypatch):
