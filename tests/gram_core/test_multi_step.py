@@ -126,6 +126,7 @@ def by_count(count, passes):
     [
         (dict(), parts(1)),
         (dict(ce_passes=2), parts(2)),
+        (dict(ce_batch_tokens=0), parts(1)),
         (dict(ce_batch_tokens=3 * m.TEXT_LENGTH), by_count(3, 1)),
         (dict(ce_batch_tokens=10_000), by_count(10_000, 1)),
         (
