@@ -114,9 +114,9 @@ def start(plan: Plan, out: Path, kind: RunKind = "run", planned: int | None = No
 
     planned: how many records there will be; the plan's measurements if left out.
     """
-    from bench.running import manager
+    from bench.running import manager, processes
 
-    manager.prepare()  # first: it imports while this process goes on
+    manager.prepare(*([processes.SCORING] if kind == "train" else []))  # first: it imports while this process goes on
     check_methods(plan)
     try:
         run_dir = store.create_run_dir(out, plan.preset if kind == "run" else f"{kind}-{plan.preset}")

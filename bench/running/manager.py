@@ -82,6 +82,6 @@ def _measure(job: Job, on_event: Callable[[Event], None]) -> Record:
     return failed_record(job, failure, exactness, {"detail": {"output": printed} if printed else {}})
 
 
-def prepare() -> None:
-    """Lets the fork server import while the caller still plans; optional."""
-    processes.warm_fork_server()
+def prepare(*further: str) -> None:
+    """Lets the fork server import while the caller still plans, `further` modules too; optional."""
+    processes.warm_fork_server(*further)

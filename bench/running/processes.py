@@ -29,6 +29,8 @@ PRELOAD = (
     "transformers.models.bert.modeling_bert",
     "transformers.models.mpnet.modeling_mpnet",
 )
+SCORING = "sklearn.metrics"
+"""What workers of trainings need besides, which takes each a second to import; it would only swell the others."""
 WORKER_ENVIRONMENT = {
     # Asks the driver whether there is a GPU: asking CUDA would touch it.
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
@@ -180,13 +182,15 @@ class Worker:
         self._process.join(timeout_s)
 
 
-def warm_fork_server() -> None:
+def warm_fork_server(*further: str) -> None:
     """Starts the fork server, which imports while this process goes on; does nothing where it runs already.
+
+    further: modules besides those that every worker needs.
 
     It must not hear Ctrl-C, which a terminal sends to all of them: it, and every worker through it, inherits a mask
     that blocks the signal.
     """
-    _context.set_forkserver_preload(list(PRELOAD))
+    _context.set_forkserver_preload([*PRELOAD, *further])
     resource_tracker.ensure_running()  # by itself first: starting it lifts the mask
     with _interrupts_blocked(), _environment_defaults(WORKER_ENVIRONMENT):
         forkserver.ensure_running()

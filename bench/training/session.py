@@ -41,10 +41,11 @@ def reopen(run_dir: Path) -> tuple[Config, tuple[TrainItem, ...], list[str]]:
 def train(config: Config, items: Sequence[TrainItem], run_dir: Path, console: Console) -> None:
     """Trains all that `run_dir` has no outcome of, with progress on `console`; Ctrl-C says how to go on."""
     from bench.running import manager as measuring
+    from bench.running import processes
     from bench.training import manager
 
     try:
-        measuring.prepare()
+        measuring.prepare(processes.SCORING)
         session.fetch_assets(config.training(), console)
         with TrainingView(console) as view:
             view.metric = config.train.metric
