@@ -13,8 +13,8 @@ import torch
 from bench.results import store
 from bench.running import manager
 from bench.running.events import Finished
+from tests.bench._processes import PATIENCE_S, family, gone, manage
 from tests.bench._small_runs import config, item, new_run
-from tests.bench.test_manager import PATIENCE_S, family, gone, manage
 
 
 def run(settings, run_dir: Path, items):
