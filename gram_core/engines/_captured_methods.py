@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gram_core.batch import Batch
 from gram_core.encoders.packed import PackedEncoder
+from gram_core.encoders.standing import StandingOptimization, StandingWeights, can_stand
 from gram_core.encoding_buffer import EncodingBuffer
 from gram_core.engines._captured import CapturedFunction, GraphPool, Inputs, Outputs
 from gram_core.engines._inputs import Packer, batch_of, gather_of, packed_texts, rows_of, slot_inputs
@@ -35,6 +36,7 @@ class CapturedStep:
         self._encoder = encoder
         self._packer = Packer(encoder)
         make_capturable(training.optimization, training.device)
+        self._standing = stand(training, encoder)
         self._pool = GraphPool(training.device)
         self._step = CapturedFunction(self._device_step, training.device, pool=self._pool)
 
@@ -53,6 +55,8 @@ class CapturedStep:
 
     def step(self, batch: Batch) -> Tensor:
         """One step of the method."""
+        if self._standing is not None:
+            self._standing.refresh()
         (loss,) = self._step(self.host_inputs(batch), history_length=batch.history_length)
         self.training.optimization.advance()
         return loss.clone()
@@ -76,7 +80,7 @@ class CapturedStep:
         with phase("ce_forward"):
             encodings = self._encoder.encode(packed_texts(inputs))
         loss = self.method.backpropagate(encodings, gather_of(inputs), batch_of(inputs, history_length))
-        self.training.optimization.move()
+        (self._standing or self.training.optimization).move()
         return (loss,)
 
 
@@ -88,6 +92,7 @@ class CapturedMultiStep(MultiStep):
         self._encoder = encoder
         self._new_items, self._minibatch, self._moved = Packer(encoder), Packer(encoder), Packer(encoder)
         make_capturable(training.optimization, training.device)
+        self._standing = stand(training, encoder)
         self._pool = GraphPool(training.device)
         self._encode = CapturedFunction(self._device_encode, training.device, pool=self._pool)
         self._cf = CapturedFunction(self._device_cf_step, training.device, pool=self._pool)
@@ -106,6 +111,7 @@ class CapturedMultiStep(MultiStep):
         }
 
     def _encode_items(self, items: Tensor) -> Tensor:
+        self._refresh()
         (encodings,) = self._encode(self._new_items.pack(self.training.table.texts(items)))
         return encodings[: len(items)]
 
@@ -117,6 +123,7 @@ class CapturedMultiStep(MultiStep):
         return loss.clone(), gradient[: len(encodings)]
 
     def _ce_step(self, items: Tensor, buffer: EncodingBuffer) -> None:
+        self._refresh()
         packed = self._minibatch.pack(self.training.table.texts(items))
         encoded, displacement = (_filled_up(part, rows_of(packed)) for part in buffer.read(items))
         self._ce(packed | {"encoded": encoded, "displacement": displacement})
@@ -140,8 +147,21 @@ class CapturedMultiStep(MultiStep):
         with phase("ce_backward"):
             loss = pseudo_loss(encodings, inputs["encoded"], inputs["displacement"])
             loss.backward()
-        self.training.optimization.move(cf=False)
+        (self._standing or self.training.optimization).move(cf=False)
         return (loss.detach(),)
+
+    def _refresh(self) -> None:
+        if self._standing is not None:
+            self._standing.refresh()
+
+
+def stand(training: Training, encoder: PackedEncoder) -> StandingOptimization | None:
+    """Has the encoder's weights stand in its compute dtype where that spares casts and the optimizer allows it."""
+    optimization = training.optimization
+    if encoder.compute_dtype == encoder.encoder.model.dtype or not can_stand(optimization, encoder.weights):
+        return None
+    encoder.standing = StandingWeights(encoder.weights, encoder.compute_dtype)
+    return StandingOptimization(**vars(optimization), standing=encoder.standing)
 
 
 def make_capturable(optimization: Optimization, device: torch.device) -> None:

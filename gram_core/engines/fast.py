@@ -33,7 +33,7 @@ def build(method: type, training: Training, settings: Any) -> Method:
         return method(replace(training, encoder=BucketedEncoder(encoder)), settings)
     compute = torch.bfloat16 if training.amp_dtype is torch.bfloat16 else None
     compiled = replace(training, cf_module=CompiledCF(training.cf_module))
-    return build_packed(method, compiled, settings, PackedEncoder(encoder, compute, compiled=True))
+    return build_packed(method, compiled, settings, PackedEncoder(encoder, compute))
 
 
 def build_packed(method: type, training: Training, settings: Any, encoder: PackedEncoder) -> Method:

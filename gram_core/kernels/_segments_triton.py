@@ -43,3 +43,30 @@ def segment_sum(rows: Tensor, members: Tensor | None, offsets: Tensor, mean: boo
         mean=mean, indirect=members is not None, block=block, unroll=8, num_warps=2,
     )  # fmt: skip
     return out
+
+
+@triton.jit
+def _spread_kernel(means, offsets, segment_of, out, rows, segments, width, block: tl.constexpr, tile: tl.constexpr):
+    row = tl.program_id(0) * tile + tl.arange(0, tile)
+    column = tl.arange(0, block)
+    segment = tl.load(segment_of + row, mask=row < rows, other=segments)
+    held = segment < segments
+    length = tl.load(offsets + segment + 1, mask=held, other=1) - tl.load(offsets + segment, mask=held, other=0)
+    value = tl.load(
+        means + segment[:, None].to(tl.int64) * width + column[None, :],
+        mask=held[:, None] & (column < width)[None, :], other=0.0,
+    )  # fmt: skip
+    value = value.to(tl.float32) / tl.maximum(length, 1).to(tl.float32)[:, None]
+    place = row[:, None].to(tl.int64) * width + column[None, :]
+    tl.store(out + place, value.to(out.dtype.element_ty), mask=(row < rows)[:, None] & (column < width)[None, :])
+
+
+def spread_means(means: Tensor, offsets: Tensor, segment_of: Tensor, dtype: torch.dtype) -> Tensor:
+    """See `segments.spread_means`."""
+    rows, (segments, width) = len(segment_of), means.shape
+    out = torch.empty(rows, width, dtype=dtype, device=means.device)
+    _spread_kernel[(triton.cdiv(rows, 4),)](
+        means.contiguous(), offsets, segment_of, out, rows, segments, width,
+        block=triton.next_power_of_2(width), tile=4, num_warps=8,
+    )  # fmt: skip
+    return out

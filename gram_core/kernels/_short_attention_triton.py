@@ -17,9 +17,9 @@ def _probabilities(q, k, same, scale, precision: tl.constexpr):
 
 
 @triton.jit
-def _tile(groups, text_of, block: tl.constexpr):
-    start = tl.load(groups + tl.program_id(0))
-    stop = tl.load(groups + tl.program_id(0) + 1)
+def _tile(groups, group, text_of, block: tl.constexpr):
+    start = tl.load(groups + group)
+    stop = tl.load(groups + group + 1)
     token = start + tl.arange(0, block)
     inside = token < stop
     text = tl.load(text_of + token, mask=inside, other=-1)
@@ -44,7 +44,7 @@ def _store(dqkv, part: tl.constexpr, values, token, inside, heads, width: tl.con
 def _forward_kernel(
     qkv, out, groups, text_of, scale, heads, width: tl.constexpr, block: tl.constexpr, precision: tl.constexpr
 ):
-    some, token, inside, same = _tile(groups, text_of, block)
+    some, token, inside, same = _tile(groups, tl.program_id(0), text_of, block)
     if some:
         q = _load(qkv, 0, token, inside, heads, width)
         k = _load(qkv, 1, token, inside, heads, width)
@@ -58,49 +58,66 @@ def _forward_kernel(
 
 @triton.jit
 def _backward_kernel(
-    qkv, dout, dqkv, groups, text_of, scale, heads, width: tl.constexpr, block: tl.constexpr, precision: tl.constexpr
-):
-    some, token, inside, same = _tile(groups, text_of, block)
-    if some:
-        q = _load(qkv, 0, token, inside, heads, width)
-        k = _load(qkv, 1, token, inside, heads, width)
-        v = _load(qkv, 2, token, inside, heads, width)
-        row = token[:, None].to(tl.int64) * heads + tl.program_id(1)
-        column = tl.arange(0, width)[None, :]
-        do = tl.load(dout + row * width + column, mask=inside[:, None], other=0.0)
-        p = _probabilities(q, k, same, scale, precision)
-        dv = tl.dot(tl.trans(p.to(do.dtype)), do, input_precision=precision)
-        _store(dqkv, 2, dv, token, inside, heads, width)
-        dp = tl.dot(do, tl.trans(v), input_precision=precision)
-        ds = (p * (dp - tl.sum(p * dp, 1)[:, None]) * scale).to(q.dtype)
-        _store(dqkv, 0, tl.dot(ds, k, input_precision=precision), token, inside, heads, width)
-        _store(dqkv, 1, tl.dot(tl.trans(ds), q, input_precision=precision), token, inside, heads, width)
+    qkv, dout, dqkv, groups, text_of, partials, group_count, partial_stride, scale, heads,
+    width: tl.constexpr, block: tl.constexpr, precision: tl.constexpr,
+):  # fmt: skip
+    column = tl.arange(0, width)
+    of_q = tl.zeros((width,), dtype=tl.float32)
+    of_k = tl.zeros((width,), dtype=tl.float32)
+    of_v = tl.zeros((width,), dtype=tl.float32)
+    for group in range(tl.program_id(0), group_count, tl.num_programs(0)):
+        some, token, inside, same = _tile(groups, group, text_of, block)
+        if some:
+            q = _load(qkv, 0, token, inside, heads, width)
+            k = _load(qkv, 1, token, inside, heads, width)
+            v = _load(qkv, 2, token, inside, heads, width)
+            row = token[:, None].to(tl.int64) * heads + tl.program_id(1)
+            do = tl.load(dout + row * width + column[None, :], mask=inside[:, None], other=0.0)
+            p = _probabilities(q, k, same, scale, precision)
+            dv = tl.dot(tl.trans(p.to(do.dtype)), do, input_precision=precision)
+            _store(dqkv, 2, dv, token, inside, heads, width)
+            dp = tl.dot(do, tl.trans(v), input_precision=precision)
+            ds = (p * (dp - tl.sum(p * dp, 1)[:, None]) * scale).to(q.dtype)
+            dq = tl.dot(ds, k, input_precision=precision)
+            _store(dqkv, 0, dq, token, inside, heads, width)
+            dk = tl.dot(tl.trans(ds), q, input_precision=precision)
+            _store(dqkv, 1, dk, token, inside, heads, width)
+            of_q += tl.sum(dq, 0)
+            of_k += tl.sum(dk, 0)
+            of_v += tl.sum(dv, 0)
+    place = partials + tl.program_id(0).to(tl.int64) * partial_stride + tl.program_id(1) * width + column
+    tl.store(place, of_q)
+    tl.store(place + heads * width, of_k)
+    tl.store(place + 2 * heads * width, of_v)
 
 
-def _launch(qkv: Tensor, groups: Tensor, block: int) -> tuple[tuple[int, int], dict[str, int | str]]:
+def _constants(qkv: Tensor, block: int) -> dict[str, int | str]:
     exact = qkv.dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32
-    return (len(groups) - 1, qkv.shape[2]), {
+    return {
         "width": qkv.shape[3],
         "block": block,
-        "precision": "ieee" if exact else "tf32",
+        "precision": "tf32x3" if exact else "tf32",
         "num_warps": 4 if block <= 64 else 8,
         "num_stages": 1,
     }
 
 
 def forward(qkv: Tensor, groups: Tensor, text_of: Tensor, scale: float, block: int) -> Tensor:
-    """See `short_attention`."""
-    qkv = qkv.contiguous()
+    """See `short_attention.short_attention`."""
     out = torch.empty(qkv.shape[0], *qkv.shape[2:], dtype=qkv.dtype, device=qkv.device)
-    grid, constants = _launch(qkv, groups, block)
-    _forward_kernel[grid](qkv, out, groups, text_of, scale, qkv.shape[2], **constants)
+    _forward_kernel[(len(groups) - 1, qkv.shape[2])](
+        qkv, out, groups, text_of, scale, qkv.shape[2], **_constants(qkv, block)
+    )
     return out
 
 
-def backward(dout: Tensor, qkv: Tensor, groups: Tensor, text_of: Tensor, scale: float, block: int) -> Tensor:
-    """The gradient of qkv [T, 3, A, D]."""
-    qkv, dout = qkv.contiguous(), dout.contiguous()
+def backward(
+    dout: Tensor, qkv: Tensor, groups: Tensor, text_of: Tensor, scale: float, block: int, partials: Tensor
+) -> Tensor:
+    """See `short_attention.short_attention_backward`."""
     dqkv = torch.empty_like(qkv)
-    grid, constants = _launch(qkv, groups, block)
-    _backward_kernel[grid](qkv, dout, dqkv, groups, text_of, scale, qkv.shape[2], **constants)
+    _backward_kernel[(len(partials), qkv.shape[2])](
+        qkv, dout, dqkv, groups, text_of, partials, len(groups) - 1, partials.stride(0), scale, qkv.shape[2],
+        **_constants(qkv, block),
+    )  # fmt: skip
     return dqkv

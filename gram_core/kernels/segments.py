@@ -27,37 +27,26 @@ def _sum_dtype(rows: Tensor) -> torch.dtype:
     return torch.float64 if rows.dtype == torch.float64 else torch.float32
 
 
-@torch.library.custom_op("gram_core::segment_mean", mutates_args=())
-def segment_mean(rows: Tensor, offsets: Tensor, segment_of: Tensor) -> Tensor:
+def segment_mean(rows: Tensor, offsets: Tensor) -> Tensor:
     """Means of consecutive rows [R, d] -> [n, d] in float32 (float64 of float64); an empty segment gives zeros.
 
-    offsets: int32 [n + 1] where each segment starts; segment_of: int32 [R], each row's segment, n or more
-    for rows of none (they get no gradient).
+    offsets: int32 [n + 1], where each segment starts; rows behind the last belong to none.
     """
     return _segment_sum(rows, None, offsets, mean=True)
 
 
-@segment_mean.register_fake
-def _(rows: Tensor, offsets: Tensor, segment_of: Tensor) -> Tensor:
-    return rows.new_empty(offsets.shape[0] - 1, rows.shape[1], dtype=_sum_dtype(rows))
+def spread_means(means: Tensor, offsets: Tensor, segment_of: Tensor, dtype: torch.dtype) -> Tensor:
+    """The backward of `segment_mean`: gradients of means [n, d] -> of rows [R, d] in `dtype`.
 
+    segment_of: int32 [R], each row's segment, n or more for rows of none, which get zeros.
+    """
+    if means.is_cuda:
+        from gram_core.kernels import _segments_triton
 
-def _mean_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    rows, offsets, segment_of = inputs
-    ctx.dtype = rows.dtype
-    ctx.save_for_backward(offsets, segment_of)
-
-
-def _mean_backward(ctx: Any, dmeans: Tensor) -> tuple[Tensor | None, ...]:
-    offsets, segment_of = ctx.saved_tensors
-    n = dmeans.shape[0]
-    scaled = dmeans / (offsets[1:] - offsets[:-1]).clamp(min=1)[:, None]
-    held = segment_of < n
-    drows = torch.where(held[:, None], scaled[torch.where(held, segment_of, 0)], 0.0)
-    return drows.to(ctx.dtype), None, None
-
-
-segment_mean.register_autograd(_mean_backward, setup_context=_mean_setup)
+        return _segments_triton.spread_means(means, offsets, segment_of, dtype)
+    scaled = means / (offsets[1:] - offsets[:-1]).clamp(min=1)[:, None]
+    held = segment_of < len(means)
+    return torch.where(held[:, None], scaled[torch.where(held, segment_of, 0).long()], 0.0).to(dtype)
 
 
 @torch.library.custom_op("gram_core::gather_rows", mutates_args=())

@@ -5,14 +5,13 @@ group and head: the scores of a whole tile fit on chip, so the forward saves not
 backward recomputes the softmax and writes all three gradients in one pass, without atomics (deterministic).
 Variable-length attention in 128-wide tiles per text would compute 128 columns for a text of 20 tokens.
 
-T tokens packed, A heads, D head width (a power of two, 16 to 128), G groups.
+T tokens packed, A heads, D head width (a power of two, 16 to 128), G groups, P partial sums.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +20,6 @@ BLOCKS = (64, 128)
 """Tile sizes: no text may be longer than the tile."""
 
 
-@torch.library.custom_op("gram_core::short_attention", mutates_args=(), device_types="cuda")
 def short_attention(qkv: Tensor, groups: Tensor, text_of: Tensor, scale: float, block: int) -> Tensor:
     """Attention within each text: queries, keys and values qkv [T, 3, A, D] -> [T, A, D].
 
@@ -29,32 +27,10 @@ def short_attention(qkv: Tensor, groups: Tensor, text_of: Tensor, scale: float, 
     must cover all T tokens (rows outside any group are left unwritten). text_of: int32 [T], a number per
     token that is the same within a text and differs between neighbours.
     """
-    from gram_core.kernels import _short_attention_triton
+    if qkv.is_cuda:
+        from gram_core.kernels import _short_attention_triton
 
-    return _short_attention_triton.forward(qkv, groups, text_of, scale, block)
-
-
-@short_attention.register_fake
-def _(qkv: Tensor, groups: Tensor, text_of: Tensor, scale: float, block: int) -> Tensor:
-    return qkv.new_empty(qkv.shape[0], qkv.shape[2], qkv.shape[3])
-
-
-@torch.library.custom_op("gram_core::short_attention_backward", mutates_args=(), device_types="cuda")
-def _short_attention_backward(
-    dout: Tensor, qkv: Tensor, groups: Tensor, text_of: Tensor, scale: float, block: int
-) -> Tensor:
-    from gram_core.kernels import _short_attention_triton
-
-    return _short_attention_triton.backward(dout, qkv, groups, text_of, scale, block)
-
-
-@_short_attention_backward.register_fake
-def _(dout: Tensor, qkv: Tensor, groups: Tensor, text_of: Tensor, scale: float, block: int) -> Tensor:
-    return qkv.new_empty(qkv.shape)
-
-
-@short_attention.register_kernel("cpu")
-def _(qkv: Tensor, groups: Tensor, text_of: Tensor, scale: float, block: int) -> Tensor:
+        return _short_attention_triton.forward(qkv, groups, text_of, scale, block)
     out = qkv.new_zeros(qkv.shape[0], *qkv.shape[2:])
     for rows in _group_rows(groups):
         q, k, v = qkv[rows].unbind(1)
@@ -62,8 +38,14 @@ def _(qkv: Tensor, groups: Tensor, text_of: Tensor, scale: float, block: int) ->
     return out
 
 
-@_short_attention_backward.register_kernel("cpu")
-def _(dout: Tensor, qkv: Tensor, groups: Tensor, text_of: Tensor, scale: float, block: int) -> Tensor:
+def short_attention_backward(
+    dout: Tensor, qkv: Tensor, groups: Tensor, text_of: Tensor, scale: float, block: int, partials: Tensor
+) -> Tensor:
+    """The gradient of qkv [T, 3, A, D]; partials [P, 3 A D] get what summed over P is its sum over tokens."""
+    if qkv.is_cuda:
+        from gram_core.kernels import _short_attention_triton
+
+        return _short_attention_triton.backward(dout, qkv, groups, text_of, scale, block, partials)
     dqkv = qkv.new_zeros(qkv.shape)
     for rows in _group_rows(groups):
         q, k, v = qkv[rows].unbind(1)
@@ -73,6 +55,8 @@ def _(dout: Tensor, qkv: Tensor, groups: Tensor, text_of: Tensor, scale: float, 
         dqkv[rows, 0] = torch.einsum("aij,jad->iad", ds, k)
         dqkv[rows, 1] = torch.einsum("aij,iad->jad", ds, q)
         dqkv[rows, 2] = torch.einsum("aij,iad->jad", p, dout[rows])
+    partials.zero_()
+    partials[0] = dqkv.flatten(1).to(partials.dtype).sum(0)
     return dqkv
 
 
@@ -84,15 +68,3 @@ def _group_rows(groups: Tensor) -> list[slice]:
 def _weights(q: Tensor, k: Tensor, text_of: Tensor, scale: float) -> Tensor:
     scores = torch.einsum("iad,jad->aij", q, k) * scale
     return torch.softmax(scores.masked_fill(text_of[:, None] != text_of[None, :], -math.inf), dim=-1)
-
-
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *saved, ctx.scale, ctx.block = inputs
-    ctx.save_for_backward(*saved)
-
-
-def _backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
-    return _short_attention_backward(dout, *ctx.saved_tensors, ctx.scale, ctx.block), None, None, None, None
-
-
-short_attention.register_autograd(_backward, setup_context=_setup)

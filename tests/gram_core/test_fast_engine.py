@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 
 from gram_core.batch import Batch, ItemTable, Texts
+from gram_core.encoders._weights import LAYOUTS
 from gram_core.encoders.bucketed import BucketedEncoder, length_bounds
-from gram_core.encoders.packed import FIRST_POSITION, PackedEncoder, unsupported
+from gram_core.encoders.packed import PackedEncoder, unsupported
 from gram_core.engines import fast
 from gram_core.engines._captured import Capacities, CapturedFunction
 from gram_core.engines._inputs import Packer, packed_texts
@@ -28,7 +29,7 @@ from tests.gram_core._models import (
     with_adamw,
 )
 
-PACKED_FAMILIES = [family for family in FAMILIES if family in FIRST_POSITION]
+PACKED_FAMILIES = [family for family in FAMILIES if family in LAYOUTS]
 
 
 def batch(users: int = 5, slots: int = 7, items: int = 24, seed: int = 0) -> Batch:

@@ -1,0 +1,208 @@
+"""A BERT-like model's forward and backward pass on packed texts, written out.
+
+What autograd and a compiler would leave to chance is fixed here: projections to queries, keys and values are one
+product; each residual's gradient is added inside a product; biases' gradients are summed by the kernels that write
+what they sum; activations are freed as the backward pass goes. T tokens, d width, f width of the feed-forward part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gram_core.encoders._weights import Layer, Weights
+from gram_core.kernels.column_sums import column_sums, partial_sums, sum_dtype
+from gram_core.kernels.embedding import embed, embed_backward
+from gram_core.kernels.gelu import gelu, gelu_backward
+from gram_core.kernels.layer_norm import add_norm, add_norm_backward
+from gram_core.kernels.short_attention import short_attention, short_attention_backward
+from gram_core.packing import PackedTexts
+
+Joined = tuple[Tensor, Tensor]
+"""A linear's weight [out, in] and bias [out] in the compute dtype."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the pass needs to know beside weights: heads, tile, and the most tokens of a text."""
+
+    heads: int
+    block: int
+    text_length: int
+
+
+@dataclass(eq=False)
+class _Kept:
+    """What a layer's backward reads."""
+
+    x: Tensor
+    qkv: Tensor
+    attended: Tensor
+    between: Tensor
+    """Sum before the attention's norm."""
+    between_statistics: Tensor
+    normed: Tensor
+    before_gelu: Tensor
+    after_gelu: Tensor
+    total: Tensor
+    """Sum before the layer's norm."""
+    total_statistics: Tensor
+
+
+@dataclass(eq=False)
+class Kept:
+    """What the backward pass reads; it empties this as it goes, so that it runs once."""
+
+    packed: PackedTexts
+    statistics: Tensor
+    layers: list[_Kept]
+
+
+@dataclass(frozen=True, eq=False)
+class Gradients:
+    """Where the backward pass writes, whatever was there: of tables, of linears' weights, of all vectors in one.
+
+    vectors: norm of the embedding (weight, bias), then layer by layer: queries', keys' and values' biases, attention's
+    norm (weight, bias), its output's bias, bias before GELU, the layer's norm (weight, bias), the last bias.
+    """
+
+    tables: tuple[Tensor, ...]
+    matrices: list[Tensor]
+    vectors: Tensor
+
+
+def gradients_like(weights: Weights, dtype: torch.dtype) -> Gradients:
+    """Room for the gradients, matrices in `dtype`; not initialised."""
+    tables = weights.embedding.tables()
+    device = tables[0].device
+    return Gradients(
+        tuple(torch.empty_like(table, requires_grad=False) for table in tables),
+        [torch.empty(*linear.shape, dtype=dtype, device=device) for linear in weights.linears()],
+        torch.empty(_vectors(weights), dtype=sum_dtype(tables[0]), device=device),
+    )
+
+
+def in_order(gradients: Gradients, weights: Weights) -> list[Tensor]:
+    """The gradients in the order of `Weights.parameters`."""
+    vectors = list(gradients.vectors.split(_vector_sizes(weights)))
+    found = [*gradients.tables, vectors[0], vectors[1]]
+    for number, layer in enumerate(weights.layers):
+        qkv, weight, bias, out, up, last_weight, last_bias, down = vectors[2 + 8 * number : 10 + 8 * number]
+        biases = (qkv, out, up, down)
+        matrices = gradients.matrices[4 * number : 4 * number + 4]
+        for linear, matrix, vector in zip(layer.linears(), matrices, biases, strict=True):
+            sizes = [len(part) for part in linear.weights]
+            found += [*matrix.split(sizes), *vector.split(sizes)]
+        found += [weight, bias, last_weight, last_bias]
+    return found
+
+
+def forward(
+    packed: PackedTexts, weights: Weights, joined: Sequence[Joined], shape: Shape, keep: bool
+) -> tuple[Tensor, Kept | None]:
+    """Hidden states [T, d] of packed texts in the dtype of `joined`, and, with `keep`, what the backward reads."""
+    x, statistics = embed(packed, weights.embedding, joined[0][0].dtype)
+    kept = Kept(packed, statistics, [])
+    for number, layer in enumerate(weights.layers):
+        x, of_layer = _layer_forward(x, packed, layer, joined[4 * number : 4 * number + 4], shape)
+        if keep:
+            kept.layers.append(of_layer)
+        del of_layer
+    return x, kept if keep else None
+
+
+def backward(
+    gradient: Tensor, kept: Kept, weights: Weights, joined: Sequence[Joined], shape: Shape, into: Gradients
+) -> None:
+    """From the gradient of the hidden states [T, d], which is overwritten, to those of all parameters."""
+    partials = partial_sums(gradient, _vectors(weights))
+    width = gradient.shape[1]
+    start = 2 * width
+    columns: list[Tensor] = []
+    for layer in weights.layers:
+        size = sum(_layer_sizes(layer))
+        columns.append(partials[:, start : start + size])
+        start += size
+    for number in reversed(range(len(weights.layers))):
+        four = slice(4 * number, 4 * number + 4)
+        gradient = _layer_backward(
+            gradient, kept.packed, kept.layers.pop(), weights.layers[number], joined[four], shape,
+            into.matrices[four], columns[number],
+        )  # fmt: skip
+    embed_backward(
+        gradient, kept.packed, kept.statistics, weights.embedding, partials[:, : 2 * width], into.tables,
+        shape.text_length,
+    )  # fmt: skip
+    column_sums(partials, into.vectors)
+
+
+def _layer_forward(
+    x: Tensor, packed: PackedTexts, layer: Layer, joined: Sequence[Joined], shape: Shape
+) -> tuple[Tensor, _Kept]:
+    qkv_of, out_of, up_of, down_of = joined
+    qkv = F.linear(x, *qkv_of)
+    heads = qkv.view(len(x), 3, shape.heads, -1)
+    attended = short_attention(heads, packed.groups, packed.text_of, heads.shape[3] ** -0.5, shape.block).flatten(1)
+    between = F.linear(attended, *out_of)
+    norm = layer.attention_norm
+    normed, between_statistics = add_norm(between, x, norm.weight, norm.bias, norm.eps)
+    before = F.linear(normed, *up_of)
+    after = gelu(before)
+    total = F.linear(after, *down_of)
+    y, total_statistics = add_norm(total, normed, layer.norm.weight, layer.norm.bias, layer.norm.eps)
+    kept = _Kept(x, qkv, attended, between, between_statistics, normed, before, after, total, total_statistics)
+    return y, kept
+
+
+def _layer_backward(
+    gradient: Tensor,
+    packed: PackedTexts,
+    kept: _Kept,
+    layer: Layer,
+    joined: Sequence[Joined],
+    shape: Shape,
+    matrices: Sequence[Tensor],
+    partials: Tensor,
+) -> Tensor:
+    (qkv_weight, _), (out_weight, _), (up_weight, _), (down_weight, _) = joined
+    of_qkv, of_out, of_up, of_down = matrices
+    width = gradient.shape[1]
+    of_biases, of_attention_norm, of_up_bias, of_norm = partials.split(
+        [3 * width, 3 * width, len(up_weight), 3 * width], 1
+    )
+    moved = add_norm_backward(gradient, kept.total, kept.total_statistics, layer.norm.weight, of_norm)
+    torch.mm(moved.t(), kept.after_gelu, out=of_down)
+    inner = moved @ down_weight
+    inner = gelu_backward(inner, kept.before_gelu, of_up_bias)
+    torch.mm(inner.t(), kept.normed, out=of_up)
+    moved.addmm_(inner, up_weight)
+    del inner
+    moved = add_norm_backward(
+        moved, kept.between, kept.between_statistics, layer.attention_norm.weight, of_attention_norm
+    )
+    torch.mm(moved.t(), kept.attended, out=of_out)
+    heads = kept.qkv.view(len(gradient), 3, shape.heads, -1)
+    attended = (moved @ out_weight).view(len(gradient), *heads.shape[2:])
+    of_heads = short_attention_backward(
+        attended, heads, packed.groups, packed.text_of, heads.shape[3] ** -0.5, shape.block, of_biases
+    ).flatten(1)
+    torch.mm(of_heads.t(), kept.x, out=of_qkv)
+    return moved.addmm_(of_heads, qkv_weight)
+
+
+def _layer_sizes(layer: Layer) -> list[int]:
+    width, wide = layer.up.shape[1], layer.up.shape[0]
+    return [3 * width, width, width, width, wide, width, width, width]
+
+
+def _vector_sizes(weights: Weights) -> list[int]:
+    width = len(weights.embedding.norm_weight)
+    return [width, width, *(size for layer in weights.layers for size in _layer_sizes(layer))]
+
+
+def _vectors(weights: Weights) -> int:
+    return sum(_vector_sizes(weights))

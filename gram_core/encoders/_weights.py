@@ -1,0 +1,191 @@
+"""Where BERT-like models keep the weights of their parts, and those weights as the packed pass reads them.
+
+d width, f width of the feed-forward part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from gram_core.kernels.embedding import EmbeddingWeights
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Names of a model's modules; those of a layer are below `layers`.N."""
+
+    layers: str
+    projections: tuple[str, str, str]
+    """Queries, keys, values."""
+    attention_out: str
+    attention_norm: str
+    up: str
+    down: str
+    norm: str
+    activation: str
+    """The configuration's key."""
+    first_position: int | None
+    """The position id of a text's first token; None is padding id + 1."""
+
+
+_BERT = Layout(
+    "encoder.layer",
+    ("attention.self.query", "attention.self.key", "attention.self.value"),
+    "attention.output.dense",
+    "attention.output.LayerNorm",
+    "intermediate.dense",
+    "output.dense",
+    "output.LayerNorm",
+    "hidden_act",
+    0,
+)
+_ROBERTA = Layout(**{**vars(_BERT), "first_position": None})
+_DISTILBERT = Layout(
+    "transformer.layer",
+    ("attention.q_lin", "attention.k_lin", "attention.v_lin"),
+    "attention.out_lin",
+    "sa_layer_norm",
+    "ffn.lin1",
+    "ffn.lin2",
+    "output_layer_norm",
+    "activation",
+    0,
+)
+LAYOUTS = {"bert": _BERT, "distilbert": _DISTILBERT, "roberta": _ROBERTA, "xlm-roberta": _ROBERTA}
+"""Models that run packed, by `model_type`: layer norms behind the residual sums, positions from a table."""
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """A weight [out, in] and its bias [out]: parameters joined along their first dimension."""
+
+    weights: tuple[nn.Parameter, ...]
+    biases: tuple[nn.Parameter, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of the joined weight."""
+        return sum(len(weight) for weight in self.weights), self.weights[0].shape[1]
+
+    def sources(self) -> tuple[tuple[nn.Parameter, ...], tuple[nn.Parameter, ...]]:
+        """What the joined weight, and what the joined bias, is made of."""
+        return self.weights, self.biases
+
+
+@dataclass(frozen=True, eq=False)
+class Norm:
+    """A layer norm's parameters [d]."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter
+    eps: float
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """The parameters of one layer."""
+
+    qkv: Linear
+    out: Linear
+    attention_norm: Norm
+    up: Linear
+    down: Linear
+    norm: Norm
+
+    def linears(self) -> tuple[Linear, ...]:
+        """In the order in which the forward pass reads them."""
+        return self.qkv, self.out, self.up, self.down
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """All parameters that the pass reads."""
+
+    embedding: EmbeddingWeights
+    layers: tuple[Layer, ...]
+
+    def linears(self) -> Iterator[Linear]:
+        """Of all layers."""
+        for layer in self.layers:
+            yield from layer.linears()
+
+    def parameters(self) -> list[Tensor]:
+        """Every parameter, once: tables, norm of the embedding, then layer by layer as `linears`, then its norms."""
+        embedding = self.embedding
+        found = [*embedding.tables(), embedding.norm_weight, embedding.norm_bias]
+        for layer in self.layers:
+            for linear in layer.linears():
+                found += [*linear.weights, *linear.biases]
+            for norm in (layer.attention_norm, layer.norm):
+                found += [norm.weight, norm.bias]
+        return found
+
+
+def weights_of(model: PreTrainedModel) -> Weights:
+    """The parameters of a model that has a layout."""
+    config: Any = model.config
+    layout = LAYOUTS[config.model_type]
+    tables: Any = model.get_submodule("embeddings")
+    first = int(config.pad_token_id) + 1 if layout.first_position is None else layout.first_position
+    ignored = tables.word_embeddings.padding_idx
+    types = getattr(tables, "token_type_embeddings", None)
+    embedding = EmbeddingWeights(
+        words=tables.word_embeddings.weight,
+        positions=tables.position_embeddings.weight,
+        types=None if types is None else types.weight,
+        norm_weight=tables.LayerNorm.weight,
+        norm_bias=tables.LayerNorm.bias,
+        eps=float(tables.LayerNorm.eps),
+        first_position=first,
+        ignored=-1 if ignored is None else int(ignored),
+    )
+    stack: Any = model.get_submodule(layout.layers)
+    return Weights(embedding, tuple(_layer(layer, layout) for layer in stack))
+
+
+def _layer(layer: nn.Module, layout: Layout) -> Layer:
+    def linear(*names: str) -> Linear:
+        modules: list[Any] = [layer.get_submodule(name) for name in names]
+        return Linear(tuple(module.weight for module in modules), tuple(module.bias for module in modules))
+
+    def norm(name: str) -> Norm:
+        module: Any = layer.get_submodule(name)
+        return Norm(module.weight, module.bias, float(module.eps))
+
+    return Layer(
+        qkv=linear(*layout.projections),
+        out=linear(layout.attention_out),
+        attention_norm=norm(layout.attention_norm),
+        up=linear(layout.up),
+        down=linear(layout.down),
+        norm=norm(layout.norm),
+    )
+
+
+def copies(weights: Weights, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
+    """Room for every linear's joined weight and bias in `dtype`; not initialised."""
+    device = weights.embedding.words.device
+    return [
+        (
+            torch.empty(*linear.shape, dtype=dtype, device=device),
+            torch.empty(linear.shape[0], dtype=dtype, device=device),
+        )
+        for linear in weights.linears()
+    ]
+
+
+def copy_into(room: list[tuple[Tensor, Tensor]], weights: Weights) -> None:
+    """Writes every linear's parameters into `room`, joined and cast, in few launches."""
+    targets: list[Tensor] = []
+    sources: list[Tensor] = []
+    for linear, joined in zip(weights.linears(), room, strict=True):
+        for whole, parts in zip(joined, linear.sources(), strict=True):
+            targets += whole.split([len(part) for part in parts])
+            sources += parts
+    torch._foreach_copy_(targets, sources)

@@ -1,0 +1,97 @@
+"""Weights that stand in the compute dtype from step to step, instead of being cast for every pass.
+
+An encoder that reads them writes its gradients to places of their own, in the compute dtype, which
+`StandingOptimization` reads; no parameter's `.grad` is used. One backward pass per move: gradients are overwritten, not
+added to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from gram_core.encoders._packed_pass import gradients_like, in_order
+from gram_core.encoders._weights import Weights, copies, copy_into
+from gram_core.kernels.adamw import Entry, FusedAdamW
+from gram_core.phases import phase
+from gram_core.training import Optimization
+
+
+class StandingWeights:
+    """The linears of `weights` in `dtype`, and room for all gradients."""
+
+    def __init__(self, weights: Weights, dtype: torch.dtype):
+        self._weights = weights
+        self.joined = copies(weights, dtype)
+        self.gradients = gradients_like(weights, dtype)
+        self.anchor = torch.zeros((), requires_grad=True, device=weights.embedding.words.device)
+        """Stands for all weights in autograd's graph."""
+        self._versions: list[int] = []
+
+    def refresh(self) -> None:
+        """Copies the parameters where somebody else has changed one in place; `StandingOptimization` has not."""
+        versions = [parameter._version for parameter in self._weights.parameters()]
+        if versions != self._versions:
+            self._versions = versions
+            with torch.no_grad():
+                copy_into(self.joined, self._weights)
+
+    def entries(self, group_of: dict[int, int]) -> list[Entry]:
+        """All parameters with gradient and copy; group_of: the optimizer's group of each parameter's id."""
+        copied: dict[int, Tensor] = {}
+        for linear, joined in zip(self._weights.linears(), self.joined, strict=True):
+            for whole, parts in zip(joined, linear.sources(), strict=True):
+                pieces = whole.split([len(part) for part in parts])
+                copied |= {id(part): piece for part, piece in zip(parts, pieces, strict=True)}
+        gradients = in_order(self.gradients, self._weights)
+        return [
+            Entry(parameter, gradient, copied.get(id(parameter)), group_of[id(parameter)])
+            for parameter, gradient in zip(self._weights.parameters(), gradients, strict=True)
+        ]
+
+
+@dataclass
+class StandingOptimization(Optimization):
+    """An optimization whose encoder has standing weights."""
+
+    standing: StandingWeights | None = None
+    _update: FusedAdamW = field(init=False)
+
+    def __post_init__(self) -> None:
+        optimizer = self.encoder_optimizer
+        assert isinstance(optimizer, torch.optim.AdamW), "`can_stand` was asked"
+        assert self.standing is not None, "an optimization without is `Optimization`"
+        group_of = {id(p): number for number, group in enumerate(optimizer.param_groups) for p in group["params"]}
+        self._update = FusedAdamW(optimizer, self.standing.entries(group_of))
+
+    def move(self, *, encoder: bool = True, cf: bool = True) -> None:
+        """As `Optimization.move`, the encoder's parameters by one kernel."""
+        super().move(encoder=False, cf=cf)
+        if encoder:
+            with phase("optimizer"):
+                self._update.step()
+
+    def refresh(self) -> None:
+        """Follows what was changed from outside since the last step: parameters, settings, loaded state."""
+        assert self.standing is not None
+        self.standing.refresh()
+        self._update.refresh()
+
+
+def can_stand(optimization: Optimization, weights: Weights) -> bool:
+    """Whether `StandingOptimization` moves as this optimization does: plain AdamW of float32 on all of the weights.
+
+    Clipping needs every gradient before any moves, and processes that train together join them first.
+    """
+    optimizer = optimization.encoder_optimizer
+    if type(optimization) is not Optimization or optimization.max_grad_norm is not None:
+        return False
+    if type(optimizer) is not torch.optim.AdamW or optimizer.defaults.get("decoupled_weight_decay") is False:
+        return False
+    groups = optimizer.param_groups
+    if any(group["amsgrad"] or group["maximize"] or group["differentiable"] for group in groups):
+        return False
+    moved = {id(parameter) for group in groups for parameter in group["params"]}
+    return all(id(p) in moved and p.dtype == torch.float32 and p.is_contiguous() for p in weights.parameters())

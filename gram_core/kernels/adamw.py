@@ -1,0 +1,88 @@
+"""AdamW (Loshchilov and Hutter 2019) that reads gradients in the compute dtype and writes compute-dtype copies along.
+
+A step of a torch optimizer on such weights casts every gradient up before and every weight down after it; here each
+parameter's bytes pass once. State and its meaning are `torch.optim.AdamW`'s, so that checkpoints are interchangeable.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Group = tuple[float | Tensor, float, float, float, float]
+"""An optimizer's settings: learning rate (on the device where a schedule moves it), weight decay, betas, epsilon."""
+Moments = tuple[Tensor, Tensor, Tensor]
+"""A parameter's state: running mean of the gradient, of its square, and the steps taken."""
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One parameter: its gradient (any float dtype), and the copy in the compute dtype that follows it, if any.
+
+    group: which of the optimizer's parameter groups it is in. All tensors are contiguous and of one size.
+    """
+
+    parameter: Tensor
+    gradient: Tensor
+    copy: Tensor | None
+    group: int
+
+
+class FusedAdamW:
+    """Moves `entries` as `optimizer` would; its state lies where the optimizer keeps it."""
+
+    def __init__(self, optimizer: torch.optim.AdamW, entries: Sequence[Entry]):
+        self._optimizer = optimizer
+        self._entries = entries
+        for entry in entries:
+            state = optimizer.state[entry.parameter]
+            if not state:
+                state["step"] = torch.zeros((), dtype=torch.float32, device=entry.parameter.device)
+                state["exp_avg"] = torch.zeros_like(entry.parameter)
+                state["exp_avg_sq"] = torch.zeros_like(entry.parameter)
+        self._launch = None
+        if entries[0].parameter.is_cuda:
+            from gram_core.kernels._adamw_triton import Launch
+
+            self._launch = Launch(entries, self._moments(), self._groups())
+
+    def step(self) -> None:
+        """One step; nothing in it waits for the device."""
+        torch._foreach_add_([self._optimizer.state[entry.parameter]["step"] for entry in self._entries], 1)
+        if self._launch is not None:
+            self._launch.step(self._groups())
+            return
+        for entry, (exp_avg, exp_avg_sq, step) in zip(self._entries, self._moments(), strict=True):
+            _step(entry, exp_avg, exp_avg_sq, int(step), self._groups()[entry.group])
+
+    def refresh(self) -> None:
+        """Follows settings and state that were changed or replaced since; called between steps."""
+        if self._launch is not None:
+            self._launch.refresh(self._moments(), self._groups())
+
+    def _moments(self) -> list[Moments]:
+        states = (self._optimizer.state[entry.parameter] for entry in self._entries)
+        return [(state["exp_avg"], state["exp_avg_sq"], state["step"]) for state in states]
+
+    def _groups(self) -> list[Group]:
+        return [
+            (group["lr"], group["weight_decay"], *group["betas"], group["eps"])
+            for group in self._optimizer.param_groups
+        ]
+
+
+def _step(entry: Entry, exp_avg: Tensor, exp_avg_sq: Tensor, step: int, group: Group) -> None:
+    rate, decay, beta1, beta2, eps = group
+    parameter = entry.parameter.detach()
+    gradient = entry.gradient.to(parameter.dtype)
+    parameter.mul_(1 - float(rate) * decay)
+    exp_avg.lerp_(gradient, 1 - beta1)
+    exp_avg_sq.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+    root = (exp_avg_sq.sqrt() / math.sqrt(1 - beta2**step)).add_(eps)
+    parameter.addcdiv_(exp_avg, root, value=-float(rate) / (1 - beta1**step))
+    if entry.copy is not None:
+        entry.copy.copy_(parameter)

@@ -1,0 +1,114 @@
+"""Word, position and type embeddings, summed and normed in one pass; their tables' gradients.
+
+T tokens packed, n texts, d width, P partial sums.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gram_core.kernels.column_sums import sum_dtype
+from gram_core.packing import PackedTexts
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddingWeights:
+    """Tables and norm of a BERT-like model.
+
+    words [V, d], positions [M, d], types [k, d] of which only the first row is read, or None;
+    first_position: the row of a text's first token; ignored: the token whose row gets no gradient, or -1.
+    """
+
+    words: Tensor
+    positions: Tensor
+    types: Tensor | None
+    norm_weight: Tensor
+    norm_bias: Tensor
+    eps: float
+    first_position: int
+    ignored: int
+
+    def tables(self) -> tuple[Tensor, ...]:
+        """The tables that there are."""
+        return (self.words, self.positions) if self.types is None else (self.words, self.positions, self.types)
+
+
+def embed(packed: PackedTexts, weights: EmbeddingWeights, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Normed embeddings [T, d] in `dtype`, and statistics [2, T]: mean and inverse deviation of each token's sum."""
+    if packed.tokens.is_cuda:
+        from gram_core.kernels import _embedding_triton
+
+        return _embedding_triton.embed(packed, weights, dtype)
+    total = _summed(packed, weights)
+    variance, mean = torch.var_mean(total, 1, correction=0)
+    rows = F.layer_norm(total, total.shape[1:], weights.norm_weight, weights.norm_bias, weights.eps)
+    return rows.to(dtype), torch.stack([mean, torch.rsqrt(variance + weights.eps)])
+
+
+def embed_backward(
+    gradient: Tensor,
+    packed: PackedTexts,
+    statistics: Tensor,
+    weights: EmbeddingWeights,
+    partials: Tensor,
+    tables: tuple[Tensor, ...],
+    text_length: int,
+) -> None:
+    """Writes the gradients of the tables into `tables`, whatever they held; partials [P, 2 d]: those of the norm.
+
+    text_length: no text has more tokens. Rows of a token are added atomically on a GPU, in an order that differs from
+    call to call, unless torch is asked to be deterministic.
+    """
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    of_words, of_positions, *of_types = tables
+    of_words.zero_()
+    if gradient.is_cuda:
+        from gram_core.kernels import _embedding_triton
+
+        scattered = None if deterministic else of_words
+        moved = _embedding_triton.embed_backward(gradient, packed, statistics, weights, partials, scattered)
+    else:
+        moved = _embed_backward(gradient, packed, statistics, weights, partials)
+    if deterministic or not gradient.is_cuda:
+        of_words += torch.ops.aten.embedding_dense_backward(
+            moved, packed.tokens.long(), len(of_words), weights.ignored, False
+        )
+    of_positions.zero_()
+    read = of_positions[weights.first_position : weights.first_position + text_length]
+    position_sums(moved, packed.offsets, read)
+    for table in of_types:
+        table.zero_()
+        torch.sum(read, 0, out=table[0])
+
+
+def position_sums(rows: Tensor, offsets: Tensor, out: Tensor) -> None:
+    """Sums of rows [T, d] over each position of the texts that start at `offsets` [n + 1] -> out [positions, d]."""
+    if rows.is_cuda:
+        from gram_core.kernels import _embedding_triton
+
+        _embedding_triton.position_sums(rows, offsets, out)
+        return
+    for position in range(len(out)):
+        token = offsets[:-1] + position
+        out[position] = rows[token[token < offsets[1:]].long()].sum(0)
+
+
+def _summed(packed: PackedTexts, weights: EmbeddingWeights) -> Tensor:
+    total = weights.words[packed.tokens.long()] + weights.positions[packed.positions.long() + weights.first_position]
+    return total if weights.types is None else total + weights.types[0]
+
+
+def _embed_backward(
+    gradient: Tensor, packed: PackedTexts, statistics: Tensor, weights: EmbeddingWeights, partials: Tensor
+) -> Tensor:
+    mean, inverse = statistics[:, :, None]
+    wide = gradient.to(sum_dtype(gradient))
+    normed = (_summed(packed, weights) - mean) * inverse
+    inner = wide * weights.norm_weight
+    partials.zero_()
+    partials[0] = torch.cat([(wide * normed).sum(0), wide.sum(0)])
+    return (inner - inner.mean(1, keepdim=True) - normed * (inner * normed).mean(1, keepdim=True)) * inverse

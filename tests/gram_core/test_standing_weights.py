@@ -1,0 +1,92 @@
+"""Weights that stand in the compute dtype train as weights that are cast for every pass."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from gram_core.encoders.packed import PackedEncoder
+from gram_core.encoders.standing import can_stand
+from gram_core.engines import fast
+from gram_core.engines._captured_methods import CapturedMultiStep, CapturedStep
+from gram_core.exactness import parameters, relative_errors
+from gram_core.methods.multi_step import MultiStep
+from gram_core.methods.single_step import SingleStep
+from gram_core.training import Training
+from tests.gram_core._models import make_encoder, make_training, with_adamw
+from tests.gram_core.test_fast_engine import batch
+
+METHODS = {"single_step": (SingleStep, None), "multi_step": (MultiStep, MultiStep.Settings(accumulation_steps=2))}
+
+
+def training_in_float32(max_grad_norm: float | None = None) -> Training:
+    training = make_training(make_encoder())
+    training.encoder.float()
+    training.cf_module.float()
+    return with_adamw(training, max_grad_norm=max_grad_norm)
+
+
+def built(name: str, training: Training) -> CapturedStep | CapturedMultiStep:
+    method, settings = METHODS[name]
+    return fast.build_packed(method, training, settings, PackedEncoder(training.encoder, torch.bfloat16))
+
+
+def moved(name: str, *, stands: bool, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
+    training = training_in_float32()
+    with monkeypatch.context() as patch:
+        if not stands:
+            patch.setattr("gram_core.engines._captured_methods.can_stand", lambda *_: False)
+        method = built(name, training)
+    assert (method._standing is not None) is stands
+    for seed in range(5):
+        method.step(batch(seed=seed))
+        if seed == 2:  # somebody loads other weights: they must be seen
+            with torch.no_grad():
+                for parameter in training.encoder.parameters():
+                    parameter.mul_(1.01)
+    method.finish()
+    return parameters({"encoder": training.encoder, "cf": training.cf_module})
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_standing_weights_train_alike(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = moved(name, stands=True, monkeypatch=monkeypatch)
+    expected = moved(name, stands=False, monkeypatch=monkeypatch)
+    untouched = training_in_float32()
+    start = parameters({"encoder": untouched.encoder, "cf": untouched.cf_module})
+    assert max(relative_errors(found, expected).values()) <= 1e-4
+    assert max(relative_errors(start, expected).values()) >= 1e-2, "nothing moved, so nothing was shown"
+
+
+def test_loaded_state_is_followed() -> None:
+    """A checkpoint replaces the optimizer's state; the next step goes on from there."""
+    first = training_in_float32()
+    method = built("single_step", first)
+    method.step(batch(seed=0))
+    saved = copy.deepcopy(
+        (first.encoder.state_dict(), first.cf_module.state_dict(), first.optimization.encoder_optimizer.state_dict())
+    )
+    saved_cf = copy.deepcopy(first.optimization.cf_optimizer.state_dict())
+    method.step(batch(seed=1))
+    second = training_in_float32()
+    resumed = built("single_step", second)
+    resumed.step(batch(seed=5))
+    second.encoder.load_state_dict(saved[0])
+    second.cf_module.load_state_dict(saved[1])
+    second.optimization.encoder_optimizer.load_state_dict(saved[2])
+    second.optimization.cf_optimizer.load_state_dict(saved_cf)
+    resumed.step(batch(seed=1))
+    errors = relative_errors(parameters({"e": second.encoder}), parameters({"e": first.encoder}))
+    assert max(errors.values()) <= 1e-6
+
+
+def test_only_plain_adamw_on_all_weights_can_stand() -> None:
+    training = training_in_float32()
+    weights = PackedEncoder(training.encoder).weights
+    assert can_stand(training.optimization, weights)
+    assert not can_stand(training_in_float32(max_grad_norm=1.0).optimization, weights)
+    assert not can_stand(training_in_float32().optimization, weights), "an optimizer of other parameters"
+    training.optimization.encoder_optimizer = torch.optim.SGD(training.encoder.parameters())
+    assert not can_stand(training.optimization, weights)

@@ -1,0 +1,206 @@
+"""Each Triton kernel computes what its reference does: on a GPU where there is one, else in Triton's interpreter.
+
+The references run in float64 on the same inputs; shapes are ragged and no power of two.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+
+from gram_core.batch import Texts
+from gram_core.kernels import adamw, embedding, gelu, layer_norm, segments, short_attention
+from gram_core.packing import PackedTexts, pack
+
+triton = pytest.importorskip("triton")
+GPU = torch.cuda.is_available()
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+RUNS = GPU or INTERPRETED
+if RUNS:
+    from gram_core.kernels import (
+        _adamw_triton,
+        _column_sums_triton,
+        _embedding_triton,
+        _gelu_triton,
+        _layer_norm_triton,
+        _segments_triton,
+        _short_attention_triton,
+    )
+runs = pytest.mark.skipif(not RUNS, reason="runs below `test_in_the_interpreter`")
+DEVICE = torch.device("cuda" if GPU else "cpu")
+DTYPES = [torch.float32, torch.bfloat16] if GPU else [torch.float32]
+"""The interpreter computes through numpy, which has no bf16."""
+BOUND = {torch.float32: 2e-6, torch.bfloat16: 6e-3}
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(3)
+
+
+def packed_texts(lengths: list[int], block: int = 64, spare: int = 9) -> PackedTexts:
+    total = sum(lengths)
+    texts = Texts(torch.randint(1, 50, (total,)), torch.tensor(lengths))
+    return pack(texts, block, 0, total + spare, len(lengths) + 2).to(DEVICE)
+
+
+def random(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(*shape, device=DEVICE).to(dtype)
+
+
+def close(found: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
+    error = (found.double().cpu() - expected.double().cpu()).norm() / expected.double().cpu().norm()
+    assert float(error) <= BOUND[dtype], float(error)
+
+
+def double(*tensors: Tensor) -> list[Tensor]:
+    return [tensor.detach().double().cpu().clone() for tensor in tensors]
+
+
+@pytest.mark.skipif(RUNS, reason="they run here")
+def test_in_the_interpreter() -> None:
+    """Triton has to be imported with its interpreter switched on: in a process of its own."""
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", __file__]
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "." in run.stdout.split("[", maxsplit=1)[0], "nothing ran"
+
+
+@runs
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("rows", "width"), [(1, 48), (13, 96)])
+def test_layer_norm(dtype: torch.dtype, rows: int, width: int) -> None:
+    x, residual, gradient = (random(rows, width, dtype=dtype) for _ in range(3))
+    weight, bias = random(width), random(width)
+    wide = double(x, residual, gradient, weight, bias)
+    out, statistics = _layer_norm_triton.add_norm(x, residual, weight, bias, 1e-5)
+    total = double(x)[0]
+    expected, of_reference = layer_norm.add_norm(wide[0], wide[1], wide[3], wide[4], 1e-5)
+    close(out, expected, dtype)
+    close(total, wide[0], dtype)
+    close(statistics, of_reference, dtype)
+    partials, one = random(3, 3 * width), torch.empty(1, 3 * width, dtype=torch.float64)
+    back = _layer_norm_triton.add_norm_backward(gradient, x, statistics, weight, partials)
+    assert back.data_ptr() == gradient.data_ptr()
+    statistics_of = torch.stack([total.mean(1), torch.rsqrt(total.var(1, correction=0) + 1e-5)])
+    close(back, layer_norm.add_norm_backward(wide[2], total, statistics_of, wide[3], one), dtype)
+    close(partials.sum(0), one[0], dtype)
+
+
+@runs
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_gelu(dtype: torch.dtype) -> None:
+    x, gradient = random(21, 300, dtype=dtype), random(21, 300, dtype=dtype)
+    wide_x, wide_gradient = double(x, gradient)
+    close(_gelu_triton.gelu(x), gelu.gelu(wide_x), dtype)
+    partials, one = random(2, 300), torch.empty(1, 300, dtype=torch.float64)
+    back = _gelu_triton.gelu_backward(gradient, x, partials)
+    close(back, gelu.gelu_backward(wide_gradient, wide_x, one), dtype)
+    close(partials.sum(0), one[0], dtype)
+
+
+@runs
+def test_column_sums() -> None:
+    partials = random(37, 100)
+    close(_column_sums_triton.column_sums(partials, random(100)), partials.double().sum(0), torch.float32)
+
+
+@runs
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("block", [64, 128] if GPU else [64])
+def test_attention(dtype: torch.dtype, block: int) -> None:
+    packed = packed_texts([5, 1, 40, 30, block, 2, 7], block, spare=70)
+    qkv, gradient = random(len(packed.tokens), 3, 2, 16, dtype=dtype), random(len(packed.tokens), 2, 16, dtype=dtype)
+    wide, wide_gradient = double(qkv, gradient)
+    groups, text_of = packed.groups.cpu(), packed.text_of.cpu()
+    found = _short_attention_triton.forward(qkv, packed.groups, packed.text_of, 0.25, block)
+    close(found, short_attention.short_attention(wide, groups, text_of, 0.25, block), dtype)
+    partials, one = random(3, 96), torch.empty(1, 96, dtype=torch.float64)
+    back = _short_attention_triton.backward(gradient, qkv, packed.groups, packed.text_of, 0.25, block, partials)
+    expected = short_attention.short_attention_backward(wide_gradient, wide, groups, text_of, 0.25, block, one)
+    close(back, expected, dtype)
+    close(partials.sum(0), one[0], dtype)
+
+
+@runs
+@pytest.mark.parametrize("types", [True, False])
+def test_embedding(types: bool) -> None:
+    packed = packed_texts([3, 1, 8, 8, 2])
+    tables = (random(50, 48), random(20, 48), *([random(2, 48)] if types else []))
+    weights = embedding.EmbeddingWeights(
+        tables[0], tables[1], tables[2] if types else None, random(48), random(48), 1e-5, first_position=2, ignored=7
+    )
+    wide = embedding.EmbeddingWeights(
+        *(None if table is None else double(table)[0] for table in (weights.words, weights.positions, weights.types)),
+        *double(weights.norm_weight, weights.norm_bias), 1e-5, 2, 7,
+    )  # fmt: skip
+    on_host = packed.to("cpu")
+    out, statistics = _embedding_triton.embed(packed, weights, torch.float32)
+    expected, of_reference = embedding.embed(on_host, wide, torch.float64)
+    close(out, expected, torch.float32)
+    close(statistics, of_reference, torch.float32)
+    gradient = random(len(packed.tokens), 48)
+    partials, one = random(2, 96), torch.empty(1, 96, dtype=torch.float64)
+    of_words = torch.zeros_like(tables[0])
+    moved = _embedding_triton.embed_backward(gradient, packed, statistics, weights, partials, of_words)
+    of_tables = tuple(torch.full(table.shape, 9.0, dtype=torch.float64) for table in tables)
+    embedding.embed_backward(double(gradient)[0], on_host, of_reference, wide, one, of_tables, 9)
+    close(of_words, of_tables[0], torch.float32)
+    close(partials.sum(0), one[0], torch.float32)
+    sums = random(9, 48)
+    _embedding_triton.position_sums(moved, packed.offsets, sums)
+    close(sums, of_tables[1][2:11], torch.float32)
+
+
+@runs
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_segments(dtype: torch.dtype) -> None:
+    packed = packed_texts([3, 1, 8, 20, 2])
+    rows, n = random(len(packed.tokens), 48, dtype=dtype), len(packed.offsets) - 1
+    (wide,) = double(rows)
+    found = _segments_triton.segment_sum(rows, None, packed.offsets, mean=True)
+    close(found, segments.segment_mean(wide, packed.offsets.cpu()), dtype)
+    means = random(n, 48)
+    spread = _segments_triton.spread_means(means, packed.offsets, packed.text_of, dtype)
+    on_host = (packed.offsets.cpu(), packed.text_of.cpu(), torch.float64)
+    close(spread, segments.spread_means(double(means)[0], *on_host), dtype)
+
+
+@runs
+@pytest.mark.parametrize("sizes", [(48, 160), (50, 33)], ids=["aligned", "ragged"])
+def test_adamw(sizes: tuple[int, int]) -> None:
+    """Three steps beside torch's own, one learning rate a tensor; addresses and settings change on the way."""
+    ours = [random(*sizes).requires_grad_(), random(sizes[1]).requires_grad_()]
+    theirs = [parameter.detach().clone().requires_grad_() for parameter in ours]
+    options = dict(lr=1e-2, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1)
+    optimizers = [torch.optim.AdamW(parameters, **options) for parameters in (ours, theirs)]
+    copies = [torch.zeros(sizes, dtype=torch.bfloat16, device=DEVICE) if GPU else None, None]
+    gradients = [torch.zeros_like(p, dtype=torch.bfloat16 if GPU and p.dim() > 1 else None) for p in ours]
+    entries = [adamw.Entry(p, g, c, 0) for p, g, c in zip(ours, gradients, copies, strict=True)]
+    update = adamw.FusedAdamW(optimizers[0], entries)
+    if not GPU:
+        update._launch = _adamw_triton.Launch(entries, update._moments(), update._groups())
+    for step in range(3):
+        if step == 1:
+            optimizers[0].load_state_dict(optimizers[0].state_dict())  # state lies elsewhere from now on
+            for optimizer in optimizers:
+                optimizer.param_groups[0]["lr"] = torch.tensor(3e-3, device=DEVICE)
+        update.refresh()
+        for parameter, gradient in zip(theirs, gradients, strict=True):
+            gradient.copy_(random(*gradient.shape))
+            parameter.grad = gradient.float()
+        with torch.no_grad():
+            update.step()
+        optimizers[1].step()
+    for mine, other in zip(ours, theirs, strict=True):
+        close(mine, other, torch.float32)
+        for name in ("exp_avg", "exp_avg_sq", "step"):
+            close(optimizers[0].state[mine][name], optimizers[1].state[other][name], torch.float32)
+    if copies[0] is not None:
+        assert torch.equal(copies[0], ours[0].bfloat16())
