@@ -66,8 +66,8 @@ class Kept:
 class Gradients:
     """Where the backward pass writes, whatever was there: of tables, of linears' weights, of all vectors in one.
 
-    vectors: norm of the embedding (weight, bias), then layer by layer: queries', keys' and values' biases, attention's
-    norm (weight, bias), its output's bias, bias before GELU, the layer's norm (weight, bias), the last bias.
+    vectors: norm of the embedding (weight, bias), then layer by layer: attention's norm (weight, bias), its output's
+    bias, bias before GELU, the layer's norm (weight, bias), the last bias; then all biases of queries, keys, values.
     """
 
     tables: tuple[Tensor, ...]
@@ -82,7 +82,7 @@ def gradients_like(weights: Weights, dtype: torch.dtype) -> Gradients:
     return Gradients(
         tuple(torch.empty_like(table, requires_grad=False) for table in tables),
         [torch.empty(*linear.shape, dtype=dtype, device=device) for linear in weights.linears()],
-        torch.empty(_vectors(weights), dtype=sum_dtype(tables[0]), device=device),
+        torch.empty(sum(_vector_sizes(weights)), dtype=sum_dtype(tables[0]), device=device),
     )
 
 
@@ -91,8 +91,8 @@ def in_order(gradients: Gradients, weights: Weights) -> list[Tensor]:
     vectors = list(gradients.vectors.split(_vector_sizes(weights)))
     found = [*gradients.tables, vectors[0], vectors[1]]
     for number, layer in enumerate(weights.layers):
-        qkv, weight, bias, out, up, last_weight, last_bias, down = vectors[2 + 8 * number : 10 + 8 * number]
-        biases = (qkv, out, up, down)
+        weight, bias, out, up, last_weight, last_bias, down = vectors[2 + 7 * number : 9 + 7 * number]
+        biases = (vectors[number - len(weights.layers)], out, up, down)
         matrices = gradients.matrices[4 * number : 4 * number + 4]
         for linear, matrix, vector in zip(layer.linears(), matrices, biases, strict=True):
             sizes = [len(part) for part in linear.weights]
@@ -119,25 +119,24 @@ def backward(
     gradient: Tensor, kept: Kept, weights: Weights, joined: Sequence[Joined], shape: Shape, into: Gradients
 ) -> None:
     """From the gradient of the hidden states [T, d], which is overwritten, to those of all parameters."""
-    partials = partial_sums(gradient, _vectors(weights))
-    width = gradient.shape[1]
-    start = 2 * width
-    columns: list[Tensor] = []
-    for layer in weights.layers:
-        size = sum(_layer_sizes(layer))
-        columns.append(partials[:, start : start + size])
-        start += size
-    for number in reversed(range(len(weights.layers))):
+    width, sizes = gradient.shape[1], [sum(_layer_sizes(layer)) for layer in weights.layers]
+    partials = partial_sums(gradient, 2 * width + sum(sizes))
+    of_embedding, *of_layers = partials.split([2 * width, *sizes], 1)
+    groups = len(kept.packed.groups) - 1
+    projected = torch.empty(groups, 3 * width * len(sizes), dtype=partials.dtype, device=partials.device)
+    of_projections = projected.split(3 * width, 1)
+    for number in reversed(range(len(sizes))):
         four = slice(4 * number, 4 * number + 4)
+        sums = (of_layers[number], of_projections[number])
         gradient = _layer_backward(
             gradient, kept.packed, kept.layers.pop(), weights.layers[number], joined[four], shape,
-            into.matrices[four], columns[number],
+            into.matrices[four], sums,
         )  # fmt: skip
     embed_backward(
-        gradient, kept.packed, kept.statistics, weights.embedding, partials[:, : 2 * width], into.tables,
-        shape.text_length,
-    )  # fmt: skip
-    column_sums(partials, into.vectors)
+        gradient, kept.packed, kept.statistics, weights.embedding, of_embedding, into.tables, shape.text_length
+    )
+    column_sums(partials, into.vectors[: partials.shape[1]])
+    column_sums(projected, into.vectors[partials.shape[1] :])
 
 
 def _layer_forward(
@@ -166,14 +165,12 @@ def _layer_backward(
     joined: Sequence[Joined],
     shape: Shape,
     matrices: Sequence[Tensor],
-    partials: Tensor,
+    sums: tuple[Tensor, Tensor],
 ) -> Tensor:
     (qkv_weight, _), (out_weight, _), (up_weight, _), (down_weight, _) = joined
     of_qkv, of_out, of_up, of_down = matrices
     width = gradient.shape[1]
-    of_biases, of_attention_norm, of_up_bias, of_norm = partials.split(
-        [3 * width, 3 * width, len(up_weight), 3 * width], 1
-    )
+    of_attention_norm, of_up_bias, of_norm = sums[0].split([3 * width, len(up_weight), 3 * width], 1)
     moved = add_norm_backward(gradient, kept.total, kept.total_statistics, layer.norm.weight, of_norm)
     torch.mm(moved.t(), kept.after_gelu, out=of_down)
     inner = moved @ down_weight
@@ -188,7 +185,7 @@ def _layer_backward(
     heads = kept.qkv.view(len(gradient), 3, shape.heads, -1)
     attended = (moved @ out_weight).view(len(gradient), *heads.shape[2:])
     of_heads = short_attention_backward(
-        attended, heads, packed.groups, packed.text_of, heads.shape[3] ** -0.5, shape.block, of_biases
+        attended, heads, packed.groups, packed.text_of, heads.shape[3] ** -0.5, shape.block, sums[1]
     ).flatten(1)
     torch.mm(of_heads.t(), kept.x, out=of_qkv)
     return moved.addmm_(of_heads, qkv_weight)
@@ -196,13 +193,10 @@ def _layer_backward(
 
 def _layer_sizes(layer: Layer) -> list[int]:
     width, wide = layer.up.shape[1], layer.up.shape[0]
-    return [3 * width, width, width, width, wide, width, width, width]
+    return [width, width, width, wide, width, width, width]
 
 
 def _vector_sizes(weights: Weights) -> list[int]:
     width = len(weights.embedding.norm_weight)
-    return [width, width, *(size for layer in weights.layers for size in _layer_sizes(layer))]
-
-
-def _vectors(weights: Weights) -> int:
-    return sum(_vector_sizes(weights))
+    of_layers = [size for layer in weights.layers for size in _layer_sizes(layer)]
+    return [width, width, *of_layers, *[3 * width] * len(weights.layers)]

@@ -17,9 +17,9 @@ def _probabilities(q, k, same, scale, precision: tl.constexpr):
 
 
 @triton.jit
-def _tile(groups, group, text_of, block: tl.constexpr):
-    start = tl.load(groups + group)
-    stop = tl.load(groups + group + 1)
+def _tile(groups, text_of, block: tl.constexpr):
+    start = tl.load(groups + tl.program_id(0))
+    stop = tl.load(groups + tl.program_id(0) + 1)
     token = start + tl.arange(0, block)
     inside = token < stop
     text = tl.load(text_of + token, mask=inside, other=-1)
@@ -44,7 +44,7 @@ def _store(dqkv, part: tl.constexpr, values, token, inside, heads, width: tl.con
 def _forward_kernel(
     qkv, out, groups, text_of, scale, heads, width: tl.constexpr, block: tl.constexpr, precision: tl.constexpr
 ):
-    some, token, inside, same = _tile(groups, tl.program_id(0), text_of, block)
+    some, token, inside, same = _tile(groups, text_of, block)
     if some:
         q = _load(qkv, 0, token, inside, heads, width)
         k = _load(qkv, 1, token, inside, heads, width)
@@ -58,37 +58,35 @@ def _forward_kernel(
 
 @triton.jit
 def _backward_kernel(
-    qkv, dout, dqkv, groups, text_of, partials, group_count, partial_stride, scale, heads,
+    qkv, dout, dqkv, groups, text_of, sums, sum_stride, scale, heads,
     width: tl.constexpr, block: tl.constexpr, precision: tl.constexpr,
 ):  # fmt: skip
+    some, token, inside, same = _tile(groups, text_of, block)
     column = tl.arange(0, width)
-    of_q = tl.zeros((width,), dtype=tl.float32)
-    of_k = tl.zeros((width,), dtype=tl.float32)
-    of_v = tl.zeros((width,), dtype=tl.float32)
-    for group in range(tl.program_id(0), group_count, tl.num_programs(0)):
-        some, token, inside, same = _tile(groups, group, text_of, block)
-        if some:
-            q = _load(qkv, 0, token, inside, heads, width)
-            k = _load(qkv, 1, token, inside, heads, width)
-            v = _load(qkv, 2, token, inside, heads, width)
-            row = token[:, None].to(tl.int64) * heads + tl.program_id(1)
-            do = tl.load(dout + row * width + column[None, :], mask=inside[:, None], other=0.0)
-            p = _probabilities(q, k, same, scale, precision)
-            dv = tl.dot(tl.trans(p.to(do.dtype)), do, input_precision=precision)
-            _store(dqkv, 2, dv, token, inside, heads, width)
-            dp = tl.dot(do, tl.trans(v), input_precision=precision)
-            ds = (p * (dp - tl.sum(p * dp, 1)[:, None]) * scale).to(q.dtype)
-            dq = tl.dot(ds, k, input_precision=precision)
-            _store(dqkv, 0, dq, token, inside, heads, width)
-            dk = tl.dot(tl.trans(ds), q, input_precision=precision)
-            _store(dqkv, 1, dk, token, inside, heads, width)
-            of_q += tl.sum(dq, 0)
-            of_k += tl.sum(dk, 0)
-            of_v += tl.sum(dv, 0)
-    place = partials + tl.program_id(0).to(tl.int64) * partial_stride + tl.program_id(1) * width + column
-    tl.store(place, of_q)
-    tl.store(place + heads * width, of_k)
-    tl.store(place + 2 * heads * width, of_v)
+    place = sums + tl.program_id(0).to(tl.int64) * sum_stride + tl.program_id(1) * width + column
+    if some:
+        q = _load(qkv, 0, token, inside, heads, width)
+        k = _load(qkv, 1, token, inside, heads, width)
+        v = _load(qkv, 2, token, inside, heads, width)
+        row = token[:, None].to(tl.int64) * heads + tl.program_id(1)
+        do = tl.load(dout + row * width + column[None, :], mask=inside[:, None], other=0.0)
+        p = _probabilities(q, k, same, scale, precision)
+        dv = tl.dot(tl.trans(p.to(do.dtype)), do, input_precision=precision)
+        _store(dqkv, 2, dv, token, inside, heads, width)
+        tl.store(place + 2 * heads * width, tl.sum(dv, 0))
+        dp = tl.dot(do, tl.trans(v), input_precision=precision)
+        ds = (p * (dp - tl.sum(p * dp, 1)[:, None]) * scale).to(q.dtype)
+        dq = tl.dot(ds, k, input_precision=precision)
+        _store(dqkv, 0, dq, token, inside, heads, width)
+        tl.store(place, tl.sum(dq, 0))
+        dk = tl.dot(tl.trans(ds), q, input_precision=precision)
+        _store(dqkv, 1, dk, token, inside, heads, width)
+        tl.store(place + heads * width, tl.sum(dk, 0))
+    else:
+        none = tl.zeros((width,), dtype=tl.float32)
+        tl.store(place, none)
+        tl.store(place + heads * width, none)
+        tl.store(place + 2 * heads * width, none)
 
 
 def _constants(qkv: Tensor, block: int) -> dict[str, int | str]:
@@ -112,12 +110,11 @@ def forward(qkv: Tensor, groups: Tensor, text_of: Tensor, scale: float, block: i
 
 
 def backward(
-    dout: Tensor, qkv: Tensor, groups: Tensor, text_of: Tensor, scale: float, block: int, partials: Tensor
+    dout: Tensor, qkv: Tensor, groups: Tensor, text_of: Tensor, scale: float, block: int, sums: Tensor
 ) -> Tensor:
     """See `short_attention.short_attention_backward`."""
     dqkv = torch.empty_like(qkv)
-    _backward_kernel[(len(partials), qkv.shape[2])](
-        qkv, dout, dqkv, groups, text_of, partials, len(groups) - 1, partials.stride(0), scale, qkv.shape[2],
-        **_constants(qkv, block),
-    )  # fmt: skip
+    _backward_kernel[(len(groups) - 1, qkv.shape[2])](
+        qkv, dout, dqkv, groups, text_of, sums, sums.stride(0), scale, qkv.shape[2], **_constants(qkv, block)
+    )
     return dqkv

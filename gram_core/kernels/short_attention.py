@@ -5,7 +5,7 @@ group and head: the scores of a whole tile fit on chip, so the forward saves not
 backward recomputes the softmax and writes all three gradients in one pass, without atomics (deterministic).
 Variable-length attention in 128-wide tiles per text would compute 128 columns for a text of 20 tokens.
 
-T tokens packed, A heads, D head width (a power of two, 16 to 128), G groups, P partial sums.
+T tokens packed, A heads, D head width (a power of two, 16 to 128), G groups.
 """
 
 from __future__ import annotations
@@ -39,15 +39,16 @@ def short_attention(qkv: Tensor, groups: Tensor, text_of: Tensor, scale: float, 
 
 
 def short_attention_backward(
-    dout: Tensor, qkv: Tensor, groups: Tensor, text_of: Tensor, scale: float, block: int, partials: Tensor
+    dout: Tensor, qkv: Tensor, groups: Tensor, text_of: Tensor, scale: float, block: int, sums: Tensor
 ) -> Tensor:
-    """The gradient of qkv [T, 3, A, D]; partials [P, 3 A D] get what summed over P is its sum over tokens."""
+    """The gradient of qkv [T, 3, A, D]; `sums` [G, 3 A D] get its sums over each group's tokens."""
     if qkv.is_cuda:
         from gram_core.kernels import _short_attention_triton
 
-        return _short_attention_triton.backward(dout, qkv, groups, text_of, scale, block, partials)
+        return _short_attention_triton.backward(dout, qkv, groups, text_of, scale, block, sums)
     dqkv = qkv.new_zeros(qkv.shape)
-    for rows in _group_rows(groups):
+    sums.zero_()
+    for number, rows in enumerate(_group_rows(groups)):
         q, k, v = qkv[rows].unbind(1)
         p = _weights(q, k, text_of[rows], scale)
         dp = torch.einsum("iad,jad->aij", dout[rows], v)
@@ -55,8 +56,7 @@ def short_attention_backward(
         dqkv[rows, 0] = torch.einsum("aij,jad->iad", ds, k)
         dqkv[rows, 1] = torch.einsum("aij,iad->jad", ds, q)
         dqkv[rows, 2] = torch.einsum("aij,iad->jad", p, dout[rows])
-    partials.zero_()
-    partials[0] = dqkv.flatten(1).to(partials.dtype).sum(0)
+        sums[number] = dqkv[rows].flatten(1).to(sums.dtype).sum(0)
     return dqkv
 
 
