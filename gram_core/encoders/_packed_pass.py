@@ -1,19 +1,22 @@
 """A BERT-like model's forward and backward pass on packed texts, written out.
 
 What autograd and a compiler would leave to chance is fixed here: projections to queries, keys and values are one
-product; each residual's gradient is added inside a product; biases' gradients are summed by the kernels that write
-what they sum; activations are freed as the backward pass goes. T tokens, d width, f width of the feed-forward part.
+product; the two gradients of a residual are added where they are read; biases' gradients are summed by the kernels that
+write what they sum; weights' gradients are computed beside the chain of layers, activations freed as it goes.
+T tokens, d width, f width of the feed-forward part.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gram_core.encoders._aside import Aside
 from gram_core.encoders._weights import Layer, Weights
 from gram_core.kernels.column_sums import column_sums, partial_sums, sum_dtype
 from gram_core.kernels.embedding import embed, embed_backward
@@ -116,27 +119,42 @@ def forward(
 
 
 def backward(
-    gradient: Tensor, kept: Kept, weights: Weights, joined: Sequence[Joined], shape: Shape, into: Gradients
+    gradient: Tensor,
+    kept: Kept,
+    weights: Weights,
+    joined: Sequence[Joined],
+    shape: Shape,
+    into: Gradients,
+    aside: Aside,
+    finished: Callable[[int], None] | None = None,
 ) -> None:
-    """From the gradient of the hidden states [T, d], which is overwritten, to those of all parameters."""
+    """From the gradient of the hidden states [T, d], which is overwritten, to those of all parameters.
+
+    finished: called aside with a layer's number once its matrices have their gradients and are read no more.
+    """
     width, sizes = gradient.shape[1], [sum(_layer_sizes(layer)) for layer in weights.layers]
     partials = partial_sums(gradient, 2 * width + sum(sizes))
     of_embedding, *of_layers = partials.split([2 * width, *sizes], 1)
     groups = len(kept.packed.groups) - 1
     projected = torch.empty(groups, 3 * width * len(sizes), dtype=partials.dtype, device=partials.device)
     of_projections = projected.split(3 * width, 1)
+    aside.begin(len(gradient))
+    also: Tensor | None = None
     for number in reversed(range(len(sizes))):
         four = slice(4 * number, 4 * number + 4)
         sums = (of_layers[number], of_projections[number])
-        gradient = _layer_backward(
-            gradient, kept.packed, kept.layers.pop(), weights.layers[number], joined[four], shape,
-            into.matrices[four], sums,
+        gradient, also = _layer_backward(
+            gradient, also, kept.packed, kept.layers.pop(), weights.layers[number], joined[four], shape,
+            into.matrices[four], sums, aside,
         )  # fmt: skip
+        if finished is not None:
+            aside.run(partial(finished, number))
     embed_backward(
-        gradient, kept.packed, kept.statistics, weights.embedding, of_embedding, into.tables, shape.text_length
+        gradient, also, kept.packed, kept.statistics, weights.embedding, of_embedding, into.tables, shape.text_length
     )
     column_sums(partials, into.vectors[: partials.shape[1]])
     column_sums(projected, into.vectors[partials.shape[1] :])
+    aside.join()
 
 
 def _layer_forward(
@@ -159,6 +177,7 @@ def _layer_forward(
 
 def _layer_backward(
     gradient: Tensor,
+    also: Tensor | None,
     packed: PackedTexts,
     kept: _Kept,
     layer: Layer,
@@ -166,29 +185,33 @@ def _layer_backward(
     shape: Shape,
     matrices: Sequence[Tensor],
     sums: tuple[Tensor, Tensor],
-) -> Tensor:
+    aside: Aside,
+) -> tuple[Tensor, Tensor]:
+    """The gradients of x by its two readers: the projections, in a tensor of its own, and the residual sum."""
     (qkv_weight, _), (out_weight, _), (up_weight, _), (down_weight, _) = joined
     of_qkv, of_out, of_up, of_down = matrices
     width = gradient.shape[1]
     of_attention_norm, of_up_bias, of_norm = sums[0].split([3 * width, len(up_weight), 3 * width], 1)
-    moved = add_norm_backward(gradient, kept.total, kept.total_statistics, layer.norm.weight, of_norm)
-    torch.mm(moved.t(), kept.after_gelu, out=of_down)
-    inner = moved @ down_weight
-    inner = gelu_backward(inner, kept.before_gelu, of_up_bias)
-    torch.mm(inner.t(), kept.normed, out=of_up)
-    moved.addmm_(inner, up_weight)
-    del inner
+    last = add_norm_backward(gradient, also, kept.total, kept.total_statistics, layer.norm.weight, of_norm)
+    _weight_gradient(last, kept.after_gelu, of_down, aside)
+    inner = gelu_backward(last @ down_weight, kept.before_gelu, of_up_bias)
+    _weight_gradient(inner, kept.normed, of_up, aside)
     moved = add_norm_backward(
-        moved, kept.between, kept.between_statistics, layer.attention_norm.weight, of_attention_norm
+        inner @ up_weight, last, kept.between, kept.between_statistics, layer.attention_norm.weight, of_attention_norm
     )
-    torch.mm(moved.t(), kept.attended, out=of_out)
+    _weight_gradient(moved, kept.attended, of_out, aside)
     heads = kept.qkv.view(len(gradient), 3, shape.heads, -1)
     attended = (moved @ out_weight).view(len(gradient), *heads.shape[2:])
     of_heads = short_attention_backward(
         attended, heads, packed.groups, packed.text_of, heads.shape[3] ** -0.5, shape.block, sums[1]
     ).flatten(1)
-    torch.mm(of_heads.t(), kept.x, out=of_qkv)
-    return moved.addmm_(of_heads, qkv_weight)
+    _weight_gradient(of_heads, kept.x, of_qkv, aside)
+    return of_heads @ qkv_weight, moved
+
+
+def _weight_gradient(of_output: Tensor, read: Tensor, out: Tensor, aside: Aside) -> None:
+    """The gradient of a weight [out, in] that made an output [T, out] of `read` [T, in]; neither may change later."""
+    aside.run(partial(torch.mm, of_output.t(), read, out=out), of_output, read)
 
 
 def _layer_sizes(layer: Layer) -> list[int]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gram_core.batch import Texts
+from gram_core.encoders._aside import Aside
 from gram_core.encoders._packed_pass import Joined, Shape, backward, forward, gradients_like, in_order
 from gram_core.encoders._weights import LAYOUTS, copies, copy_into, weights_of
 from gram_core.encoders.huggingface import HuggingFaceEncoder
@@ -61,6 +62,7 @@ class PackedEncoder(nn.Module):
         self.compute_dtype = compute_dtype or encoder.model.dtype
         self.weights = weights_of(encoder.model)
         self.shape = Shape(int(encoder.model.config.num_attention_heads), self.block, encoder.text_length)
+        self.aside = Aside(encoder.model.device)
         self.standing: StandingWeights | None = None
         """Where set, the passes read these weights and leave their gradients there."""
 
@@ -108,7 +110,8 @@ class _Encoding(torch.autograd.Function):
         into = gradients_like(encoder.weights, encoder.compute_dtype) if standing is None else standing.gradients
         with torch.no_grad(), torch.autocast(gradient.device.type, enabled=False):
             rows = _pool_backward(encoder, gradient, kept.packed)
-            backward(rows, kept, encoder.weights, ctx.joined, encoder.shape, into)
+            finished = None if standing is None else standing.finished
+            backward(rows, kept, encoder.weights, ctx.joined, encoder.shape, into, encoder.aside, finished)
             if standing is not None:
                 return None, None, None
             return None, None, *_in_their_dtype(in_order(into, encoder.weights), encoder.weights.parameters())

@@ -7,6 +7,7 @@ added to.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -28,6 +29,8 @@ class StandingWeights:
         self.gradients = gradients_like(weights, dtype)
         self.anchor = torch.zeros((), requires_grad=True, device=weights.embedding.words.device)
         """Stands for all weights in autograd's graph."""
+        self.finished: Callable[[int], None] | None = None
+        """Told of each layer whose matrices have their gradients and are read no more in this pass."""
         self._versions: list[int] = []
 
     def refresh(self) -> None:
@@ -38,23 +41,32 @@ class StandingWeights:
             with torch.no_grad():
                 copy_into(self.joined, self._weights)
 
-    def entries(self, group_of: dict[int, int]) -> list[Entry]:
-        """All parameters with gradient and copy; group_of: the optimizer's group of each parameter's id."""
+    def entries(self, group_of: dict[int, int]) -> list[list[Entry]]:
+        """All parameters with gradient and copy: the matrices of each layer, then everything else.
+
+        group_of: the optimizer's group of each parameter's id.
+        """
         copied: dict[int, Tensor] = {}
-        for linear, joined in zip(self._weights.linears(), self.joined, strict=True):
+        layer_of: dict[int, int] = {}
+        for number, (linear, joined) in enumerate(zip(self._weights.linears(), self.joined, strict=True)):
+            layer_of |= {id(weight): number // 4 for weight in linear.weights}
             for whole, parts in zip(joined, linear.sources(), strict=True):
                 pieces = whole.split([len(part) for part in parts])
                 copied |= {id(part): piece for part, piece in zip(parts, pieces, strict=True)}
         gradients = in_order(self.gradients, self._weights)
-        return [
-            Entry(parameter, gradient, copied.get(id(parameter)), group_of[id(parameter)])
-            for parameter, gradient in zip(self._weights.parameters(), gradients, strict=True)
-        ]
+        found: list[list[Entry]] = [[] for _ in range(len(self._weights.layers) + 1)]
+        for parameter, gradient in zip(self._weights.parameters(), gradients, strict=True):
+            entry = Entry(parameter, gradient, copied.get(id(parameter)), group_of[id(parameter)])
+            found[layer_of.get(id(parameter), -1)].append(entry)
+        return found
 
 
 @dataclass
 class StandingOptimization(Optimization):
-    """An optimization whose encoder has standing weights."""
+    """An optimization whose encoder has standing weights: each layer's matrices move while the pass goes on below it.
+
+    Every backward pass is therefore a step, which `move` completes.
+    """
 
     standing: StandingWeights | None = None
     _update: FusedAdamW = field(init=False)
@@ -65,13 +77,18 @@ class StandingOptimization(Optimization):
         assert self.standing is not None, "an optimization without is `Optimization`"
         group_of = {id(p): number for number, group in enumerate(optimizer.param_groups) for p in group["params"]}
         self._update = FusedAdamW(optimizer, self.standing.entries(group_of))
+        self.standing.finished = self._move_layer
 
     def move(self, *, encoder: bool = True, cf: bool = True) -> None:
         """As `Optimization.move`, the encoder's parameters by one kernel."""
         super().move(encoder=False, cf=cf)
         if encoder:
             with phase("optimizer"):
-                self._update.step()
+                self._update.step(part=-1)
+
+    def _move_layer(self, number: int) -> None:
+        with phase("optimizer"):
+            self._update.step(part=number)
 
     def refresh(self) -> None:
         """Follows what was changed from outside since the last step: parameters, settings, loaded state."""

@@ -81,32 +81,37 @@ def _adamw_kernel(
 class Launch:
     """The table on the device, and what it was made from."""
 
-    def __init__(self, entries: Sequence[Entry], moments: Sequence[Moments], groups: Sequence[Group]):
-        device = entries[0].parameter.device
-        self._entries = entries
+    def __init__(self, parts: Sequence[Sequence[Entry]], moments: Sequence[Moments], groups: Sequence[Group]):
+        self._entries = [entry for part in parts for entry in part]
+        device = self._entries[0].parameter.device
         self._rows = self._addresses(moments)
         self._table = torch.tensor(self._rows, dtype=torch.int64, device=device)
         self._settings = torch.zeros(len(groups), 5, dtype=torch.float64, device=device)
         self._set: list[tuple[float, ...]] | None = None
         self._write(groups)
-        stride = BLOCK * REPEATS
-        programs = [
-            (number, first)
-            for number, entry in enumerate(entries)
-            for first in range(0, entry.parameter.numel(), stride)
-        ]
-        placed = torch.tensor(programs, dtype=torch.int64).t().contiguous()
-        self._entry_of, self._first_of = placed[0].to(device, torch.int32), placed[1].to(device)
-        tensors = [t for e in entries for t in (e.parameter, e.gradient, e.copy) if t is not None]
+        self._programs: list[tuple[Tensor, Tensor]] = []
+        """Of each part: which entry a program moves a piece of, and the piece's first element."""
+        number = 0
+        for part in parts:
+            pieces = [
+                (number + place, first)
+                for place, entry in enumerate(part)
+                for first in range(0, entry.parameter.numel(), BLOCK * REPEATS)
+            ]
+            number += len(part)
+            of_entry, first_of = torch.tensor(pieces, dtype=torch.int64, device=device).t().contiguous()
+            self._programs.append((of_entry.to(torch.int32), first_of))
+        tensors = [t for e in self._entries for t in (e.parameter, e.gradient, e.copy) if t is not None]
         self._aligned = all(t.numel() % 16 == 0 and t.data_ptr() % 16 == 0 for t in tensors)
 
-    def step(self, groups: Sequence[Group]) -> None:
+    def step(self, part: int, groups: Sequence[Group]) -> None:
         """See `FusedAdamW.step`; a learning rate on the device is read from there."""
         for number, (rate, *_) in enumerate(groups):
             if isinstance(rate, Tensor):
                 self._settings[number, 0].copy_(rate)
-        _adamw_kernel[(len(self._entry_of),)](
-            self._table, self._settings, self._entry_of, self._first_of,
+        of_entry, first_of = self._programs[part]
+        _adamw_kernel[(len(of_entry),)](
+            self._table, self._settings, of_entry, first_of,
             columns=COLUMNS, block=BLOCK, repeats=REPEATS, aligned=self._aligned, num_warps=4,
         )  # fmt: skip
 

@@ -55,9 +55,9 @@ def _embed_kernel(
 
 @triton.jit
 def _embed_backward_kernel(
-    gradient, tokens, positions, words, position_table, types, weight, statistics, moved_rows, partials, of_words,
-    rows, width, first_position, ignored, partial_stride,
-    typed: tl.constexpr, scattered: tl.constexpr, block: tl.constexpr, tile: tl.constexpr,
+    gradient, also, tokens, positions, words, position_table, types, weight, statistics, moved_rows, partials,
+    of_words, rows, width, first_position, ignored, partial_stride,
+    two: tl.constexpr, typed: tl.constexpr, scattered: tl.constexpr, block: tl.constexpr, tile: tl.constexpr,
 ):  # fmt: skip
     column = tl.arange(0, block)
     w = tl.load(weight + column, mask=column < width, other=0.0).to(tl.float32)[None, :]
@@ -71,6 +71,8 @@ def _embed_backward_kernel(
         )
         place = row[:, None].to(tl.int64) * width + column[None, :]
         dy = tl.load(gradient + place, mask=some, other=0.0).to(tl.float32)
+        if two:
+            dy += tl.load(also + place, mask=some, other=0.0).to(tl.float32)
         mean = tl.load(statistics + row, mask=held, other=0.0)[:, None]
         inverse = tl.load(statistics + rows + row, mask=held, other=0.0)[:, None]
         normed = tl.where(some, (total - mean) * inverse, 0.0)
@@ -121,6 +123,7 @@ def embed(packed: PackedTexts, weights: EmbeddingWeights, dtype: torch.dtype) ->
 
 def embed_backward(
     gradient: Tensor,
+    also: Tensor | None,
     packed: PackedTexts,
     statistics: Tensor,
     weights: EmbeddingWeights,
@@ -131,10 +134,11 @@ def embed_backward(
     rows, width = gradient.shape
     moved = torch.empty(rows, width, dtype=torch.float32, device=gradient.device)
     _embed_backward_kernel[(len(partials),)](
-        gradient, packed.tokens, packed.positions, weights.words, weights.positions, _types(weights),
+        gradient, gradient if also is None else also, packed.tokens, packed.positions, weights.words,
+        weights.positions, _types(weights),
         weights.norm_weight, statistics, moved, partials, moved if of_words is None else of_words,
         rows, width, weights.first_position, weights.ignored, partials.stride(0),
-        typed=weights.types is not None, scattered=of_words is not None,
+        two=also is not None, typed=weights.types is not None, scattered=of_words is not None,
         block=triton.next_power_of_2(width), tile=4, num_warps=8,
     )  # fmt: skip
     return moved

@@ -31,8 +31,8 @@ def _add_norm_kernel(x, residual, weight, bias, out, statistics, rows, width, ep
 
 @triton.jit
 def _add_norm_backward_kernel(
-    gradient, x, statistics, weight, partials, rows, width, partial_stride,
-    block: tl.constexpr, tile: tl.constexpr,
+    gradient, also, x, statistics, weight, partials, rows, width, partial_stride,
+    two: tl.constexpr, block: tl.constexpr, tile: tl.constexpr,
 ):  # fmt: skip
     column = tl.arange(0, block)
     held = column < width
@@ -45,6 +45,8 @@ def _add_norm_backward_kernel(
         some = (row < rows)[:, None] & held[None, :]
         place = row[:, None].to(tl.int64) * width + column[None, :]
         dy = tl.load(gradient + place, mask=some, other=0.0).to(tl.float32)
+        if two:
+            dy += tl.load(also + place, mask=some, other=0.0).to(tl.float32)
         total = tl.load(x + place, mask=some, other=0.0).to(tl.float32)
         mean = tl.load(statistics + row, mask=row < rows, other=0.0)[:, None]
         inverse = tl.load(statistics + rows + row, mask=row < rows, other=0.0)[:, None]
@@ -74,11 +76,13 @@ def add_norm(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: flo
     return out, statistics
 
 
-def add_norm_backward(gradient: Tensor, x: Tensor, statistics: Tensor, weight: Tensor, partials: Tensor) -> Tensor:
+def add_norm_backward(
+    gradient: Tensor, also: Tensor | None, x: Tensor, statistics: Tensor, weight: Tensor, partials: Tensor
+) -> Tensor:
     """See `layer_norm.add_norm_backward`."""
     rows, width = x.shape
     _add_norm_backward_kernel[(len(partials),)](
-        gradient, x, statistics, weight, partials, rows, width, partials.stride(0),
-        block=triton.next_power_of_2(width), tile=4, num_warps=8,
+        gradient, gradient if also is None else also, x, statistics, weight, partials, rows, width, partials.stride(0),
+        two=also is not None, block=triton.next_power_of_2(width), tile=4, num_warps=8,
     )  # fmt: skip
     return gradient

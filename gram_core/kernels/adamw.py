@@ -33,40 +33,50 @@ class Entry:
 
 
 class FusedAdamW:
-    """Moves `entries` as `optimizer` would; its state lies where the optimizer keeps it."""
+    """Moves parameters as `optimizer` would, in parts that may move one after another; its state lies where it was.
 
-    def __init__(self, optimizer: torch.optim.AdamW, entries: Sequence[Entry]):
+    parts: the parameters of each part. A step is one call of `step` for each of them.
+    """
+
+    def __init__(self, optimizer: torch.optim.AdamW, parts: Sequence[Sequence[Entry]]):
         self._optimizer = optimizer
-        self._entries = entries
-        for entry in entries:
+        self._parts = parts
+        for entry in self._entries():
             state = optimizer.state[entry.parameter]
             if not state:
                 state["step"] = torch.zeros((), dtype=torch.float32, device=entry.parameter.device)
                 state["exp_avg"] = torch.zeros_like(entry.parameter)
                 state["exp_avg_sq"] = torch.zeros_like(entry.parameter)
         self._launch = None
-        if entries[0].parameter.is_cuda:
+        if parts[0][0].parameter.is_cuda:
             from gram_core.kernels._adamw_triton import Launch
 
-            self._launch = Launch(entries, self._moments(), self._groups())
+            self._launch = Launch(parts, self._moments(), self._groups())
 
-    def step(self) -> None:
-        """One step; nothing in it waits for the device."""
-        torch._foreach_add_([self._optimizer.state[entry.parameter]["step"] for entry in self._entries], 1)
+    def step(self, part: int) -> None:
+        """A step of the parameters of one part; nothing in it waits for the device."""
+        entries = self._parts[part]
+        torch._foreach_add_([self._optimizer.state[entry.parameter]["step"] for entry in entries], 1)
         if self._launch is not None:
-            self._launch.step(self._groups())
+            self._launch.step(part, self._groups())
             return
-        for entry, (exp_avg, exp_avg_sq, step) in zip(self._entries, self._moments(), strict=True):
-            _step(entry, exp_avg, exp_avg_sq, int(step), self._groups()[entry.group])
+        for entry in entries:
+            _step(entry, *self._state(entry), self._groups()[entry.group])
 
     def refresh(self) -> None:
         """Follows settings and state that were changed or replaced since; called between steps."""
         if self._launch is not None:
             self._launch.refresh(self._moments(), self._groups())
 
+    def _entries(self) -> list[Entry]:
+        return [entry for part in self._parts for entry in part]
+
+    def _state(self, entry: Entry) -> Moments:
+        state = self._optimizer.state[entry.parameter]
+        return state["exp_avg"], state["exp_avg_sq"], state["step"]
+
     def _moments(self) -> list[Moments]:
-        states = (self._optimizer.state[entry.parameter] for entry in self._entries)
-        return [(state["exp_avg"], state["exp_avg_sq"], state["step"]) for state in states]
+        return [self._state(entry) for entry in self._entries()]
 
     def _groups(self) -> list[Group]:
         return [
@@ -75,8 +85,9 @@ class FusedAdamW:
         ]
 
 
-def _step(entry: Entry, exp_avg: Tensor, exp_avg_sq: Tensor, step: int, group: Group) -> None:
+def _step(entry: Entry, exp_avg: Tensor, exp_avg_sq: Tensor, steps: Tensor, group: Group) -> None:
     rate, decay, beta1, beta2, eps = group
+    step = int(steps)
     parameter = entry.parameter.detach()
     gradient = entry.gradient.to(parameter.dtype)
     parameter.mul_(1 - float(rate) * decay)

@@ -51,6 +51,7 @@ def embed(packed: PackedTexts, weights: EmbeddingWeights, dtype: torch.dtype) ->
 
 def embed_backward(
     gradient: Tensor,
+    also: Tensor | None,
     packed: PackedTexts,
     statistics: Tensor,
     weights: EmbeddingWeights,
@@ -60,6 +61,7 @@ def embed_backward(
 ) -> None:
     """Writes the gradients of the tables into `tables`, whatever they held; partials [P, 2 d]: those of the norm.
 
+    gradient [T, d], also [T, d]: those of the two readers of the normed embeddings, or of one.
     text_length: no text has more tokens. Rows of a token are added atomically on a GPU, in an order that differs from
     call to call, unless torch is asked to be deterministic.
     """
@@ -70,9 +72,10 @@ def embed_backward(
         from gram_core.kernels import _embedding_triton
 
         scattered = None if deterministic else of_words
-        moved = _embedding_triton.embed_backward(gradient, packed, statistics, weights, partials, scattered)
+        moved = _embedding_triton.embed_backward(gradient, also, packed, statistics, weights, partials, scattered)
     else:
-        moved = _embed_backward(gradient, packed, statistics, weights, partials)
+        wide = gradient.to(sum_dtype(gradient))
+        moved = _embed_backward(wide if also is None else wide + also, packed, statistics, weights, partials)
     if deterministic or not gradient.is_cuda:
         of_words += torch.ops.aten.embedding_dense_backward(
             moved, packed.tokens.long(), len(of_words), weights.ignored, False
@@ -106,9 +109,8 @@ def _embed_backward(
     gradient: Tensor, packed: PackedTexts, statistics: Tensor, weights: EmbeddingWeights, partials: Tensor
 ) -> Tensor:
     mean, inverse = statistics[:, :, None]
-    wide = gradient.to(sum_dtype(gradient))
     normed = (_summed(packed, weights) - mean) * inverse
-    inner = wide * weights.norm_weight
+    inner = gradient * weights.norm_weight
     partials.zero_()
-    partials[0] = torch.cat([(wide * normed).sum(0), wide.sum(0)])
+    partials[0] = torch.cat([(gradient * normed).sum(0), gradient.sum(0)])
     return (inner - inner.mean(1, keepdim=True) - normed * (inner * normed).mean(1, keepdim=True)) * inverse

@@ -28,17 +28,22 @@ def add_norm(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: flo
     return rows.to(x.dtype), torch.stack([mean, torch.rsqrt(variance + eps)])
 
 
-def add_norm_backward(gradient: Tensor, x: Tensor, statistics: Tensor, weight: Tensor, partials: Tensor) -> Tensor:
+def add_norm_backward(
+    gradient: Tensor, also: Tensor | None, x: Tensor, statistics: Tensor, weight: Tensor, partials: Tensor
+) -> Tensor:
     """The gradient [T, d] of x and residual alike, in the place of `gradient`.
 
-    partials [P, 3 d] get what summed over P is the gradient of weight, of bias, and of a bias added to x.
+    also [T, d]: a second reader's gradient, added to the first. partials [P, 3 d] get what summed over P is the
+    gradient of weight, of bias, and of a bias added to x.
     """
     if gradient.is_cuda:
         from gram_core.kernels import _layer_norm_triton
 
-        return _layer_norm_triton.add_norm_backward(gradient, x, statistics, weight, partials)
+        return _layer_norm_triton.add_norm_backward(gradient, also, x, statistics, weight, partials)
     mean, inverse = statistics[:, :, None]
     wide = gradient.to(mean.dtype)
+    if also is not None:
+        wide = wide + also
     normed = (x - mean) * inverse
     inner = wide * weight
     moved = (inner - inner.mean(1, keepdim=True) - normed * (inner * normed).mean(1, keepdim=True)) * inverse

@@ -85,11 +85,13 @@ def test_layer_norm(dtype: torch.dtype, rows: int, width: int) -> None:
     close(out, expected, dtype)
     close(total, wide[0], dtype)
     close(statistics, of_reference, dtype)
+    also = random(rows, width, dtype=dtype) if rows > 1 else None
+    wide_also = None if also is None else double(also)[0]
     partials, one = random(3, 3 * width), torch.empty(1, 3 * width, dtype=torch.float64)
-    back = _layer_norm_triton.add_norm_backward(gradient, x, statistics, weight, partials)
+    back = _layer_norm_triton.add_norm_backward(gradient, also, x, statistics, weight, partials)
     assert back.data_ptr() == gradient.data_ptr()
     statistics_of = torch.stack([total.mean(1), torch.rsqrt(total.var(1, correction=0) + 1e-5)])
-    close(back, layer_norm.add_norm_backward(wide[2], total, statistics_of, wide[3], one), dtype)
+    close(back, layer_norm.add_norm_backward(wide[2], wide_also, total, statistics_of, wide[3], one), dtype)
     close(partials.sum(0), one[0], dtype)
 
 
@@ -145,12 +147,13 @@ def test_embedding(types: bool) -> None:
     expected, of_reference = embedding.embed(on_host, wide, torch.float64)
     close(out, expected, torch.float32)
     close(statistics, of_reference, torch.float32)
-    gradient = random(len(packed.tokens), 48)
+    gradient, also = random(len(packed.tokens), 48), random(len(packed.tokens), 48) if types else None
     partials, one = random(2, 96), torch.empty(1, 96, dtype=torch.float64)
     of_words = torch.zeros_like(tables[0])
-    moved = _embedding_triton.embed_backward(gradient, packed, statistics, weights, partials, of_words)
+    moved = _embedding_triton.embed_backward(gradient, also, packed, statistics, weights, partials, of_words)
     of_tables = tuple(torch.full(table.shape, 9.0, dtype=torch.float64) for table in tables)
-    embedding.embed_backward(double(gradient)[0], on_host, of_reference, wide, one, of_tables, 9)
+    wide_also = None if also is None else double(also)[0]
+    embedding.embed_backward(double(gradient)[0], wide_also, on_host, of_reference, wide, one, of_tables, 9)
     close(of_words, of_tables[0], torch.float32)
     close(partials.sum(0), one[0], torch.float32)
     sums = random(9, 48)
@@ -183,9 +186,10 @@ def test_adamw(sizes: tuple[int, int]) -> None:
     copies = [torch.zeros(sizes, dtype=torch.bfloat16, device=DEVICE) if GPU else None, None]
     gradients = [torch.zeros_like(p, dtype=torch.bfloat16 if GPU and p.dim() > 1 else None) for p in ours]
     entries = [adamw.Entry(p, g, c, 0) for p, g, c in zip(ours, gradients, copies, strict=True)]
-    update = adamw.FusedAdamW(optimizers[0], entries)
+    parts = [entries[:1], entries[1:]]
+    update = adamw.FusedAdamW(optimizers[0], parts)
     if not GPU:
-        update._launch = _adamw_triton.Launch(entries, update._moments(), update._groups())
+        update._launch = _adamw_triton.Launch(parts, update._moments(), update._groups())
     for step in range(3):
         if step == 1:
             optimizers[0].load_state_dict(optimizers[0].state_dict())  # state lies elsewhere from now on
@@ -196,7 +200,8 @@ def test_adamw(sizes: tuple[int, int]) -> None:
             gradient.copy_(random(*gradient.shape))
             parameter.grad = gradient.float()
         with torch.no_grad():
-            update.step()
+            for part in range(2):
+                update.step(part)
         optimizers[1].step()
     for mine, other in zip(ours, theirs, strict=True):
         close(mine, other, torch.float32)

@@ -1,0 +1,43 @@
+"""Work that nothing in a pass waits for, beside it on the device: gradients of weights, updates of finished layers.
+
+A small step's products fill a part of a GPU only; what is independent of the chain from layer to layer fills the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+MOST_TOKENS = 16384
+"""Larger passes fill the device by themselves, and would hold the memory of what is still read."""
+
+
+class Aside:
+    """A stream beside the current one; on a CPU, and for large passes, work is done where it is given."""
+
+    def __init__(self, device: torch.device):
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._active = False
+        self._held: list[Tensor] = []
+
+    def begin(self, tokens: int) -> None:
+        """Opens a pass of so many tokens."""
+        self._active = self._stream is not None and tokens <= MOST_TOKENS
+
+    def run(self, work: Callable[[], object], *reads: Tensor) -> None:
+        """Does `work` once all that was given to the current stream is done; what it reads must stay as it is."""
+        if not self._active or self._stream is None:
+            work()
+            return
+        self._held += reads  # else their memory would be given to the next tensor of the current stream
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            work()
+
+    def join(self) -> None:
+        """Closes the pass: what the current stream is given from now on comes behind all of it."""
+        if self._active and self._stream is not None:
+            torch.cuda.current_stream().wait_stream(self._stream)
+        self._held.clear()
