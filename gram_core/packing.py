@@ -15,6 +15,9 @@ from torch import Tensor
 
 from gram_core.batch import Texts, offsets_of
 
+WALKING = 64
+"""Tokens of a tile that walks over texts longer than it."""
+
 
 @dataclass(frozen=True, eq=False)
 class PackedTexts:
@@ -23,7 +26,8 @@ class PackedTexts:
     tokens [T]: token ids; positions [T]: 0, 1, ... within each text, 0 in dummies;
     text_of [T]: each token's text, numbers from n on for dummies;
     offsets [n + 1]: where each text starts, empty texts at the end;
-    groups [G + 1]: where each group of whole texts starts, at most `block` tokens apart, covering all T.
+    groups: for tiles that hold whole texts, [G + 1], where each group of texts starts, at most a tile apart, covering
+    all T; for tiles that walk over longer texts, [2 G], the first token of each tile's texts and the one behind them.
     """
 
     tokens: Tensor
@@ -47,9 +51,15 @@ def group_capacity(tokens: int, block: int) -> int:
 
 
 def pack(
-    texts: Texts, block: int, pad_token_id: int, token_capacity: int | None = None, text_capacity: int | None = None
+    texts: Texts,
+    block: int | None,
+    pad_token_id: int,
+    token_capacity: int | None = None,
+    text_capacity: int | None = None,
 ) -> PackedTexts:
     """Lays texts out for tiles of `block` tokens, filled up to the capacities (None: just what there is).
+
+    block: None for texts longer than any tile, over which tiles of WALKING tokens walk.
 
     Raises ValueError where a text is longer than a block or the texts exceed a capacity.
     """
@@ -57,12 +67,13 @@ def pack(
     tokens = token_capacity or real
     rows = text_capacity or n
     longest = int(texts.lengths.max()) if n else 0
-    if longest > block:
+    if block is not None and longest > block:
         raise ValueError(f"a text of {longest} tokens does not fit a tile of {block}")
     if real > tokens or n > rows:
         raise ValueError(f"{n} texts of {real} tokens exceed a capacity of {rows} texts of {tokens} tokens")
     spare = tokens - real
-    dummies = [block] * (spare // block) + ([spare % block] if spare % block else [])
+    tile = block or WALKING
+    dummies = [tile] * (spare // tile) + ([spare % tile] if spare % tile else [])
     lengths = torch.cat([texts.lengths, torch.tensor(dummies, dtype=torch.int64)])
     starts = offsets_of(lengths)
     numbers = torch.arange(len(lengths), dtype=torch.int32)
@@ -74,10 +85,23 @@ def pack(
     ids[:real] = texts.tokens
     offsets = torch.full((rows + 1,), real, dtype=torch.int32)
     offsets[: n + 1] = starts[: n + 1]
-    groups = torch.full((group_capacity(tokens, block) + 1,), tokens, dtype=torch.int32)
-    bounds = _group_starts(lengths.tolist(), block)
-    groups[: len(bounds)] = torch.tensor(bounds, dtype=torch.int32)
+    groups = _spans(starts, tokens) if block is None else _groups(lengths.tolist(), tokens, block)
     return PackedTexts(ids, positions.to(torch.int32), text_of, offsets, groups)
+
+
+def _spans(starts: Tensor, tokens: int) -> Tensor:
+    first = torch.arange(0, tokens, WALKING)
+    last = (first + WALKING).clamp(max=tokens) - 1
+    begin = starts[torch.searchsorted(starts, first, right=True) - 1]
+    end = starts[torch.searchsorted(starts, last, right=True)]
+    return torch.stack([begin, end], 1).flatten().to(torch.int32)
+
+
+def _groups(lengths: list[int], tokens: int, block: int) -> Tensor:
+    groups = torch.full((group_capacity(tokens, block) + 1,), tokens, dtype=torch.int32)
+    bounds = _group_starts(lengths, block)
+    groups[: len(bounds)] = torch.tensor(bounds, dtype=torch.int32)
+    return groups
 
 
 def _group_starts(lengths: list[int], block: int) -> list[int]:

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from gram_core.encoders._aside import Aside
 from gram_core.encoders._weights import Layer, Weights
+from gram_core.kernels.attention import attend, attend_backward, sum_rows
 from gram_core.kernels.column_sums import column_sums, partial_sums, sum_dtype
 from gram_core.kernels.embedding import embed, embed_backward
 from gram_core.kernels.gelu import gelu, gelu_backward
 from gram_core.kernels.layer_norm import add_norm, add_norm_backward
-from gram_core.kernels.short_attention import short_attention, short_attention_backward
 from gram_core.packing import PackedTexts
 
 Joined = tuple[Tensor, Tensor]
@@ -31,10 +31,11 @@ Joined = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Shape:
-    """What the pass needs to know beside weights: heads, tile, and the most tokens of a text."""
+    """What the pass needs to know beside weights: heads, tile of attention (None: of texts longer than any), and the
+    most tokens of a text."""
 
     heads: int
-    block: int
+    block: int | None
     text_length: int
 
 
@@ -45,6 +46,7 @@ class _Kept:
     x: Tensor
     qkv: Tensor
     attended: Tensor
+    logs: Tensor | None
     between: Tensor
     """Sum before the attention's norm."""
     between_statistics: Tensor
@@ -135,8 +137,9 @@ def backward(
     width, sizes = gradient.shape[1], [sum(_layer_sizes(layer)) for layer in weights.layers]
     partials = partial_sums(gradient, 2 * width + sum(sizes))
     of_embedding, *of_layers = partials.split([2 * width, *sizes], 1)
-    groups = len(kept.packed.groups) - 1
-    projected = torch.empty(groups, 3 * width * len(sizes), dtype=partials.dtype, device=partials.device)
+    projected = torch.empty(
+        sum_rows(kept.packed, shape.block), 3 * width * len(sizes), dtype=partials.dtype, device=partials.device
+    )
     of_projections = projected.split(3 * width, 1)
     aside.begin(len(gradient))
     also: Tensor | None = None
@@ -163,7 +166,8 @@ def _layer_forward(
     qkv_of, out_of, up_of, down_of = joined
     qkv = F.linear(x, *qkv_of)
     heads = qkv.view(len(x), 3, shape.heads, -1)
-    attended = short_attention(heads, packed.groups, packed.text_of, heads.shape[3] ** -0.5, shape.block).flatten(1)
+    rows, logs = attend(heads, packed, shape.block)
+    attended = rows.flatten(1)
     between = F.linear(attended, *out_of)
     norm = layer.attention_norm
     normed, between_statistics = add_norm(between, x, norm.weight, norm.bias, norm.eps)
@@ -171,7 +175,7 @@ def _layer_forward(
     after = gelu(before)
     total = F.linear(after, *down_of)
     y, total_statistics = add_norm(total, normed, layer.norm.weight, layer.norm.bias, layer.norm.eps)
-    kept = _Kept(x, qkv, attended, between, between_statistics, normed, before, after, total, total_statistics)
+    kept = _Kept(x, qkv, attended, logs, between, between_statistics, normed, before, after, total, total_statistics)
     return y, kept
 
 
@@ -202,9 +206,8 @@ def _layer_backward(
     _weight_gradient(moved, kept.attended, of_out, aside)
     heads = kept.qkv.view(len(gradient), 3, shape.heads, -1)
     attended = (moved @ out_weight).view(len(gradient), *heads.shape[2:])
-    of_heads = short_attention_backward(
-        attended, heads, packed.groups, packed.text_of, heads.shape[3] ** -0.5, shape.block, sums[1]
-    ).flatten(1)
+    out = kept.attended.view(attended.shape)
+    of_heads = attend_backward(attended, out, kept.logs, heads, packed, shape.block, sums[1]).flatten(1)
     _weight_gradient(of_heads, kept.x, of_qkv, aside)
     return of_heads @ qkv_weight, moved
 

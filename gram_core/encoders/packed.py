@@ -18,8 +18,8 @@ from gram_core.encoders._weights import LAYOUTS, copies, copy_into, weights_of
 from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.encoders.pooling import ClsPooling, MeanPooling
 from gram_core.encoders.standing import StandingWeights
+from gram_core.kernels.attention import tile_for
 from gram_core.kernels.segments import segment_mean, spread_means
-from gram_core.kernels.short_attention import BLOCKS
 from gram_core.packing import PackedTexts, pack
 
 
@@ -31,8 +31,6 @@ def unsupported(encoder: HuggingFaceEncoder) -> str | None:
     width = encoder.width // int(config.num_attention_heads)
     if getattr(config, LAYOUTS[config.model_type].activation) != "gelu":
         return f"its activation is {getattr(config, LAYOUTS[config.model_type].activation)} and not gelu"
-    if encoder.text_length > BLOCKS[-1]:
-        return f"texts of up to {encoder.text_length} tokens exceed a tile of {BLOCKS[-1]}"
     if encoder.model.device.type == "cuda" and encoder.model.dtype == torch.float64:
         return "the tiles do not compute in float64"
     if encoder.model.device.type == "cuda" and width not in (16, 32, 64, 128):
@@ -58,10 +56,10 @@ class PackedEncoder(nn.Module):
             raise ValueError(f"the encoder can't run packed: {reason}")
         self.encoder = encoder
         self.width = encoder.width
-        self.block = next(block for block in BLOCKS if block >= encoder.text_length)
         self.compute_dtype = compute_dtype or encoder.model.dtype
         self.weights = weights_of(encoder.model)
-        self.shape = Shape(int(encoder.model.config.num_attention_heads), self.block, encoder.text_length)
+        heads, tile = int(encoder.model.config.num_attention_heads), tile_for(encoder.text_length, self.compute_dtype)
+        self.shape = Shape(heads, tile, encoder.text_length)
         self.aside = Aside(encoder.model.device)
         self.standing: StandingWeights | None = None
         """Where set, the passes read these weights and leave their gradients there."""
@@ -75,8 +73,11 @@ class PackedEncoder(nn.Module):
         return self.encode(self.pack(texts).to(self.encoder.model.device))
 
     def pack(self, texts: Texts, token_capacity: int | None = None, text_capacity: int | None = None) -> PackedTexts:
-        """Texts as `encode` reads them, on the host; raises ValueError for a text longer than the tile."""
-        return pack(texts, self.block, self.encoder.pad_token_id, token_capacity, text_capacity)
+        """Texts as `encode` reads them, on the host; raises ValueError for a text longer than text_length."""
+        longest = int(texts.lengths.max()) if len(texts) else 0
+        if longest > self.encoder.text_length:
+            raise ValueError(f"a text has {longest} tokens where text_length is {self.encoder.text_length}")
+        return pack(texts, self.shape.block, self.encoder.pad_token_id, token_capacity, text_capacity)
 
     def encode(self, packed: PackedTexts) -> Tensor:
         """Encodings [n, d] of packed texts on the device, capacity rows and all; they have one backward pass."""

@@ -1,4 +1,4 @@
-"""The fast engine: real tokens only, compiled layers, whole steps replayed from CUDA graphs.
+"""The fast engine: real tokens only, passes of few launches, whole steps replayed from CUDA graphs.
 
 Every method gets the same of it. On a GPU the encoder runs packed (`encoders.packed`) and a step's device work
 (encoder, CF module, backward, optimizers) is one captured graph per token bucket; where an encoder can't run
@@ -16,7 +16,6 @@ from gram_core.encoders.bucketed import BucketedEncoder
 from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.encoders.packed import PackedEncoder, unsupported
 from gram_core.engines._captured_methods import CapturedMultiStep, CapturedStep
-from gram_core.engines._compiled_cf import CompiledCF
 from gram_core.methods.e2e import E2E
 from gram_core.methods.multi_step import MultiStep
 from gram_core.methods.single_step import SingleStep
@@ -32,8 +31,7 @@ def build(method: type, training: Training, settings: Any) -> Method:
     if training.device.type != "cuda" or unsupported(encoder) is not None:
         return method(replace(training, encoder=BucketedEncoder(encoder)), settings)
     compute = torch.bfloat16 if training.amp_dtype is torch.bfloat16 else None
-    compiled = replace(training, cf_module=CompiledCF(training.cf_module))
-    return build_packed(method, compiled, settings, PackedEncoder(encoder, compute))
+    return build_packed(method, training, settings, PackedEncoder(encoder, compute))
 
 
 def build_packed(method: type, training: Training, settings: Any, encoder: PackedEncoder) -> Method:

@@ -131,7 +131,12 @@ def test_awkward_batches(engine: str, case: str) -> None:
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 @pytest.mark.parametrize("family", PACKED_FAMILIES)
-def test_packed_encodings_and_gradients_equal_padded_ones(family: str, pooling: str) -> None:
+@pytest.mark.parametrize("tile", ["holding texts", "walking over texts"])
+def test_packed_encodings_and_gradients_equal_padded_ones(
+    family: str, pooling: str, tile: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if tile == "walking over texts":
+        monkeypatch.setattr("gram_core.encoders.packed.tile_for", lambda *_: None)
     encoder, texts = make_encoder(family, pooling), make_table().texts(torch.arange(24))
     packed = PackedEncoder(encoder)
     weights = torch.randn(24, encoder.width, dtype=torch.float64)
@@ -229,6 +234,19 @@ def test_packing_covers_every_token_in_tiles_of_whole_texts(lengths: list[int], 
         assert packed.positions[start : start + length].tolist() == list(range(length))
         assert set(packed.text_of[start : start + length].tolist()) == {number}
     assert (packed.offsets[len(lengths) :] == sum(lengths)).all()
+
+
+@given(lengths=st.lists(st.integers(1, 300), min_size=1, max_size=12), room=st.integers(0, 150))
+@settings(deadline=None, max_examples=60)
+def test_walking_tiles_span_every_text_that_they_touch(lengths: list[int], room: int) -> None:
+    texts = Texts(torch.arange(1, sum(lengths) + 1), torch.tensor(lengths))
+    packed = pack(texts, None, 0, sum(lengths) + room)
+    spans = packed.groups.view(-1, 2).tolist()
+    assert len(spans) == -(-len(packed.tokens) // 64)
+    for number, (start, stop) in enumerate(spans):
+        touched = packed.text_of[64 * number : 64 * number + 64].unique()
+        held = torch.isin(packed.text_of, touched).nonzero().flatten()
+        assert (start, stop) == (int(held[0]), int(held[-1]) + 1)
 
 
 @given(rows=st.integers(1, 12), data=st.data())

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gram_core.batch import Texts
-from gram_core.kernels import adamw, embedding, gelu, layer_norm, segments, short_attention
+from gram_core.kernels import adamw, embedding, gelu, layer_norm, long_attention, segments, short_attention
 from gram_core.packing import PackedTexts, pack
 
 triton = pytest.importorskip("triton")
@@ -28,6 +28,7 @@ if RUNS:
         _embedding_triton,
         _gelu_triton,
         _layer_norm_triton,
+        _long_attention_triton,
         _segments_triton,
         _short_attention_triton,
     )
@@ -43,7 +44,7 @@ def _seeded() -> None:
     torch.manual_seed(3)
 
 
-def packed_texts(lengths: list[int], block: int = 64, spare: int = 9) -> PackedTexts:
+def packed_texts(lengths: list[int], block: int | None = 64, spare: int = 9) -> PackedTexts:
     total = sum(lengths)
     texts = Texts(torch.randint(1, 50, (total,)), torch.tensor(lengths))
     return pack(texts, block, 0, total + spare, len(lengths) + 2).to(DEVICE)
@@ -128,6 +129,29 @@ def test_attention(dtype: torch.dtype, block: int) -> None:
     expected = short_attention.short_attention_backward(wide_gradient, wide, groups, text_of, 0.25, block, of_reference)
     close(back, expected, dtype)
     close(sums, of_reference, dtype)
+
+
+@runs
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_long_attention(dtype: torch.dtype) -> None:
+    """Texts of one token, of several tiles, and dummies, whose spans overlap."""
+    packed = packed_texts([130, 1, 70, 3, 64, 65], None, spare=75)
+    tokens = len(packed.tokens)
+    qkv, gradient = random(tokens, 3, 2, 16, dtype=dtype), random(tokens, 2, 16, dtype=dtype)
+    wide, wide_gradient = double(qkv, gradient)
+    spans, text_of = packed.groups.cpu(), packed.text_of.cpu()
+    out, logs = _long_attention_triton.forward(qkv, packed.groups, packed.text_of, 0.25)
+    expected, of_reference = long_attention.long_attention(wide, spans, text_of, 0.25)
+    close(out, expected, dtype)
+    close(logs, of_reference, dtype)
+    tiles = len(spans) // 2
+    sums, one = random(tiles, 96), torch.empty(tiles, 96, dtype=torch.float64)
+    back = _long_attention_triton.backward(gradient, out, logs, qkv, packed.groups, packed.text_of, 0.25, sums)
+    moved = long_attention.long_attention_backward(
+        wide_gradient, expected, of_reference, wide, spans, text_of, 0.25, one
+    )
+    close(back, moved, dtype)
+    close(sums, one, dtype)
 
 
 @runs
