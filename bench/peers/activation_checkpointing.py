@@ -17,7 +17,6 @@ from torch.utils.checkpoint import checkpoint
 
 from bench.peers._handicaps import UNCAPTURED
 from gram_core.batch import Batch, every_slot
-from gram_core.encoders.bucketed import BucketedEncoder
 from gram_core.encoders.packed import PackedEncoder
 from gram_core.methods.e2e import E2E
 from gram_core.protocols import ContentEncoder, Exactness
@@ -38,9 +37,9 @@ class ActivationCheckpointing:
         self.settings = settings or self.Settings()
         self.handicaps: tuple[str, ...] = (UNCAPTURED,)
         if isinstance(training.encoder, PackedEncoder):
-            self.handicaps += ("padded in runs of like length: a packed layer reads weights that a second run lacks",)
-            training = replace(training, encoder=BucketedEncoder(training.encoder.encoder))
-        self.training = replace(training, encoder=checkpointed(training.encoder))
+            self.training = replace(training, encoder=training.encoder.recomputing())
+        else:
+            self.training = replace(training, encoder=checkpointed(training.encoder))
         self._e2e = E2E(self.training)
 
     @property

@@ -37,6 +37,8 @@ class Shape:
     heads: int
     block: int | None
     text_length: int
+    recomputes: bool = False
+    """Whether a layer keeps its input only, and runs again in the backward pass."""
 
 
 @dataclass(eq=False)
@@ -64,7 +66,8 @@ class Kept:
 
     packed: PackedTexts
     statistics: Tensor
-    layers: list[_Kept]
+    layers: list[_Kept | Tensor]
+    """A layer's input alone where the pass recomputes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,10 +116,11 @@ def forward(
     x, statistics = embed(packed, weights.embedding, joined[0][0].dtype)
     kept = Kept(packed, statistics, [])
     for number, layer in enumerate(weights.layers):
-        x, of_layer = _layer_forward(x, packed, layer, joined[4 * number : 4 * number + 4], shape)
+        y, of_layer = _layer_forward(x, packed, layer, joined[4 * number : 4 * number + 4], shape)
         if keep:
-            kept.layers.append(of_layer)
-        del of_layer
+            kept.layers.append(x if shape.recomputes else of_layer)
+        x = y
+        del of_layer, y
     return x, kept if keep else None
 
 
@@ -146,10 +150,14 @@ def backward(
     for number in reversed(range(len(sizes))):
         four = slice(4 * number, 4 * number + 4)
         sums = (of_layers[number], of_projections[number])
+        of_layer = kept.layers.pop()
+        if isinstance(of_layer, Tensor):
+            _, of_layer = _layer_forward(of_layer, kept.packed, weights.layers[number], joined[four], shape)
         gradient, also = _layer_backward(
-            gradient, also, kept.packed, kept.layers.pop(), weights.layers[number], joined[four], shape,
+            gradient, also, kept.packed, of_layer, weights.layers[number], joined[four], shape,
             into.matrices[four], sums, aside,
         )  # fmt: skip
+        del of_layer
         if finished is not None:
             aside.run(partial(finished, number))
     embed_backward(

@@ -6,6 +6,8 @@ T tokens packed, n texts, d width.
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -63,6 +65,12 @@ class PackedEncoder(nn.Module):
         self.aside = Aside(encoder.model.device)
         self.standing: StandingWeights | None = None
         """Where set, the passes read these weights and leave their gradients there."""
+
+    def recomputing(self) -> PackedEncoder:
+        """The same encoder keeping each layer's input only from forward to backward, where the layer runs again."""
+        shared = copy.copy(self)
+        shared.shape = replace(self.shape, recomputes=True)
+        return shared
 
     def computed_tokens(self, lengths: Tensor) -> Tensor:
         """Real tokens: nothing else is computed."""

@@ -9,9 +9,11 @@ from bench.peers import sentence_transformers
 from bench.peers.activation_checkpointing import ActivationCheckpointing, checkpointed
 from bench.peers.gradient_cache import GradientCache
 from bench.peers.sentence_transformers import SentenceTransformers
+from gram_core.encoders import _packed_pass
 from gram_core.encoders.packed import PackedEncoder
 from gram_core.engines import fast
-from gram_core.exactness import Float64Throughout, relative_errors
+from gram_core.exactness import Float64Throughout, parameters, relative_errors
+from gram_core.methods.e2e import E2E
 from gram_core.training import Optimization, Training
 from tests.gram_core import _models as m
 
@@ -110,11 +112,21 @@ def test_checkpointing_shares_parameters_and_leaves_the_given_encoder_alone():
         checkpointed(m.SpyEncoder.fresh())
 
 
-def test_checkpointing_says_where_it_is_padded_on_the_packed_engine():
-    training = m.make_training()
-    run = fast.build_packed(ActivationCheckpointing, training, None, PackedEncoder(training.encoder))
-    assert any("padded" in sentence for sentence in run.handicaps)
-    assert not any("padded" in sentence for sentence in ActivationCheckpointing(m.make_training()).handicaps)
+def test_checkpointing_runs_packed_layers_twice_and_trains_alike(monkeypatch):
+    calls = []
+    forward = _packed_pass._layer_forward
+    monkeypatch.setattr(_packed_pass, "_layer_forward", lambda *given: calls.append(1) or forward(*given))
+    found = {}
+    for method, times in ((E2E, 1), (ActivationCheckpointing, 2)):
+        calls.clear()
+        training = m.with_adamw(m.make_training())
+        given = PackedEncoder(training.encoder)
+        run = fast.build_packed(method, training, None, given)
+        run.step(m.make_batch())
+        assert len(calls) == times * len(given.weights.layers)
+        assert not given.shape.recomputes, "the given encoder is another's as well"
+        found[method] = parameters({"encoder": training.encoder})
+    assert max(relative_errors(found[ActivationCheckpointing], found[E2E]).values()) <= 1e-12
 
 
 @pytest.mark.parametrize("installed", [None, "5.1.0"])
