@@ -90,11 +90,13 @@ class PackedEncoder(nn.Module):
     def encode(self, packed: PackedTexts) -> Tensor:
         """Encodings [n, d] of packed texts on the device, capacity rows and all; they have one backward pass."""
         inputs = self.weights.parameters() if self.standing is None else [self.standing.anchor]
-        return _Encoding.apply(self, packed, *inputs)
+        keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
+        return _Encoding.apply(self, packed, keep, *inputs)
 
     def joined(self) -> list[Joined]:
         """The linears' weights in the compute dtype."""
         if self.standing is not None:
+            self.standing.refresh()
             return self.standing.joined
         room = copies(self.weights, self.compute_dtype)
         copy_into(room, self.weights)
@@ -103,11 +105,10 @@ class PackedEncoder(nn.Module):
 
 class _Encoding(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, encoder: PackedEncoder, packed: PackedTexts, *inputs: Tensor) -> Tensor:
+    def forward(ctx: Any, encoder: PackedEncoder, packed: PackedTexts, keep: bool, *inputs: Tensor) -> Tensor:
         ctx.encoder, ctx.joined = encoder, encoder.joined()
-        needed = any(ctx.needs_input_grad)
         with torch.autocast(packed.tokens.device.type, enabled=False):
-            states, ctx.kept = forward(packed, encoder.weights, ctx.joined, encoder.shape, keep=needed)
+            states, ctx.kept = forward(packed, encoder.weights, ctx.joined, encoder.shape, keep=keep)
             return _pool(encoder, states, packed)
 
     @staticmethod
@@ -122,8 +123,8 @@ class _Encoding(torch.autograd.Function):
             finished = None if standing is None else standing.finished
             backward(rows, kept, encoder.weights, ctx.joined, encoder.shape, into, encoder.aside, finished)
             if standing is not None:
-                return None, None, None
-            return None, None, *_in_their_dtype(in_order(into, encoder.weights), encoder.weights.parameters())
+                return None, None, None, None
+            return None, None, None, *_in_their_dtype(in_order(into, encoder.weights), encoder.weights.parameters())
 
 
 def _pool(encoder: PackedEncoder, states: Tensor, packed: PackedTexts) -> Tensor:

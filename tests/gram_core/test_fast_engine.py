@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 
 from gram_core.batch import Batch, ItemTable, Texts
+from gram_core.encoders import packed as packed_module
 from gram_core.encoders._weights import LAYOUTS
 from gram_core.encoders.bucketed import BucketedEncoder, length_bounds
 from gram_core.encoders.packed import PackedEncoder, unsupported
@@ -148,6 +149,18 @@ def test_packed_encodings_and_gradients_equal_padded_ones(
         found[name] = (encodings.detach(), gradients({"encoder": encoder}))
     torch.testing.assert_close(found["packed"][0], found["padded"][0], rtol=1e-10, atol=1e-12)
     assert max(relative_errors(found["packed"][1], found["padded"][1]).values()) <= 1e-10
+
+
+def test_nothing_is_kept_where_no_gradient_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Encoding new items without a graph must not hold every layer's activations."""
+    kept = []
+    forward = packed_module.forward
+    monkeypatch.setattr(packed_module, "forward", lambda *given, keep: kept.append(keep) or forward(*given, keep=keep))
+    encoder, texts = PackedEncoder(make_encoder()), make_table().texts(torch.arange(6))
+    with torch.no_grad():
+        encoder(texts)
+    assert encoder(texts).requires_grad
+    assert kept == [False, True]
 
 
 def test_the_rows_left_over_influence_nothing() -> None:

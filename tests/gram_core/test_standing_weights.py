@@ -82,6 +82,22 @@ def test_loaded_state_is_followed() -> None:
     assert max(errors.values()) <= 1e-6
 
 
+def test_weights_changed_from_outside_are_seen_without_a_step() -> None:
+    """Whoever scores after a checkpoint was loaded must not read what stood there before."""
+    training = training_in_float32()
+    method = built("single_step", training)
+    method.step(batch(seed=0))
+    texts = training.table.texts(torch.arange(5))
+    with torch.no_grad():
+        before = method.training.encoder(texts)
+        for parameter in training.encoder.parameters():
+            parameter.mul_(0.5)
+        after = method.training.encoder(texts)
+        expected = PackedEncoder(training.encoder, torch.bfloat16)(texts)
+    assert torch.equal(after, expected)
+    assert not torch.equal(after, before)
+
+
 def test_only_plain_adamw_on_all_weights_can_stand() -> None:
     training = training_in_float32()
     weights = PackedEncoder(training.encoder).weights
