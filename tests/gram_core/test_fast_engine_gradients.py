@@ -1,0 +1,110 @@
+"""The fast engine's gradients, step for step, against those of the padded encoder in float32, on every device there is.
+
+With a learning rate of zero nothing moves, so that the gradient of each step can be told, captured or not; batches shrink
+and grow, which captured buffers must not remember.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import BertConfig, BertModel
+
+from gram_core.batch import Batch, ItemTable
+from gram_core.cf_modules.nrms import NRMS
+from gram_core.encoders._packed_pass import in_order
+from gram_core.encoders.huggingface import HuggingFaceEncoder
+from gram_core.encoders.packed import PackedEncoder
+from gram_core.engines import fast
+from gram_core.engines._captured_methods import CapturedStep
+from gram_core.methods.e2e import E2E
+from gram_core.methods.single_step import SingleStep
+from gram_core.training import Optimization, Training
+
+GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
+ITEMS = 16
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _float32_products() -> Iterator[None]:
+    allowed = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    yield
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+
+
+def training(device: str, text_length: int, amp: torch.dtype | None) -> Training:
+    torch.manual_seed(0)
+    shape = BertConfig(
+        vocab_size=300, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48,
+        max_position_embeddings=256, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, initializer_range=0.05,
+    )  # fmt: skip
+    model = BertModel(shape, add_pooling_layer=False).to(device)
+    encoder = HuggingFaceEncoder(model, pad_token_id=0, text_length=text_length)
+    lengths = torch.randint(1, text_length + 1, (ITEMS,))
+    lengths[:2] = torch.tensor([1, text_length])
+    table = ItemTable.from_lists([torch.randint(5, 300, (int(length),)).tolist() for length in lengths])
+    cf_module = NRMS(32, heads=4).to(device)
+    still = dict(lr=0.0, weight_decay=0.0)
+    optimizers = [torch.optim.AdamW(part.parameters(), **still) for part in (encoder, cf_module)]
+    return Training(table, encoder, cf_module, Optimization(*optimizers), amp)
+
+
+def batches() -> list[Batch]:
+    generator = torch.Generator().manual_seed(4)
+    most = [16, 16, 16, 3, 2, 16]  # unique items at most: full, captured, replayed, and smaller
+    return [
+        Batch(
+            torch.randint(0, unique, (4, 7), generator=generator),
+            torch.ones(4, 7, dtype=torch.bool),
+            torch.randint(0, 2, (4,), generator=generator),
+            5,
+        )
+        for unique in most
+    ]
+
+
+def eager_gradients(run: Training, batch: Batch) -> dict[str, Tensor]:
+    for parameter in (*run.encoder.parameters(), *run.cf_module.parameters()):
+        parameter.grad = None
+    SingleStep(run).accumulate(batch)
+    return {name: p.grad.clone() for name, p in run.encoder.named_parameters() if p.grad is not None}
+
+
+def told_gradients(method: CapturedStep, encoder: PackedEncoder) -> dict[str, Tensor]:
+    """Those of the step before: where they stand, or what the first moment of an AdamW with beta1 = 0 holds."""
+    names = {id(parameter): name for name, parameter in encoder.encoder.named_parameters()}
+    if encoder.standing is not None:
+        found = zip(encoder.weights.parameters(), in_order(encoder.standing.gradients, encoder.weights), strict=True)
+        return {names[id(parameter)]: gradient.float() for parameter, gradient in found}
+    state = method.training.optimization.encoder_optimizer.state
+    return {names[id(parameter)]: held["exp_avg"] for parameter, held in state.items()}
+
+
+@pytest.mark.parametrize("device", ["cpu", GPU])
+@pytest.mark.parametrize("method", [SingleStep, E2E])
+@pytest.mark.parametrize("text_length", [12, 100, 150], ids=["short", "one tile", "several tiles"])
+@pytest.mark.parametrize("amp", [None, torch.bfloat16], ids=["float32", "bf16"])
+def test_gradients_of_every_step(device: str, method: type, text_length: int, amp: torch.dtype | None) -> None:
+    reference = training(device, text_length, None)
+    run = training(device, text_length, amp)
+    for group in run.optimization.encoder_optimizer.param_groups:
+        group["betas"] = (0.0, 0.999)
+    encoder = PackedEncoder(run.encoder, amp)
+    built = fast.build_packed(method, run, None, encoder)
+    assert isinstance(built, CapturedStep)
+    assert (encoder.standing is not None) is (amp is not None)
+    for batch in batches():
+        built.step(batch)
+        found, expected = told_gradients(built, encoder), eager_gradients(reference, batch)
+        largest = max(float(gradient.norm()) for gradient in expected.values())
+        for name, gradient in expected.items():
+            if amp is not None and (gradient.dim() < 2 or ".query." in name or ".key." in name):
+                continue  # sums that cancel: eager bf16 has more than the bound there, too
+            error = float((found[name] - gradient).norm())
+            bound, signal = (1e-5, 0.3) if amp is None else (2e-2, 0.01)  # below, terms of `largest` have cancelled
+            assert error <= bound * max(float(gradient.norm()), signal * largest), name
