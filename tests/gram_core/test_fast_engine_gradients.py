@@ -1,7 +1,7 @@
 """The fast engine's gradients, step for step, against those of the padded encoder in float32, on every device there is.
 
-With a learning rate of zero nothing moves, so that the gradient of each step can be told, captured or not; batches shrink
-and grow, which captured buffers must not remember.
+With a learning rate of zero nothing moves, so that the gradient of each step can be told, captured or not; batches
+shrink and grow, which captured buffers must not remember.
 """
 
 from __future__ import annotations
