@@ -65,3 +65,19 @@ def test_its_figures_are_those_of_the_run_in_the_gallery() -> None:
     ):
         line = movielens.loc[method]
         assert told.format(line["speed_up"], 100 * line["memory_ratio"]) in words
+
+
+def test_its_table_of_peers_is_that_of_the_run_in_the_gallery() -> None:
+    summary = frames(load(ROOT / "reports" / "gallery" / "cpu-peers").records).summary
+    synthetic = summary[summary["workload"] == "synthetic"].sort_values("asked_repetition_ratio")
+    assert list(synthetic["asked_repetition_ratio"].unique()) == [1.0, 4.0, 16.0]
+    table = README[README.index("| speed against `e2e`") :].split("\n\n")[0].splitlines()[2:]
+    assert len(table) == 11
+    for row in table:
+        name, gradient, *told = (cell.strip() for cell in row.strip("|").split("|"))
+        method = name.split("`")[1]
+        lines = synthetic[synthetic["method"] == method]
+        assert set(lines["exactness"]) == {gradient}
+        for cell, (_, line) in zip(told, lines.iterrows(), strict=True):
+            interval = "" if method == "e2e" else f" ({line['speed_up_low']:.2f} to {line['speed_up_high']:.2f})"
+            assert cell == f"{line['speed_up']:.2f}x{interval}", method
