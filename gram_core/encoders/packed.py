@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -33,14 +34,26 @@ def unsupported(encoder: HuggingFaceEncoder) -> str | None:
     width = encoder.width // int(config.num_attention_heads)
     if getattr(config, LAYOUTS[config.model_type].activation) != "gelu":
         return f"its activation is {getattr(config, LAYOUTS[config.model_type].activation)} and not gelu"
-    if encoder.model.device.type == "cuda" and encoder.model.dtype == torch.float64:
-        return "the tiles do not compute in float64"
-    if encoder.model.device.type == "cuda" and width not in (16, 32, 64, 128):
-        return f"heads of width {width} do not fit the tiles"
+    if encoder.model.device.type == "cuda" and (
+        reason := _no_kernels(encoder.model.device, encoder.model.dtype, width)
+    ):
+        return reason
     if not isinstance(encoder.pooling, (MeanPooling, ClsPooling)):
         return "its pooling reads padded rows"
     if any(module.p > 0 for module in encoder.modules() if isinstance(module, nn.Dropout)):
         return "dropout inside attention needs padded rows"
+    return None
+
+
+def _no_kernels(device: torch.device, dtype: torch.dtype, head_width: int) -> str | None:
+    if find_spec("triton") is None:
+        return "its kernels need Triton, which is not installed"
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return "its kernels need a GPU that computes in bf16 and TF32 (Ampere or later)"
+    if dtype == torch.float64:
+        return "the tiles do not compute in float64"
+    if head_width not in (16, 32, 64, 128):
+        return f"heads of width {head_width} do not fit the tiles"
     return None
 
 

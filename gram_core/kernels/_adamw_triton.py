@@ -84,8 +84,8 @@ class Launch:
     def __init__(self, parts: Sequence[Sequence[Entry]], moments: Sequence[Moments], groups: Sequence[Group]):
         self._entries = [entry for part in parts for entry in part]
         device = self._entries[0].parameter.device
-        self._rows = self._addresses(moments)
-        self._table = torch.tensor(self._rows, dtype=torch.int64, device=device)
+        self._moments = moments
+        self._table = torch.tensor(self._addresses(), dtype=torch.int64, device=device)
         self._settings = torch.zeros(len(groups), 5, dtype=torch.float64, device=device)
         self._set: list[tuple[float, ...]] | None = None
         self._write(groups)
@@ -117,10 +117,11 @@ class Launch:
 
     def refresh(self, moments: Sequence[Moments], groups: Sequence[Group]) -> None:
         """Writes the table anew where an address has changed, and the settings where one has."""
-        rows = self._addresses(moments)
-        if rows != self._rows:
-            self._rows = rows
-            self._table.copy_(torch.tensor(rows, dtype=torch.int64))
+        if any(
+            new is not old for pair in zip(moments, self._moments, strict=True) for new, old in zip(*pair, strict=True)
+        ):
+            self._moments = moments
+            self._table.copy_(torch.tensor(self._addresses(), dtype=torch.int64))
         self._write(groups)
 
     def _write(self, groups: Sequence[Group]) -> None:
@@ -129,7 +130,7 @@ class Launch:
             self._set = numbers
             self._settings.copy_(torch.tensor(numbers, dtype=torch.float64))
 
-    def _addresses(self, moments: Sequence[Moments]) -> list[list[int]]:
+    def _addresses(self) -> list[list[int]]:
         return [
             [
                 entry.parameter.data_ptr(),
@@ -140,5 +141,5 @@ class Launch:
                 entry.parameter.numel(),
                 entry.group,
             ]
-            for entry, of_entry in zip(self._entries, moments, strict=True)
+            for entry, of_entry in zip(self._entries, self._moments, strict=True)
         ]
