@@ -98,7 +98,8 @@ class StandingOptimization(Optimization):
 
 
 def can_stand(optimization: Optimization, weights: Weights) -> bool:
-    """Whether `StandingOptimization` moves as this optimization does: plain AdamW of float32 on all of the weights.
+    """Whether `StandingOptimization` moves as this optimization does: plain AdamW of float32 on all of the weights,
+    none of them frozen.
 
     Clipping needs every gradient before any moves, and processes that train together join them first.
     """
@@ -111,4 +112,7 @@ def can_stand(optimization: Optimization, weights: Weights) -> bool:
     if any(group["amsgrad"] or group["maximize"] or group["differentiable"] for group in groups):
         return False
     moved = {id(parameter) for group in groups for parameter in group["params"]}
-    return all(id(p) in moved and p.dtype == torch.float32 and p.is_contiguous() for p in weights.parameters())
+    return all(
+        id(p) in moved and p.requires_grad and p.dtype == torch.float32 and p.is_contiguous()
+        for p in weights.parameters()
+    )

@@ -7,20 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from gram_core.kernels._short_attention_triton import _load, _store
 from gram_core.packing import WALKING
-
-
-@triton.jit
-def _load(qkv, part: tl.constexpr, token, inside, heads, width: tl.constexpr):
-    row = (token[:, None].to(tl.int64) * 3 + part) * heads + tl.program_id(1)
-    return tl.load(qkv + row * width + tl.arange(0, width)[None, :], mask=inside[:, None], other=0.0)
-
-
-@triton.jit
-def _store(dqkv, part: tl.constexpr, values, token, inside, heads, width: tl.constexpr):
-    row = (token[:, None].to(tl.int64) * 3 + part) * heads + tl.program_id(1)
-    place = dqkv + row * width + tl.arange(0, width)[None, :]
-    tl.store(place, values.to(dqkv.dtype.element_ty), mask=inside[:, None])
 
 
 @triton.jit

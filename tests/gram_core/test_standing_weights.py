@@ -104,5 +104,9 @@ def test_only_plain_adamw_on_all_weights_can_stand() -> None:
     assert can_stand(training.optimization, weights)
     assert not can_stand(training_in_float32(max_grad_norm=1.0).optimization, weights)
     assert not can_stand(training_in_float32().optimization, weights), "an optimizer of other parameters"
+    frozen = weights.layers[0].norm.weight
+    frozen.requires_grad_(False)
+    assert not can_stand(training.optimization, weights), "AdamW leaves a frozen parameter where it is"
+    frozen.requires_grad_(True)
     training.optimization.encoder_optimizer = torch.optim.SGD(training.encoder.parameters())
     assert not can_stand(training.optimization, weights)
