@@ -70,32 +70,42 @@ class Kept:
     """A layer's input alone where the pass recomputes."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Gradients:
     """Where the backward pass writes, whatever was there: of tables, of linears' weights, of all vectors in one.
 
+    Tables and matrices that are not there are made when their turn comes, in memory that activations have left.
     vectors: norm of the embedding (weight, bias), then layer by layer: attention's norm (weight, bias), its output's
     bias, bias before GELU, the layer's norm (weight, bias), the last bias; then all biases of queries, keys, values.
     """
 
-    tables: tuple[Tensor, ...]
-    matrices: list[Tensor]
+    tables: tuple[Tensor, ...] | None
+    matrices: list[Tensor | None]
     vectors: Tensor
 
 
-def gradients_like(weights: Weights, dtype: torch.dtype) -> Gradients:
-    """Room for the gradients, matrices in `dtype`; not initialised."""
-    tables = weights.embedding.tables()
-    device = tables[0].device
-    return Gradients(
-        tuple(torch.empty_like(table, requires_grad=False) for table in tables),
-        [torch.empty(*linear.shape, dtype=dtype, device=device) for linear in weights.linears()],
-        torch.empty(sum(_vector_sizes(weights)), dtype=sum_dtype(tables[0]), device=device),
-    )
+def gradients_to_come(weights: Weights) -> Gradients:
+    """Room for one pass's gradients, made as they come."""
+    words = weights.embedding.words
+    vectors = torch.empty(sum(_vector_sizes(weights)), dtype=sum_dtype(words), device=words.device)
+    return Gradients(None, [None] * (4 * len(weights.layers)), vectors)
+
+
+def standing_gradients(weights: Weights, dtype: torch.dtype) -> Gradients:
+    """Room for the gradients of pass after pass, matrices in `dtype`; not initialised."""
+    room, device = gradients_to_come(weights), weights.embedding.words.device
+    room.tables = _tables_like(weights)
+    room.matrices = [torch.empty(*linear.shape, dtype=dtype, device=device) for linear in weights.linears()]
+    return room
+
+
+def _tables_like(weights: Weights) -> tuple[Tensor, ...]:
+    return tuple(torch.empty_like(table, requires_grad=False) for table in weights.embedding.tables())
 
 
 def in_order(gradients: Gradients, weights: Weights) -> list[Tensor]:
     """The gradients in the order of `Weights.parameters`."""
+    assert gradients.tables is not None, "written by `backward`"
     vectors = list(gradients.vectors.split(_vector_sizes(weights)))
     found = [*gradients.tables, vectors[0], vectors[1]]
     for number, layer in enumerate(weights.layers):
@@ -103,6 +113,7 @@ def in_order(gradients: Gradients, weights: Weights) -> list[Tensor]:
         biases = (vectors[number - len(weights.layers)], out, up, down)
         matrices = gradients.matrices[4 * number : 4 * number + 4]
         for linear, matrix, vector in zip(layer.linears(), matrices, biases, strict=True):
+            assert matrix is not None, "written by `backward`"
             sizes = [len(part) for part in linear.weights]
             found += [*matrix.split(sizes), *vector.split(sizes)]
         found += [weight, bias, last_weight, last_bias]
@@ -155,11 +166,12 @@ def backward(
             _, of_layer = _layer_forward(of_layer, kept.packed, weights.layers[number], joined[four], shape)
         gradient, also = _layer_backward(
             gradient, also, kept.packed, of_layer, weights.layers[number], joined[four], shape,
-            into.matrices[four], sums, aside,
+            partial(_weight_gradient, into.matrices, 4 * number, aside), sums,
         )  # fmt: skip
         del of_layer
         if finished is not None:
             aside.run(partial(finished, number))
+    into.tables = into.tables or _tables_like(weights)
     embed_backward(
         gradient, also, kept.packed, kept.statistics, weights.embedding, of_embedding, into.tables, shape.text_length
     )
@@ -195,33 +207,39 @@ def _layer_backward(
     layer: Layer,
     joined: Sequence[Joined],
     shape: Shape,
-    matrices: Sequence[Tensor],
+    weight_gradient: Callable[[int, Tensor, Tensor], None],
     sums: tuple[Tensor, Tensor],
-    aside: Aside,
 ) -> tuple[Tensor, Tensor]:
     """The gradients of x by its two readers: the projections, in a tensor of its own, and the residual sum."""
     (qkv_weight, _), (out_weight, _), (up_weight, _), (down_weight, _) = joined
-    of_qkv, of_out, of_up, of_down = matrices
     width = gradient.shape[1]
     of_attention_norm, of_up_bias, of_norm = sums[0].split([3 * width, len(up_weight), 3 * width], 1)
     last = add_norm_backward(gradient, also, kept.total, kept.total_statistics, layer.norm.weight, of_norm)
-    _weight_gradient(last, kept.after_gelu, of_down, aside)
+    weight_gradient(3, last, kept.after_gelu)
     inner = gelu_backward(last @ down_weight, kept.before_gelu, of_up_bias)
-    _weight_gradient(inner, kept.normed, of_up, aside)
+    weight_gradient(2, inner, kept.normed)
     moved = add_norm_backward(
         inner @ up_weight, last, kept.between, kept.between_statistics, layer.attention_norm.weight, of_attention_norm
     )
-    _weight_gradient(moved, kept.attended, of_out, aside)
+    weight_gradient(1, moved, kept.attended)
     heads = kept.qkv.view(len(gradient), 3, shape.heads, -1)
     attended = (moved @ out_weight).view(len(gradient), *heads.shape[2:])
     out = kept.attended.view(attended.shape)
     of_heads = attend_backward(attended, out, kept.logs, heads, packed, shape.block, sums[1]).flatten(1)
-    _weight_gradient(of_heads, kept.x, of_qkv, aside)
+    weight_gradient(0, of_heads, kept.x)
     return of_heads @ qkv_weight, moved
 
 
-def _weight_gradient(of_output: Tensor, read: Tensor, out: Tensor, aside: Aside) -> None:
-    """The gradient of a weight [out, in] that made an output [T, out] of `read` [T, in]; neither may change later."""
+def _weight_gradient(
+    matrices: list[Tensor | None], first: int, aside: Aside, which: int, of_output: Tensor, read: Tensor
+) -> None:
+    """The gradient of a weight [out, in] that made an output [T, out] of `read` [T, in]; neither may change later.
+
+    which: the linear of the layer whose matrices start at `first`.
+    """
+    out = matrices[first + which]
+    if out is None:
+        out = matrices[first + which] = of_output.new_empty(of_output.shape[1], read.shape[1])
     aside.run(partial(torch.mm, of_output.t(), read, out=out), of_output, read)
 
 

@@ -168,6 +168,19 @@ def _layer(layer: nn.Module, layout: Layout) -> Layer:
     )
 
 
+def joined_in(dtype: torch.dtype, weights: Weights) -> list[tuple[Tensor, Tensor]]:
+    """Every linear's joined weight and bias in `dtype`; the parameters themselves where they are that already."""
+    if weights.embedding.words.dtype == dtype:
+        return [(_joined(linear.weights), _joined(linear.biases)) for linear in weights.linears()]
+    room = copies(weights, dtype)
+    copy_into(room, weights)
+    return room
+
+
+def _joined(parts: tuple[nn.Parameter, ...]) -> Tensor:
+    return parts[0].detach() if len(parts) == 1 else torch.cat([part.detach() for part in parts])
+
+
 def copies(weights: Weights, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
     """Room for every linear's joined weight and bias in `dtype`; not initialised."""
     device = weights.embedding.words.device

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from gram_core.encoders._packed_pass import gradients_like, in_order
+from gram_core.encoders._packed_pass import in_order, standing_gradients
 from gram_core.encoders._weights import Weights, copies, copy_into
 from gram_core.kernels.adamw import Entry, FusedAdamW
 from gram_core.phases import phase
@@ -26,7 +26,7 @@ class StandingWeights:
     def __init__(self, weights: Weights, dtype: torch.dtype):
         self._weights = weights
         self.joined = copies(weights, dtype)
-        self.gradients = gradients_like(weights, dtype)
+        self.gradients = standing_gradients(weights, dtype)
         self.anchor = torch.zeros((), requires_grad=True, device=weights.embedding.words.device)
         """Stands for all weights in autograd's graph."""
         self.finished: Callable[[int], None] | None = None

@@ -1,8 +1,8 @@
 """The fast engine: real tokens only, passes of few launches, whole steps replayed from CUDA graphs.
 
-Every method gets the same of it. On a GPU the encoder runs packed (`encoders.packed`) and a step's device work
+Every method gets the same of it. The encoder runs packed (`encoders.packed`), and on a GPU a step's device work
 (encoder, CF module, backward, optimizers) is one captured graph per token bucket; where an encoder can't run
-packed, and on a CPU, texts run padded in buckets of like length (`encoders.bucketed`).
+packed, texts run padded in buckets of like length (`encoders.bucketed`).
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ def build(method: type, training: Training, settings: Any) -> Method:
     encoder = training.encoder
     if not isinstance(encoder, HuggingFaceEncoder):
         return method(training, settings)
-    if training.device.type != "cuda" or unsupported(encoder) is not None:
+    if unsupported(encoder) is not None:
         return method(replace(training, encoder=BucketedEncoder(encoder)), settings)
-    compute = torch.bfloat16 if training.amp_dtype is torch.bfloat16 else None
-    return build_packed(method, training, settings, PackedEncoder(encoder, compute))
+    packed = PackedEncoder(encoder, torch.bfloat16 if training.amp_dtype is torch.bfloat16 else None)
+    if training.device.type != "cuda":
+        return method(replace(training, encoder=packed), settings)
+    return build_packed(method, training, settings, packed)
 
 
 def build_packed(method: type, training: Training, settings: Any, encoder: PackedEncoder) -> Method:

@@ -1,4 +1,9 @@
-"""The Triton side of `long_attention`: three kernels and their launch."""
+"""Attention over packed texts of any length: tiles of queries walk over the keys of the texts that they touch.
+
+What a tile walks over is found on the host: the span from the first token of its first text to the last of its last.
+The forward keeps each query's log-sum of weights, from which the backward recomputes them, once per tile of queries and
+once per tile of keys, without atomics (deterministic). T tokens packed, A heads, D head width, G tiles.
+"""
 
 from __future__ import annotations
 
@@ -124,7 +129,11 @@ def _constants(qkv: Tensor) -> dict[str, int | str]:
 
 
 def forward(qkv: Tensor, spans: Tensor, text_of: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """See `long_attention.long_attention`."""
+    """Attention within each text: queries, keys and values qkv [T, 3, A, D] -> [T, A, D], and log-sums [A, T].
+
+    spans: int32 [2 G], for each tile of WALKING tokens the first token of its texts and the one behind their last;
+    text_of: int32 [T], a number per token that is the same within a text and differs from those of others.
+    """
     tokens, _, heads, width = qkv.shape
     out = torch.empty(tokens, heads, width, dtype=qkv.dtype, device=qkv.device)
     logs = torch.empty(heads, tokens, dtype=torch.float32, device=qkv.device)
@@ -137,7 +146,7 @@ def forward(qkv: Tensor, spans: Tensor, text_of: Tensor, scale: float) -> tuple[
 def backward(
     dout: Tensor, out: Tensor, logs: Tensor, qkv: Tensor, spans: Tensor, text_of: Tensor, scale: float, sums: Tensor
 ) -> Tensor:
-    """See `long_attention.long_attention_backward`."""
+    """The gradient of qkv [T, 3, A, D]; `sums` [G, 3 A D] get its sums over each tile's tokens."""
     tokens, _, heads, _ = qkv.shape
     dqkv, deltas = torch.empty_like(qkv), torch.empty_like(logs)
     grid, last = (triton.cdiv(tokens, WALKING), heads), (spans, text_of, tokens, scale, heads, sums.stride(0))

@@ -1,4 +1,12 @@
-"""The Triton side of `short_attention`: two kernels and their launch."""
+"""Attention over packed short texts: several whole texts share one tile, so no tile is mostly padding.
+
+Consecutive texts are grouped so that each group fits one tile of `block` tokens. One program handles one
+group and head: the scores of a whole tile fit on chip, so the forward saves nothing but its inputs, and the
+backward recomputes the softmax and writes all three gradients in one pass, without atomics (deterministic).
+Variable-length attention in 128-wide tiles per text would compute 128 columns for a text of 20 tokens.
+
+T tokens packed, A heads, D head width (a power of two, 16 to 128), G groups.
+"""
 
 from __future__ import annotations
 
@@ -101,7 +109,12 @@ def _constants(qkv: Tensor, block: int) -> dict[str, int | str]:
 
 
 def forward(qkv: Tensor, groups: Tensor, text_of: Tensor, scale: float, block: int) -> Tensor:
-    """See `short_attention.short_attention`."""
+    """Attention within each text: queries, keys and values qkv [T, 3, A, D] -> [T, A, D].
+
+    groups: int32 [G + 1], the token at which each group of whole texts starts, at most `block` apart; they
+    must cover all T tokens (rows outside any group are left unwritten). text_of: int32 [T], a number per
+    token that is the same within a text and differs between neighbours.
+    """
     out = torch.empty(qkv.shape[0], *qkv.shape[2:], dtype=qkv.dtype, device=qkv.device)
     _forward_kernel[(len(groups) - 1, qkv.shape[2])](
         qkv, out, groups, text_of, scale, qkv.shape[2], **_constants(qkv, block)
@@ -112,7 +125,7 @@ def forward(qkv: Tensor, groups: Tensor, text_of: Tensor, scale: float, block: i
 def backward(
     dout: Tensor, qkv: Tensor, groups: Tensor, text_of: Tensor, scale: float, block: int, sums: Tensor
 ) -> Tensor:
-    """See `short_attention.short_attention_backward`."""
+    """The gradient of qkv [T, 3, A, D]; `sums` [G, 3 A D] get its sums over each group's tokens."""
     dqkv = torch.empty_like(qkv)
     _backward_kernel[(len(groups) - 1, qkv.shape[2])](
         qkv, dout, dqkv, groups, text_of, sums, sums.stride(0), scale, qkv.shape[2], **_constants(qkv, block)

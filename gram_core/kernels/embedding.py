@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gram_core.kernels.column_sums import sum_dtype
+from gram_core.kernels.layer_norm import norm_backward
 from gram_core.packing import PackedTexts
 
 
@@ -43,10 +43,10 @@ def embed(packed: PackedTexts, weights: EmbeddingWeights, dtype: torch.dtype) ->
         from gram_core.kernels import _embedding_triton
 
         return _embedding_triton.embed(packed, weights, dtype)
-    total = _summed(packed, weights)
-    variance, mean = torch.var_mean(total, 1, correction=0)
-    rows = F.layer_norm(total, total.shape[1:], weights.norm_weight, weights.norm_bias, weights.eps)
-    return rows.to(dtype), torch.stack([mean, torch.rsqrt(variance + weights.eps)])
+    rows, mean, inverse = torch.native_layer_norm(
+        _summed(packed, weights), weights.norm_weight.shape, weights.norm_weight, weights.norm_bias, weights.eps
+    )
+    return rows.to(dtype), torch.stack([mean[:, 0], inverse[:, 0]])
 
 
 def embed_backward(
@@ -75,8 +75,14 @@ def embed_backward(
         moved = _embedding_triton.embed_backward(gradient, also, packed, statistics, weights, partials, scattered)
     else:
         wide = gradient.to(sum_dtype(gradient))
-        moved = _embed_backward(wide if also is None else wide + also, packed, statistics, weights, partials)
-    if deterministic or not gradient.is_cuda:
+        moved, *of_norm = norm_backward(
+            wide if also is None else wide + also, _summed(packed, weights), statistics, weights.norm_weight
+        )
+        partials[0] = torch.cat(of_norm)
+        of_words.index_add_(0, packed.tokens, moved)
+        if weights.ignored >= 0:
+            of_words[weights.ignored] = 0.0
+    if deterministic and gradient.is_cuda:
         of_words += torch.ops.aten.embedding_dense_backward(
             moved, packed.tokens.long(), len(of_words), weights.ignored, False
         )
@@ -95,22 +101,11 @@ def position_sums(rows: Tensor, offsets: Tensor, out: Tensor) -> None:
 
         _embedding_triton.position_sums(rows, offsets, out)
         return
-    for position in range(len(out)):
-        token = offsets[:-1] + position
-        out[position] = rows[token[token < offsets[1:]].long()].sum(0)
+    lengths = offsets.diff()
+    places = torch.arange(int(offsets[-1])) - torch.repeat_interleave(offsets[:-1].long(), lengths)
+    out.zero_().index_add_(0, places, rows[: len(places)])
 
 
 def _summed(packed: PackedTexts, weights: EmbeddingWeights) -> Tensor:
     total = weights.words[packed.tokens.long()] + weights.positions[packed.positions.long() + weights.first_position]
     return total if weights.types is None else total + weights.types[0]
-
-
-def _embed_backward(
-    gradient: Tensor, packed: PackedTexts, statistics: Tensor, weights: EmbeddingWeights, partials: Tensor
-) -> Tensor:
-    mean, inverse = statistics[:, :, None]
-    normed = (_summed(packed, weights) - mean) * inverse
-    inner = gradient * weights.norm_weight
-    partials.zero_()
-    partials[0] = torch.cat([(gradient * normed).sum(0), gradient.sum(0)])
-    return (inner - inner.mean(1, keepdim=True) - normed * (inner * normed).mean(1, keepdim=True)) * inverse

@@ -25,7 +25,6 @@ def gelu_backward(gradient: Tensor, x: Tensor, partials: Tensor) -> Tensor:
         from gram_core.kernels import _gelu_triton
 
         return _gelu_triton.gelu_backward(gradient, x, partials)
-    gradient.copy_(torch.ops.aten.gelu_backward(gradient, x))
-    partials.zero_()
-    partials[0] = gradient.to(partials.dtype).sum(0)
+    torch.ops.aten.gelu_backward.grad_input(gradient, x, grad_input=gradient)
+    torch.sum(gradient, 0, dtype=partials.dtype, out=partials[0])
     return gradient

@@ -5,6 +5,8 @@ The references run in float64 on the same inputs; shapes are ragged and no power
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import subprocess
 import sys
@@ -14,8 +16,8 @@ import torch
 from torch import Tensor
 
 from gram_core.batch import Texts
-from gram_core.kernels import adamw, embedding, gelu, layer_norm, long_attention, segments, short_attention
-from gram_core.packing import PackedTexts, pack
+from gram_core.kernels import adamw, embedding, gelu, layer_norm, segments
+from gram_core.packing import WALKING, PackedTexts, pack
 
 triton = pytest.importorskip("triton")
 GPU = torch.cuda.is_available()
@@ -57,6 +59,19 @@ def random(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 def close(found: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
     error = (found.double().cpu() - expected.double().cpu()).norm() / expected.double().cpu().norm()
     assert float(error) <= BOUND[dtype], float(error)
+
+
+def dense_attention(qkv: Tensor, text_of: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention within texts by all scores [A, T, T], and their log-sums; to be differentiated."""
+    q, k, v = qkv.unbind(1)
+    scores = torch.einsum("iad,jad->aij", q, k) * qkv.shape[3] ** -0.5
+    scores = scores.masked_fill(text_of[:, None] != text_of[None, :], -math.inf)
+    return torch.einsum("aij,jad->iad", torch.softmax(scores, -1), v), torch.logsumexp(scores, -1)
+
+
+def dense_gradient(qkv: Tensor, text_of: Tensor, gradient: Tensor) -> Tensor:
+    leaf = qkv.clone().requires_grad_()
+    return torch.autograd.grad(dense_attention(leaf, text_of)[0], leaf, gradient)[0].flatten(1)
 
 
 def double(*tensors: Tensor) -> list[Tensor]:
@@ -121,14 +136,14 @@ def test_attention(dtype: torch.dtype, block: int) -> None:
     packed = packed_texts([5, 1, 40, 30, block, 2, 7], block, spare=70)
     qkv, gradient = random(len(packed.tokens), 3, 2, 16, dtype=dtype), random(len(packed.tokens), 2, 16, dtype=dtype)
     wide, wide_gradient = double(qkv, gradient)
-    groups, text_of = packed.groups.cpu(), packed.text_of.cpu()
+    groups, text_of = packed.groups.tolist(), packed.text_of.cpu()
     found = _short_attention_triton.forward(qkv, packed.groups, packed.text_of, 0.25, block)
-    close(found, short_attention.short_attention(wide, groups, text_of, 0.25, block), dtype)
-    sums, of_reference = random(len(groups) - 1, 96), torch.empty(len(groups) - 1, 96, dtype=torch.float64)
+    close(found, dense_attention(wide, text_of)[0], dtype)
+    sums = random(len(groups) - 1, 96)
     back = _short_attention_triton.backward(gradient, qkv, packed.groups, packed.text_of, 0.25, block, sums)
-    expected = short_attention.short_attention_backward(wide_gradient, wide, groups, text_of, 0.25, block, of_reference)
-    close(back, expected, dtype)
-    close(sums, of_reference, dtype)
+    expected = dense_gradient(wide, text_of, wide_gradient)
+    close(back.flatten(1), expected, dtype)
+    close(sums, torch.stack([expected[start:stop].sum(0) for start, stop in itertools.pairwise(groups)]), dtype)
 
 
 @runs
@@ -139,19 +154,15 @@ def test_long_attention(dtype: torch.dtype) -> None:
     tokens = len(packed.tokens)
     qkv, gradient = random(tokens, 3, 2, 16, dtype=dtype), random(tokens, 2, 16, dtype=dtype)
     wide, wide_gradient = double(qkv, gradient)
-    spans, text_of = packed.groups.cpu(), packed.text_of.cpu()
+    text_of = packed.text_of.cpu()
     out, logs = _long_attention_triton.forward(qkv, packed.groups, packed.text_of, 0.25)
-    expected, of_reference = long_attention.long_attention(wide, spans, text_of, 0.25)
-    close(out, expected, dtype)
-    close(logs, of_reference, dtype)
-    tiles = len(spans) // 2
-    sums, one = random(tiles, 96), torch.empty(tiles, 96, dtype=torch.float64)
+    for found, expected in zip((out, logs), dense_attention(wide, text_of), strict=True):
+        close(found, expected, dtype)
+    sums = random(len(packed.groups) // 2, 96)
     back = _long_attention_triton.backward(gradient, out, logs, qkv, packed.groups, packed.text_of, 0.25, sums)
-    moved = long_attention.long_attention_backward(
-        wide_gradient, expected, of_reference, wide, spans, text_of, 0.25, one
-    )
-    close(back, moved, dtype)
-    close(sums, one, dtype)
+    expected = dense_gradient(wide, text_of, wide_gradient)
+    close(back.flatten(1), expected, dtype)
+    close(sums, torch.stack([rows.sum(0) for rows in expected.split(WALKING)]), dtype)
 
 
 @runs
