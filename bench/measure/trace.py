@@ -7,6 +7,7 @@ the call that launched them, phases are annotations of the host.
 from __future__ import annotations
 
 import json
+import math
 from bisect import bisect_right
 from collections import defaultdict
 from dataclasses import dataclass
@@ -31,7 +32,10 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Trace:
-    """What a trace says. On a CPU `device_s` is None, kernels are operators, and phases are host time."""
+    """What a trace says. On a CPU `device_s` is None, kernels are operators, and phases are host time.
+
+    device_s: time in which the device ran anything; phases and kernels may overlap and add up to more.
+    """
 
     phases_s: dict[str, float]
     kernels: tuple[Kernel, ...]
@@ -54,7 +58,17 @@ def read_trace(path: Path) -> Trace:
         moment = launched.get(event.get("args", {}).get("correlation"))
         name = _phase_at(annotations, moment) if moment is not None else None
         phases[name or "outside"] += event["dur"] * MICROSECOND
-    return Trace(dict(phases), _table(work, "dur"), sum(event["dur"] for event in work) * MICROSECOND)
+    return Trace(dict(phases), _table(work, "dur"), _covered(work) * MICROSECOND)
+
+
+def _covered(events: list[dict[str, Any]]) -> float:
+    """Time in which any of these runs: streams overlap."""
+    covered, until = 0.0, -math.inf
+    for event in sorted(events, key=lambda event: event["ts"]):
+        stop = event["ts"] + event["dur"]
+        covered += max(0.0, stop - max(until, event["ts"]))
+        until = max(until, stop)
+    return covered
 
 
 def _phase_at(annotations: list[dict[str, Any]], moment: float) -> str | None:

@@ -21,6 +21,8 @@ class Aside:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._active = False
         self._held: list[Tensor] = []
+        self._before: tuple[torch.cuda.Event, list[Tensor]] | None = None
+        """What was given before the last turn: when it is done, and what it reads."""
 
     def begin(self, tokens: int) -> None:
         """Opens a pass of so many tokens."""
@@ -36,8 +38,17 @@ class Aside:
         with torch.cuda.stream(self._stream):
             work()
 
+    def turn(self) -> None:
+        """Waits for what was given before the last turn and lets go of what that read, so that memory is not held up."""
+        if not self._active or self._stream is None:
+            return
+        if self._before is not None:
+            torch.cuda.current_stream().wait_event(self._before[0])
+        self._before = self._stream.record_event(), self._held
+        self._held = []
+
     def join(self) -> None:
         """Closes the pass: what the current stream is given from now on comes behind all of it."""
         if self._active and self._stream is not None:
             torch.cuda.current_stream().wait_stream(self._stream)
-        self._held.clear()
+        self._held, self._before = [], None

@@ -157,27 +157,30 @@ def backward(
     )
     of_projections = projected.split(3 * width, 1)
     aside.begin(len(gradient))
-    also: Tensor | None = None
-    for number in reversed(range(len(sizes))):
-        four = slice(4 * number, 4 * number + 4)
-        sums = (of_layers[number], of_projections[number])
-        of_layer = kept.layers.pop()
-        if isinstance(of_layer, Tensor):
-            _, of_layer = _layer_forward(of_layer, kept.packed, weights.layers[number], joined[four], shape)
-        gradient, also = _layer_backward(
-            gradient, also, kept.packed, of_layer, weights.layers[number], joined[four], shape,
-            partial(_weight_gradient, into.matrices, 4 * number, aside), sums,
+    try:
+        also: Tensor | None = None
+        for number in reversed(range(len(sizes))):
+            four = slice(4 * number, 4 * number + 4)
+            of_layer = kept.layers.pop()
+            if isinstance(of_layer, Tensor):
+                _, of_layer = _layer_forward(of_layer, kept.packed, weights.layers[number], joined[four], shape)
+            gradient, also = _layer_backward(
+                gradient, also, kept.packed, of_layer, weights.layers[number], joined[four], shape,
+                partial(_weight_gradient, into.matrices, 4 * number, aside), (of_layers[number], of_projections[number]),
+            )  # fmt: skip
+            del of_layer
+            if finished is not None:
+                aside.run(partial(finished, number))
+            aside.turn()
+        into.tables = into.tables or _tables_like(weights)
+        embed_backward(
+            gradient, also, kept.packed, kept.statistics, weights.embedding, of_embedding, into.tables,
+            shape.text_length,
         )  # fmt: skip
-        del of_layer
-        if finished is not None:
-            aside.run(partial(finished, number))
-    into.tables = into.tables or _tables_like(weights)
-    embed_backward(
-        gradient, also, kept.packed, kept.statistics, weights.embedding, of_embedding, into.tables, shape.text_length
-    )
-    column_sums(partials, into.vectors[: partials.shape[1]])
-    column_sums(projected, into.vectors[partials.shape[1] :])
-    aside.join()
+        column_sums(partials, into.vectors[: partials.shape[1]])
+        column_sums(projected, into.vectors[partials.shape[1] :])
+    finally:
+        aside.join()
 
 
 def _layer_forward(

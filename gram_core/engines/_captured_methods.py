@@ -16,7 +16,7 @@ from gram_core.encoders.packed import PackedEncoder
 from gram_core.encoders.standing import StandingOptimization, StandingWeights, can_stand
 from gram_core.encoding_buffer import EncodingBuffer
 from gram_core.engines._captured import CapturedFunction, GraphPool, Inputs, Outputs
-from gram_core.engines._inputs import Packer, batch_of, gather_of, packed_texts, rows_of, slot_inputs
+from gram_core.engines._inputs import NewItemsPacker, Packer, batch_of, gather_of, packed_texts, rows_of, slot_inputs
 from gram_core.methods.e2e import E2E
 from gram_core.methods.multi_step import MultiStep, pseudo_loss
 from gram_core.methods.single_step import SingleStep
@@ -90,7 +90,7 @@ class CapturedMultiStep(MultiStep):
     def __init__(self, training: Training, settings: MultiStep.Settings | None, encoder: PackedEncoder):
         super().__init__(training, settings)
         self._encoder = encoder
-        self._new_items, self._minibatch, self._moved = Packer(encoder), Packer(encoder), Packer(encoder)
+        self._new_items, self._minibatch, self._moved = NewItemsPacker(encoder), Packer(encoder), Packer(encoder)
         make_capturable(training.optimization, training.device)
         self._standing = stand(training, encoder)
         self._pool = GraphPool(training.device)

@@ -5,6 +5,7 @@ B users, S slots, n rows of encodings (capacity), T tokens (capacity), d width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -29,12 +30,36 @@ class Packer:
 
     def pack(self, texts: Texts) -> dict[str, Tensor]:
         """The texts' inputs."""
-        packed = self._encoder.pack(texts, self._tokens.fit(len(texts.tokens)), self.rows(len(texts)))
+        packed = self._encoder.pack(texts, *self.capacities(len(texts.tokens), len(texts)))
         return dict(zip(PACKED, packed.tensors(), strict=True))
+
+    def capacities(self, tokens: int, texts: int) -> tuple[int, int]:
+        """Those for so many tokens of so many texts."""
+        return self._tokens.fit(tokens), self.rows(texts)
 
     def rows(self, count: int) -> int:
         """The capacity for `count` encodings."""
         return self._rows.fit(count)
+
+
+class NewItemsPacker(Packer):
+    """For texts that get fewer from call to call, as an interval's new items do: sizes far apart, so that soon none is
+    new, each for tokens and texts together. The fifth of the tokens that this adds has no backward pass."""
+
+    SMALLEST, GROWTH, ROOM = 256, 1.5, 1.25
+
+    def __init__(self, encoder: PackedEncoder):
+        super().__init__(encoder)
+        self._texts_per_token: float | None = None
+
+    def capacities(self, tokens: int, texts: int) -> tuple[int, int]:
+        """The least size that holds both; what the first call holds says how many texts there are to so many tokens."""
+        if self._texts_per_token is None:
+            self._texts_per_token = self.ROOM * texts / max(tokens, 1)
+        size = float(self.SMALLEST)
+        while size < tokens or size * self._texts_per_token < texts:
+            size *= self.GROWTH
+        return 64 * math.ceil(size / 64), 16 * math.ceil(size * self._texts_per_token / 16)
 
 
 def packed_texts(inputs: Mapping[str, Tensor]) -> PackedTexts:

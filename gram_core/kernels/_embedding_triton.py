@@ -61,8 +61,8 @@ def _embed_backward_kernel(
 ):  # fmt: skip
     column = tl.arange(0, block)
     w = tl.load(weight + column, mask=column < width, other=0.0).to(tl.float32)[None, :]
-    of_weight = tl.zeros((block,), dtype=tl.float32)
-    of_bias = tl.zeros((block,), dtype=tl.float32)
+    of_weight = tl.zeros((tile, block), dtype=tl.float32)
+    of_bias = tl.zeros((tile, block), dtype=tl.float32)
     for first in range(tl.program_id(0) * tile, rows, tl.num_programs(0) * tile):
         row = first + tl.arange(0, tile)
         held = row < rows
@@ -83,11 +83,11 @@ def _embed_backward_kernel(
         if scattered:
             counted = some & (word != ignored)[:, None]
             tl.atomic_add(of_words + word[:, None] * width + column[None, :], moved, mask=counted, sem="relaxed")
-        of_weight += tl.sum(dy * normed, 0)
-        of_bias += tl.sum(dy, 0)
+        of_weight += dy * normed
+        of_bias += dy
     place = partials + tl.program_id(0).to(tl.int64) * partial_stride + column
-    tl.store(place, of_weight, mask=column < width)
-    tl.store(place + width, of_bias, mask=column < width)
+    tl.store(place, tl.sum(of_weight, 0), mask=column < width)
+    tl.store(place + width, tl.sum(of_bias, 0), mask=column < width)
 
 
 @triton.jit
@@ -139,7 +139,7 @@ def embed_backward(
         weights.norm_weight, statistics, moved, partials, moved if of_words is None else of_words,
         rows, width, weights.first_position, weights.ignored, partials.stride(0),
         two=also is not None, typed=weights.types is not None, scattered=of_words is not None,
-        block=triton.next_power_of_2(width), tile=4, num_warps=8,
+        block=triton.next_power_of_2(width), tile=1, num_warps=4,
     )  # fmt: skip
     return moved
 

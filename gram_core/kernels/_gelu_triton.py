@@ -25,7 +25,7 @@ def _gelu_kernel(x, out, count, block: tl.constexpr):
 def _gelu_backward_kernel(gradient, x, partials, rows, width, partial_stride, block: tl.constexpr, tile: tl.constexpr):
     column = tl.program_id(0) * block + tl.arange(0, block)
     held = column < width
-    total = tl.zeros((block,), dtype=tl.float32)
+    total = tl.zeros((tile, block), dtype=tl.float32)
     for first in range(tl.program_id(1) * tile, rows, tl.num_programs(1) * tile):
         row = first + tl.arange(0, tile)
         some = (row < rows)[:, None] & held[None, :]
@@ -35,8 +35,8 @@ def _gelu_backward_kernel(gradient, x, partials, rows, width, partial_stride, bl
         below = 0.5 * (1.0 + tl.erf(value * _ROOT_HALF))
         moved = dy * (below + value * _DENSITY * tl.exp(-0.5 * value * value))
         tl.store(gradient + place, moved.to(gradient.dtype.element_ty), mask=some)
-        total += tl.sum(moved, 0)
-    tl.store(partials + tl.program_id(1).to(tl.int64) * partial_stride + column, total, mask=held)
+        total += moved
+    tl.store(partials + tl.program_id(1).to(tl.int64) * partial_stride + column, tl.sum(total, 0), mask=held)
 
 
 def gelu(x: Tensor) -> Tensor:

@@ -37,9 +37,9 @@ def _add_norm_backward_kernel(
     column = tl.arange(0, block)
     held = column < width
     w = tl.load(weight + column, mask=held, other=0.0).to(tl.float32)[None, :]
-    of_weight = tl.zeros((block,), dtype=tl.float32)
-    of_bias = tl.zeros((block,), dtype=tl.float32)
-    of_sum = tl.zeros((block,), dtype=tl.float32)
+    of_weight = tl.zeros((tile, block), dtype=tl.float32)
+    of_bias = tl.zeros((tile, block), dtype=tl.float32)
+    of_sum = tl.zeros((tile, block), dtype=tl.float32)
     for first in range(tl.program_id(0) * tile, rows, tl.num_programs(0) * tile):
         row = first + tl.arange(0, tile)
         some = (row < rows)[:, None] & held[None, :]
@@ -55,13 +55,13 @@ def _add_norm_backward_kernel(
         moved = inner - (tl.sum(inner, 1)[:, None] + normed * tl.sum(inner * normed, 1)[:, None]) / width
         moved = tl.where(some, moved * inverse, 0.0)
         tl.store(gradient + place, moved.to(gradient.dtype.element_ty), mask=some)
-        of_weight += tl.sum(dy * normed, 0)
-        of_bias += tl.sum(dy, 0)
-        of_sum += tl.sum(moved, 0)
+        of_weight += dy * normed
+        of_bias += dy
+        of_sum += moved
     place = partials + tl.program_id(0).to(tl.int64) * partial_stride + column
-    tl.store(place, of_weight, mask=held)
-    tl.store(place + width, of_bias, mask=held)
-    tl.store(place + 2 * width, of_sum, mask=held)
+    tl.store(place, tl.sum(of_weight, 0), mask=held)
+    tl.store(place + width, tl.sum(of_bias, 0), mask=held)
+    tl.store(place + 2 * width, tl.sum(of_sum, 0), mask=held)
 
 
 def add_norm(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -83,6 +83,6 @@ def add_norm_backward(
     rows, width = x.shape
     _add_norm_backward_kernel[(len(partials),)](
         gradient, gradient if also is None else also, x, statistics, weight, partials, rows, width, partials.stride(0),
-        two=also is not None, block=triton.next_power_of_2(width), tile=4, num_warps=8,
+        two=also is not None, block=triton.next_power_of_2(width), tile=1, num_warps=4,
     )  # fmt: skip
     return gradient
