@@ -52,7 +52,7 @@ def _no_kernels(device: torch.device, dtype: torch.dtype, head_width: int) -> st
         return "its kernels need a GPU that computes in bf16 and TF32 (Ampere or later)"
     if dtype == torch.float64:
         return "the tiles do not compute in float64"
-    if head_width not in (16, 32, 64):
+    if head_width not in (16, 32, 64):  # wider ones exceed shared memory, in float32 at least
         return f"heads of width {head_width} do not fit the tiles"
     return None
 

@@ -5,7 +5,7 @@ group and head: the scores of a whole tile fit on chip, so the forward saves not
 backward recomputes the softmax and writes all three gradients in one pass, without atomics (deterministic).
 Variable-length attention in 128-wide tiles per text would compute 128 columns for a text of 20 tokens.
 
-T tokens packed, A heads, D head width (a power of two, 16 to 128), G groups.
+T tokens packed, A heads, D head width (16, 32 or 64), G groups.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ The references run in float64 on the same inputs; shapes are ragged and no power
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import os
@@ -177,7 +178,7 @@ def test_embedding(types: bool) -> None:
         *(None if table is None else double(table)[0] for table in (weights.words, weights.positions, weights.types)),
         *double(weights.norm_weight, weights.norm_bias), 1e-5, 2, 7,
     )  # fmt: skip
-    on_host = packed.to("cpu")
+    on_host = PackedTexts(*(tensor.cpu() for tensor in packed.tensors()))
     out, statistics = _embedding_triton.embed(packed, weights, torch.float32)
     expected, of_reference = embedding.embed(on_host, wide, torch.float64)
     close(out, expected, torch.float32)
@@ -218,16 +219,18 @@ def test_adamw(sizes: tuple[int, int]) -> None:
     theirs = [parameter.detach().clone().requires_grad_() for parameter in ours]
     options = dict(lr=1e-2, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1)
     optimizers = [torch.optim.AdamW(parameters, **options) for parameters in (ours, theirs)]
-    copies = [torch.zeros(sizes, dtype=torch.bfloat16, device=DEVICE) if GPU else None, None]
+    narrow = [torch.zeros(sizes, dtype=torch.bfloat16, device=DEVICE) if GPU else None, None]
     gradients = [torch.zeros_like(p, dtype=torch.bfloat16 if GPU and p.dim() > 1 else None) for p in ours]
-    entries = [adamw.Entry(p, g, c, 0) for p, g, c in zip(ours, gradients, copies, strict=True)]
+    entries = [adamw.Entry(p, g, c, 0) for p, g, c in zip(ours, gradients, narrow, strict=True)]
     parts = [entries[:1], entries[1:]]
     update = adamw.FusedAdamW(optimizers[0], parts)
     if not GPU:
         update._launch = _adamw_triton.Launch(parts, update._moments(), update._groups())
     for step in range(3):
         if step == 1:
-            optimizers[0].load_state_dict(optimizers[0].state_dict())  # state lies elsewhere from now on
+            held = optimizers[0].state[ours[0]]["exp_avg"]
+            optimizers[0].load_state_dict(copy.deepcopy(optimizers[0].state_dict()))
+            assert optimizers[0].state[ours[0]]["exp_avg"] is not held, "state lies elsewhere from now on"
             for optimizer in optimizers:
                 optimizer.param_groups[0]["lr"] = torch.tensor(3e-3, device=DEVICE)
         update.refresh()
@@ -242,5 +245,5 @@ def test_adamw(sizes: tuple[int, int]) -> None:
         close(mine, other, torch.float32)
         for name in ("exp_avg", "exp_avg_sq", "step"):
             close(optimizers[0].state[mine][name], optimizers[1].state[other][name], torch.float32)
-    if copies[0] is not None:
-        assert torch.equal(copies[0], ours[0].bfloat16())
+    if narrow[0] is not None:
+        assert torch.equal(narrow[0], ours[0].bfloat16())
