@@ -39,7 +39,7 @@ class Aside:
             work()
 
     def turn(self) -> None:
-        """Waits for what was given before the last turn and lets go of what that read, so that memory is not held up."""
+        """Waits for what was given before the last turn and lets go of what that read, or memory would pile up."""
         if not self._active or self._stream is None:
             return
         if self._before is not None:

@@ -164,9 +164,10 @@ def backward(
             of_layer = kept.layers.pop()
             if isinstance(of_layer, Tensor):
                 _, of_layer = _layer_forward(of_layer, kept.packed, weights.layers[number], joined[four], shape)
+            weight_gradient = partial(_weight_gradient, into.matrices, 4 * number, aside)
             gradient, also = _layer_backward(
-                gradient, also, kept.packed, of_layer, weights.layers[number], joined[four], shape,
-                partial(_weight_gradient, into.matrices, 4 * number, aside), (of_layers[number], of_projections[number]),
+                gradient, also, kept.packed, of_layer, weights.layers[number], joined[four], shape, weight_gradient,
+                (of_layers[number], of_projections[number]),
             )  # fmt: skip
             del of_layer
             if finished is not None:
