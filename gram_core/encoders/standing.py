@@ -35,11 +35,19 @@ class StandingWeights:
 
     def refresh(self) -> None:
         """Copies the parameters where somebody else has changed one in place; `StandingOptimization` has not."""
-        versions = [parameter._version for parameter in self._weights.parameters()]
-        if versions != self._versions:
-            self._versions = versions
+        if self._versions_now() != self._versions:
             with torch.no_grad():
                 copy_into(self.joined, self._weights)
+            self._versions = self._versions_now()
+
+    def moved(self) -> None:
+        """Says that a step moved parameters and copies alike, which kernels and graphs do unseen: whoever else reads
+        the parameters sees that they changed, and these copies are not made again."""
+        torch.autograd.graph.increment_version(self._weights.parameters())
+        self._versions = self._versions_now()
+
+    def _versions_now(self) -> list[int]:
+        return [parameter._version for parameter in self._weights.parameters()]
 
     def entries(self, group_of: dict[int, int]) -> list[list[Entry]]:
         """All parameters with gradient and copy: the matrices of each layer, then everything else.
@@ -85,6 +93,13 @@ class StandingOptimization(Optimization):
         if encoder:
             with phase("optimizer"):
                 self._update.step(part=-1)
+
+    def advance(self, *, encoder: bool = True, cf: bool = True) -> None:
+        """As `Optimization.advance`, after a step that was replayed or run."""
+        super().advance(encoder=encoder, cf=cf)
+        if encoder:
+            assert self.standing is not None
+            self.standing.moved()
 
     def _move_layer(self, number: int) -> None:
         with phase("optimizer"):

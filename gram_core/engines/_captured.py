@@ -137,6 +137,10 @@ class CapturedFunction:
         finally:
             self._uncaptured = False
 
+    def forget(self) -> None:
+        """Drops all graphs, whose tensors were replaced: what follows runs as it is, and is captured anew."""
+        self._instances.clear()
+
     def _instance(self, signature: Signature, inputs: Inputs) -> _Instance:
         instance = self._instances.get(signature)
         if instance is None:

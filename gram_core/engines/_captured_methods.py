@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.optim import Optimizer
 
 from gram_core.batch import Batch
 from gram_core.encoders.packed import PackedEncoder
@@ -35,10 +36,10 @@ class CapturedStep:
         self.training = training
         self._encoder = encoder
         self._packer = Packer(encoder)
-        make_capturable(training.optimization, training.device)
         self._standing = stand(training, encoder)
         self._pool = GraphPool(training.device)
         self._step = CapturedFunction(self._device_step, training.device, pool=self._pool)
+        make_capturable(training.optimization, training.device, [self._step])
 
     def take_idle_s(self) -> float | None:
         """Seconds in which the device waited for the host since the last call; None where it keeps no time."""
@@ -58,7 +59,7 @@ class CapturedStep:
         if self._standing is not None:
             self._standing.refresh()
         (loss,) = self._step(self.host_inputs(batch), history_length=batch.history_length)
-        self.training.optimization.advance()
+        (self._standing or self.training.optimization).advance()
         return loss.clone()
 
     def finish(self) -> None:
@@ -91,12 +92,12 @@ class CapturedMultiStep(MultiStep):
         super().__init__(training, settings)
         self._encoder = encoder
         self._new_items, self._minibatch, self._moved = NewItemsPacker(encoder), Packer(encoder), Packer(encoder)
-        make_capturable(training.optimization, training.device)
         self._standing = stand(training, encoder)
         self._pool = GraphPool(training.device)
         self._encode = CapturedFunction(self._device_encode, training.device, pool=self._pool)
         self._cf = CapturedFunction(self._device_cf_step, training.device, pool=self._pool)
         self._ce = CapturedFunction(self._device_ce_step, training.device, pool=self._pool)
+        make_capturable(training.optimization, training.device, [self._encode, self._cf, self._ce])
 
     def take_idle_s(self) -> float | None:
         """Seconds in which the device waited for the host since the last call; None where it keeps no time."""
@@ -127,7 +128,7 @@ class CapturedMultiStep(MultiStep):
         packed = self._minibatch.pack(self.training.table.texts(items))
         encoded, displacement = (_filled_up(part, rows_of(packed)) for part in buffer.read(items))
         self._ce(packed | {"encoded": encoded, "displacement": displacement})
-        self.training.optimization.advance(cf=False)
+        (self._standing or self.training.optimization).advance(cf=False)
 
     def _device_encode(self, inputs: Inputs) -> Outputs:
         with torch.no_grad(), phase("ce_forward"):
@@ -164,19 +165,35 @@ def stand(training: Training, encoder: PackedEncoder) -> StandingOptimization | 
     return StandingOptimization(**vars(optimization), standing=encoder.standing)
 
 
-def make_capturable(optimization: Optimization, device: torch.device) -> None:
-    """Optimizers count steps and read scheduled learning rates on the device, where they can."""
+def make_capturable(optimization: Optimization, device: torch.device, functions: Sequence[CapturedFunction]) -> None:
+    """Optimizers count steps and read scheduled learning rates on the device, where they can.
+
+    functions: their graphs are dropped whenever an optimizer loads a state, since it puts other tensors in place.
+    """
+    for optimizer, scheduled in (
+        (optimization.encoder_optimizer, optimization.encoder_scheduler is not None),
+        (optimization.cf_optimizer, optimization.cf_scheduler is not None),
+    ):
+        if optimizer is None:
+            continue
+        _count_on_device(optimizer, device, scheduled)
+
+        def loaded(optimizer: Optimizer, scheduled: bool = scheduled) -> None:
+            _count_on_device(optimizer, device, scheduled)
+            for function in functions:
+                function.forget()
+
+        optimizer.register_load_state_dict_post_hook(loaded)
+
+
+def _count_on_device(optimizer: Optimizer, device: torch.device, scheduled: bool) -> None:
     if device.type != "cuda":
         return
-    for optimizer, scheduler in (
-        (optimization.encoder_optimizer, optimization.encoder_scheduler),
-        (optimization.cf_optimizer, optimization.cf_scheduler),
-    ):
-        for group in optimizer.param_groups if optimizer is not None else ():
-            if "capturable" in group:
-                group["capturable"] = True
-            if scheduler is not None and not isinstance(group["lr"], Tensor):
-                group["lr"] = torch.tensor(float(group["lr"]), device=device)
+    for group in optimizer.param_groups:
+        if "capturable" in group:
+            group["capturable"] = True
+        if scheduled and not isinstance(group["lr"], Tensor):
+            group["lr"] = torch.tensor(float(group["lr"]), device=device)
 
 
 def _filled_up(rows: Tensor, count: int) -> Tensor:

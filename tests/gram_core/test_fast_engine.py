@@ -17,7 +17,7 @@ from gram_core.encoders.bucketed import BucketedEncoder, length_bounds
 from gram_core.encoders.packed import PackedEncoder, unsupported
 from gram_core.engines import fast
 from gram_core.engines._captured import Capacities, CapturedFunction
-from gram_core.engines._inputs import Packer, packed_texts
+from gram_core.engines._inputs import NewItemsPacker, Packer, packed_texts
 from gram_core.exactness import gradients, parameters, relative_errors
 from gram_core.methods.multi_step import MultiStep
 from gram_core.packing import pack, readers
@@ -299,6 +299,26 @@ def test_bucketed_tokens_are_what_it_computes() -> None:
     computed = encoder.computed_tokens(lengths)
     assert (computed >= lengths).all()
     assert int(computed.sum()) < 8 * len(lengths)
+
+
+def test_new_items_that_get_fewer_soon_find_their_sizes_again() -> None:
+    """Interval after interval, from all items of a batch down to a few: 440 texts of 20 tokens at first."""
+    packer = NewItemsPacker(PackedEncoder(make_encoder()))
+    generator = torch.Generator().manual_seed(0)
+    sizes, real, held = [], 0, 0
+    for interval in range(4):
+        for step in range(16):
+            texts = int(440 / (1 + step) * (0.9 + 0.2 * float(torch.rand((), generator=generator))))
+            tokens = int(texts * (18 + 4 * float(torch.rand((), generator=generator))))
+            size = packer.capacities(tokens, texts)
+            assert size[0] >= tokens
+            assert size[1] >= texts
+            sizes.append((interval, size))
+            real, held = real + tokens, held + size[0]
+    early, late = ({size for interval, size in sizes if (interval < 2) is first} for first in (True, False))
+    assert len(early | late) <= 12
+    assert len(late - early) <= 1
+    assert held <= 1.35 * real
 
 
 def test_capacities_repeat_for_counts_that_scatter() -> None:

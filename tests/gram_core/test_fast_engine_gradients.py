@@ -6,6 +6,7 @@ shrink and grow, which captured buffers must not remember.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
 import pytest
@@ -20,6 +21,7 @@ from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.encoders.packed import PackedEncoder
 from gram_core.engines import fast
 from gram_core.engines._captured_methods import CapturedStep
+from gram_core.exactness import parameters, relative_errors
 from gram_core.methods.e2e import E2E
 from gram_core.methods.single_step import SingleStep
 from gram_core.training import Optimization, Training
@@ -108,3 +110,34 @@ def test_gradients_of_every_step(device: str, method: type, text_length: int, am
             error = float((found[name] - gradient).norm())
             bound, signal = (1e-5, 0.3) if amp is None else (2e-2, 0.01)  # below, terms of `largest` have cancelled
             assert error <= bound * max(float(gradient.norm()), signal * largest), name
+
+
+@pytest.mark.parametrize("device", ["cpu", GPU])
+def test_a_loaded_state_is_gone_on_from(device: str) -> None:
+    """Loading puts other tensors in place of those that captured steps read and write."""
+
+    def stepping(steps: list[Batch]) -> tuple[Training, CapturedStep]:
+        run = training(device, 12, torch.bfloat16)
+        for optimizer in (run.optimization.encoder_optimizer, run.optimization.cf_optimizer):
+            optimizer.param_groups[0]["lr"] = 1e-2
+        method = fast.build_packed(SingleStep, run, None, PackedEncoder(run.encoder, torch.bfloat16))
+        assert isinstance(method, CapturedStep)
+        for batch in steps:
+            method.step(batch)
+        return run, method
+
+    def parts(run: Training) -> list[torch.nn.Module | torch.optim.Optimizer]:
+        return [run.encoder, run.cf_module, run.optimization.encoder_optimizer, run.optimization.cf_optimizer]
+
+    some, last = batches()[:4], batches()[0]
+    first, method = stepping(some)
+    states = copy.deepcopy([part.state_dict() for part in parts(first)])
+    for batch in (last, last):
+        method.step(batch)
+    second, resumed = stepping([last] * 4)
+    for part, state in zip(parts(second), states, strict=True):
+        part.load_state_dict(state)
+    for batch in (last, last):
+        resumed.step(batch)
+    found, expected = (parameters({"encoder": run.encoder, "cf": run.cf_module}) for run in (second, first))
+    assert max(relative_errors(found, expected).values()) <= 1e-4

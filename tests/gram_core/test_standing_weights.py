@@ -110,3 +110,16 @@ def test_only_plain_adamw_on_all_weights_can_stand() -> None:
     frozen.requires_grad_(True)
     training.optimization.encoder_optimizer = torch.optim.SGD(training.encoder.parameters())
     assert not can_stand(training.optimization, weights)
+
+
+def test_copies_follow_what_another_method_moved() -> None:
+    """Two methods step on one model in turns: neither may read copies from before the other's step."""
+    training = training_in_float32()
+    one, other = built("single_step", training), built("single_step", training)
+    texts = training.table.texts(torch.arange(5))
+    for method in (one, other, one):
+        method.step(batch(seed=0))
+    with torch.no_grad():
+        expected = PackedEncoder(training.encoder, torch.bfloat16)(texts)
+        for method in (one, other):
+            assert torch.equal(method.training.encoder(texts), expected)
