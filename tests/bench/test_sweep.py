@@ -149,7 +149,7 @@ def test_the_committed_sweep_is_the_one_that_the_project_promises():
         for batch in (16, 32, 64)
         for text in (32, 128)
         for ratio in (1, 2, 4, 8, 16)
-        for line in ("e2e (eager)", "e2e_unique (eager)", "single_step (eager)", "multi_step N=16 (eager)")
+        for line in ("e2e (fast)", "e2e_unique (fast)", "single_step (fast)", "multi_step N=16 (fast)")
     }
     assert any(item.case.workload == "movielens" and item.case.encoder == "minilm" for item in items)
 
