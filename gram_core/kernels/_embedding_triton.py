@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from gram_core.kernels._layer_norm_triton import _norm_backward
 from gram_core.packing import PackedTexts
 
 if TYPE_CHECKING:
@@ -73,12 +74,7 @@ def _embed_backward_kernel(
         dy = tl.load(gradient + place, mask=some, other=0.0).to(tl.float32)
         if two:
             dy += tl.load(also + place, mask=some, other=0.0).to(tl.float32)
-        mean = tl.load(statistics + row, mask=held, other=0.0)[:, None]
-        inverse = tl.load(statistics + rows + row, mask=held, other=0.0)[:, None]
-        normed = tl.where(some, (total - mean) * inverse, 0.0)
-        inner = dy * w
-        moved = inner - (tl.sum(inner, 1)[:, None] + normed * tl.sum(inner * normed, 1)[:, None]) / width
-        moved = tl.where(some, moved * inverse, 0.0)
+        moved, normed = _norm_backward(dy, total, statistics, w, row, rows, some, width)
         tl.store(moved_rows + place, moved, mask=some)
         if scattered:
             counted = some & (word != ignored)[:, None]

@@ -30,6 +30,17 @@ def _add_norm_kernel(x, residual, weight, bias, out, statistics, rows, width, ep
 
 
 @triton.jit
+def _norm_backward(dy, total, statistics, weight, row, rows, some, width):
+    """Of rows [tile, block]: the gradient of what was normed, and normed rows; both zero outside `some`."""
+    mean = tl.load(statistics + row, mask=row < rows, other=0.0)[:, None]
+    inverse = tl.load(statistics + rows + row, mask=row < rows, other=0.0)[:, None]
+    normed = tl.where(some, (total - mean) * inverse, 0.0)
+    inner = dy * weight
+    moved = inner - (tl.sum(inner, 1)[:, None] + normed * tl.sum(inner * normed, 1)[:, None]) / width
+    return tl.where(some, moved * inverse, 0.0), normed
+
+
+@triton.jit
 def _add_norm_backward_kernel(
     gradient, also, x, statistics, weight, partials, rows, width, partial_stride,
     two: tl.constexpr, block: tl.constexpr, tile: tl.constexpr,
@@ -48,12 +59,7 @@ def _add_norm_backward_kernel(
         if two:
             dy += tl.load(also + place, mask=some, other=0.0).to(tl.float32)
         total = tl.load(x + place, mask=some, other=0.0).to(tl.float32)
-        mean = tl.load(statistics + row, mask=row < rows, other=0.0)[:, None]
-        inverse = tl.load(statistics + rows + row, mask=row < rows, other=0.0)[:, None]
-        normed = tl.where(some, (total - mean) * inverse, 0.0)
-        inner = dy * w
-        moved = inner - (tl.sum(inner, 1)[:, None] + normed * tl.sum(inner * normed, 1)[:, None]) / width
-        moved = tl.where(some, moved * inverse, 0.0)
+        moved, normed = _norm_backward(dy, total, statistics, w, row, rows, some, width)
         tl.store(gradient + place, moved.to(gradient.dtype.element_ty), mask=some)
         of_weight += dy * normed
         of_bias += dy
