@@ -24,11 +24,13 @@ def usable_cores(quota_file: Path = _QUOTA) -> int:
     return max(1, cores)
 
 
-def compute_threads() -> int:
+def compute_threads(device: str) -> int:
     """Threads that a measurement computes with: all usable cores, or what OMP_NUM_THREADS says if that is fewer.
 
+    Beside a GPU one: the host's share of a step is many small operations, which waking other threads would delay.
     On a machine whose cores others use as well, threads wait for their descheduled siblings at every operation, and a
     step takes a hundred times as long: there, fewer threads measure better.
     """
     asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    return min(usable_cores(), int(asked)) if asked.isdigit() and int(asked) else usable_cores()
+    usable = usable_cores() if device == "cpu" else 1
+    return min(usable, int(asked)) if asked.isdigit() and int(asked) else usable

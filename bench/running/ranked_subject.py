@@ -88,7 +88,7 @@ class RankedSubject(Subject):
         return build(self.job.config, self.job.item, self.device, ranks=self.ranks)
 
     def _threads(self) -> int:
-        return max(1, compute_threads() // self._ranks_here)
+        return max(1, compute_threads(self.device.type) // self._ranks_here)
 
     def _seed(self) -> int:
         return self.job.config.run.seed + self.ranks.rank  # so that dropout differs, as between users of one process

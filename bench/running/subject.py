@@ -257,7 +257,7 @@ class Subject:
         return build(self.job.config, self.job.item, self.device)
 
     def _threads(self) -> int:
-        return compute_threads()
+        return compute_threads(self.device.type)
 
     def _seed(self) -> int:
         return self.job.config.run.seed

@@ -67,9 +67,9 @@ def _train(job: TrainJob, claim: Exactness, say: Say, enter: Callable[[Phase, in
 
     enter("setup", 0)
     gc.freeze()
-    torch.set_num_threads(compute_threads())
     config, item = job.config, job.item
     device = builder.resolve_device(config.run.device)
+    torch.set_num_threads(compute_threads(device.type))
     built = builder.build(config, item.work, device, training_seed=item.seed)
     torch.manual_seed(item.seed)
     clock = clocks.CudaClock() if device.type == "cuda" else clocks.HostClock()

@@ -92,7 +92,8 @@ class TestUsableCores:
     @pytest.mark.parametrize(("asked", "threads"), [("1", 1), ("1,2", 1), ("999", None), ("0", None), ("many", None)])
     def test_fewer_threads_can_be_asked_for(self, monkeypatch, asked, threads):
         monkeypatch.setenv("OMP_NUM_THREADS", asked)
-        assert compute_threads() == (threads or usable_cores())
+        assert compute_threads("cpu") == (threads or usable_cores())
+        assert compute_threads("cuda") == 1
 
 
 def test_what_a_training_holds_between_steps_is_counted_once():
