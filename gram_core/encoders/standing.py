@@ -106,7 +106,7 @@ class StandingOptimization(Optimization):
             self._update.step(part=number)
 
     def refresh(self) -> None:
-        """Follows what was changed from outside since the last step: parameters, settings, loaded state."""
+        """Follows what was changed from outside since the last step: parameters and settings."""
         assert self.standing is not None
         self.standing.refresh()
         self._update.refresh()

@@ -36,10 +36,11 @@ class CapturedStep:
         self.training = training
         self._encoder = encoder
         self._packer = Packer(encoder)
+        make_capturable(training.optimization, training.device)
         self._standing = stand(training, encoder)
         self._pool = GraphPool(training.device)
         self._step = CapturedFunction(self._device_step, training.device, pool=self._pool)
-        make_capturable(training.optimization, training.device, [self._step])
+        forget_what_is_replaced(training.optimization, training.device, [self._step])
 
     def take_idle_s(self) -> float | None:
         """Seconds in which the device waited for the host since the last call; None where it keeps no time."""
@@ -92,12 +93,13 @@ class CapturedMultiStep(MultiStep):
         super().__init__(training, settings)
         self._encoder = encoder
         self._new_items, self._minibatch, self._moved = NewItemsPacker(encoder), Packer(encoder), Packer(encoder)
+        make_capturable(training.optimization, training.device)
         self._standing = stand(training, encoder)
         self._pool = GraphPool(training.device)
         self._encode = CapturedFunction(self._device_encode, training.device, pool=self._pool)
         self._cf = CapturedFunction(self._device_cf_step, training.device, pool=self._pool)
         self._ce = CapturedFunction(self._device_ce_step, training.device, pool=self._pool)
-        make_capturable(training.optimization, training.device, [self._encode, self._cf, self._ce])
+        forget_what_is_replaced(training.optimization, training.device, [self._encode, self._cf, self._ce])
 
     def take_idle_s(self) -> float | None:
         """Seconds in which the device waited for the host since the last call; None where it keeps no time."""
@@ -165,25 +167,33 @@ def stand(training: Training, encoder: PackedEncoder) -> StandingOptimization | 
     return StandingOptimization(**vars(optimization), standing=encoder.standing)
 
 
-def make_capturable(optimization: Optimization, device: torch.device, functions: Sequence[CapturedFunction]) -> None:
-    """Optimizers count steps and read scheduled learning rates on the device, where they can.
+def make_capturable(optimization: Optimization, device: torch.device) -> None:
+    """Optimizers count steps and read scheduled learning rates on the device, where they can."""
+    for optimizer, scheduler in (
+        (optimization.encoder_optimizer, optimization.encoder_scheduler),
+        (optimization.cf_optimizer, optimization.cf_scheduler),
+    ):
+        if optimizer is not None:
+            _count_on_device(optimizer, device, scheduler is not None)
 
-    functions: their graphs are dropped whenever an optimizer loads a state, since it puts other tensors in place.
-    """
-    for optimizer, scheduled in (
-        (optimization.encoder_optimizer, optimization.encoder_scheduler is not None),
-        (optimization.cf_optimizer, optimization.cf_scheduler is not None),
+
+def forget_what_is_replaced(
+    optimization: Optimization, device: torch.device, functions: Sequence[CapturedFunction]
+) -> None:
+    """Whenever an optimizer loads a state, which puts other tensors in place, `functions` drop their graphs."""
+    for optimizer, scheduler in (
+        (optimization.encoder_optimizer, optimization.encoder_scheduler),
+        (optimization.cf_optimizer, optimization.cf_scheduler),
     ):
         if optimizer is None:
             continue
-        _count_on_device(optimizer, device, scheduled)
 
-        def loaded(optimizer: Optimizer, scheduled: bool = scheduled) -> None:
+        def loaded(optimizer: Optimizer, scheduled: bool = scheduler is not None) -> None:
             _count_on_device(optimizer, device, scheduled)
             for function in functions:
                 function.forget()
 
-        optimizer.register_load_state_dict_post_hook(loaded)
+        optimizer.register_load_state_dict_post_hook(loaded, prepend=True)  # before others read where state lies
 
 
 def _count_on_device(optimizer: Optimizer, device: torch.device, scheduled: bool) -> None:
@@ -194,6 +204,9 @@ def _count_on_device(optimizer: Optimizer, device: torch.device, scheduled: bool
             group["capturable"] = True
         if scheduled and not isinstance(group["lr"], Tensor):
             group["lr"] = torch.tensor(float(group["lr"]), device=device)
+    for state in optimizer.state.values():
+        if isinstance(state.get("step"), Tensor):  # on the host where eager steps were taken before
+            state["step"] = state["step"].to(device, torch.float32)
 
 
 def _filled_up(rows: Tensor, count: int) -> Tensor:

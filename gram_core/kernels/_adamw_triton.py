@@ -84,11 +84,10 @@ class Launch:
     def __init__(self, parts: Sequence[Sequence[Entry]], moments: Sequence[Moments], groups: Sequence[Group]):
         self._entries = [entry for part in parts for entry in part]
         device = self._entries[0].parameter.device
-        self._moments = moments
-        self._table = torch.tensor(self._addresses(), dtype=torch.int64, device=device)
+        self._table = torch.tensor(self._addresses(moments), dtype=torch.int64, device=device)
         self._settings = torch.zeros(len(groups), 5, dtype=torch.float64, device=device)
         self._set: list[tuple[float, ...]] | None = None
-        self._write(groups)
+        self.set(groups)
         self._programs: list[tuple[Tensor, Tensor]] = []
         """Of each part: which entry a program moves a piece of, and the piece's first element."""
         number = 0
@@ -115,22 +114,18 @@ class Launch:
             columns=COLUMNS, block=BLOCK, repeats=REPEATS, aligned=self._aligned, num_warps=4,
         )  # fmt: skip
 
-    def refresh(self, moments: Sequence[Moments], groups: Sequence[Group]) -> None:
-        """Writes the table anew where an address has changed, and the settings where one has."""
-        if any(
-            new is not old for pair in zip(moments, self._moments, strict=True) for new, old in zip(*pair, strict=True)
-        ):
-            self._moments = moments
-            self._table.copy_(torch.tensor(self._addresses(), dtype=torch.int64))
-        self._write(groups)
+    def move_to(self, moments: Sequence[Moments]) -> None:
+        """Reads and writes these from now on."""
+        self._table.copy_(torch.tensor(self._addresses(moments), dtype=torch.int64))
 
-    def _write(self, groups: Sequence[Group]) -> None:
+    def set(self, groups: Sequence[Group]) -> None:
+        """Writes the settings where one has changed."""
         numbers = [tuple(0.0 if isinstance(value, Tensor) else value for value in group) for group in groups]
         if numbers != self._set:
             self._set = numbers
             self._settings.copy_(torch.tensor(numbers, dtype=torch.float64))
 
-    def _addresses(self) -> list[list[int]]:
+    def _addresses(self, moments: Sequence[Moments]) -> list[list[int]]:
         return [
             [
                 entry.parameter.data_ptr(),
@@ -141,5 +136,5 @@ class Launch:
                 entry.parameter.numel(),
                 entry.group,
             ]
-            for entry, of_entry in zip(self._entries, self._moments, strict=True)
+            for entry, of_entry in zip(self._entries, moments, strict=True)
         ]

@@ -52,6 +52,7 @@ class FusedAdamW:
             from gram_core.kernels._adamw_triton import Launch
 
             self._launch = Launch(parts, self._moments(), self._groups())
+        optimizer.register_load_state_dict_post_hook(self._loaded)
 
     def step(self, part: int) -> None:
         """A step of the parameters of one part; nothing in it waits for the device."""
@@ -64,9 +65,14 @@ class FusedAdamW:
             _step(entry, *self._state(entry), self._groups()[entry.group])
 
     def refresh(self) -> None:
-        """Follows settings and state that were changed or replaced since; called between steps."""
+        """Follows settings that were changed since; called between steps."""
         if self._launch is not None:
-            self._launch.refresh(self._moments(), self._groups())
+            self._launch.set(self._groups())
+
+    def _loaded(self, _: torch.optim.Optimizer) -> None:
+        """Loading a state puts other tensors in its place."""
+        if self._launch is not None:
+            self._launch.move_to(self._moments())
 
     def _entries(self) -> list[Entry]:
         return [entry for part in self._parts for entry in part]
