@@ -95,6 +95,12 @@ def test_an_output_that_can_not_be_written_is_refused(invoke, tmp_path, place):
     assert blocked.read_text() == ""
 
 
+def test_traces_that_can_not_be_written_are_refused(invoke, tmp_path):
+    (tmp_path / "blocked").write_text("")
+    result = invoke("profile", "--device", "cpu", "--preset", "smoke", "--out", str(tmp_path / "blocked"))
+    assert_one_sentence(result, 2, "blocked", "--out")
+
+
 @pytest.mark.skipif(cuda_obstacle() is None, reason="this machine has a GPU")
 @pytest.mark.parametrize("arguments", [["--device", "cuda"], ["--set", "run.device=cuda"]])
 def test_a_gpu_that_is_not_there_is_refused(invoke, arguments):
