@@ -11,26 +11,28 @@ import torch
 from torch import Tensor
 
 MOST_TOKENS = 16384
-"""Larger passes fill the device by themselves, and would hold the memory of what is still read."""
+"""The products of larger passes fill the device by themselves, and what they read would be held in memory."""
 
 
 class Aside:
-    """A stream beside the current one; on a CPU, and for large passes, work is done where it is given."""
+    """A stream beside the current one; on a CPU work is done where it is given, and in large passes some of it."""
 
     def __init__(self, device: torch.device):
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._active = False
+        self._large = False
         self._held: list[Tensor] = []
         self._before: tuple[torch.cuda.Event, list[Tensor]] | None = None
         """What was given before the last turn: when it is done, and what it reads."""
 
     def begin(self, tokens: int) -> None:
         """Opens a pass of so many tokens."""
-        self._active = self._stream is not None and tokens <= MOST_TOKENS
+        self._active, self._large = self._stream is not None, tokens > MOST_TOKENS
 
     def run(self, work: Callable[[], object], *reads: Tensor) -> None:
-        """Does `work` once all that was given to the current stream is done; what it reads must stay as it is."""
-        if not self._active or self._stream is None:
+        """Does `work` once all that was given to the current stream is done; the activations that it `reads` must stay
+        as they are."""
+        if not self._active or self._stream is None or (self._large and reads):
             work()
             return
         self._held += reads  # else their memory would be given to the next tensor of the current stream
