@@ -10,12 +10,11 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.optim import Optimizer
 
 from gram_core.batch import Batch
 from gram_core.encoders.packed import PackedEncoder
-from gram_core.encoders.standing import StandingOptimization, StandingWeights, can_stand
 from gram_core.encoding_buffer import EncodingBuffer
+from gram_core.engines._capturable import forget_what_is_replaced, make_capturable, stand
 from gram_core.engines._captured import CapturedFunction, GraphPool, Inputs, Outputs
 from gram_core.engines._inputs import NewItemsPacker, Packer, batch_of, gather_of, packed_texts, rows_of, slot_inputs
 from gram_core.methods.e2e import E2E
@@ -23,7 +22,7 @@ from gram_core.methods.multi_step import MultiStep, pseudo_loss
 from gram_core.methods.single_step import SingleStep
 from gram_core.phases import phase
 from gram_core.protocols import Exactness
-from gram_core.training import Optimization, Training
+from gram_core.training import Training
 
 
 class CapturedStep:
@@ -156,57 +155,6 @@ class CapturedMultiStep(MultiStep):
     def _refresh(self) -> None:
         if self._standing is not None:
             self._standing.refresh()
-
-
-def stand(training: Training, encoder: PackedEncoder) -> StandingOptimization | None:
-    """Has the encoder's weights stand in its compute dtype where that spares casts and the optimizer allows it."""
-    optimization = training.optimization
-    if encoder.compute_dtype == encoder.encoder.model.dtype or not can_stand(optimization, encoder.weights):
-        return None
-    encoder.standing = StandingWeights(encoder.weights, encoder.compute_dtype)
-    return StandingOptimization(**vars(optimization), standing=encoder.standing)
-
-
-def make_capturable(optimization: Optimization, device: torch.device) -> None:
-    """Optimizers count steps and read scheduled learning rates on the device, where they can."""
-    for optimizer, scheduler in (
-        (optimization.encoder_optimizer, optimization.encoder_scheduler),
-        (optimization.cf_optimizer, optimization.cf_scheduler),
-    ):
-        if optimizer is not None:
-            _count_on_device(optimizer, device, scheduler is not None)
-
-
-def forget_what_is_replaced(
-    optimization: Optimization, device: torch.device, functions: Sequence[CapturedFunction]
-) -> None:
-    """Whenever an optimizer loads a state, which puts other tensors in place, `functions` drop their graphs."""
-    for optimizer, scheduler in (
-        (optimization.encoder_optimizer, optimization.encoder_scheduler),
-        (optimization.cf_optimizer, optimization.cf_scheduler),
-    ):
-        if optimizer is None:
-            continue
-
-        def loaded(optimizer: Optimizer, scheduled: bool = scheduler is not None) -> None:
-            _count_on_device(optimizer, device, scheduled)
-            for function in functions:
-                function.forget()
-
-        optimizer.register_load_state_dict_post_hook(loaded, prepend=True)  # before others read where state lies
-
-
-def _count_on_device(optimizer: Optimizer, device: torch.device, scheduled: bool) -> None:
-    if device.type != "cuda":
-        return
-    for group in optimizer.param_groups:
-        if "capturable" in group:
-            group["capturable"] = True
-        if scheduled and not isinstance(group["lr"], Tensor):
-            group["lr"] = torch.tensor(float(group["lr"]), device=device)
-    for state in optimizer.state.values():
-        if isinstance(state.get("step"), Tensor):  # on the host where eager steps were taken before
-            state["step"] = state["step"].to(device, torch.float32)
 
 
 def _filled_up(rows: Tensor, count: int) -> Tensor:

@@ -37,7 +37,7 @@ def moved(name: str, *, stands: bool, monkeypatch: pytest.MonkeyPatch) -> dict[s
     training = training_in_float32()
     with monkeypatch.context() as patch:
         if not stands:
-            patch.setattr("gram_core.engines._captured_methods.can_stand", lambda *_: False)
+            patch.setattr("gram_core.engines._capturable.can_stand", lambda *_: False)
         method = built(name, training)
     assert (method._standing is not None) is stands
     for seed in range(5):
