@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["programs"])
 def _column_sums_kernel(partials, out, programs, columns, block: tl.constexpr, tile: tl.constexpr):
     column = tl.program_id(0) * block + tl.arange(0, block)
     held = column < columns

@@ -32,7 +32,7 @@ def _summed(tokens, positions, words, position_table, types, row, held, column, 
     return total, word, some
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _embed_kernel(
     tokens, positions, words, position_table, types, weight, bias, out, statistics, rows, width, first_position, eps,
     typed: tl.constexpr, block: tl.constexpr, tile: tl.constexpr,
@@ -54,7 +54,7 @@ def _embed_kernel(
     tl.store(statistics + rows + row, inverse, mask=held)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _embed_backward_kernel(
     gradient, also, tokens, positions, words, position_table, types, weight, statistics, moved_rows, partials,
     of_words, rows, width, first_position, ignored, partial_stride,
@@ -86,7 +86,7 @@ def _embed_backward_kernel(
     tl.store(place + width, tl.sum(of_bias, 0), mask=column < width)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["texts"])
 def _position_sums_kernel(
     rows, offsets, partials, texts, width, places, splits: tl.constexpr, block: tl.constexpr, tile: tl.constexpr
 ):

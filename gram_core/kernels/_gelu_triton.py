@@ -21,7 +21,7 @@ def _gelu_kernel(x, out, count, block: tl.constexpr):
     tl.store(out + place, result.to(out.dtype.element_ty), mask=held)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _gelu_backward_kernel(gradient, x, partials, rows, width, partial_stride, block: tl.constexpr, tile: tl.constexpr):
     column = tl.program_id(0) * block + tl.arange(0, block)
     held = column < width

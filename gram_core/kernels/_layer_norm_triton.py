@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _add_norm_kernel(x, residual, weight, bias, out, statistics, rows, width, eps, block: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, block)
@@ -40,7 +40,7 @@ def _norm_backward(dy, total, statistics, weight, row, rows, some, width):
     return tl.where(some, moved * inverse, 0.0), normed
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _add_norm_backward_kernel(
     gradient, also, x, statistics, weight, partials, rows, width, partial_stride,
     two: tl.constexpr, block: tl.constexpr, tile: tl.constexpr,

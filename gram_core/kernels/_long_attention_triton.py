@@ -30,7 +30,7 @@ def _tile(spans, text_of, tokens, block: tl.constexpr):
     return token, inside, text, tl.load(spans + 2 * tl.program_id(0)), tl.load(spans + 2 * tl.program_id(0) + 1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def _forward_kernel(
     qkv, out, logs, spans, text_of, tokens, scale, heads,
     width: tl.constexpr, block: tl.constexpr, precision: tl.constexpr,
@@ -61,7 +61,7 @@ def _forward_kernel(
     tl.store(logs + tl.program_id(1).to(tl.int64) * tokens + token, highest + tl.log(total), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def _queries_kernel(
     dout, out, logs, deltas, qkv, dqkv, sums, spans, text_of, tokens, scale, heads, sum_stride,
     width: tl.constexpr, block: tl.constexpr, precision: tl.constexpr,
@@ -90,7 +90,7 @@ def _queries_kernel(
     tl.store(place, tl.sum(dq, 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def _keys_kernel(
     dout, logs, deltas, qkv, dqkv, sums, spans, text_of, tokens, scale, heads, sum_stride,
     width: tl.constexpr, block: tl.constexpr, precision: tl.constexpr,

@@ -45,7 +45,7 @@ def segment_sum(rows: Tensor, members: Tensor | None, offsets: Tensor, mean: boo
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "segments"])
 def _spread_kernel(means, offsets, segment_of, out, rows, segments, width, block: tl.constexpr, tile: tl.constexpr):
     row = tl.program_id(0) * tile + tl.arange(0, tile)
     column = tl.arange(0, block)

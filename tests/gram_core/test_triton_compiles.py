@@ -33,19 +33,10 @@ TYPES |= dict.fromkeys(
     ["groups", "spans", "text_of", "tokens", "positions", "offsets", "segment_of", "members", "entry_of"], INTEGERS
 )
 TYPES |= {"table": "*i64", "settings": "*fp64", "first_of": "*i64"}
-EVEN = [
-    "rows",
-    "width",
-    "columns",
-    "count",
-    "programs",
-    "texts",
-    "segments",
-    "partial_stride",
-    "sum_stride",
-    "row_stride",
-]
-TYPES |= dict.fromkeys([*EVEN, "heads", "places", "first_position", "ignored"], "i32")
+EVEN = ["width", "columns", "count", "partial_stride", "sum_stride", "row_stride"]
+VARYING = ["rows", "programs", "texts", "segments"]
+"""From pass to pass: a kernel may make nothing of their values, or it would be compiled for each kind of them."""
+TYPES |= dict.fromkeys([*EVEN, *VARYING, "heads", "places", "first_position", "ignored"], "i32")
 ATTENTION = {"width": 64, "block": 64, "precision": "tf32"}
 KERNELS: list[tuple[Any, dict[str, Any], dict[str, str]]] = [
     (_layer_norm_triton._add_norm_kernel, {"block": 1024}, {}),
@@ -80,6 +71,7 @@ def test_it_compiles_and_moves_whole_vectors(kernel: Any, constants: dict[str, A
     names = kernel.arg_names
     chosen = TYPES | dict.fromkeys(SINGLES, "fp32") | types
     signature = {name: "constexpr" if name in constants else chosen.get(name, WIDE) for name in names}
+    assert {name for name in VARYING if signature.get(name) == "i32"} <= set(kernel.do_not_specialize)
     aligned = [name for name, kind in signature.items() if kind.startswith("*") or (kind == "i32" and name in EVEN)]
     source = ASTSource(
         kernel,
