@@ -68,16 +68,55 @@ def test_its_figures_are_those_of_the_run_in_the_gallery() -> None:
 
 
 def test_its_table_of_peers_is_that_of_the_run_in_the_gallery() -> None:
-    summary = frames(load(ROOT / "reports" / "gallery" / "cpu-peers").records).summary
+    summary = frames(load(ROOT / "reports" / "gallery" / "h100-peers").records).summary
     synthetic = summary[summary["workload"] == "synthetic"].sort_values("asked_repetition_ratio")
-    assert list(synthetic["asked_repetition_ratio"].unique()) == [1.0, 4.0, 16.0]
+    assert list(synthetic["asked_repetition_ratio"].unique()) == [1.0, 2.0, 4.0, 16.0, 64.0]
     table = README[README.index("| speed against `e2e`") :].split("\n\n")[0].splitlines()[2:]
-    assert len(table) == 11
+    assert len(table) == 13
     for row in table:
         name, gradient, *told = (cell.strip() for cell in row.strip("|").split("|"))
         method = name.split("`")[1]
         lines = synthetic[synthetic["method"] == method]
         assert set(lines["exactness"]) == {gradient}
-        for cell, (_, line) in zip(told, lines.iterrows(), strict=True):
-            interval = "" if method == "e2e" else f" ({line['speed_up_low']:.2f} to {line['speed_up_high']:.2f})"
-            assert cell == f"{line['speed_up']:.2f}x{interval}", method
+        (movielens,) = summary[(summary["workload"] == "movielens") & (summary["method"] == method)]["speed_up"]
+        (memory,) = lines[lines["asked_repetition_ratio"] == 4]["memory_ratio"]
+        assert told == [*(f"{x:.2f}x" for x in (*lines["speed_up"], movielens)), f"{100 * memory:.0f} %"], method
+
+
+def test_its_table_of_the_fast_engine_is_that_of_the_runs_in_the_gallery() -> None:
+    runs = {
+        name: frames(load(ROOT / "reports" / "gallery" / name).records).summary for name in ("h100-full", "h100-fast")
+    }
+
+    def line(run: str, text_length: float, ratio: float, method: str) -> Any:
+        lines = runs[run]
+        return lines[
+            (lines["workload"] == "synthetic")
+            & (lines["batch_size"] == 32)
+            & (lines["text_length"] == text_length)
+            & (lines["asked_repetition_ratio"] == ratio)
+            & (lines["method"] == method)
+        ].squeeze()
+
+    table = README[README.index("| texts of up to |") :].split("\n\n")[0].splitlines()[2:]
+    assert len(table) == 5
+    for row in table:
+        texts, ratio, *told = (cell.strip() for cell in row.strip("|").split("|"))
+        case = (float(texts.split()[0]), float(ratio))
+        eager, single_eager = (line("h100-full", *case, method) for method in ("e2e", "single_step"))
+        fast, single = (line("h100-fast", *case, method) for method in ("e2e", "single_step"))
+        assert told == [
+            f"{1e3 * eager['median_s']:.0f} ms",
+            *(f"{1e3 * found['median_s']:.1f} ms" for found in (single_eager, fast, single)),
+            f"{single['speed_up']:.2f}x",
+            f"{fast['memory_bytes'] / 2**30:.1f} to {single['memory_bytes'] / 2**30:.1f} GiB",
+        ]
+
+
+def test_its_intervals_are_those_of_the_gate_in_the_gallery() -> None:
+    summary = frames(load(ROOT / "reports" / "gallery" / "h100-gate").records).summary
+    words = " ".join(README.split())
+    lines = summary[summary["method"] == "single_step"].set_index("asked_repetition_ratio")
+    for ratio, told in ((8, "{:.2f}x ({:.2f}x to {:.2f}x) at a ratio of 8"), (2, "{:.2f}x ({:.2f}x to {:.2f}x) at 2"),
+                        (1, "{:.3f}x ({:.3f}x to {:.3f}x) where nothing repeats")):  # fmt: skip
+        assert told.format(*lines.loc[ratio, ["speed_up", "speed_up_low", "speed_up_high"]]) in words
