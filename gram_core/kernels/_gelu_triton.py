@@ -49,7 +49,7 @@ def gelu(x: Tensor) -> Tensor:
 def gelu_backward(gradient: Tensor, x: Tensor, partials: Tensor) -> Tensor:
     """See `gelu.gelu_backward`."""
     rows, width = x.shape
-    _gelu_backward_kernel[(triton.cdiv(width, 256), len(partials))](
-        gradient, x, partials, rows, width, partials.stride(0), block=256, tile=8, num_warps=4
+    _gelu_backward_kernel[(triton.cdiv(width, 512), len(partials))](
+        gradient, x, partials, rows, width, partials.stride(0), block=512, tile=4, num_warps=4
     )
     return gradient

@@ -89,6 +89,6 @@ def add_norm_backward(
     rows, width = x.shape
     _add_norm_backward_kernel[(len(partials),)](
         gradient, gradient if also is None else also, x, statistics, weight, partials, rows, width, partials.stride(0),
-        two=also is not None, block=triton.next_power_of_2(width), tile=1, num_warps=4,
+        two=also is not None, block=triton.next_power_of_2(width), tile=2, num_warps=4,
     )  # fmt: skip
     return gradient

@@ -10,7 +10,7 @@ from torch import Tensor
 
 MOST_PROGRAMS = 528
 """Four for each multiprocessor of the largest GPUs of today, whose loads then hide each other's latency."""
-ROWS_PER_PROGRAM = 4
+ROWS_PER_PROGRAM = 8
 
 
 def sum_dtype(rows: Tensor) -> torch.dtype:

@@ -40,10 +40,10 @@ TYPES |= dict.fromkeys([*EVEN, *VARYING, "heads", "places", "first_position", "i
 ATTENTION = {"width": 64, "block": 64, "precision": "tf32"}
 KERNELS: list[tuple[Any, dict[str, Any], dict[str, str]]] = [
     (_layer_norm_triton._add_norm_kernel, {"block": 1024}, {}),
-    (_layer_norm_triton._add_norm_backward_kernel, {"two": True, "block": 1024, "tile": 1}, {}),
+    (_layer_norm_triton._add_norm_backward_kernel, {"two": True, "block": 1024, "tile": 2}, {}),
     (_column_sums_triton._column_sums_kernel, {"block": 64, "tile": 32}, {"out": WIDE}),
     (_gelu_triton._gelu_kernel, {"block": 2048}, {}),
-    (_gelu_triton._gelu_backward_kernel, {"block": 256, "tile": 8}, {}),
+    (_gelu_triton._gelu_backward_kernel, {"block": 512, "tile": 4}, {}),
     (_embedding_triton._embed_kernel, {"typed": True, "block": 1024, "tile": 4}, {}),
     (
         _embedding_triton._embed_backward_kernel,
