@@ -78,7 +78,7 @@ class RunSettings(_Strict):
     window_s: Seconds = 0.1
     """Shortest timed window; short steps are repeated to fill it."""
     min_warmup_steps: Count = 2
-    max_warmup_steps: Count = 30
+    max_warmup_steps: Count = 96
     budget_s: Seconds = 20.0
     """Time for one worker's warm-up and samples."""
     timeout_s: Seconds = 300.0
