@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -120,3 +121,17 @@ def test_its_intervals_are_those_of_the_gate_in_the_gallery() -> None:
     for ratio, told in ((8, "{:.2f}x ({:.2f}x to {:.2f}x) at a ratio of 8"), (2, "{:.2f}x ({:.2f}x to {:.2f}x) at 2"),
                         (1, "{:.3f}x ({:.3f}x to {:.3f}x) where nothing repeats")):  # fmt: skip
         assert told.format(*lines.loc[ratio, ["speed_up", "speed_up_low", "speed_up_high"]]) in words
+
+
+def test_what_the_fast_engine_is_worth_on_two_cores_is_that_of_the_run_in_the_gallery() -> None:
+    run = load(ROOT / "reports" / "gallery" / "cpu-fast")
+    seconds = {(r.method, r.engine, r.block): statistics.median(r.samples_s) for r in run.records}
+    words = " ".join(README.split())
+    for method, told in (
+        ("e2e", "a step of e2e is {:.1f}x ({:.1f}x to {:.1f}x in six blocks)"),
+        ("single_step", "one of single_step {:.1f}x ({:.1f}x to {:.1f}x)"),
+    ):
+        gains = [seconds[method, "eager", block] / seconds[method, "fast", block] for block in range(6)]
+        assert told.format(statistics.median(gains), min(gains), max(gains)) in words
+    (tokens,) = {(r.real_tokens, r.padded_tokens) for r in run.records if (r.method, r.engine) == ("e2e", "eager")}
+    assert abs(tokens[0] / tokens[1] - 0.5) < 0.01, "texts are half as long as text_length"

@@ -27,7 +27,7 @@ def usable_cores(quota_file: Path = _QUOTA) -> int:
 def compute_threads(device: str) -> int:
     """Threads that a measurement computes with: all usable cores, or what OMP_NUM_THREADS says if that is fewer.
 
-    Beside a GPU one: the host's share of a step is many small operations, which waking other threads would delay.
+    Beside a GPU one: the host's share of a step is many small operations, which more threads hardly hasten.
     On a machine whose cores others use as well, threads wait for their descheduled siblings at every operation, and a
     step takes a hundred times as long: there, fewer threads measure better.
     """

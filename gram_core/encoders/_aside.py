@@ -19,7 +19,6 @@ class Aside:
 
     def __init__(self, device: torch.device):
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._active = False
         self._large = False
         self._held: list[Tensor] = []
         self._before: tuple[torch.cuda.Event, list[Tensor]] | None = None
@@ -27,12 +26,12 @@ class Aside:
 
     def begin(self, tokens: int) -> None:
         """Opens a pass of so many tokens."""
-        self._active, self._large = self._stream is not None, tokens > MOST_TOKENS
+        self._large = tokens > MOST_TOKENS
 
     def run(self, work: Callable[[], object], *reads: Tensor) -> None:
         """Does `work` once all that was given to the current stream is done; the activations that it `reads` must stay
         as they are."""
-        if not self._active or self._stream is None or (self._large and reads):
+        if self._stream is None or (self._large and reads):
             work()
             return
         self._held += reads  # else their memory would be given to the next tensor of the current stream
@@ -42,7 +41,7 @@ class Aside:
 
     def turn(self) -> None:
         """Waits for what was given before the last turn and lets go of what that read, or memory would pile up."""
-        if not self._active or self._stream is None:
+        if self._stream is None:
             return
         if self._before is not None:
             torch.cuda.current_stream().wait_event(self._before[0])
@@ -51,6 +50,6 @@ class Aside:
 
     def join(self) -> None:
         """Closes the pass: what the current stream is given from now on comes behind all of it."""
-        if self._active and self._stream is not None:
+        if self._stream is not None:
             torch.cuda.current_stream().wait_stream(self._stream)
         self._held, self._before = [], None

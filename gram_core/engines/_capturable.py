@@ -25,31 +25,31 @@ def stand(training: Training, encoder: PackedEncoder) -> StandingOptimization | 
 
 def make_capturable(optimization: Optimization, device: torch.device) -> None:
     """Optimizers count steps and read scheduled learning rates on the device, where they can."""
-    for optimizer, scheduler in (
-        (optimization.encoder_optimizer, optimization.encoder_scheduler),
-        (optimization.cf_optimizer, optimization.cf_scheduler),
-    ):
-        if optimizer is not None:
-            _count_on_device(optimizer, device, scheduler is not None)
+    for optimizer, scheduled in _optimizers(optimization):
+        _count_on_device(optimizer, device, scheduled)
 
 
 def forget_what_is_replaced(
     optimization: Optimization, device: torch.device, functions: Sequence[CapturedFunction]
 ) -> None:
     """Whenever an optimizer loads a state, which puts other tensors in place, `functions` drop their graphs."""
-    for optimizer, scheduler in (
-        (optimization.encoder_optimizer, optimization.encoder_scheduler),
-        (optimization.cf_optimizer, optimization.cf_scheduler),
-    ):
-        if optimizer is None:
-            continue
+    for optimizer, scheduled in _optimizers(optimization):
 
-        def loaded(optimizer: Optimizer, scheduled: bool = scheduler is not None) -> None:
+        def loaded(optimizer: Optimizer, scheduled: bool = scheduled) -> None:
             _count_on_device(optimizer, device, scheduled)
             for function in functions:
                 function.forget()
 
         optimizer.register_load_state_dict_post_hook(loaded, prepend=True)  # before others read where state lies
+
+
+def _optimizers(optimization: Optimization) -> list[tuple[Optimizer, bool]]:
+    """Those there are, and whether a scheduler sets their learning rate."""
+    pairs = (
+        (optimization.encoder_optimizer, optimization.encoder_scheduler),
+        (optimization.cf_optimizer, optimization.cf_scheduler),
+    )
+    return [(optimizer, scheduler is not None) for optimizer, scheduler in pairs if optimizer is not None]
 
 
 def _count_on_device(optimizer: Optimizer, device: torch.device, scheduled: bool) -> None:

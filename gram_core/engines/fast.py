@@ -1,8 +1,8 @@
 """The fast engine: real tokens only, passes of few launches, whole steps replayed from CUDA graphs.
 
-Every method gets the same of it. The encoder runs packed (`encoders.packed`), and on a GPU a step's device work
-(encoder, CF module, backward, optimizers) is one captured graph per token bucket; where an encoder can't run
-packed, texts run padded in buckets of like length (`encoders.bucketed`).
+Every method gets the same encoder: packed (`encoders.packed`) or, where one can't run packed, padded in buckets of
+like length (`encoders.bucketed`). On a GPU the device work of a step of end-to-end training and of GRAM alike
+(encoder, CF module, backward, optimizers) is one captured graph per token bucket; other methods' steps are launched.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gram_core.encoders.packed import PackedEncoder
-from gram_core.encoders.standing import can_stand
+from gram_core.encoders.standing import StandingWeights, can_stand
 from gram_core.engines import fast
 from gram_core.engines._captured_methods import CapturedMultiStep, CapturedStep
 from gram_core.exactness import parameters, relative_errors
@@ -113,13 +113,20 @@ def test_only_plain_adamw_on_all_weights_can_stand() -> None:
 
 
 def test_copies_follow_what_another_method_moved() -> None:
-    """Two methods step on one model in turns: neither may read copies from before the other's step."""
-    training = training_in_float32()
-    one, other = built("single_step", training), built("single_step", training)
-    texts = training.table.texts(torch.arange(5))
-    for method in (one, other, one):
-        method.step(batch(seed=0))
-    with torch.no_grad():
-        expected = PackedEncoder(training.encoder, torch.bfloat16)(texts)
-        for method in (one, other):
-            assert torch.equal(method.training.encoder(texts), expected)
+    """A kernel or a graph writes parameters unseen by autograd, as `.data` does: who moved them has to say so."""
+    weights = PackedEncoder(training_in_float32().encoder).weights
+    one, other = (StandingWeights(weights, torch.bfloat16) for _ in range(2))
+    for standing in (one, other):
+        standing.refresh()
+    before = [matrix.clone() for matrix, _ in other.joined]
+    for parameter in weights.parameters():
+        parameter.data.mul_(2.0)
+    other.refresh()
+    assert all(torch.equal(matrix, old) for (matrix, _), old in zip(other.joined, before, strict=True)), "unseen"
+    one.moved()
+    for standing in (one, other):
+        standing.refresh()
+    assert all(torch.equal(matrix, 2 * old) for (matrix, _), old in zip(other.joined, before, strict=True))
+    assert all(torch.equal(matrix, old) for (matrix, _), old in zip(one.joined, before, strict=True)), (
+        "whoever moved them has moved its own copies, which are not made again"
+    )

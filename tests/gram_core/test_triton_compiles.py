@@ -71,7 +71,7 @@ def test_it_compiles_and_moves_whole_vectors(kernel: Any, constants: dict[str, A
     names = kernel.arg_names
     chosen = TYPES | dict.fromkeys(SINGLES, "fp32") | types
     signature = {name: "constexpr" if name in constants else chosen.get(name, WIDE) for name in names}
-    assert {name for name in VARYING if signature.get(name) == "i32"} <= set(kernel.do_not_specialize)
+    assert {name for name in (*VARYING, "tokens") if signature.get(name) == "i32"} <= set(kernel.do_not_specialize)
     aligned = [name for name, kind in signature.items() if kind.startswith("*") or (kind == "i32" and name in EVEN)]
     source = ASTSource(
         kernel,
