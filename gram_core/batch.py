@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from gram_core.small_numbers import distinct
+
 PADDING_SLOT = -1
 """Row index of a slot that holds no item (see `Selection.slot_rows`)."""
 
@@ -180,15 +182,13 @@ class Selection:
 
 def every_slot(batch: Batch) -> Selection:
     """One encoding per item slot, repeats included: what end-to-end training does."""
-    rows = torch.full_like(batch.items, PADDING_SLOT)
-    items = batch.items[batch.mask]
-    rows[batch.mask] = torch.arange(len(items))
+    items = batch.items.masked_select(batch.mask)
+    rows = torch.full_like(batch.items, PADDING_SLOT).masked_scatter_(batch.mask, torch.arange(len(items)))
     return Selection(items, rows)
 
 
 def unique_items(batch: Batch) -> Selection:
     """One encoding per unique item, sorted by item id (so that any two ranks agree on the order)."""
-    items, inverse = torch.unique(batch.items[batch.mask], return_inverse=True)
-    rows = torch.full_like(batch.items, PADDING_SLOT)
-    rows[batch.mask] = inverse
+    items, inverse = distinct(batch.items.masked_select(batch.mask))
+    rows = torch.full_like(batch.items, PADDING_SLOT).masked_scatter_(batch.mask, inverse)
     return Selection(items, rows, distinct=True)

@@ -22,7 +22,9 @@ from gram_core.training import Training
 def chunk_bounds(tokens: Tensor, budget: int | None) -> list[tuple[int, int]]:
     """(start, stop) of consecutive chunks whose `tokens` [n] sum to at most `budget`.
 
-    A text larger than the budget is a chunk of its own; budget None is one chunk; no texts, no chunks.
+    As few as taking texts while they fit gives, and even: within the largest text of each other but for the last, so
+    that chunks of the same size come again and none is a small rest. A text larger than the budget is a chunk of its
+    own; budget None is one chunk; no texts, no chunks.
     """
     if budget is not None and budget < 1:
         raise ValueError(f"a token budget must be at least 1, not {budget}")
@@ -30,13 +32,20 @@ def chunk_bounds(tokens: Tensor, budget: int | None) -> list[tuple[int, int]]:
         return []
     if budget is None:
         return [(0, len(tokens))]
-    bounds, start, total = [], 0, 0
-    for position, count in enumerate(tokens.tolist()):
-        if position > start and total + count > budget:
-            bounds.append((start, position))
-            start, total = position, 0
-        total += count
-    return [*bounds, (start, len(tokens))]
+    ends = tokens.cumsum(0)
+    fewest = len(_filled(ends, budget))
+    even = -(-int(ends[-1]) // fewest)
+    return _filled(ends, min(budget, even + int(tokens.max()) - 1))
+
+
+def _filled(ends: Tensor, budget: int) -> list[tuple[int, int]]:
+    """Chunks that take texts in order while they fit; ends [n]: tokens up to the end of each text."""
+    bounds, start, taken = [], 0, 0
+    while start < len(ends):
+        stop = max(start + 1, int(torch.searchsorted(ends, taken + budget, right=True)))
+        bounds.append((start, stop))
+        start, taken = stop, int(ends[stop - 1])
+    return bounds
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class EncodingBuffer:
 
     def missing(self, items: Tensor) -> Tensor:
         """Those of `items` [n] (distinct) that have no row yet, in their order."""
-        return items[~torch.isin(items, self._sorted_items, assume_unique=True)]
+        return items[self._sorted_items[self._places(items)] != items] if len(self) else items
 
     def claim(self, items: Tensor) -> Tensor:
         """Those of the missing `items` [n] that are to be encoded and added here: all of them."""
@@ -64,14 +64,17 @@ class EncodingBuffer:
             self._displacement = _grown(self._displacement, capacity, start)
         self._encoded[start:stop] = encodings
         self._displacement[start:stop] = 0
-        merged = torch.cat([self._sorted_items, items])
-        order = torch.argsort(merged)
-        self._sorted_rows = torch.cat([self._sorted_rows, torch.arange(start, stop)])[order]
-        self._sorted_items = merged[order]
+        order = torch.argsort(items)
+        places = torch.searchsorted(self._sorted_items, items[order]) + torch.arange(len(items))
+        self._sorted_items = _merged(self._sorted_items, items[order], places)
+        self._sorted_rows = _merged(self._sorted_rows, torch.arange(start, stop)[order], places)
 
     def rows_of(self, items: Tensor) -> Tensor:
         """Row numbers [n] of `items` [n], all of which are held; on the host."""
-        return self._sorted_rows[torch.searchsorted(self._sorted_items, items)]
+        return self._sorted_rows[self._places(items)]
+
+    def _places(self, items: Tensor) -> Tensor:
+        return torch.searchsorted(self._sorted_items, items).clamp_(max=len(self._sorted_items) - 1)
 
     def read(self, items: Tensor) -> tuple[Tensor, Tensor]:
         """Encoded [n, d] and displacement [n, d] of `items` [n], copies."""
@@ -101,3 +104,13 @@ def _grown(rows: Tensor, capacity: int, held: int) -> Tensor:
     grown = rows.new_empty(capacity, rows.shape[1])
     grown[:held] = rows[:held]
     return grown
+
+
+def _merged(held: Tensor, new: Tensor, places: Tensor) -> Tensor:
+    """`held` [m] with `new` [n] put in so that they stand at `places` [n] of the whole."""
+    merged = held.new_empty(len(held) + len(new))
+    others = torch.ones(len(merged), dtype=torch.bool)
+    others[places] = False
+    merged[places] = new
+    merged[others] = held
+    return merged

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gram_core.batch import Texts, offsets_of
+from gram_core.small_numbers import stable_order
 
 WALKING = 64
 """Tokens of a tile that walks over texts longer than it."""
@@ -131,10 +132,9 @@ class Readers:
 
 def readers(slot_rows: Tensor, rows: int) -> Readers:
     """Inverts slot_rows [B, S] over `rows` encodings."""
-    flat = slot_rows.flatten()
-    order = torch.argsort(flat, stable=True)
-    padding = int((flat < 0).sum())
+    flat = slot_rows.flatten().clamp(min=-1)
+    counts = torch.bincount(flat + 1, minlength=rows + 1)
+    padding = int(counts[0])
     slots = torch.zeros(len(flat), dtype=torch.int32)
-    slots[: len(flat) - padding] = order[padding:]
-    counts = torch.bincount(flat[order[padding:]], minlength=rows)
-    return Readers(flat.to(torch.int32), slots, offsets_of(counts).to(torch.int32))
+    slots[: len(flat) - padding] = stable_order(flat)[padding:]
+    return Readers(flat.to(torch.int32), slots, offsets_of(counts[1:]).to(torch.int32))

@@ -42,13 +42,17 @@ class Capacities:
 
     def fit(self, count: int) -> int:
         """The size for `count`."""
-        fitting = [size for size in self._sizes if count <= size <= count + max(count // 8, self._smallest)]
+        fitting = [size for size in self._sizes if self.fits(count, size)]
         if fitting:
             return min(fitting)
         step = max(self._smallest, 1 << max(0, count.bit_length() - 6))
         size = -(-(count + count // 64) // step) * step
         self._sizes.append(size)
         return size
+
+    def fits(self, count: int, size: int) -> bool:
+        """Whether `size` holds `count` and wastes little on it."""
+        return count <= size <= count + max(count // 8, self._smallest)
 
 
 @dataclass

@@ -23,16 +23,37 @@ def _float64():
 
 @given(counts=st.lists(st.integers(1, 30), max_size=40), budget=st.none() | st.integers(1, 60))
 def test_chunks_cover_all_texts_in_order_within_the_budget(counts, budget):
-    """And greedily: no chunk could have taken its successor's first text."""
+    """And as few as taking texts greedily gives, and even."""
     bounds = chunk_bounds(torch.tensor(counts, dtype=torch.int64), budget)
     assert [place for start, stop in bounds for place in range(start, stop)] == list(range(len(counts)))
     assert all(start < stop for start, stop in bounds)
     if budget is None:
         assert len(bounds) == min(1, len(counts))
         return
-    for start, stop in bounds:
-        assert sum(counts[start:stop]) <= budget or stop == start + 1
-        assert stop == len(counts) or sum(counts[start : stop + 1]) > budget
+    sizes = [sum(counts[start:stop]) for start, stop in bounds]
+    for size, (start, stop) in zip(sizes, bounds, strict=True):
+        assert size <= budget or stop == start + 1
+    assert len(bounds) == len(greedy(counts, budget))
+    if max(counts, default=0) <= budget:
+        assert all(size < sum(counts) / len(sizes) + max(counts) for size in sizes)
+
+
+def greedy(counts, budget):
+    """Sizes of chunks that take texts while they fit."""
+    sizes = []
+    for count in counts:
+        if sizes and sizes[-1] + count <= budget:
+            sizes[-1] += count
+        else:
+            sizes.append(count)
+    return sizes
+
+
+def test_no_chunk_is_a_small_rest():
+    tokens = torch.full((1000,), 20)
+    sizes = [20 * (stop - start) for start, stop in chunk_bounds(tokens, 16_384)]
+    assert len(sizes) == 2
+    assert max(sizes) - min(sizes) <= 40
 
 
 @pytest.mark.parametrize("budget", [0, -5])

@@ -321,6 +321,21 @@ def test_new_items_that_get_fewer_soon_find_their_sizes_again() -> None:
     assert held <= 1.35 * real
 
 
+def test_minibatches_that_scatter_share_one_size() -> None:
+    """Tokens and texts together, since a graph is bound to both."""
+    packer = Packer(PackedEncoder(make_encoder()))
+    generator = torch.Generator().manual_seed(0)
+    sizes = set()
+    for _ in range(50):
+        scatter = 0.97 + 0.06 * torch.rand(2, generator=generator)
+        tokens, texts = int(15_700 * float(scatter[0])), int(780 * float(scatter[1]))
+        size = packer.capacities(tokens, texts)
+        assert tokens <= size[0] <= 1.13 * tokens
+        assert texts <= size[1] <= 1.3 * texts
+        sizes.add(size)
+    assert len(sizes) <= 2
+
+
 def test_capacities_repeat_for_counts_that_scatter() -> None:
     capacities = Capacities(256)
     sizes = {capacities.fit(count) for count in range(8600, 8900, 7)}

@@ -1,6 +1,7 @@
 """Mathematics 3: N = 1 is Single-step GRAM; N > 1 equals a slow, plain loop over items that is written here."""
 
 import copy
+import math
 
 import hypothesis.strategies as st
 import pytest
@@ -116,8 +117,13 @@ def parts(passes):
 
 
 def by_count(count, passes):
-    """So many items a minibatch: what a token budget of count padded texts comes to."""
-    return lambda items, steps: [items[start : start + count] for start in range(0, len(items), count)] * passes
+    """At most so many items a minibatch, evenly: what a token budget of count padded texts comes to."""
+
+    def split(items, steps):
+        size = math.ceil(len(items) / math.ceil(len(items) / count))
+        return [items[start : start + size] for start in range(0, len(items), size)] * passes
+
+    return split
 
 
 @everything
