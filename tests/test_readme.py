@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 from pathlib import Path
@@ -11,6 +12,8 @@ import torch
 
 from bench.results.store import load
 from bench.results.summary import frames
+from bench.results.training import load as load_training
+from bench.results.training_summary import frames as training_frames
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -117,10 +120,37 @@ def test_its_table_of_the_fast_engine_is_that_of_the_runs_in_the_gallery() -> No
 def test_its_intervals_are_those_of_the_gate_in_the_gallery() -> None:
     summary = frames(load(ROOT / "reports" / "gallery" / "h100-gate").records).summary
     words = " ".join(README.split())
-    lines = summary[summary["method"] == "single_step"].set_index("asked_repetition_ratio")
-    for ratio, told in ((8, "{:.2f}x ({:.2f}x to {:.2f}x) at a ratio of 8"), (2, "{:.2f}x ({:.2f}x to {:.2f}x) at 2"),
-                        (1, "{:.3f}x ({:.3f}x to {:.3f}x) where nothing repeats")):  # fmt: skip
-        assert told.format(*lines.loc[ratio, ["speed_up", "speed_up_low", "speed_up_high"]]) in words
+    lines = summary.set_index(["method", "asked_repetition_ratio"])
+    for method, ratio, told in (
+        ("single_step", 8, "single_step is {:.2f}x ({:.2f}x to {:.2f}x) at a ratio of 8"),
+        ("single_step", 2, "{:.2f}x ({:.2f}x to {:.2f}x) at 2"),
+        ("single_step", 1, "{:.3f}x ({:.3f}x to {:.3f}x) where nothing repeats"),
+        ("multi_step", 8, "is {:.2f}x ({:.2f}x to {:.2f}x) at 8"),
+    ):
+        assert told.format(*lines.loc[(method, ratio), ["speed_up", "speed_up_low", "speed_up_high"]]) in words
+    large = frames(load(ROOT / "reports" / "gallery" / "h100-fast").records).summary
+    seconds = large[large["batch_size"] == 256].set_index("method")["median_s"]
+    told = "single_step {:.1f} ms a step and multi_step with N = 64 {:.1f} ms"
+    assert told.format(1e3 * seconds["single_step"], 1e3 * seconds["multi_step"]) in words
+
+
+def test_its_table_of_time_to_quality_is_that_of_the_run_in_the_gallery() -> None:
+    points = load_training(ROOT / "reports" / "gallery" / "h100-train-response").points
+    summary = training_frames(points).summary.set_index("label")
+    table = README[README.index("| method | AUC | against e2e") :].split("\n\n")[0].splitlines()[2:]
+    assert len(table) == len(summary) == 7
+    for row in table:
+        label, *told = (cell.strip() for cell in row.replace("`", "").strip("|").split("|"))
+        line = summary.loc[label]
+        difference = [round(100 * line[f"difference_auc{end}"], 1) + 0.0 for end in ("", "_low", "_high")]
+        assert told == [
+            f"{100 * line['test_auc']:.1f}",
+            "" if label == "e2e" else "{:+.1f} ({:+.1f} to {:+.1f})".format(*difference).replace("+0.0 (", "0.0 ("),
+            f"{100 * line['test_cold_auc']:.1f}",
+            f"{line['best_s']:.1f} s",
+            "never" if math.isnan(line["quality_s"]) else f"{line['quality_s']:.1f} s",
+            f"{line['memory_bytes'] / 2**30:.1f} GiB",
+        ], label
 
 
 def test_what_the_fast_engine_is_worth_on_two_cores_is_that_of_the_run_in_the_gallery() -> None:
