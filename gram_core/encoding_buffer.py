@@ -21,6 +21,7 @@ class EncodingBuffer:
         self._displacement = torch.empty_like(self._encoded)
         self._sorted_items = torch.empty(0, dtype=torch.int64)
         self._sorted_rows = torch.empty(0, dtype=torch.int64)
+        self._found: tuple[Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self._sorted_items)
@@ -93,11 +94,15 @@ class EncodingBuffer:
 
     def clear(self) -> None:
         """Forgets every item; the memory stays for the next interval."""
+        self._found = None
         self._sorted_items = self._sorted_items[:0]
         self._sorted_rows = self._sorted_rows[:0]
 
     def _device_rows(self, items: Tensor) -> Tensor:
-        return self.rows_of(items).to(self.device, non_blocking=True)
+        """Of the very tensor that was asked for last they are at hand: a step reads its items and then moves them."""
+        if self._found is None or self._found[0] is not items:
+            self._found = items, self.rows_of(items).to(self.device, non_blocking=True)
+        return self._found[1]
 
 
 def _grown(rows: Tensor, capacity: int, held: int) -> Tensor:

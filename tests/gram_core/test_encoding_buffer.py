@@ -67,6 +67,16 @@ def test_memory_follows_the_items_touched_and_stays_after_clear():
     assert displacement.tolist() == [[0.0] * WIDTH], "a row taken anew has not moved"
 
 
+def test_rows_that_are_at_hand_are_forgotten_with_their_items():
+    buffer, items = fresh(), torch.tensor([7, 3])
+    buffer.add(items, torch.zeros(2, WIDTH, dtype=torch.float64))
+    buffer.move(items, torch.ones(2, WIDTH, dtype=torch.float64))
+    buffer.clear()
+    for item in (3, 7):
+        buffer.add(torch.tensor([item]), torch.full((1, WIDTH), float(item), dtype=torch.float64))
+    assert buffer.moved(items)[:, 0].tolist() == [7.0, 3.0]
+
+
 @pytest.mark.parametrize("read", ["read", "moved"])
 def test_what_is_read_is_a_copy(read):
     """The CF step back-propagates into what it reads; the buffer must move by `move` alone."""
