@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from gram_core.batch import Batch, ItemTable, Selection
 from gram_core.encoding_buffer import EncodingBuffer
+from gram_core.loss_terms import loss_terms
 from gram_core.phases import phase
 from gram_core.protocols import CFModule, ContentEncoder
 from gram_core.sharing import Share
@@ -140,6 +141,10 @@ class Training:
         """The CF module's loss on the encodings of slots [B, S, d]."""
         with self.autocast():
             return self.cf_module.loss(slots, batch.to(self.device))
+
+    def loss_terms(self, batch: Batch) -> int:
+        """How many terms the mean loss of a batch has; where processes train together, of all their batches."""
+        return loss_terms(self.cf_module, batch)
 
     def end_to_end(self, selection: Selection, batch: Batch) -> Tensor:
         """The loss of a batch with one graph from the encoder's weights on."""

@@ -25,14 +25,24 @@ from gram_core.protocols import CFModule
 class Plan:
     """What all ranks know of their batches of one step.
 
-    weight: this rank's part of the joined batch's mean loss, terms / terms of all ranks. empty: it has no term.
+    own_terms, terms: of the loss of this rank's batch, and of the joined one.
     items: unique items of all ranks, sorted, [U], and layout: their owners; None where ranks keep to their own items.
     """
 
-    weight: float
-    empty: bool
+    own_terms: int
+    terms: int
     items: Tensor | None
     layout: Layout | None
+
+    @property
+    def weight(self) -> float:
+        """This rank's part of the joined batch's mean loss."""
+        return self.own_terms / max(1, self.terms)
+
+    @property
+    def empty(self) -> bool:
+        """Whether the joined batch's loss has no term of this rank."""
+        return self.own_terms == 0
 
 
 class Planner:
@@ -76,16 +86,16 @@ class Planner:
         return self._current[1]
 
     def _plan(self, batch: Batch) -> Plan:
-        terms = loss_terms(self._cf_module, batch)
+        own_terms = loss_terms(self._cf_module, batch)
         own = unique_items(batch).items if self._joint else torch.empty(0, dtype=torch.int64)
-        told = self._ranks.ahead_gather(torch.tensor([terms, len(own)], dtype=torch.int64))
-        weight = terms / max(1, int(told[:, 0].sum()))
+        told = self._ranks.ahead_gather(torch.tensor([own_terms, len(own)], dtype=torch.int64))
+        terms = int(told[:, 0].sum())
         if not self._joint:
-            return Plan(weight, terms == 0, None, None)
+            return Plan(own_terms, terms, None, None)
         counts = told[:, 1]
         wide = torch.zeros(max(1, int(counts.max())), dtype=torch.int64)
         wide[: len(own)] = own
         gathered = self._ranks.ahead_gather(wide)
         items = torch.unique(gathered[torch.arange(len(wide)) < counts[:, None]])
         owners = self._assign(self._table.lengths[items], self._ranks.size)
-        return Plan(weight, terms == 0, items, Layout(items, owners, self._ranks))
+        return Plan(own_terms, terms, items, Layout(items, owners, self._ranks))

@@ -129,6 +129,10 @@ class DistributedTraining(Training):
         """Whether the joined batch's loss has a term of this rank."""
         return not self._planner.current(batch).empty
 
+    def loss_terms(self, batch: Batch) -> int:
+        """Terms of the joined batch's loss."""
+        return self._planner.current(batch).terms
+
     def loss(self, slots: Tensor, batch: Batch) -> Tensor:
         """This rank's part of the joined batch's loss; 0, with a graph, where it has no term in it."""
         plan = self._planner.current(batch)

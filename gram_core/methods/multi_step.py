@@ -85,13 +85,23 @@ class MultiStep:
     name: ClassVar[str] = "multi_step"
     exactness: ClassVar[Exactness] = "stale"
     distributes: ClassVar[bool] = True
-    exact_with: ClassVar[Mapping[str, Any]] = {"accumulation_steps": 1, "ce_batch_tokens": None, "ce_passes": 1}
+    exact_with: ClassVar[Mapping[str, Any]] = {
+        "accumulation_steps": 1,
+        "pseudo_target_loss": "mean",
+        "pseudo_target_rate": 1.0,
+        "ce_batch_tokens": None,
+        "ce_passes": 1,
+    }
 
     @dataclass(frozen=True)
     class Settings:
         """accumulation_steps: N; resolve shares of an epoch first (`resolve_accumulation_steps`). "auto" starts at 1
         and chooses from there (`AdaptiveInterval`), which the last five settings are for.
 
+        pseudo_target_loss, pseudo_target_rate: whose gradient moves encodings, by what rate. The loss's own "mean" and
+        rate 1 are exact at N = 1. No optimizer evens out the scale of pseudo-targets: where the loss is a mean over
+        many responses they hardly move, by less than a step of the encoder's optimizer moves what it does not mean
+        to, and the encoder learns little. "sum" takes the gradient of the sum over the batch's responses.
         ce_batch_tokens: the most tokens of a CE minibatch; None, or 0 where a configuration has no None, divides the
         items touched into N minibatches of like count, as the paper does.
         ce_passes: how often the encoder passes over the items touched at the interval's end.
@@ -103,6 +113,8 @@ class MultiStep:
         """
 
         accumulation_steps: int | Literal["auto"] = 16
+        pseudo_target_loss: Literal["mean", "sum"] = "mean"
+        pseudo_target_rate: float = 1.0
         ce_batch_tokens: int | None = None
         ce_passes: int = 1
         encode_batch_tokens: int | None = None
@@ -117,6 +129,8 @@ class MultiStep:
                 raise ValueError("ce_batch_tokens must be at least 1, or 0 for N equal minibatches")
             if (self.accumulation_steps != "auto" and self.accumulation_steps < 1) or self.ce_passes < 1:
                 raise ValueError("accumulation_steps and ce_passes must be at least 1")
+            if not self.pseudo_target_rate > 0 or self.pseudo_target_loss not in ("mean", "sum"):
+                raise ValueError('pseudo_target_rate must be above 0, pseudo_target_loss "mean" or "sum"')
 
     def __init__(self, training: Training, settings: Settings | None = None):
         self.training = training.jointly()
@@ -149,7 +163,7 @@ class MultiStep:
         self._encode_new(selection.items)
         with self._costs_of_cf_step():
             loss, gradient = self._cf_step(self._buffer.moved(selection.items), selection.slot_rows, batch)
-        self._buffer.move(selection.items, -gradient)
+        self._buffer.move(selection.items, -self._rate(batch) * gradient)
         self._steps += 1
         if self._steps >= self.interval:
             self._update_encoder()
@@ -159,6 +173,11 @@ class MultiStep:
         """Updates the encoder with an interval that is still open."""
         if self._steps:
             self._update_encoder()
+
+    def _rate(self, batch: Batch) -> float:
+        """By how much of the mean loss's gradient this step moves encodings."""
+        summed = self.settings.pseudo_target_loss == "sum"
+        return self.settings.pseudo_target_rate * (self.training.loss_terms(batch) if summed else 1)
 
     def _encode_new(self, items: Tensor) -> None:
         """Phase 1: rows for the items [U] that the interval has not met yet."""

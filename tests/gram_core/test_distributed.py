@@ -85,6 +85,12 @@ def test_ce_minibatches_in_a_token_budget(ranks):
     check(ranks, Trial("multi_step", settings={"accumulation_steps": 4, "ce_batch_tokens": 40, "ce_passes": 2}))
 
 
+def test_pseudo_targets_of_the_joined_batch(ranks):
+    """Their scale is that of all ranks' responses."""
+    settings = {"accumulation_steps": 2, "pseudo_target_loss": "sum", "pseudo_target_rate": 0.3}
+    check(ranks, Trial("multi_step", users=UNEQUAL[2], settings=settings))
+
+
 @pytest.mark.parametrize("method", ["e2e", "single_step", "multi_step"])
 def test_optimizer_state_in_parts(ranks, method):
     """ZeRO-1 moves parameters as a whole optimizer does."""

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 
 from gram_core.exactness import Float64Throughout, parameters, relative_errors
+from gram_core.loss_terms import loss_terms
 from gram_core.methods.multi_step import MultiStep, resolve_accumulation_steps
 from gram_core.methods.single_step import SingleStep
 from gram_core.training import Optimization
@@ -49,20 +50,26 @@ class Watched:
     """A CF module that notes the slot encodings it is given, and behaves as the one inside."""
 
     def __init__(self, inner):
-        self.inner, self.given = inner, []
+        self.inner, self.task, self.given = inner, inner.task, []
 
     def loss(self, encodings, batch):
         self.given.append(encodings.detach().clone())
         return self.inner.loss(encodings, batch)
 
 
-class PlainLoop:
-    """Alg. 1, item by item: a dict of moved encodings, SGD of rate 1 on them, regression at the interval's end."""
+def rate_of(options):
+    """By how much a step moves encodings, of its batch."""
+    rate, loss = options.get("pseudo_target_rate", 1.0), options.get("pseudo_target_loss", "mean")
+    return lambda batch, cf: rate * (loss_terms(cf, batch) if loss == "sum" else 1)
 
-    def __init__(self, training, steps_per_interval, minibatches):
+
+class PlainLoop:
+    """Alg. 1, item by item: a dict of moved encodings, SGD on them, regression at the interval's end."""
+
+    def __init__(self, training, steps_per_interval, minibatches, rate=lambda batch, cf: 1.0):
         self.encoder, self.cf, self.table = training.encoder, training.cf_module, training.table
         self.optimization = training.optimization
-        self.n, self.minibatches = steps_per_interval, minibatches
+        self.n, self.minibatches, self.rate = steps_per_interval, minibatches, rate
         self.moved, self.steps, self.given, self.losses = {}, 0, [], []
 
     def encode(self, items):
@@ -91,7 +98,7 @@ class PlainLoop:
         self.optimization.cf_optimizer.zero_grad()
         for item, leaf in leaves.items():
             if leaf.grad is not None:
-                self.moved[item] = self.moved[item] - 1.0 * leaf.grad
+                self.moved[item] = self.moved[item] - self.rate(batch, self.cf) * leaf.grad
         self.steps += 1
         if self.steps == self.n:
             self.update()
@@ -133,6 +140,8 @@ def by_count(count, passes):
         (dict(), parts(1)),
         (dict(ce_passes=2), parts(2)),
         (dict(ce_batch_tokens=0), parts(1)),
+        (dict(pseudo_target_rate=3.0, ce_passes=2), parts(2)),
+        (dict(pseudo_target_loss="sum", pseudo_target_rate=0.3), parts(1)),
         (dict(ce_batch_tokens=3 * m.TEXT_LENGTH), by_count(3, 1)),
         (dict(ce_batch_tokens=10_000), by_count(10_000, 1)),
         (
@@ -145,7 +154,7 @@ def by_count(count, passes):
 def test_moved_encodings_and_parameters_equal_a_plain_loop(cf_module, options, minibatches, n, steps):
     """Each step's slot encodings (so the pseudo-targets so far), each loss, and the parameters, intervals apart."""
     training = make_training(cf_module)
-    reference = PlainLoop(copy.deepcopy(training), n, minibatches)
+    reference = PlainLoop(copy.deepcopy(training), n, minibatches, rate_of(options))
     training.cf_module = watched = Watched(training.cf_module)
     start = parameters({"encoder": training.encoder})
     run = MultiStep(training, MultiStep.Settings(accumulation_steps=n, **options))
