@@ -10,7 +10,7 @@ n texts, d width; token counts are the encoder's own (`computed_tokens`), paddin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -76,8 +76,14 @@ class RandomState:
 class _Chunk:
     items: Tensor
     encodings: Tensor
-    random_state: RandomState | None
-    """None where the graph was kept."""
+    kept: bool
+    """Whether its graph was."""
+    random_state: RandomState | None = None
+    """That of before the first pass, where a second one must draw the same."""
+
+    def redrawing(self) -> AbstractContextManager[None]:
+        """Within, random draws are those of the first pass."""
+        return nullcontext() if self.random_state is None else self.random_state.replayed()
 
 
 class KeptEncoding:
@@ -157,23 +163,24 @@ class ChunkedEncoding:
         self._training = training
         tokens = training.encoder.computed_tokens(training.table.lengths[items])
         budget = budget or GraphBudget(training.device)
+        draws = getattr(training.encoder, "draws_random_numbers", True)
         self._chunks: list[_Chunk] = []
         for start, stop in chunk_bounds(tokens, chunk_tokens) or [(0, 0)]:  # a process without items has an empty chunk
             chunk, size = items[start:stop], int(tokens[start:stop].sum())
             if budget.allows(size):
                 with budget.keeping(size):
-                    self._chunks.append(_Chunk(chunk, training.encode(chunk), None))
+                    self._chunks.append(_Chunk(chunk, training.encode(chunk), kept=True))
             else:
-                state = RandomState.now(training.device)
+                state = RandomState.now(training.device) if draws else None
                 with torch.no_grad():
-                    self._chunks.append(_Chunk(chunk, training.encode(chunk), state))
+                    self._chunks.append(_Chunk(chunk, training.encode(chunk), kept=False, random_state=state))
         self.encodings = torch.cat([chunk.encodings.detach() for chunk in self._chunks])
         """[n, d], detached."""
 
     @property
     def recomputed_chunks(self) -> int:
         """How many chunks run forward twice."""
-        return sum(chunk.random_state is not None for chunk in self._chunks)
+        return sum(not chunk.kept for chunk in self._chunks)
 
     def backward(self, gradient: Tensor) -> None:
         """Adds to the encoder's `.grad` what dL/d encodings [n, d] makes of it. Once only: graphs are freed.
@@ -181,11 +188,11 @@ class ChunkedEncoding:
         Kept chunks go first, so that their memory is free when the others are recomputed.
         """
         parts = gradient.split([len(chunk.items) for chunk in self._chunks])
-        for chunk, part in sorted(zip(self._chunks, parts, strict=True), key=lambda c: c[0].random_state is not None):
-            if chunk.random_state is None:
+        for chunk, part in sorted(zip(self._chunks, parts, strict=True), key=lambda pair: not pair[0].kept):
+            if chunk.kept:
                 chunk.encodings.backward(part)
             else:
-                with chunk.random_state.replayed():
+                with chunk.redrawing():
                     again = self._training.encode(chunk.items)
                 again.backward(part)
             chunk.encodings = part

@@ -16,7 +16,11 @@ encoder; other-model: trains something else (frozen encoder, ids only)."""
 
 @runtime_checkable
 class ContentEncoder(Protocol):
-    """A text model: n texts -> encodings [n, d]. Usually an `nn.Module`."""
+    """A text model: n texts -> encodings [n, d]. Usually an `nn.Module`.
+
+    One that never draws random numbers, as dropout does, says `draws_random_numbers = False`: whoever encodes texts
+    twice then need not save the generators' state, for which a GPU is waited for.
+    """
 
     width: int
 

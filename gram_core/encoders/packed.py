@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +63,9 @@ class PackedEncoder(nn.Module):
     compute_dtype: what the layers compute in; sums over tokens, norms' statistics, pooling and the encodings are
     wider. Raises ValueError where `unsupported` gives a reason.
     """
+
+    draws_random_numbers: ClassVar[bool] = False
+    """`unsupported` refuses dropout."""
 
     def __init__(self, encoder: HuggingFaceEncoder, compute_dtype: torch.dtype | None = None):
         super().__init__()

@@ -1,6 +1,7 @@
 """Token budgets, and mathematics 4: a recomputed chunk replays dropout's random state."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import hypothesis.strategies as st
 import pytest
@@ -8,6 +9,7 @@ import torch
 from hypothesis import given, settings
 
 from gram_core.chunking import ChunkedEncoding, GraphBudget, RandomState, chunk_bounds
+from gram_core.encoders.packed import PackedEncoder
 from gram_core.exactness import Float64Throughout, relative_errors, total_norm
 from tests.gram_core import _models as m
 from tests.gram_core import _strategies as strategies
@@ -197,3 +199,21 @@ def test_a_memory_budget_that_cannot_be_kept_is_refused():
         GraphBudget(cpu, memory_budget=0.0, allocated=lambda: 0)
     with pytest.raises(ValueError, match="chunk_tokens"):
         m.METHODS["single_step"].Settings(memory_budget=1e9)
+
+
+def test_no_random_state_is_saved_for_an_encoder_that_never_draws(monkeypatch):
+    """Reading a GPU's generator waits for the GPU, once for every chunk."""
+    texts, gradient = torch.arange(9), torch.ones(9, m.make_encoder().width, dtype=torch.float64)
+    found = {}
+    for name, wrap in (("draws", lambda encoder: encoder), ("never draws", PackedEncoder)):
+        asked = []
+        now = RandomState.now
+        with monkeypatch.context() as patch:
+            patch.setattr(RandomState, "now", lambda device, asked=asked, now=now: asked.append(1) or now(device))
+            training = m.make_training()
+            training = replace(training, encoder=wrap(training.encoder))
+            _, found[name], recomputed, _ = encoder_gradients(training, texts, gradient, 2 * m.TEXT_LENGTH, 0)
+        assert recomputed > 1
+        assert len(asked) == (recomputed if name == "draws" else 0)
+    plain = {name.removeprefix("encoder."): gradient for name, gradient in found["never draws"].items()}
+    assert worst(plain, found["draws"]) <= 1e-10
