@@ -82,12 +82,12 @@ class SingleStep:
     def _backpropagate(self, encoding: SharedEncoding | KeptEncoding, gather: Gather, batch: Batch) -> Tensor:
         """Phases 2 to 4, with phase 1 behind `encoding`."""
         with phase("cf"):
-            loss, gradient = self._encoding_gradient(encoding.encodings, gather, batch)
+            loss, gradient = self.encoding_gradient(encoding.encodings, gather, batch)
         with phase("ce_backward"):
             encoding.backward(gradient)
         return loss
 
-    def _encoding_gradient(self, encodings: Tensor, gather: Gather, batch: Batch) -> tuple[Tensor, Tensor]:
+    def encoding_gradient(self, encodings: Tensor, gather: Gather, batch: Batch) -> tuple[Tensor, Tensor]:
         """Phase 2: the loss, and dL/dh [U, d]; the CF module's gradient is left in its `.grad`."""
         leaf = encodings.requires_grad_()
         loss = self.training.loss(gather(leaf), batch)

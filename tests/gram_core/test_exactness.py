@@ -194,8 +194,8 @@ def test_a_lost_repeat_is_noticed():
     expected = m.step_gradients("e2e", training, batch)
 
     class OneSlotOnly(m.METHODS["single_step"]):
-        def _encoding_gradient(self, encodings, gather, batch):
-            loss, gradient = super()._encoding_gradient(encodings, gather, batch)
+        def encoding_gradient(self, encodings, gather, batch):
+            loss, gradient = super().encoding_gradient(encodings, gather, batch)
             repeats = torch.unique(batch.items[batch.mask], return_counts=True)[1]
             return loss, gradient / repeats[:, None]
 

@@ -6,6 +6,6 @@ from gram_core.methods.single_step import SingleStep
 class DropsTheHalf(SingleStep):
     name = "drops_the_half"
 
-    def _encoding_gradient(self, encodings, gather, batch):
-        loss, gradient = super()._encoding_gradient(encodings, gather, batch)
+    def encoding_gradient(self, encodings, gather, batch):
+        loss, gradient = super().encoding_gradient(encodings, gather, batch)
         return loss, 2 * gradient

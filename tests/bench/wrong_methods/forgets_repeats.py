@@ -8,7 +8,7 @@ from gram_core.methods.single_step import SingleStep
 class ForgetsRepeats(SingleStep):
     name = "forgets_repeats"
 
-    def _encoding_gradient(self, encodings, gather, batch):
-        loss, gradient = super()._encoding_gradient(encodings, gather, batch)
+    def encoding_gradient(self, encodings, gather, batch):
+        loss, gradient = super().encoding_gradient(encodings, gather, batch)
         repeats = torch.unique(batch.items[batch.mask], return_counts=True)[1]
         return loss, gradient / repeats[:, None].to(gradient.device)
