@@ -83,6 +83,10 @@ class Gradients:
     matrices: list[Tensor | None]
     vectors: Tensor
 
+    def written(self) -> list[Tensor]:
+        """All that there are."""
+        return [*(self.tables or ()), *(matrix for matrix in self.matrices if matrix is not None), self.vectors]
+
 
 def gradients_to_come(weights: Weights) -> Gradients:
     """Room for one pass's gradients, made as they come."""

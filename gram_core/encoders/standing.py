@@ -1,19 +1,19 @@
 """Weights that stand in the compute dtype from step to step, instead of being cast for every pass.
 
 An encoder that reads them writes its gradients to places of their own, in the compute dtype, which
-`StandingOptimization` reads; no parameter's `.grad` is used. One backward pass per move: gradients are overwritten, not
-added to.
+`StandingOptimization` reads; no parameter's `.grad` is used. A backward pass overwrites the gradients of the one
+before: there is one per move, but for `SummedStandingWeights`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from gram_core.encoders._packed_pass import in_order, standing_gradients
+from gram_core.encoders._packed_pass import Gradients, in_order, standing_gradients
 from gram_core.encoders._weights import Weights, copies, copy_into
 from gram_core.kernels.adamw import Entry, FusedAdamW
 from gram_core.phases import phase
@@ -49,6 +49,11 @@ class StandingWeights:
     def _versions_now(self) -> list[int]:
         return [parameter._version for parameter in self._weights.parameters()]
 
+    @property
+    def moved_by(self) -> Gradients:
+        """The gradients that a move reads."""
+        return self.gradients
+
     def entries(self, group_of: dict[int, int]) -> list[list[Entry]]:
         """All parameters with gradient and copy: the matrices of each layer, then everything else.
 
@@ -61,7 +66,7 @@ class StandingWeights:
             for whole, parts in zip(joined, linear.sources(), strict=True):
                 pieces = whole.split([len(part) for part in parts])
                 copied |= {id(part): piece for part, piece in zip(parts, pieces, strict=True)}
-        gradients = in_order(self.gradients, self._weights)
+        gradients = in_order(self.moved_by, self._weights)
         found: list[list[Entry]] = [[] for _ in range(len(self._weights.layers) + 1)]
         for parameter, gradient in zip(self._weights.parameters(), gradients, strict=True):
             entry = Entry(parameter, gradient, copied.get(id(parameter)), group_of[id(parameter)])
@@ -69,11 +74,34 @@ class StandingWeights:
         return found
 
 
+class SummedStandingWeights(StandingWeights):
+    """Standing weights that move by what several passes' gradients sum to, in float32; `clear`, then passes with an
+    `add` behind each, then the move."""
+
+    def __init__(self, weights: Weights, dtype: torch.dtype):
+        super().__init__(weights, dtype)
+        self.sums = standing_gradients(weights, torch.float32)
+        self.clear()
+
+    @property
+    def moved_by(self) -> Gradients:
+        """The sums."""
+        return self.sums
+
+    def clear(self) -> None:
+        """Begins anew."""
+        torch._foreach_zero_(self.sums.written())
+
+    def add(self) -> None:
+        """Adds the gradients of the pass that has just run."""
+        torch._foreach_add_(self.sums.written(), self.gradients.written())
+
+
 @dataclass
 class StandingOptimization(Optimization):
     """An optimization whose encoder has standing weights: each layer's matrices move while the pass goes on below it.
 
-    Every backward pass is therefore a step, which `move` completes.
+    Every backward pass is therefore a step, which `move` completes; where passes are summed, `move` moves everything.
     """
 
     standing: StandingWeights | None = None
@@ -84,15 +112,21 @@ class StandingOptimization(Optimization):
         assert isinstance(optimizer, torch.optim.AdamW), "`can_stand` was asked"
         assert self.standing is not None, "an optimization without is `Optimization`"
         group_of = {id(p): number for number, group in enumerate(optimizer.param_groups) for p in group["params"]}
-        self._update = FusedAdamW(optimizer, self.standing.entries(group_of))
-        self.standing.finished = self._move_layer
+        entries = self.standing.entries(group_of)
+        self._update = FusedAdamW(optimizer, entries)
+        self._parts_left: Sequence[int] = (-1,)
+        if isinstance(self.standing, SummedStandingWeights):
+            self._parts_left = range(len(entries))
+        else:
+            self.standing.finished = self._move_layer
 
     def move(self, *, encoder: bool = True, cf: bool = True) -> None:
-        """As `Optimization.move`, the encoder's parameters by one kernel."""
+        """As `Optimization.move`, the encoder's parameters by one kernel a part."""
         super().move(encoder=False, cf=cf)
         if encoder:
             with phase("optimizer"):
-                self._update.step(part=-1)
+                for part in self._parts_left:
+                    self._update.step(part)
 
     def advance(self, *, encoder: bool = True, cf: bool = True) -> None:
         """As `Optimization.advance`, after a step that was replayed or run."""

@@ -9,17 +9,21 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gram_core.encoders.packed import PackedEncoder
-from gram_core.encoders.standing import StandingOptimization, StandingWeights, can_stand
+from gram_core.encoders.standing import StandingOptimization, StandingWeights, SummedStandingWeights, can_stand
 from gram_core.engines._captured import CapturedFunction
 from gram_core.training import Optimization, Training
 
 
-def stand(training: Training, encoder: PackedEncoder) -> StandingOptimization | None:
-    """Has the encoder's weights stand in its compute dtype where that spares casts and the optimizer allows it."""
+def stand(training: Training, encoder: PackedEncoder, *, summed: bool = False) -> StandingOptimization | None:
+    """Has the encoder's weights stand in its compute dtype where that spares casts and the optimizer allows it.
+
+    summed: whether a move is of several passes' gradients, summed, instead of one's.
+    """
     optimization = training.optimization
     if encoder.compute_dtype == encoder.encoder.model.dtype or not can_stand(optimization, encoder.weights):
         return None
-    encoder.standing = StandingWeights(encoder.weights, encoder.compute_dtype)
+    standing = SummedStandingWeights if summed else StandingWeights
+    encoder.standing = standing(encoder.weights, encoder.compute_dtype)
     return StandingOptimization(**vars(optimization), standing=encoder.standing)
 
 
