@@ -171,24 +171,28 @@ class CapturedFunction:
                 torch.empty(sum(sizes), dtype=torch.int32, pin_memory=self._captures),
                 torch.cuda.Event() if self._captures else None,
             )
-            for _ in range(STAGING_BUFFERS)
+            for _ in range(STAGING_BUFFERS if packed else 0)
         ]
         return _Instance(static, block, staging)
 
     def _load(self, instance: _Instance, inputs: Inputs) -> None:
+        parts = [tensor.reshape(-1) for tensor in inputs.values() if _travels_packed(tensor)]
+        if parts:
+            self._load_packed(instance, parts)
+        for name, tensor in inputs.items():
+            if not _travels_packed(tensor):
+                instance.inputs[name].copy_(tensor, non_blocking=True)
+
+    def _load_packed(self, instance: _Instance, parts: list[Tensor]) -> None:
         staging = instance.staging[instance.turn % STAGING_BUFFERS]
         instance.turn += 1
         if staging.copied is not None and staging.used:
             staging.copied.synchronize()
-        parts = [tensor.reshape(-1) for tensor in inputs.values() if _travels_packed(tensor)]
         torch.cat(parts, out=staging.block)
         instance.block.copy_(staging.block, non_blocking=True)
         if staging.copied is not None:
             staging.copied.record()
         staging.used = True
-        for name, tensor in inputs.items():
-            if not _travels_packed(tensor):
-                instance.inputs[name].copy_(tensor, non_blocking=True)
 
 
 class IdleMeter:

@@ -25,42 +25,49 @@ from gram_core.protocols import Exactness
 from gram_core.training import Training
 
 
-class CapturedStep:
-    """An exact method: a whole step is one graph."""
+class Captured:
+    """What every method whose work is captured tells of its graphs."""
 
-    def __init__(self, method: E2E | SingleStep, training: Training, encoder: PackedEncoder):
-        self.method = method
-        self.name: str = method.name
-        self.exactness: Exactness = method.exactness
-        self.training = training
-        self._encoder = encoder
-        self._packer = Packer(encoder)
-        make_capturable(training.optimization, training.device)
-        self._standing = stand(training, encoder)
-        self._pool = GraphPool(training.device)
-        self._step = CapturedFunction(self._device_step, training.device, pool=self._pool)
-        forget_what_is_replaced(training.optimization, training.device, [self._step])
+    _pool: GraphPool
+    _functions: tuple[CapturedFunction, ...]
 
     def take_idle_s(self) -> float | None:
         """Seconds in which the device waited for the host since the last call; None where it keeps no time."""
         return self._pool.idle.take_idle_s()
 
     def capture_counts(self) -> dict[str, int]:
-        """Steps replayed from graphs and steps run uncaptured, so far."""
-        return {"replayed": self._step.counts.replayed, "uncaptured": self._step.counts.uncaptured}
+        """Calls replayed from graphs and calls run uncaptured, so far, of all its functions."""
+        counts = [function.counts for function in self._functions]
+        return {
+            "replayed": sum(count.replayed for count in counts),
+            "uncaptured": sum(count.uncaptured for count in counts),
+        }
+
+
+class CapturedExact(Captured):
+    """An exact method whose device work is captured: what both ways of doing so have in common.
+
+    summed: whether gradients of several passes are summed before anything moves (see `stand`).
+    """
+
+    method: E2E | SingleStep
+
+    def __init__(self, method: E2E | SingleStep, training: Training, encoder: PackedEncoder, *, summed: bool = False):
+        self.name: str = method.name
+        self.exactness: Exactness = method.exactness
+        self.training = training
+        self.method = method
+        self._encoder = encoder
+        self._packer = Packer(encoder)
+        make_capturable(training.optimization, training.device)
+        self._standing = stand(training, encoder, summed=summed)
+        self._optimization = self._standing or training.optimization
+        self._pool = GraphPool(training.device)
 
     @property
     def interval(self) -> int:
         """The method's own."""
         return self.method.interval
-
-    def step(self, batch: Batch) -> Tensor:
-        """One step of the method."""
-        if self._standing is not None:
-            self._standing.refresh()
-        (loss,) = self._step(self.host_inputs(batch), history_length=batch.history_length)
-        (self._standing or self.training.optimization).advance()
-        return loss.clone()
 
     def finish(self) -> None:
         """Nothing is pending between steps."""
@@ -69,6 +76,28 @@ class CapturedStep:
     def encoded_items(self, batches: Sequence[Batch]) -> list[Tensor]:
         """The method's own."""
         return self.method.encoded_items(batches)
+
+    def _refresh(self) -> None:
+        """Follows what was changed from outside since the last step."""
+        if self._standing is not None:
+            self._standing.refresh()
+
+
+class CapturedStep(CapturedExact):
+    """A whole step is one graph."""
+
+    def __init__(self, method: E2E | SingleStep, training: Training, encoder: PackedEncoder):
+        super().__init__(method, training, encoder)
+        self._step = CapturedFunction(self._device_step, training.device, pool=self._pool)
+        self._functions = (self._step,)
+        forget_what_is_replaced(training.optimization, training.device, self._functions)
+
+    def step(self, batch: Batch) -> Tensor:
+        """One step of the method."""
+        self._refresh()
+        (loss,) = self._step(self.host_inputs(batch), history_length=batch.history_length)
+        self._optimization.advance()
+        return loss.clone()
 
     def host_inputs(self, batch: Batch) -> dict[str, Tensor]:
         """The host's share of a step: deduplication, packing, who reads what."""
@@ -81,11 +110,11 @@ class CapturedStep:
         with phase("ce_forward"):
             encodings = self._encoder.encode(packed_texts(inputs))
         loss = self.method.backpropagate(encodings, gather_of(inputs), batch_of(inputs, history_length))
-        (self._standing or self.training.optimization).move()
+        self._optimization.move()
         return (loss,)
 
 
-class CapturedMultiStep(MultiStep):
+class CapturedMultiStep(Captured, MultiStep):
     """Multi-step GRAM with three graphs: encoding new items, a CF step, a CE minibatch."""
 
     def __init__(self, training: Training, settings: MultiStep.Settings | None, encoder: PackedEncoder):
@@ -98,19 +127,8 @@ class CapturedMultiStep(MultiStep):
         self._encode = CapturedFunction(self._device_encode, training.device, pool=self._pool)
         self._cf = CapturedFunction(self._device_cf_step, training.device, pool=self._pool)
         self._ce = CapturedFunction(self._device_ce_step, training.device, pool=self._pool)
-        forget_what_is_replaced(training.optimization, training.device, [self._encode, self._cf, self._ce])
-
-    def take_idle_s(self) -> float | None:
-        """Seconds in which the device waited for the host since the last call; None where it keeps no time."""
-        return self._pool.idle.take_idle_s()
-
-    def capture_counts(self) -> dict[str, int]:
-        """Calls replayed from graphs and calls run uncaptured, so far, of all three functions."""
-        counts = [part.counts for part in (self._encode, self._cf, self._ce)]
-        return {
-            "replayed": sum(count.replayed for count in counts),
-            "uncaptured": sum(count.uncaptured for count in counts),
-        }
+        self._functions = (self._encode, self._cf, self._ce)
+        forget_what_is_replaced(training.optimization, training.device, self._functions)
 
     def _encode_items(self, items: Tensor) -> Tensor:
         self._refresh()

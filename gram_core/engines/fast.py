@@ -2,7 +2,8 @@
 
 Every method gets the same encoder: packed (`encoders.packed`) or, where one can't run packed, padded in buckets of
 like length (`encoders.bucketed`). On a GPU the device work of a step of end-to-end training and of GRAM alike
-(encoder, CF module, backward, optimizers) is one captured graph per token bucket; other methods' steps are launched.
+(encoder, CF module, backward, optimizers) is one captured graph per token bucket, or a few where chunks of a batch pass
+one after the other; other methods' steps are launched, and those that read how much memory is in use.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from gram_core.encoders.bucketed import BucketedEncoder
 from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.encoders.packed import PackedEncoder, unsupported
+from gram_core.engines._captured_chunks import CapturedChunkedStep
 from gram_core.engines._captured_methods import CapturedMultiStep, CapturedStep
 from gram_core.methods.e2e import E2E
 from gram_core.methods.multi_step import MultiStep
@@ -44,6 +46,10 @@ def build_packed(method: type, training: Training, settings: Any, encoder: Packe
     if method is MultiStep:
         return CapturedMultiStep(packed, settings, encoder)
     built = method(packed, settings)
-    if isinstance(built, (E2E, SingleStep)) and not getattr(built.settings, "chunk_tokens", None):
+    if not isinstance(built, (E2E, SingleStep)):
+        return built
+    if not getattr(built.settings, "chunk_tokens", None):
         return CapturedStep(built, packed, encoder)
+    if isinstance(built, SingleStep) and built.settings.memory_budget is None:
+        return CapturedChunkedStep(built, packed, encoder)
     return built

@@ -20,7 +20,7 @@ from gram_core.encoders._packed_pass import in_order
 from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.encoders.packed import PackedEncoder
 from gram_core.engines import fast
-from gram_core.engines._captured_methods import CapturedStep
+from gram_core.engines._captured_methods import CapturedExact, CapturedStep
 from gram_core.exactness import parameters, relative_errors
 from gram_core.methods.e2e import E2E
 from gram_core.methods.single_step import SingleStep
@@ -77,14 +77,25 @@ def eager_gradients(run: Training, batch: Batch) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in run.encoder.named_parameters() if p.grad is not None}
 
 
-def told_gradients(method: CapturedStep, encoder: PackedEncoder) -> dict[str, Tensor]:
+def told_gradients(method: CapturedExact, encoder: PackedEncoder) -> dict[str, Tensor]:
     """Those of the step before: where they stand, or what the first moment of an AdamW with beta1 = 0 holds."""
     names = {id(parameter): name for name, parameter in encoder.encoder.named_parameters()}
     if encoder.standing is not None:
-        found = zip(encoder.weights.parameters(), in_order(encoder.standing.gradients, encoder.weights), strict=True)
+        found = zip(encoder.weights.parameters(), in_order(encoder.standing.moved_by, encoder.weights), strict=True)
         return {names[id(parameter)]: gradient.float() for parameter, gradient in found}
     state = method.training.optimization.encoder_optimizer.state
     return {names[id(parameter)]: held["exp_avg"] for parameter, held in state.items()}
+
+
+def assert_alike(found: dict[str, Tensor], expected: dict[str, Tensor], amp: torch.dtype | None) -> None:
+    """Gradients found in precision `amp`, against those expected, of float32."""
+    largest = max(float(gradient.norm()) for gradient in expected.values())
+    for name, gradient in expected.items():
+        if amp is not None and (gradient.dim() < 2 or ".query." in name or ".key." in name):
+            continue  # sums that cancel: eager bf16 has more than the bound there, too
+        error = float((found[name] - gradient).norm())
+        bound, signal = (1e-5, 0.3) if amp is None else (2e-2, 0.01)  # below, terms of `largest` have cancelled
+        assert error <= bound * max(float(gradient.norm()), signal * largest), name
 
 
 @pytest.mark.parametrize("device", ["cpu", GPU])
@@ -102,26 +113,22 @@ def test_gradients_of_every_step(device: str, method: type, text_length: int, am
     assert (encoder.standing is not None) is (amp is not None)
     for batch in batches():
         built.step(batch)
-        found, expected = told_gradients(built, encoder), eager_gradients(reference, batch)
-        largest = max(float(gradient.norm()) for gradient in expected.values())
-        for name, gradient in expected.items():
-            if amp is not None and (gradient.dim() < 2 or ".query." in name or ".key." in name):
-                continue  # sums that cancel: eager bf16 has more than the bound there, too
-            error = float((found[name] - gradient).norm())
-            bound, signal = (1e-5, 0.3) if amp is None else (2e-2, 0.01)  # below, terms of `largest` have cancelled
-            assert error <= bound * max(float(gradient.norm()), signal * largest), name
+        assert_alike(told_gradients(built, encoder), eager_gradients(reference, batch), amp)
 
 
 @pytest.mark.parametrize("device", ["cpu", GPU])
-def test_a_loaded_state_is_gone_on_from(device: str) -> None:
+@pytest.mark.parametrize(
+    "settings", [None, SingleStep.Settings(chunk_tokens=30, kept_tokens=40)], ids=["whole", "chunks"]
+)
+def test_a_loaded_state_is_gone_on_from(device: str, settings: SingleStep.Settings | None) -> None:
     """Loading puts other tensors in place of those that captured steps read and write."""
 
-    def stepping(steps: list[Batch]) -> tuple[Training, CapturedStep]:
+    def stepping(steps: list[Batch]) -> tuple[Training, CapturedExact]:
         run = training(device, 12, torch.bfloat16)
         for optimizer in (run.optimization.encoder_optimizer, run.optimization.cf_optimizer):
             optimizer.param_groups[0]["lr"] = 1e-2
-        method = fast.build_packed(SingleStep, run, None, PackedEncoder(run.encoder, torch.bfloat16))
-        assert isinstance(method, CapturedStep)
+        method = fast.build_packed(SingleStep, run, settings, PackedEncoder(run.encoder, torch.bfloat16))
+        assert isinstance(method, CapturedExact)
         for batch in steps:
             method.step(batch)
         return run, method
