@@ -109,8 +109,11 @@ def spoil(method: CapturedChunkedStep) -> None:
 
 
 @pytest.mark.usefixtures("overwriting")
-@pytest.mark.parametrize("max_grad_norm", [None, 0.5], ids=["unclipped", "clipped"])
-@pytest.mark.parametrize("kept", KEPT)
+@pytest.mark.parametrize(
+    ("kept", "max_grad_norm"),
+    [*((kept, None) for kept in KEPT), ("the first", 0.5)],
+    ids=[*KEPT, "the first, clipped"],
+)
 @pytest.mark.parametrize("size", SIZES)
 def test_chunks_train_as_the_whole_batch_does_eagerly(size: str, kept: str, max_grad_norm: float | None) -> None:
     """A gradient of a chunk lost, doubled or left over from the step before would leave other parameters behind."""
@@ -164,8 +167,10 @@ def test_standing_weights_train_as_weights_that_are_cast(kept: str, monkeypatch:
     assert max(relative_errors(start, found[False]).values()) >= 1e-2, "nothing moved, so nothing was shown"
 
 
-@pytest.mark.parametrize("device", ["cpu", GPU])
-@pytest.mark.parametrize("text_length", [12, 150], ids=["short", "several tiles"])
+@pytest.mark.parametrize(
+    ("device", "text_length"),
+    [("cpu", 12), *(pytest.param("cuda", length, marks=GPU.marks) for length in (12, 150))],
+)
 @pytest.mark.parametrize("amp", [None, torch.bfloat16], ids=["float32", "bf16"])
 @pytest.mark.parametrize("kept_texts", [None, 0, 3])
 def test_gradients_of_every_step(
