@@ -138,10 +138,8 @@ def by_count(count, passes):
     ("options", "minibatches"),
     [
         (dict(), parts(1)),
-        (dict(ce_passes=2), parts(2)),
         (dict(ce_batch_tokens=0), parts(1)),
-        (dict(pseudo_target_rate=3.0, ce_passes=2), parts(2)),
-        (dict(pseudo_target_loss="sum", pseudo_target_rate=0.3), parts(1)),
+        (dict(pseudo_target_loss="sum", pseudo_target_rate=0.3, ce_passes=2), parts(2)),
         (dict(ce_batch_tokens=3 * m.TEXT_LENGTH), by_count(3, 1)),
         (dict(ce_batch_tokens=10_000), by_count(10_000, 1)),
         (
