@@ -22,9 +22,9 @@ from gram_core.training import Training
 def chunk_bounds(tokens: Tensor, budget: int | None) -> list[tuple[int, int]]:
     """(start, stop) of consecutive chunks whose `tokens` [n] sum to at most `budget`.
 
-    As few as taking texts while they fit gives, and even: within the largest text of each other but for the last, so
-    that chunks of the same size come again and none is a small rest. A text larger than the budget is a chunk of its
-    own; budget None is one chunk; no texts, no chunks.
+    As few as taking texts while they fit gives, and even, so that chunks of the same size come again: all but the last
+    are within the largest text of each other, and the last lacks at most what the others have beyond the mean. A text
+    larger than the budget is a chunk of its own; budget None is one chunk; no texts, no chunks.
     """
     if budget is not None and budget < 1:
         raise ValueError(f"a token budget must be at least 1, not {budget}")

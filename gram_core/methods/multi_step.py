@@ -99,9 +99,9 @@ class MultiStep:
         and chooses from there (`AdaptiveInterval`), which the last five settings are for.
 
         pseudo_target_loss, pseudo_target_rate: whose gradient moves encodings, by what rate. The loss's own "mean" and
-        rate 1 are exact at N = 1. No optimizer evens out the scale of pseudo-targets: where the loss is a mean over
-        many responses they hardly move, by less than a step of the encoder's optimizer moves what it does not mean
-        to, and the encoder learns little. "sum" takes the gradient of the sum over the batch's responses.
+        rate 1 are exact at N = 1. No optimizer evens out the scale of pseudo-targets: the gradient of a mean over many
+        responses can move them by less than a step of the encoder's optimizer moves other items' encodings, and the
+        encoder then learns little. "sum" takes the gradient of the sum over the batch's responses.
         ce_batch_tokens: the most tokens of a CE minibatch; None, or 0 where a configuration has no None, divides the
         items touched into N minibatches of like count, as the paper does.
         ce_passes: how often the encoder passes over the items touched at the interval's end.
