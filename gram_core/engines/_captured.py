@@ -7,6 +7,7 @@ as one pinned block, double-buffered, so that the host prepares the next call wh
 
 from __future__ import annotations
 
+import gc
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
@@ -259,9 +260,24 @@ class GraphPool:
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._handle, stream=self._stream):
+        with collection_paused(), torch.cuda.graph(graph, pool=self._handle, stream=self._stream):
             outputs = function()
         return graph, outputs
+
+
+@contextmanager
+def collection_paused() -> Iterator[None]:
+    """Within, Python collects no cycles: one that holds another graph, destroyed while one is captured, invalidates it.
+
+    torch no longer collects before a capture either (since 2.9: https://github.com/pytorch/pytorch/pull/161037).
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _travels_packed(tensor: Tensor) -> bool:
