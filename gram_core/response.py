@@ -6,6 +6,7 @@ B users, S slots, d width.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,17 +20,45 @@ def ranks(mask: Tensor) -> Tensor:
     return torch.where(mask, mask.cumsum(dim=1) - 1, -1)
 
 
-def positions(rank: Tensor, like: Tensor) -> Tensor:
-    """Sinusoids [B, S, d] of places [B, S] (Vaswani et al. 2017), in width and dtype of `like` [B, S, d].
+def positions(rank: Tensor, dtype: torch.dtype, width: int) -> Tensor:
+    """Sinusoids [..., width] of places [...] (Vaswani et al. 2017).
 
     Raises ValueError for an odd width.
     """
-    width = like.shape[-1]
     if width % 2:
         raise ValueError(f"positions need an even width, not {width}")
-    steps = torch.arange(0, width, 2, device=rank.device, dtype=like.dtype)
+    steps = torch.arange(0, width, 2, device=rank.device, dtype=dtype)
     angles = rank[..., None] * torch.exp(steps * (-math.log(10_000.0) / width))
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+def move_slots(rows: Tensor, source: Tensor, target: Tensor) -> Tensor:
+    """Rows [B, S, d] in another order within each user: row `source` [B, T] of its own, any where that is negative.
+
+    target: [B, S], by which of the T places a row is read, negative for none. Each row is read once, so that the
+    backward is a reading as well and not a sum. What stands where `source` is negative must have no gradient.
+    """
+    return _Moved.apply(rows, source, target)
+
+
+class _Moved(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, source: Tensor, target: Tensor) -> Tensor:
+        ctx.save_for_backward(target)
+        return _read(rows, source)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (target,) = ctx.saved_tensors
+        return _read(gradient, target) * (target >= 0)[..., None], None, None
+
+
+def _read(rows: Tensor, places: Tensor) -> Tensor:
+    """Rows [B, S, d] of each user at `places` [B, T] -> [B, T, d]; the first where a place is negative."""
+    if not rows.shape[1]:
+        return rows.new_zeros(*places.shape, rows.shape[2])
+    first = torch.arange(len(rows), device=rows.device)[:, None] * rows.shape[1]
+    return F.embedding(places.clamp(min=0) + first, rows.flatten(0, 1))
 
 
 def mean_over_slots(logits: Tensor, batch: Batch) -> Tensor:

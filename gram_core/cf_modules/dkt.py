@@ -11,11 +11,11 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gram_core.batch import Batch
-from gram_core.response import mean_over_slots, positions, ranks
-from gram_core.training import gather_slots
+from gram_core.response import mean_over_slots, move_slots, positions, ranks
 
 
 class DKT(nn.Module):
@@ -32,29 +32,41 @@ class DKT(nn.Module):
         self.queries = nn.Linear(width, width)
 
     def scores(self, encodings: Tensor, batch: Batch) -> Tensor:
-        """Logits [B, S] of a right response; at a user's first slot they know the item alone."""
-        answered = self.responses((batch.targets > 0.5).long())
+        """Logits [B, S] of a right response; at a user's first slot they know the item alone.
+
+        Of padding slots they mean nothing.
+        """
         rank = ranks(batch.mask)
-        features = torch.cat([encodings, answered, positions(rank, encodings)], dim=-1)
-        states, _ = self.recurrent(self._one_later(self.inputs(features), rank))
-        return (self.queries(_read(states, rank)) * encodings).sum(-1)
+        slot_of = _slot_of(rank)
+        states, _ = self.recurrent(self._inputs(encodings, batch, rank, slot_of))
+        return (self.queries(move_slots(states, rank, slot_of)) * encodings).sum(-1)
 
     def loss(self, encodings: Tensor, batch: Batch) -> Tensor:
         """Binary cross-entropy of the responses (`batch.targets` [B, S]), mean over the slots that hold an item."""
         return mean_over_slots(self.scores(encodings, batch), batch)
 
-    @staticmethod
-    def _one_later(inputs: Tensor, rank: Tensor) -> Tensor:
-        """Inputs [B, S, d] without the gaps that padding leaves, each one place later; zeros first and last."""
-        slots = torch.arange(rank.shape[1], device=rank.device).expand_as(rank)
-        source = torch.full_like(rank, -1)
-        later = torch.where(rank >= 0, rank + 1, 0)
-        wide = torch.cat([source, source[:, :1]], dim=1).scatter(1, later, torch.where(rank >= 0, slots, -1))
-        wide[:, 0] = -1
-        return _read(inputs, wide[:, :-1])
+    def _inputs(self, encodings: Tensor, batch: Batch, rank: Tensor, slot_of: Tensor) -> Tensor:
+        """What the recurrent layers read [B, S, d], a user's items one behind the other: first zeros, then each item
+        that was answered, place by place.
+
+        The linear layer is taken apart, its products for correctness and position being few rows that slots share.
+        Behind a user's last item stands what no slot reads.
+        """
+        of_items, of_responses, of_places = self.inputs.weight.chunk(3, dim=1)
+        wrong, right = self.responses.weight
+        places = positions(torch.arange(rank.shape[1], device=rank.device), encodings.dtype, encodings.shape[-1])
+        shared = F.linear(places, of_places, self.inputs.bias) + F.linear(wrong, of_responses)
+        earlier, later = slot_of[:, :-1], torch.where((rank >= 0) & (rank < rank.shape[1] - 1), rank, -1)
+        items = move_slots(F.linear(encodings, of_items), earlier, later) + shared[:-1]
+        answered_right = (batch.targets > 0.5).gather(1, earlier.clamp(min=0)).to(items.dtype)
+        items = items + answered_right[..., None] * F.linear(right - wrong, of_responses)
+        return F.pad(items, (0, 0, 1, 0))
 
 
-def _read(rows: Tensor, places: Tensor) -> Tensor:
-    """rows [B, S, d] of each user at `places` [B, S]; zeros where a place is negative."""
-    first = torch.arange(len(rows), device=rows.device)[:, None] * rows.shape[1]
-    return gather_slots(rows.flatten(0, 1), torch.where(places >= 0, places + first, -1))
+def _slot_of(rank: Tensor) -> Tensor:
+    """Which slot holds a user's item of each rank, int64 [B, S]; -1 behind the last."""
+    slots = torch.arange(rank.shape[1], device=rank.device).expand_as(rank)
+    behind = torch.full_like(rank[:, :1], -1)  # takes what padding slots write
+    wide = torch.cat([behind.expand_as(rank), behind], dim=1)
+    held = rank >= 0
+    return wide.scatter(1, torch.where(held, rank, rank.shape[1]), torch.where(held, slots, -1))[:, :-1]

@@ -60,7 +60,8 @@ class SAKT(nn.Module):
     def _memory(self, encodings: Tensor, batch: Batch) -> Tensor:
         """What may be attended to [B, 1 + S, d]: a start that all see, then each slot's item with its response."""
         answered = self.responses((batch.targets > 0.5).long())
-        items = self.answered(torch.cat([encodings, answered], dim=-1)) + positions(ranks(batch.mask), encodings)
+        places = positions(ranks(batch.mask), encodings.dtype, encodings.shape[-1])
+        items = self.answered(torch.cat([encodings, answered], dim=-1)) + places
         return torch.cat([self.start.to(items.dtype).expand(len(items), 1, -1), items], dim=1)
 
     def _split(self, rows: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from gram_core.batch import Batch
-from gram_core.response import ranks
+from gram_core.response import positions, ranks
 from tests.gram_core._models import CF_MODULES, make_cf_module
 
 WIDTH, USERS, SLOTS = 16, 3, 6
@@ -90,6 +90,35 @@ def test_a_batch_without_items_has_a_loss_of_zero(name):
     module, encodings, batch = made(name)
     empty = Batch(batch.items, torch.zeros_like(batch.mask), batch.targets, SLOTS)
     assert module.loss(encodings, empty).item() == 0.0
+
+
+@pytest.mark.parametrize("name", RESPONSE)
+def test_gradients_are_those_of_the_loss_wherever_padding_is(name):
+    module, encodings, batch = made(name)
+    mask = torch.tensor([[1, 0, 1, 1, 0, 1], [0, 0, 1, 0, 0, 0], [1, 1, 1, 0, 0, 0]]).bool()
+    batch = Batch(batch.items, mask, batch.targets, SLOTS)
+    assert torch.autograd.gradcheck(lambda rows: module.loss(rows, batch), encodings.requires_grad_())
+
+
+@pytest.mark.parametrize("name", RESPONSE)
+def test_one_slot_has_a_score_and_a_gradient(name):
+    module, encodings, batch = made(name)
+    one = Batch(batch.items[:, :1], batch.mask[:, :1], batch.targets[:, :1], 1)
+    rows = encodings[:, :1].clone().requires_grad_()
+    assert torch.allclose(module.scores(rows, one), module.scores(encodings, batch)[:, :1])
+    module.loss(rows, one).backward()
+    assert rows.grad.abs().sum() > 0
+
+
+def test_dkt_reads_item_correctness_and_position_side_by_side():
+    """What it reads, written out: the linear layer of all three features, one place later, zeros first."""
+    module, encodings, batch = made("dkt")
+    answered = module.responses((batch.targets > 0.5).long())
+    places = positions(ranks(batch.mask), encodings.dtype, WIDTH)
+    read = module.inputs(torch.cat([encodings, answered, places], dim=-1))
+    states, _ = module.recurrent(torch.cat([torch.zeros_like(read[:, :1]), read[:, :-1]], dim=1))
+    expected = (module.queries(states) * encodings).sum(-1)
+    assert torch.allclose(module.scores(encodings, batch), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", RESPONSE)
