@@ -1,9 +1,9 @@
 """What an epoch would take: measured steps, times the steps that an epoch has. A projection, and called one.
 
-An interval of Multi-step GRAM as long as an epoch is not waited for. Its lines at two or more shorter intervals tell
-its two costs apart, a CF step's and that of an item that the encoder passes over, since an interval of N steps that
-touches u items takes N * cf + u * ce. A longer one is assumed to touch every item of the catalogue, which is never to
-its advantage. Loads without torch.
+An interval of Multi-step GRAM as long as an epoch is not waited for. An interval of N steps that touches u items takes
+N * cf + u * ce: a step that encodes nothing was timed by itself, and a shorter interval then tells what an item costs
+that the encoder passes over. A longer one is assumed to touch every item of the catalogue, which is never to its
+advantage. Loads without torch.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal
-
-import numpy as np
 
 from bench.results.schema import Exactness, Record
 from bench.results.stats import REFERENCE
@@ -154,17 +152,15 @@ def _modelled(lines: Sequence[Sequence[Record]], reference: float | None, batch:
 
 
 def _costs(lines: Sequence[Sequence[Record]]) -> tuple[float, float] | None:
-    """Seconds of a CF step and per item of the encoder's pass, by least squares; None where the lines don't tell."""
-    known = [line for line in lines if isinstance(line[0].accumulation_steps, int) and line[0].interval_unique_items]
-    if len(known) < 2 or not isinstance(_workload(known[0][0]).get("items"), int | float):
+    """Seconds of a CF step and per item that the encoder passes over; None where no line tells both."""
+    steps_s = [record.cf_step_s for line in lines for record in line if record.cf_step_s]
+    if not steps_s or not isinstance(_workload(lines[0][0]).get("items"), int | float):
         return None
-    steps = np.array([float(line[0].accumulation_steps or 0) for line in known])
-    items = np.array([median(record.interval_unique_items or 0.0 for record in line) for line in known])
-    seconds = steps * np.array([_step_s(line) for line in known])
-    weights = 1 / seconds  # a long interval's microseconds are not to outweigh a short one's
-    solution, _, rank, _ = np.linalg.lstsq(
-        np.stack([steps, items], 1) * weights[:, None], seconds * weights, rcond=None
-    )
-    if rank < 2 or min(solution) <= 0:
-        return None
-    return float(solution[0]), float(solution[1])
+    cf_s = median(steps_s)
+    items_s = []
+    for line in lines:
+        interval = line[0].accumulation_steps
+        items = median(record.interval_unique_items or 0.0 for record in line)
+        if isinstance(interval, int) and items:
+            items_s.append(interval * (_step_s(line) - cf_s) / items)
+    return (cf_s, median(items_s)) if items_s and median(items_s) > 0 else None

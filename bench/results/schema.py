@@ -171,6 +171,9 @@ class Record(_Strict):
     padded_tokens: float | None = None
     """Tokens that the encoder computes per step for them, padding included."""
 
+    cf_step_s: float | None = None
+    """Seconds of a step whose items are encoded already and after which the encoder does not learn: of methods with
+    such steps, on logs with epochs."""
     host_wait_s: float | None = None
     """Seconds per step in which the device waited for the host; None where the engine doesn't tell."""
     fixed_memory_bytes: int | None = None

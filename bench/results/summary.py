@@ -57,6 +57,7 @@ _COUNTS = (
     "padded_tokens",
     "setup_s",
     "host_wait_s",
+    "cf_step_s",
     "communication_s",
     "ranks_unique_items",
     "warmup_steps",

@@ -99,6 +99,9 @@ class RankedSubject(Subject):
     def _reserved_bytes(self) -> int:
         return int(self.ranks.host_max(torch.tensor([reserved_bytes(self.device)])))
 
+    def _made_ready(self) -> int:
+        return int(self.ranks.host_sum(torch.tensor([super()._made_ready()])))
+
     def _own_batches(self) -> list[Batch]:
         return [batch for window in self._measured for batch in window]
 

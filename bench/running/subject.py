@@ -3,6 +3,9 @@
 setup -> warm-up -> windows -> facts. Batches are made ahead of each window and counted after the last one; a window
 holds steps and nothing else. Whoever drives a subject decides whose turn it is: a worker alone runs it straight
 through, and workers that are resident together can be given one window at a time.
+
+All lines of a case are timed on the same batches, however long each warmed up: windows begin at one number of the
+stream. What becomes ready within a window, a graph of a size not met before, is set-up: the window is taken again.
 """
 
 from __future__ import annotations
@@ -31,6 +34,13 @@ from bench.running import failures
 from bench.running.messages import Entered, Job, Order, Phase, TakeWindow, Took, Warm
 from bench.running.records import failed_record, identity
 from gram_core.batch import Batch
+
+FIRST_TIMED = 1_000_000
+"""The number of the batch that the first window begins with: far behind whatever warms up."""
+TAKES = 3
+"""Of a window: the first meets sizes, the second captures them, the third replays."""
+CF_WINDOWS, CF_STEPS = 3, 16
+"""Windows of steps that encode nothing, and steps of each at most."""
 
 
 def measure(job: Job, say: Callable[[Entered], None], clock: Clock | None = None) -> dict[str, Any]:
@@ -130,6 +140,10 @@ class Subject:
         """Batches of each window."""
         self._losses: list[float] = []
         self._waits: list[float] = []
+        self._waited: list[float] = []
+        self._began_s = 0.0
+        self._retaken_s: list[float] = []
+        """What each take that was not kept took beyond the one that was."""
         self._units_per_window = 1
 
     @property
@@ -154,16 +168,19 @@ class Subject:
         self.warm = clocks.warm_up(lambda: self._run(units=1), settings, self.clock, lambda: self._reserved_bytes())
         self._units_per_window = clocks.units_per_window(self.warm.units, settings.window_s)
         _settle_garbage()  # compilers leave as much behind as imports do
+        self._batches_made, self._ahead = FIRST_TIMED, []
 
     def window(self) -> Window:
-        """One measured window."""
-        self._waited_s()
-        window = self._run(self._units_per_window)
-        waited_s = self._waited_s()
-        if waited_s is not None:
-            self._waits.append(waited_s / window.steps)
+        """One measured window; taken again, on the same batches, where something became ready in it."""
+        ready, takes = self._made_ready(), [self._take()]
+        while len(takes) < TAKES and ready != (now := self._made_ready()):
+            ready, self._ahead = now, self._stepping
+            takes.append(self._take())
+        window = takes[-1]
+        self._retaken_s += [take.seconds - window.seconds for take in takes[:-1]]
         self._measured.append(self._stepping)
         self.windows.append(window)
+        self._waits += self._waited
         return window
 
     def warm_up_told(self) -> Warm:
@@ -176,9 +193,8 @@ class Subject:
     def window_told(self) -> Took:
         """One measured window, its batches made beforehand, and what the manager wants to know of it."""
         self._prepare(self._units_per_window)
-        began_s = time.monotonic()
         window = self.window()
-        return Took(began_s, time.monotonic(), window.seconds, window.steps)
+        return Took(self._began_s, time.monotonic(), window.seconds, window.steps)
 
     def keep(self, kept: Sequence[int], reason: str | None) -> None:
         """Forgets all windows but these, by their positions; raises NothingKept, with the reason, for none."""
@@ -219,6 +235,7 @@ class Subject:
                 real_tokens=counts["real_tokens"] / median_s,
             ),
             loss=Loss(first=self._losses[0], last=self._losses[-1]),
+            cf_step_s=self._cf_step_s(),
         )
 
     def known(self) -> dict[str, Any]:
@@ -232,11 +249,27 @@ class Subject:
                 )
         return columns
 
+    def _take(self) -> Window:
+        """A window that may be kept, and in `_waited` what its device waited, per step, where the engine tells."""
+        self._waited_s()
+        self._began_s = time.monotonic()
+        window = self._run(self._units_per_window)
+        waited_s = self._waited_s()
+        self._waited = [] if waited_s is None else [waited_s / window.steps]
+        return window
+
+    def _made_ready(self) -> int:
+        """Calls of the method so far that made something ready which later ones find."""
+        return getattr(self.built.method, "made_ready", lambda: 0)()
+
     def _run(self, units: int) -> Window:
         """A timed window of `units` units on batches made before it."""
         self._prepare(units)
         self._stepping, self._ahead = self._ahead, []
-        method, batches, training = self.built.method, self._stepping, self.built.stepping
+        return self._timed(self._stepping)
+
+    def _timed(self, batches: list[Batch]) -> Window:
+        method, training = self.built.method, self.built.stepping
         losses: list[Tensor] = []
 
         def work() -> None:
@@ -290,11 +323,28 @@ class Subject:
         return None if take is None else take()
 
     def _initialised_s(self) -> float | None:
-        """Set-up, and what the warm-up took beyond its fastest unit's pace: compilation, capture, first allocations."""
+        """Set-up, and what steps took beyond a known size's pace: compilation, capture, first allocations."""
         if self.setup_s is None:
             return None
         seconds = [unit.seconds for unit in self.warm.units]
-        return self.setup_s + sum(seconds) - len(seconds) * min(seconds, default=0.0)
+        retaken_s = max(0.0, sum(self._retaken_s))
+        return self.setup_s + sum(seconds) - len(seconds) * min(seconds, default=0.0) + retaken_s
+
+    def _cf_step_s(self) -> float | None:
+        """Seconds of a step whose items are encoded already, and after which the encoder does not learn.
+
+        None for methods without such steps, and for logs without epochs, whose projection alone asks for it.
+        """
+        method = self.built.method
+        between = method.interval - 2  # the first encodes, the last is followed by the encoder's pass
+        if between < 1 or self.built.workload.steps_per_epoch is None:
+            return None
+        batch, windows = self._stepping[-1], min(CF_WINDOWS, between)
+        self._timed([batch])
+        steps = min(between // windows, CF_STEPS)
+        seconds = [self._timed([batch] * steps).step_s for _ in range(windows)]
+        method.finish()
+        return statistics.median(seconds)
 
     def _facts(self) -> dict[str, Any]:
         return {
@@ -307,6 +357,7 @@ class Subject:
             "detail": {
                 **self.built.detail,
                 **({"graphs": counts()} if (counts := getattr(self.built.method, "capture_counts", None)) else {}),
+                **({"windows_taken_again": len(self._retaken_s)} if self._retaken_s else {}),
                 "first_unit_s": self.warm.units[0].seconds if self.warm.units else None,
                 "threads": torch.get_num_threads(),
                 "resident_at_start_bytes": self._memory_at_start,

@@ -35,6 +35,10 @@ class Captured:
         """Seconds in which the device waited for the host since the last call; None where it keeps no time."""
         return self._pool.idle.take_idle_s()
 
+    def made_ready(self) -> int:
+        """Calls so far of sizes that were new: run as they are, then captured. What steps of known sizes do not pay."""
+        return sum(function.made_ready for function in self._functions)
+
     def capture_counts(self) -> dict[str, int]:
         """Calls replayed from graphs and calls run uncaptured, so far, of all its functions."""
         counts = [function.counts for function in self._functions]

@@ -48,7 +48,7 @@ def _row(each: Epoch) -> tuple[Cell, ...]:
         Cell(words.times(each.speed_up), "strong", note=lent),
         Cell(words.times(theirs) if theirs else words.MISSING, "muted"),
         Cell(each.exactness, "badge"),
-        Cell("its own steps" if each.basis == "steps" else "shorter intervals"),
+        Cell("its own steps" if each.basis == "steps" else "a shorter interval"),
     )
 
 
@@ -60,8 +60,9 @@ def _notes(found: tuple[Epoch, ...]) -> list[str]:
     ]
     if any(each.basis == "model" for each in found):
         notes.append(
-            "Intervals of half an epoch and more are not waited for. Two shorter ones tell a CF step's cost from that "
-            "of an item that the encoder passes over; the long interval is taken to touch every item."
+            "Intervals of half an epoch and more are not waited for. A CF step that encodes nothing was timed by "
+            "itself, and a shorter interval tells what an item costs that the encoder passes over; the long interval "
+            "is taken to touch every item."
         )
     if any(paper.speed_up(each.record.case.get("workload"), each.label) for each in found):
         notes.append(

@@ -20,9 +20,10 @@ def line(method, seconds, steps=None, batch=32, **changes):
 
 
 def multi(steps, touched, **changes):
-    """A line whose interval costs what the model says."""
+    """A line whose interval costs what the model says, and whose CF step was timed."""
     interval_s = steps * CF_S + touched * ITEM_S
-    return line("multi_step", interval_s / steps, steps, interval_unique_items=touched, **changes)
+    told = {"interval_unique_items": touched, "cf_step_s": CF_S} | changes
+    return line("multi_step", interval_s / steps, steps, **told)
 
 
 def by_label(records):
@@ -36,36 +37,36 @@ def test_an_epoch_is_its_steps_times_a_step_at_the_whole_logs_scale():
     assert found["single_step"].speed_up == pytest.approx(5)
 
 
-def test_long_intervals_follow_from_two_shorter_ones():
-    found = by_label([line("e2e", 0.5), multi(8, 100.0), multi(64, 400.0)])
+def test_long_intervals_follow_from_a_shorter_one():
+    found = by_label([line("e2e", 0.5), multi(8, 100.0)])
     assert found["multi_step N=1E"].seconds == pytest.approx(1000 * CF_S + ITEMS * ITEM_S)
     assert found["multi_step N=0.5E"].seconds == pytest.approx(1000 * CF_S + 2 * ITEMS * ITEM_S)
     assert found["multi_step N=1E"].basis == "model"
     assert found["multi_step N=8"].seconds == pytest.approx((CF_S + 100 * ITEM_S / 8) * 1000)
 
 
-def test_a_third_interval_is_fitted_too():
-    found = by_label([multi(8, 100.0), multi(64, 400.0), multi(32, 300.0)])
+def test_of_several_intervals_the_middle_costs_count():
+    slow = multi(32, 300.0)
+    slow = slow.model_copy(update={"samples_s": tuple(2 * seconds for seconds in slow.samples_s)})
+    found = by_label([multi(8, 100.0), multi(64, 400.0), slow])
     assert found["multi_step N=1E"].seconds == pytest.approx(1000 * CF_S + ITEMS * ITEM_S)
     assert found["multi_step N=1E"].speed_up is None
 
 
 def test_a_measured_epoch_is_not_modelled():
-    found = epochs([multi(8, 100.0), multi(64, 400.0), line("multi_step", 0.012, "1E")])
+    found = epochs([multi(8, 100.0), line("multi_step", 0.012, "1E")])
     assert [each.basis for each in found if each.label == "multi_step N=1E"] == ["steps"]
 
 
 @pytest.mark.parametrize(
     "records",
     [
-        [multi(8, 100.0)],
-        [multi(8, 100.0), multi(16, 200.0)],  # the same touched per step: two unknowns, one equation
-        [
-            line("multi_step", 0.1, 8, interval_unique_items=100.0),
-            line("multi_step", 0.1, 64, interval_unique_items=90),
-        ],
+        [multi(8, 100.0, cf_step_s=None)],
+        [multi(8, 100.0, interval_unique_items=None)],
+        [multi(8, 100.0, cf_step_s=1.0)],
+        [line("multi_step", 0.012, "0.25E", cf_step_s=CF_S, interval_unique_items=100.0)],
     ],
-    ids=["one interval", "proportional", "an item's cost below zero"],
+    ids=["no CF step was timed", "items not counted", "an item's cost below zero", "an interval of unknown length"],
 )
 def test_what_intervals_do_not_tell_is_not_projected(records):
     assert "multi_step N=1E" not in by_label(records)

@@ -1,0 +1,136 @@
+"""What windows are taken on, when one is taken again, and what a step without the encoder takes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+
+from bench.running.messages import Job
+from bench.running.subject import TAKES, Subject
+from gram_core.batch import Batch
+from tests.bench._small_runs import config, item
+from tests.bench.test_clock import ManualClock
+
+READY_S, STEP_S = 5.0, 0.25
+
+
+class Planted:
+    """A method whose steps take as long as it says: longer while a batch's users have not been met `meetings` times."""
+
+    def __init__(self, method: Any, clock: ManualClock, meetings: int):
+        self._method, self._clock, self._meetings = method, clock, meetings
+        self._met: dict[tuple[int, ...], int] = {}
+        self._ready = 0
+        self.interval = method.interval
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._method, name)
+
+    def made_ready(self) -> int:
+        return self._ready
+
+    def step(self, batch: Batch) -> torch.Tensor:
+        key = tuple(batch.items.flatten().tolist())
+        self._met[key] = self._met.get(key, 0) + 1
+        new = self._met[key] <= self._meetings
+        self._ready += new
+        self._clock.pass_s(READY_S if new else STEP_S)
+        return torch.tensor(1.0)
+
+
+def subject(meetings: int = 0, method: str = "single_step", **settings: Any) -> Subject:
+    clock = ManualClock()
+    made = Subject(Job(config(**{"budget_s": 1000.0, **settings}), item(method)), clock)
+    made.set_up()
+    made._built = dataclasses.replace(made.built, method=Planted(made.built.method, clock, meetings))
+    return made
+
+
+def timed_batches(made: Subject) -> list[list[list[int]]]:
+    return [batch.items.tolist() for window in made._measured for batch in window]
+
+
+@pytest.mark.parametrize("other", [dict(min_warmup_steps=9, max_warmup_steps=9), dict(meetings=1)], ids=str)
+def test_every_line_is_timed_on_the_same_batches(other: dict[str, int]) -> None:
+    """However long it warms up, and whatever it takes again."""
+    timed = []
+    for one in (subject(), subject(**other)):
+        one.warm_up()
+        one.take_windows()
+        timed.append(timed_batches(one))
+    assert len(timed[0]) == 3
+    assert timed[0] == timed[1]
+    assert timed[0][0] != timed[0][1]
+
+
+@pytest.mark.parametrize("meetings", [0, 1, 2])
+def test_a_window_in_which_something_became_ready_is_set_up(meetings: int) -> None:
+    one = subject(meetings)
+    one.warm_up()
+    before_s, steps = one._initialised_s() or 0.0, one._units_per_window
+    one.take_windows()
+    assert [window.step_s for window in one.windows] == [STEP_S] * 3
+    facts = one._facts()
+    assert facts["setup_s"] == pytest.approx(before_s + 3 * meetings * steps * (READY_S - STEP_S))
+    assert facts["detail"].get("windows_taken_again", 0) == 3 * meetings
+
+
+def test_what_never_settles_is_measured_as_it_is() -> None:
+    one = subject(meetings=1000)
+    one.warm_up()
+    assert one.window().step_s == READY_S
+    assert one._facts()["detail"]["windows_taken_again"] == TAKES - 1
+
+
+def test_no_step_is_lost_to_a_window_taken_again() -> None:
+    """What is told to the manager is the take that was kept."""
+    one = subject(meetings=1)
+    one.warm_up()
+    told = one.window_told()
+    assert told.seconds == STEP_S * told.steps
+    assert len(one._measured) == len(one.windows) == 1
+
+
+class TestStepsWithoutTheEncoder:
+    class Interval:
+        """Encoding takes 8 s an item, a CF step 0.5 s, the encoder's pass 100 s."""
+
+        def __init__(self, clock: ManualClock, interval: int):
+            self.interval, self._clock = interval, clock
+            self._met: set[int] = set()
+            self._steps = 0
+
+        def step(self, batch: Batch) -> torch.Tensor:
+            new = set(batch.items[batch.mask].tolist()) - self._met
+            self._clock.pass_s(0.5 + 8 * len(new))
+            self._met |= new
+            self._steps += 1
+            if self._steps == self.interval:
+                self.finish()
+            return torch.tensor(1.0)
+
+        def finish(self) -> None:
+            self._clock.pass_s(100.0 if self._steps else 0.0)
+            self._met, self._steps = set(), 0
+
+    @pytest.mark.parametrize(("interval", "expected"), [(1, None), (2, None), (3, 0.5), (16, 0.5), (500, 0.5)])
+    def test_they_are_timed_within_an_interval(self, interval: int, expected: float | None) -> None:
+        one = subject()
+        clock = one.clock
+        assert isinstance(clock, ManualClock)
+        method = self.Interval(clock, interval)
+        workload = dataclasses.replace(one.built.workload, steps_per_epoch=100)
+        one._built = dataclasses.replace(one.built, method=method, workload=workload)
+        one._run(units=1)
+        assert one._cf_step_s() == expected
+        assert not method._steps, "an interval was left open"
+
+    def test_nobody_asks_where_there_are_no_epochs(self) -> None:
+        one = subject()
+        assert isinstance(one.clock, ManualClock)
+        one._built = dataclasses.replace(one.built, method=self.Interval(one.clock, 16))
+        one._run(units=1)
+        assert one._cf_step_s() is None
