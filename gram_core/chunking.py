@@ -116,7 +116,7 @@ class GraphBudget:
         allocated: Callable[[], int] | None = None,
     ):
         self._kept_tokens = kept_tokens
-        self._bytes = None if memory_budget is None else _bytes_of(memory_budget, device)
+        self._bytes = None if memory_budget is None else budget_bytes(memory_budget, device)
         if self._bytes is not None and allocated is None and device.type != "cuda":
             raise ValueError("memory_budget needs a CUDA device, which tells what is in use; bound kept_tokens instead")
         self._allocated = allocated or (lambda: torch.cuda.memory_allocated(device))
@@ -142,7 +142,8 @@ class GraphBudget:
             self._bytes_per_token = max(self._bytes_per_token, (self._allocated() - before) / tokens)
 
 
-def _bytes_of(memory_budget: float, device: torch.device) -> float:
+def budget_bytes(memory_budget: float, device: torch.device) -> float:
+    """A memory budget in bytes: it is told so, or, up to 1, as a share of the device. Raises ValueError for neither."""
     if not memory_budget > 0:
         raise ValueError(f"memory_budget must be above 0: bytes, or up to 1 a share of the device, not {memory_budget}")
     if memory_budget > 1:

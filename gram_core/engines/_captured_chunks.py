@@ -25,6 +25,7 @@ from gram_core.engines._captured import CapturedFunction, Inputs, Outputs
 from gram_core.engines._captured_methods import CapturedExact
 from gram_core.engines._gradient_sums import GradientSums
 from gram_core.engines._inputs import batch_of, gather_of, packed_texts, rows_of, slot_inputs
+from gram_core.engines._memory_room import MemoryRoom
 from gram_core.methods.single_step import SingleStep
 from gram_core.phases import phase
 from gram_core.training import Training
@@ -45,16 +46,16 @@ class ChunkedInputs:
 class CapturedChunkedStep(CapturedExact):
     """Single-step GRAM with chunk_tokens: four graphs instead of one, whose memory a chunk bounds and not the batch.
 
-    Which chunks are kept is as in `ChunkedEncoding`. Capacities hold up to an eighth more tokens than a chunk has.
-    Steps with a memory_budget have no place here: what graphs hold of their pool does not show in the bytes in use, and
-    the first call of new sizes, which no graph serves, takes as much again beside it.
+    Which chunks are kept is as in `ChunkedEncoding`, but for a memory_budget, of which `MemoryRoom` makes tokens: the
+    first steps keep none. Capacities hold up to an eighth more tokens than a chunk has.
     """
 
     method: SingleStep
 
     def __init__(self, method: SingleStep, training: Training, encoder: PackedEncoder):
-        assert method.settings.memory_budget is None, "`fast.build_packed` leaves such steps uncaptured"
         super().__init__(method, training, encoder, summed=True)
+        budget = method.settings.memory_budget
+        self._room = None if budget is None else MemoryRoom(budget, training.device)
         self._summed = encoder.standing if isinstance(encoder.standing, SummedStandingWeights) else None
         weights = [] if self._summed is not None else encoder.weights.parameters()
         self._gradients = GradientSums([*training.cf_module.parameters(), *weights])
@@ -86,7 +87,6 @@ class CapturedChunkedStep(CapturedExact):
             selection = self.method.select(batch)
             tokens = self._encoder.computed_tokens(self.training.table.lengths[selection.items])
             bounds = chunk_bounds(tokens, self.method.settings.chunk_tokens) or [(0, 0)]
-            kept = self._kept([int(tokens[start:stop].sum()) for start, stop in bounds])
             chunks, row_of, rows = [], [], 0
             for start, stop in bounds:
                 chunks.append(self._packer.pack(self.training.table.texts(selection.items[start:stop])))
@@ -94,17 +94,25 @@ class CapturedChunkedStep(CapturedExact):
                 rows += rows_of(chunks[-1])
             row_of.append(torch.tensor([PADDING_SLOT]))  # what a padding slot reads, at the last place
             slot_rows = torch.cat(row_of)[selection.slot_rows]
+            kept = self._kept([int(tokens[start:stop].sum()) for start, stop in bounds], chunks[0])
             return ChunkedInputs(chunks[:kept], chunks[kept:], slot_inputs(batch, slot_rows, rows))
 
-    def _kept(self, sizes: list[int]) -> int:
+    def _kept(self, sizes: list[int], first: Chunk) -> int:
         """How many chunks of these numbers of tokens, the first ones, keep their graph."""
-        budget = GraphBudget(self.training.device, self.method.settings.kept_tokens)
+        limits = [self.method.settings.kept_tokens]
+        if self._room is not None:
+            limits.append(self._room.tokens(lambda: self._graph_of(first), sizes[0]))
+        budget = GraphBudget(self.training.device, min((limit for limit in limits if limit is not None), default=None))
         for number, size in enumerate(sizes):
             if not budget.allows(size):
                 return number
             with budget.keeping(size):
                 pass
         return len(sizes)
+
+    def _graph_of(self, chunk: Chunk) -> Tensor:
+        """A chunk's encodings with their graph, outside of any capture."""
+        return self._encoder.encode(packed_texts({name: part.to(self.training.device) for name, part in chunk.items()}))
 
     def _encodings(self, chunks: list[Chunk]) -> Tensor:
         """Phase 1: encodings [R, d] of chunks that are not kept, each copied out before the next call."""

@@ -50,6 +50,4 @@ def build_packed(method: type, training: Training, settings: Any, encoder: Packe
         return built
     if not getattr(built.settings, "chunk_tokens", None):
         return CapturedStep(built, packed, encoder)
-    if isinstance(built, SingleStep) and built.settings.memory_budget is None:
-        return CapturedChunkedStep(built, packed, encoder)
-    return built
+    return CapturedChunkedStep(built, packed, encoder) if isinstance(built, SingleStep) else built

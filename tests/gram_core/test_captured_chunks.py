@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
@@ -223,10 +224,69 @@ def test_an_encoder_that_does_not_learn_is_left_alone(frozen: bool) -> None:
     assert max(relative_errors(found["chunks"], found["eager"]).values()) <= 1e-10
 
 
-def test_a_memory_budget_is_left_to_steps_that_read_the_memory_in_use() -> None:
-    settings = SingleStep.Settings(chunk_tokens=30, memory_budget=1e9)
-    run = prepared()
-    assert type(fast.build_packed(SingleStep, run, settings, PackedEncoder(run.encoder))) is SingleStep
+BYTES = 100.0
+"""Of a token's graph, as the planted device has it."""
+
+
+@pytest.fixture
+def planted_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device on which steps that keep nothing need 5,000 bytes at most, and a graph as many as it has tokens."""
+    held: list[float] = [3000.0]
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 5000)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: held[0])
+    graph_of = CapturedChunkedStep._graph_of
+
+    def encode(self: CapturedChunkedStep, chunk: dict[str, torch.Tensor]) -> torch.Tensor:
+        graph = graph_of(self, chunk)
+        assert graph.requires_grad
+        held[0] += BYTES * int(chunk["offsets"][-1])
+        return graph
+
+    monkeypatch.setattr(CapturedChunkedStep, "_graph_of", encode)
+
+
+@pytest.mark.usefixtures("planted_memory")
+@pytest.mark.parametrize(("budget", "kept_tokens", "expected"), [(4000, None, 0), (11_500, None, 2), (11_500, 45, 1)])
+def test_a_memory_budget_keeps_what_it_has_room_for(budget: int, kept_tokens: int | None, expected: int) -> None:
+    """Room for 65 tokens beside the 5,000 bytes, two chunks of at most 30; parameters are those of eager training."""
+    reference, run = prepared(), prepared()
+    method = chunked(run, chunk_tokens=30, memory_budget=budget, kept_tokens=kept_tokens)
+    one, kept = batch(), []
+    told = method.host_inputs
+
+    def host_inputs(given: Batch) -> Any:
+        inputs = told(given)
+        kept.append(len(inputs.kept))
+        return inputs
+
+    method.host_inputs = host_inputs  # type: ignore[method-assign]
+    eager = SingleStep(reference)
+    for _ in range(6):
+        method.step(one)
+        eager.step(one)
+    assert kept == [0, 0, 0, expected, expected, expected]
+    found, wanted = (parameters({"encoder": each.encoder, "cf": each.cf_module}) for each in (run, reference))
+    assert max(relative_errors(found, wanted).values()) <= 1e-9
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_memory_budget_is_kept_to_on_a_gpu() -> None:
+    """Half of what all graphs take beside what is needed anyway keeps some of them, within those bytes."""
+    peaks, kept = {}, {}
+    for limit in (None, 0, "budget"):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        run = training("cuda", 150, None)
+        amount = (peaks[0] + peaks[None]) / 2 if limit == "budget" else None
+        method = chunked(run, chunk_tokens=150, kept_tokens=0 if limit == 0 else None, memory_budget=amount)
+        for _ in range(6):
+            method.step(batches()[0])
+        peaks[limit] = torch.cuda.max_memory_allocated()
+        kept[limit] = len(method.host_inputs(batches()[0]).kept)
+        del method, run
+        gc.collect()
+    assert 0 == kept[0] < kept["budget"] < kept[None]
+    assert peaks["budget"] <= amount * 1.02
 
 
 def test_chunks_of_batches_that_scatter_share_few_sizes() -> None:
