@@ -153,6 +153,28 @@ def test_its_table_of_time_to_quality_is_that_of_the_run_in_the_gallery() -> Non
         ], label
 
 
+def test_its_table_of_memory_is_that_of_the_runs_in_the_gallery() -> None:
+    table = README[README.index("| log, texts per encoder minibatch") :].split("\n\n")[0].splitlines()[2:]
+    assert len(table) == 4
+    fixed = {}
+    for row in table:
+        name, *told = (cell.strip() for cell in row.strip("|").split("|"))
+        log, texts = ("toeic" if "TOEIC" in name else "mind_body"), name.split()[-1]
+        found: list[str] = []
+        for engine in ("eager", "fast"):
+            records = load(ROOT / "reports" / "gallery" / "h100-memory" / f"{log}-{texts}-{engine}").records
+            peaks = {record.method: record.peak_memory_bytes.allocated or 0 for record in records}
+            fixed |= {log: (records[0].fixed_memory_bytes or 0) / 2**30}
+            found += [f"{peaks['e2e'] / 2**30:.1f} GiB", f"{peaks['multi_step'] / 2**30:.1f} GiB"]
+            if engine == "eager":
+                found.append(f"{100 * peaks['multi_step'] / peaks['e2e']:.1f} %")
+        assert [*told[:3], *told[4:]] == found
+        part, _, whole = told[3].partition(" of ")
+        assert told[3].endswith(f"{100 * float(part) / float(whole.split()[0]):.1f} %")
+    told = "{toeic:.1f} GiB with DKT and {mind_body:.1f} with NRMS".format(**fixed)
+    assert told in " ".join(README.split())
+
+
 def test_what_the_fast_engine_is_worth_on_two_cores_is_that_of_the_run_in_the_gallery() -> None:
     run = load(ROOT / "reports" / "gallery" / "cpu-fast")
     seconds = {(r.method, r.engine, r.block): statistics.median(r.samples_s) for r in run.records}
