@@ -1,11 +1,14 @@
 """Encodings of the items touched since the encoder last moved, and how far each has moved since.
 
-Grows with the items touched and not with the catalogue. n items asked for, d width.
+Rows grow with the items touched and not with the catalogue; finding them takes four bytes for each item up to the
+largest met. n items asked for, d width.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -19,19 +22,19 @@ class EncodingBuffer:
     def __init__(self, width: int, device: torch.device, dtype: torch.dtype):
         self._encoded = torch.empty(0, width, device=device, dtype=dtype)
         self._displacement = torch.empty_like(self._encoded)
-        self._sorted_items = torch.empty(0, dtype=torch.int64)
-        self._sorted_rows = torch.empty(0, dtype=torch.int64)
+        self._items: list[Tensor] = []
+        self._held = 0
+        self._row_of: NDArray[np.int32] = np.empty(0, dtype=np.int32)
+        """By item; -1 where there is none."""
         self._found: tuple[Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
-        return len(self._sorted_items)
+        return self._held
 
     @property
     def items(self) -> Tensor:
         """Every item held, int64 [len], in row order."""
-        items = torch.empty_like(self._sorted_items)
-        items[self._sorted_rows] = self._sorted_items
-        return items
+        return torch.cat(self._items) if self._items else torch.empty(0, dtype=torch.int64)
 
     @property
     def device(self) -> torch.device:
@@ -45,7 +48,7 @@ class EncodingBuffer:
 
     def missing(self, items: Tensor) -> Tensor:
         """Those of `items` [n] (distinct) that have no row yet, in their order."""
-        return items[self._sorted_items[self._places(items)] != items] if len(self) else items
+        return items[torch.from_numpy(self._rows(items) < 0)]
 
     def claim(self, items: Tensor) -> Tensor:
         """Those of the missing `items` [n] that are to be encoded and added here: all of them."""
@@ -57,25 +60,28 @@ class EncodingBuffer:
 
     def add(self, items: Tensor, encodings: Tensor) -> None:
         """Rows for `items` [n] (distinct, none held yet) from encodings [n, d]."""
-        start = len(self._sorted_items)
-        stop = start + len(items)
+        start, stop = self._held, self._held + len(items)
         if stop > self.capacity:
             capacity = max(stop, 2 * self.capacity)
             self._encoded = _grown(self._encoded, capacity, start)
             self._displacement = _grown(self._displacement, capacity, start)
         self._encoded[start:stop] = encodings
         self._displacement[start:stop] = 0
-        order = torch.argsort(items)
-        places = torch.searchsorted(self._sorted_items, items[order]) + torch.arange(len(items))
-        self._sorted_items = _merged(self._sorted_items, items[order], places)
-        self._sorted_rows = _merged(self._sorted_rows, torch.arange(start, stop)[order], places)
+        self._rows(items)  # makes room for them
+        self._row_of[items.numpy()] = np.arange(start, stop)
+        self._items.append(items)
+        self._held = stop
 
     def rows_of(self, items: Tensor) -> Tensor:
         """Row numbers [n] of `items` [n], all of which are held; on the host."""
-        return self._sorted_rows[self._places(items)]
+        return torch.from_numpy(self._rows(items).astype(np.int64))
 
-    def _places(self, items: Tensor) -> Tensor:
-        return torch.searchsorted(self._sorted_items, items).clamp_(max=len(self._sorted_items) - 1)
+    def _rows(self, items: Tensor) -> NDArray[np.int32]:
+        """Row numbers [n] of `items` [n], -1 for those without."""
+        known, most = len(self._row_of), int(items.max()) if len(items) else -1
+        if most >= known:
+            self._row_of = np.pad(self._row_of, (0, max(most + 1, 2 * known) - known), constant_values=-1)
+        return self._row_of[items.numpy()]
 
     def read(self, items: Tensor) -> tuple[Tensor, Tensor]:
         """Encoded [n, d] and displacement [n, d] of `items` [n], copies."""
@@ -95,8 +101,9 @@ class EncodingBuffer:
     def clear(self) -> None:
         """Forgets every item; the memory stays for the next interval."""
         self._found = None
-        self._sorted_items = self._sorted_items[:0]
-        self._sorted_rows = self._sorted_rows[:0]
+        for items in self._items:
+            self._row_of[items.numpy()] = -1
+        self._items, self._held = [], 0
 
     def _device_rows(self, items: Tensor) -> Tensor:
         """Of the very tensor that was asked for last they are at hand: a step reads its items and then moves them."""
@@ -109,13 +116,3 @@ def _grown(rows: Tensor, capacity: int, held: int) -> Tensor:
     grown = rows.new_empty(capacity, rows.shape[1])
     grown[:held] = rows[:held]
     return grown
-
-
-def _merged(held: Tensor, new: Tensor, places: Tensor) -> Tensor:
-    """`held` [m] with `new` [n] put in so that they stand at `places` [n] of the whole."""
-    merged = held.new_empty(len(held) + len(new))
-    others = torch.ones(len(merged), dtype=torch.bool)
-    others[places] = False
-    merged[places] = new
-    merged[others] = held
-    return merged
