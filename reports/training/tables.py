@@ -15,7 +15,7 @@ Row = Mapping[str, Any]
 METRICS = {"auc": "AUC", "cold_auc": "Cold-start AUC", "mrr": "MRR", "ndcg_5": "nDCG@5", "ndcg_10": "nDCG@10"}
 """How the known ones are written; another is written as its file is named."""
 STOPPED = {
-    "patience": "patience ran out",
+    "patience": "patience",
     "max_epochs": "train.max_epochs",
     "max_steps": "train.max_steps",
     "max_train_s": "train.max_train_s",
@@ -67,7 +67,7 @@ def _case(title: str, rows: list[Row], metrics: tuple[str, ...]) -> Table:
     columns += [Column("Time to e2e's quality", short="to e2e's")] if compared else []
     columns += [Column("Speed-up to it", "against e2e", short="speed-up")] if compared else []
     columns += [Column("Peak memory"), *(Column(metric(name)) for name in behind)]
-    columns += [Column("Gradient", numeric=False), Column("Ended", numeric=False)]
+    columns += [Column("Gradient", numeric=False), Column("Ended", "by", numeric=False)]
     made = tuple(_line(row, first, beside, behind, compared=compared) for row in rows)
     return Table(tuple(columns), (Group("", made),), title=title)
 
