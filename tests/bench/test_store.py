@@ -359,6 +359,7 @@ def test_the_format_is_the_one_of_the_golden_file():
         real_tokens=17600.0,
         encoded_tokens=1375.0,
         padded_tokens=2200.0,
+        cf_step_s=0.125,
         fixed_memory_bytes=1,
         peak_memory_bytes=PeakMemory(allocated=1, reserved=2, process=3),
         throughput_per_s=Throughput(users=64.0, item_slots=3520.0, real_tokens=70400.0),
