@@ -151,8 +151,8 @@ class Record(_Strict):
     telemetry: Telemetry | None = None
     warmup_steps: int | None = None
     setup_s: float | None = None
-    """What comes before steady steps: data, weights, and what the warm-up took beyond its fastest pace (compilation,
-    graph capture, first allocations)."""
+    """What comes before steady steps: data, weights, and what steps took beyond a known size's pace (compilation, graph
+    capture, first allocations), in the warm-up and in windows that were taken again for it."""
 
     users: float | None = None
     item_slots: float | None = None
