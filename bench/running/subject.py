@@ -31,6 +31,7 @@ from bench.measure.memory import fixed_bytes, peak_memory, reserved_bytes, resid
 from bench.methods import exactness, method_class
 from bench.results.schema import Loss, Record, Throughput
 from bench.running import failures
+from bench.running.cf_steps import cf_step_s
 from bench.running.messages import Entered, Job, Order, Phase, TakeWindow, Took, Warm
 from bench.running.records import failed_record, identity
 from gram_core.batch import Batch
@@ -39,8 +40,6 @@ FIRST_TIMED = 1_000_000
 """The number of the batch that the first window begins with: far behind whatever warms up."""
 TAKES = 3
 """Of a window: the first meets sizes, the second captures them, the third replays."""
-CF_WINDOWS, CF_STEPS = 3, 16
-"""Windows of steps that encode nothing, and steps of each at most."""
 
 
 def measure(job: Job, say: Callable[[Entered], None], clock: Clock | None = None) -> dict[str, Any]:
@@ -220,6 +219,7 @@ class Subject:
         """The measurement."""
         median_s = statistics.median(window.step_s for window in self.windows)
         counts = self._counts(list(itertools.chain.from_iterable(self._measured)))
+        has_epochs = self.built.workload.steps_per_epoch is not None  # whose projection alone asks for a CF step's time
         return Record(
             **identity(self.job),
             outcome="ok",
@@ -235,7 +235,7 @@ class Subject:
                 real_tokens=counts["real_tokens"] / median_s,
             ),
             loss=Loss(first=self._losses[0], last=self._losses[-1]),
-            cf_step_s=self._cf_step_s(),
+            cf_step_s=cf_step_s(self.built.method, self._stepping[-1], self._timed) if has_epochs else None,
         )
 
     def known(self) -> dict[str, Any]:
@@ -329,22 +329,6 @@ class Subject:
         seconds = [unit.seconds for unit in self.warm.units]
         retaken_s = max(0.0, sum(self._retaken_s))
         return self.setup_s + sum(seconds) - len(seconds) * min(seconds, default=0.0) + retaken_s
-
-    def _cf_step_s(self) -> float | None:
-        """Seconds of a step whose items are encoded already, and after which the encoder does not learn.
-
-        None for methods without such steps, and for logs without epochs, whose projection alone asks for it.
-        """
-        method = self.built.method
-        between = method.interval - 2  # the first encodes, the last is followed by the encoder's pass
-        if between < 1 or self.built.workload.steps_per_epoch is None:
-            return None
-        batch, windows = self._stepping[-1], min(CF_WINDOWS, between)
-        self._timed([batch])
-        steps = min(between // windows, CF_STEPS)
-        seconds = [self._timed([batch] * steps).step_s for _ in range(windows)]
-        method.finish()
-        return statistics.median(seconds)
 
     def _facts(self) -> dict[str, Any]:
         return {

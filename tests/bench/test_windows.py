@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from bench.running.cf_steps import cf_step_s
 from bench.running.messages import Job
 from bench.running.subject import TAKES, Subject
 from gram_core.batch import Batch
@@ -119,18 +120,21 @@ class TestStepsWithoutTheEncoder:
     @pytest.mark.parametrize(("interval", "expected"), [(1, None), (2, None), (3, 0.5), (16, 0.5), (500, 0.5)])
     def test_they_are_timed_within_an_interval(self, interval: int, expected: float | None) -> None:
         one = subject()
-        clock = one.clock
-        assert isinstance(clock, ManualClock)
-        method = self.Interval(clock, interval)
-        workload = dataclasses.replace(one.built.workload, steps_per_epoch=100)
-        one._built = dataclasses.replace(one.built, method=method, workload=workload)
+        assert isinstance(one.clock, ManualClock)
+        method = self.Interval(one.clock, interval)
+        one._built = dataclasses.replace(one.built, method=method)
         one._run(units=1)
-        assert one._cf_step_s() == expected
+        assert cf_step_s(method, one._stepping[-1], one._timed) == expected
         assert not method._steps, "an interval was left open"
 
-    def test_nobody_asks_where_there_are_no_epochs(self) -> None:
-        one = subject()
-        assert isinstance(one.clock, ManualClock)
-        one._built = dataclasses.replace(one.built, method=self.Interval(one.clock, 16))
-        one._run(units=1)
-        assert one._cf_step_s() is None
+    @pytest.mark.parametrize(("steps_per_epoch", "told"), [(100, True), (None, False)])
+    def test_they_are_told_of_logs_with_epochs(self, steps_per_epoch: int | None, told: bool) -> None:
+        one = Subject(Job(config(), item("multi_step", accumulation_steps=4)))
+        one.set_up()
+        workload = dataclasses.replace(one.built.workload, steps_per_epoch=steps_per_epoch)
+        one._built = dataclasses.replace(one.built, workload=workload)
+        one.warm_up()
+        one.take_windows()
+        record = one.record()
+        assert (record.cf_step_s is not None) is told
+        assert record.cf_step_s is None or 0 < record.cf_step_s < 4 * max(record.samples_s)
