@@ -180,9 +180,9 @@ def warm_up(
             quiet = 0
 
 
-def units_per_window(units: Sequence[Window], window_s: float) -> int:
-    """How many units a window needs to last `window_s`, going by the fastest of the warm-up's last five."""
-    unit_s = min(window.seconds for window in units[-WARM_STEPS:])
+def units_per_window(units: Sequence[Window], window_s: float, steps: int) -> int:
+    """How many units of so many steps a window needs to last `window_s`, by the fastest of the warm-up's last five."""
+    unit_s = steps * min(window.step_s for window in units[-WARM_STEPS:])
     return max(1, math.ceil(window_s / unit_s)) if unit_s > 0 else 1
 
 

@@ -128,7 +128,7 @@ class RankedSubject(Subject):
             return None
         seconds = []
         for _ in range(MUTED_WINDOWS):
-            self._prepare(self._units_per_window)
+            self._prepare(self._units_per_window * self.built.method.interval)
             batches, self._ahead = training.planned(self._ahead), []
 
             def work(batches: Sequence[Batch] = batches) -> None:

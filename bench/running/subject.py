@@ -40,6 +40,8 @@ FIRST_TIMED = 1_000_000
 """The number of the batch that the first window begins with: far behind whatever warms up."""
 TAKES = 3
 """Of a window: the first meets sizes, the second captures them, the third replays."""
+LONG_S = 10.0
+"""A window of so many seconds is not taken again: of these, what became ready took few."""
 
 
 def measure(job: Job, say: Callable[[Entered], None], clock: Clock | None = None) -> dict[str, Any]:
@@ -146,6 +148,11 @@ class Subject:
         self._units_per_window = 1
 
     @property
+    def _warm_up_steps(self) -> int:
+        settings = self.job.config.run
+        return min(self.built.method.interval, max(settings.min_warmup_steps, settings.max_warmup_steps))
+
+    @property
     def built(self) -> Built:
         """The method with all that it steps on, once `set_up` is done."""
         assert self._built is not None, "set_up comes first"
@@ -156,23 +163,26 @@ class Subject:
         torch.set_num_threads(self._threads())
         self._built = self._build()
         torch.manual_seed(self._seed())
-        self._prepare(units=1)
+        self._prepare(self._warm_up_steps)
         _settle_garbage()
         self.clock.synchronise()
         self.setup_s = self.clock.now() - self._started
 
     def warm_up(self) -> None:
-        """Steps until their time has settled, and decides how many a window takes."""
+        """Steps until their time has settled, and decides how many a window takes.
+
+        In whole intervals, or the first steps of one that is longer than max_warmup_steps.
+        """
         settings = self.job.config.run
-        self.warm = clocks.warm_up(lambda: self._run(units=1), settings, self.clock, lambda: self._reserved_bytes())
-        self._units_per_window = clocks.units_per_window(self.warm.units, settings.window_s)
+        self.warm = clocks.warm_up(self._warm_up_unit, settings, self.clock, lambda: self._reserved_bytes())
+        self._units_per_window = clocks.units_per_window(self.warm.units, settings.window_s, self.built.method.interval)
         _settle_garbage()  # compilers leave as much behind as imports do
         self._batches_made, self._ahead = FIRST_TIMED, []
 
     def window(self) -> Window:
         """One measured window; taken again, on the same batches, where something became ready in it."""
         ready, takes = self._made_ready(), [self._take()]
-        while len(takes) < TAKES and ready != (now := self._made_ready()):
+        while len(takes) < TAKES and takes[-1].seconds < LONG_S and ready != (now := self._made_ready()):
             ready, self._ahead = now, self._stepping
             takes.append(self._take())
         window = takes[-1]
@@ -191,7 +201,7 @@ class Subject:
 
     def window_told(self) -> Took:
         """One measured window, its batches made beforehand, and what the manager wants to know of it."""
-        self._prepare(self._units_per_window)
+        self._prepare(self._units_per_window * self.built.method.interval)
         window = self.window()
         return Took(self._began_s, time.monotonic(), window.seconds, window.steps)
 
@@ -264,9 +274,20 @@ class Subject:
 
     def _run(self, units: int) -> Window:
         """A timed window of `units` units on batches made before it."""
-        self._prepare(units)
+        return self._timed(self._made(units * self.built.method.interval))
+
+    def _warm_up_unit(self) -> Window:
+        steps = self._warm_up_steps
+        window = self._timed(self._made(steps))
+        if steps < self.built.method.interval:
+            self.built.method.finish()
+        return window
+
+    def _made(self, steps: int) -> list[Batch]:
+        """The next batches, which were made before or are now."""
+        self._prepare(steps)
         self._stepping, self._ahead = self._ahead, []
-        return self._timed(self._stepping)
+        return self._stepping
 
     def _timed(self, batches: list[Batch]) -> Window:
         method, training = self.built.method, self.built.stepping
@@ -280,9 +301,9 @@ class Subject:
         self._keep_losses(training.joint_losses(torch.stack(losses)).detach().double().tolist())
         return window
 
-    def _prepare(self, units: int) -> None:
-        """Makes batches ahead of the clock until there are `units` units of them."""
-        while len(self._ahead) < units * self.built.method.interval:
+    def _prepare(self, steps: int) -> None:
+        """Makes batches ahead of the clock until there are so many."""
+        while len(self._ahead) < steps:
             self._ahead.append(self._batch(self._batches_made))
             self._batches_made += 1
 

@@ -170,10 +170,11 @@ def test_a_median_that_moves_by_two_per_cent_is_not_settled():
 
 
 def test_a_window_holds_as_many_units_as_last_long_enough():
-    assert units_per_window([Window(1, 0.03)], 0.1) == 4
-    assert units_per_window([Window(16, 5.0)], 0.1) == 1
-    assert units_per_window([Window(1, 9.0), *[Window(1, 0.05)] * 5], 0.1) == 2
-    assert units_per_window([Window(1, 0.0)], 0.1) == 1
+    assert units_per_window([Window(1, 0.03)], 0.1, 1) == 4
+    assert units_per_window([Window(16, 5.0)], 0.1, 16) == 1
+    assert units_per_window([Window(4, 0.1)], 1.0, 16) == 3  # the first steps of an interval, whose pace the rest has
+    assert units_per_window([Window(1, 9.0), *[Window(1, 0.05)] * 5], 0.1, 1) == 2
+    assert units_per_window([Window(1, 0.0)], 0.1, 1) == 1
 
 
 class TestSamples:

@@ -95,7 +95,14 @@ def test_no_step_is_lost_to_a_window_taken_again() -> None:
     assert len(one._measured) == len(one.windows) == 1
 
 
-class TestStepsWithoutTheEncoder:
+def test_a_long_window_is_not_taken_again() -> None:
+    one = subject(meetings=1000, window_s=3 * READY_S)
+    one.warm_up()
+    one.window()
+    assert "windows_taken_again" not in one._facts()["detail"]
+
+
+class TestLongIntervals:
     class Interval:
         """Encoding takes 8 s an item, a CF step 0.5 s, the encoder's pass 100 s."""
 
@@ -116,6 +123,18 @@ class TestStepsWithoutTheEncoder:
         def finish(self) -> None:
             self._clock.pass_s(100.0 if self._steps else 0.0)
             self._met, self._steps = set(), 0
+
+    @pytest.mark.parametrize("interval", [4, 40])
+    def test_they_are_not_waited_for_to_warm_up(self, interval: int) -> None:
+        """max_warmup_steps are enough of them; a window is whole ones."""
+        one = subject(max_warmup_steps=6)
+        assert isinstance(one.clock, ManualClock)
+        method = self.Interval(one.clock, interval)
+        one._built, one._ahead = dataclasses.replace(one.built, method=method), []
+        one.warm_up()
+        assert not method._steps, "an interval was left open"
+        assert one.warm.steps == {4: 8, 40: 6}[interval]
+        assert one.window().steps == interval
 
     @pytest.mark.parametrize(("interval", "expected"), [(1, None), (2, None), (3, 0.5), (16, 0.5), (500, 0.5)])
     def test_they_are_timed_within_an_interval(self, interval: int, expected: float | None) -> None:
