@@ -94,8 +94,10 @@ def _request(
     device: Device | None,
     changes: list[str] | None,
     shard: str | None = None,
+    *,
+    dry_run: bool = False,
 ) -> session.Request:
-    return session.Request(config, preset, device.value if device else None, tuple(changes or ()), shard)
+    return session.Request(config, preset, device.value if device else None, tuple(changes or ()), shard, dry_run)
 
 
 @app.command()
@@ -114,7 +116,7 @@ def run(
     debug: DebugOption = False,
 ) -> None:
     """Measure a sweep and render its report."""
-    plan = session.resolve(_request(config, preset, device, changes, shard))
+    plan = session.resolve(_request(config, preset, device, changes, shard, dry_run=dry_run))
     console, progress = Console(), Console(stderr=True)
     _warn(progress, plan.warnings())
     if dry_run:
@@ -142,7 +144,7 @@ def train(
     """Train every method until it gets no better: quality against wall-clock, and a report."""
     from bench.training import session as trainings
 
-    plan, items = trainings.resolve(_request(config, preset, device, changes))
+    plan, items = trainings.resolve(_request(config, preset, device, changes, dry_run=dry_run))
     console, progress = Console(), Console(stderr=True)
     _warn(progress, trainings.warnings(plan.config))
     if dry_run:

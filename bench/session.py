@@ -40,6 +40,8 @@ class Request:
     device: str | None = None
     overrides: tuple[str, ...] = ()
     shard: str | None = None
+    elsewhere: bool = False
+    """Only to be looked at: a device that is asked for by name may be another machine's."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,12 @@ def resolve(request: Request) -> Plan:
     """Reads and checks the configuration for the device that is asked for; raises UsageError."""
     file = request.config or (DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None)
     asked: Any = request.device or requested_device(file, request.overrides)
-    kind = environment.resolve_device(asked)
+    elsewhere = request.elsewhere and asked != "auto"
+    kind = asked if elsewhere else environment.resolve_device(asked)
     preset = request.preset or ("full" if request.config else DEFAULT_PRESETS[kind])
     config = load(file, preset, request.overrides, kind)
-    _check_gpus(config)
+    if not elsewhere:
+        _check_gpus(config)
     items = sweep.shard_of(sweep.plan(config), request.shard)
     return Plan(config, file, preset, request.overrides, items, request.shard)
 

@@ -108,6 +108,15 @@ def test_a_gpu_that_is_not_there_is_refused(invoke, arguments):
         assert_one_sentence(invoke(command, *arguments), 2, "no CUDA device", "--device cpu")
 
 
+@pytest.mark.parametrize("command", ["run", "train"])
+@pytest.mark.parametrize("arguments", [["--device", "cuda"], ["--set", "run.device=cuda"]])
+def test_what_a_gpu_would_do_can_be_looked_at_where_there_is_none(invoke, command, arguments):
+    result = invoke(command, "--config", str(COMMITTED), "--preset", "full", *arguments, "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "device cuda" in result.stdout
+    assert "bf16" in result.stdout
+
+
 @pytest.mark.parametrize("command", ["resume", "report"])
 def test_what_is_no_run_directory_is_refused(invoke, tmp_path, command):
     (tmp_path / "empty").mkdir()
