@@ -1,7 +1,7 @@
 """Encodings of the items touched since the encoder last moved, and how far each has moved since.
 
-Rows grow with the items touched and not with the catalogue; finding them takes four bytes for each item up to the
-largest met. n items asked for, d width.
+Rows grow with the items touched and not with the catalogue; finding them takes at most eight bytes for each item up to
+the largest that was asked for. n items asked for, d width.
 """
 
 from __future__ import annotations

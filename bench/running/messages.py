@@ -65,13 +65,15 @@ class Warm:
 class Took:
     """The worker has taken a window and hands its turn back.
 
-    began_s, ended_s: by `time.monotonic`, which all processes share; seconds: of the timed work.
+    began_s, ended_s: by `time.monotonic`, which all processes share; seconds: of the timed work; discarded_s: of takes
+    of the same window that were not kept.
     """
 
     began_s: float
     ended_s: float
     seconds: float
     steps: int
+    discarded_s: float = 0.0
 
 
 @dataclass(frozen=True)

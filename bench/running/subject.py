@@ -4,8 +4,8 @@ setup -> warm-up -> windows -> facts. Batches are made ahead of each window and 
 holds steps and nothing else. Whoever drives a subject decides whose turn it is: a worker alone runs it straight
 through, and workers that are resident together can be given one window at a time.
 
-All lines of a case are timed on the same batches, however long each warmed up: windows begin at one number of the
-stream. What becomes ready within a window, a graph of a size not met before, is set-up: the window is taken again.
+All lines of a case are timed from the same batch on, however long each warmed up; a faster one goes further. What
+becomes ready within a window, a graph of a size not met before, is set-up: the window is taken again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ from bench.running.records import failed_record, identity
 from gram_core.batch import Batch
 
 FIRST_TIMED = 1_000_000
-"""The number of the batch that the first window begins with: far behind whatever warms up."""
+"""The number of the batch that the first window begins with, or the next that begins an epoch: behind whatever warms
+up."""
 TAKES = 3
 """Of a window: the first meets sizes, the second captures them, the third replays."""
 LONG_S = 10.0
@@ -145,6 +146,8 @@ class Subject:
         self._began_s = 0.0
         self._retaken_s: list[float] = []
         """What each take that was not kept took beyond the one that was."""
+        self._discarded_s = 0.0
+        """Of the last window."""
         self._units_per_window = 1
 
     @property
@@ -177,7 +180,8 @@ class Subject:
         self.warm = clocks.warm_up(self._warm_up_unit, settings, self.clock, lambda: self._reserved_bytes())
         self._units_per_window = clocks.units_per_window(self.warm.units, settings.window_s, self.built.method.interval)
         _settle_garbage()  # compilers leave as much behind as imports do
-        self._batches_made, self._ahead = FIRST_TIMED, []
+        epoch = self.built.workload.steps_per_epoch or 1
+        self._batches_made, self._ahead = -(-FIRST_TIMED // epoch) * epoch, []
 
     def window(self) -> Window:
         """One measured window; taken again, on the same batches, where something became ready in it."""
@@ -187,6 +191,7 @@ class Subject:
             takes.append(self._take())
         window = takes[-1]
         self._retaken_s += [take.seconds - window.seconds for take in takes[:-1]]
+        self._discarded_s = sum(take.seconds for take in takes[:-1])
         self._measured.append(self._stepping)
         self.windows.append(window)
         self._waits += self._waited
@@ -203,7 +208,7 @@ class Subject:
         """One measured window, its batches made beforehand, and what the manager wants to know of it."""
         self._prepare(self._units_per_window * self.built.method.interval)
         window = self.window()
-        return Took(self._began_s, time.monotonic(), window.seconds, window.steps)
+        return Took(self._began_s, time.monotonic(), window.seconds, window.steps, self._discarded_s)
 
     def keep(self, kept: Sequence[int], reason: str | None) -> None:
         """Forgets all windows but these, by their positions; raises NothingKept, with the reason, for none."""
@@ -229,7 +234,6 @@ class Subject:
         """The measurement."""
         median_s = statistics.median(window.step_s for window in self.windows)
         counts = self._counts(list(itertools.chain.from_iterable(self._measured)))
-        has_epochs = self.built.workload.steps_per_epoch is not None  # whose projection alone asks for a CF step's time
         return Record(
             **identity(self.job),
             outcome="ok",
@@ -245,7 +249,7 @@ class Subject:
                 real_tokens=counts["real_tokens"] / median_s,
             ),
             loss=Loss(first=self._losses[0], last=self._losses[-1]),
-            cf_step_s=cf_step_s(self.built.method, self._stepping[-1], self._timed) if has_epochs else None,
+            cf_step_s=self._cf_step_s(),  # last: peaks have been read
         )
 
     def known(self) -> dict[str, Any]:
@@ -277,11 +281,8 @@ class Subject:
         return self._timed(self._made(units * self.built.method.interval))
 
     def _warm_up_unit(self) -> Window:
-        steps = self._warm_up_steps
-        window = self._timed(self._made(steps))
-        if steps < self.built.method.interval:
-            self.built.method.finish()
-        return window
+        steps, method = self._warm_up_steps, self.built.method
+        return self._timed(self._made(steps), method.finish if steps < method.interval else None)
 
     def _made(self, steps: int) -> list[Batch]:
         """The next batches, which were made before or are now."""
@@ -289,13 +290,15 @@ class Subject:
         self._stepping, self._ahead = self._ahead, []
         return self._stepping
 
-    def _timed(self, batches: list[Batch]) -> Window:
+    def _timed(self, batches: list[Batch], then: Callable[[], None] | None = None) -> Window:
         method, training = self.built.method, self.built.stepping
         losses: list[Tensor] = []
 
         def work() -> None:
             for batch in training.ahead(batches):
                 losses.append(method.step(batch))
+            if then is not None:
+                then()
 
         window = clocks.timed(work, len(batches), self.clock)
         self._keep_losses(training.joint_losses(torch.stack(losses)).detach().double().tolist())
@@ -333,8 +336,11 @@ class Subject:
 
     def _counts(self, batches: list[Batch]) -> dict[str, Any]:
         built = self.built
+        interval = (
+            built.method.interval if len(batches) % built.method.interval == 0 else 1
+        )  # a warm-up's are cut short
         return {
-            **batch_counts(batches, built.workload.table, built.method.interval),
+            **batch_counts(batches, built.workload.table, interval),
             **encoder_counts(batches, built.workload.table, built.encoder, built.method),
         }
 
@@ -350,6 +356,15 @@ class Subject:
         seconds = [unit.seconds for unit in self.warm.units]
         retaken_s = max(0.0, sum(self._retaken_s))
         return self.setup_s + sum(seconds) - len(seconds) * min(seconds, default=0.0) + retaken_s
+
+    def _cf_step_s(self) -> float | None:
+        """None for logs without epochs, whose projection alone asks for it, and where so much of one batch diverges."""
+        if self.built.workload.steps_per_epoch is None:
+            return None
+        try:
+            return cf_step_s(self.built.method, self._stepping[-1], self._timed)
+        except failures.NonFiniteLoss:
+            return None
 
     def _facts(self) -> dict[str, Any]:
         return {

@@ -98,7 +98,7 @@ class Seat:
         """Seconds of the token that were neither set-up nor steps; None for a worker that never got warm."""
         if self.warm is None:
             return None
-        stepping_s = self.warm.warm_up_s + sum(took.seconds for took in self.windows.values())
+        stepping_s = self.warm.warm_up_s + sum(took.seconds + took.discarded_s for took in self.windows.values())
         return self.held_s - self.warm.setup_s - stepping_s
 
     def _tell(self, order: Order) -> None:

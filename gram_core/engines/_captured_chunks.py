@@ -81,6 +81,10 @@ class CapturedChunkedStep(CapturedExact):
         self._optimization.advance()
         return loss
 
+    def capture_counts(self) -> dict[str, int]:
+        """As of every captured method, and how many tokens' graphs a memory budget has room for."""
+        return super().capture_counts() | ({} if self._room is None else {"kept_tokens": self._room.kept_tokens})
+
     def host_inputs(self, batch: Batch) -> ChunkedInputs:
         """The host's share of a step: deduplication, chunks, packing, who reads what."""
         with phase("host"):

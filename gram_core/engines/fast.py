@@ -3,7 +3,7 @@
 Every method gets the same encoder: packed (`encoders.packed`) or, where one can't run packed, padded in buckets of
 like length (`encoders.bucketed`). On a GPU the device work of a step of end-to-end training and of GRAM alike
 (encoder, CF module, backward, optimizers) is one captured graph per token bucket, or a few where chunks of a batch pass
-one after the other; other methods' steps are launched, and those that read how much memory is in use.
+one after the other; other methods' steps are launched.
 """
 
 from __future__ import annotations

@@ -67,6 +67,28 @@ def test_every_line_is_timed_on_the_same_batches(other: dict[str, int]) -> None:
     assert timed[0][0] != timed[0][1]
 
 
+def test_a_faster_line_begins_at_the_same_batch_and_an_epoch_with_it() -> None:
+    timed = []
+    for window_s in (STEP_S, 5 * STEP_S):
+        one = subject(window_s=window_s)
+        one._built = dataclasses.replace(one.built, workload=dataclasses.replace(one.built.workload, steps_per_epoch=7))
+        one.warm_up()
+        assert one._batches_made % 7 == 0
+        one.take_windows()
+        timed.append(timed_batches(one))
+    assert (len(timed[0]), len(timed[1])) == (3, 15)
+    assert timed[1][:3] == timed[0]
+
+
+def test_what_fails_in_the_warm_up_of_a_long_interval_still_says_how_large_it_was() -> None:
+    one = Subject(Job(config(), item("multi_step", accumulation_steps=4)))
+    one.set_up()
+    known = one.known()
+    assert known["unique_items"] > 0
+    assert known["encoded_tokens"] > 0
+    assert known["interval_unique_items"] is None
+
+
 @pytest.mark.parametrize("meetings", [0, 1, 2])
 def test_a_window_in_which_something_became_ready_is_set_up(meetings: int) -> None:
     one = subject(meetings)
@@ -91,7 +113,7 @@ def test_no_step_is_lost_to_a_window_taken_again() -> None:
     one = subject(meetings=1)
     one.warm_up()
     told = one.window_told()
-    assert told.seconds == STEP_S * told.steps
+    assert (told.seconds, told.discarded_s) == (STEP_S * told.steps, READY_S * told.steps)
     assert len(one._measured) == len(one.windows) == 1
 
 
