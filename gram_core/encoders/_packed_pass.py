@@ -85,7 +85,15 @@ class Gradients:
 
     def written(self) -> list[Tensor]:
         """All that there are."""
-        return [*(self.tables or ()), *(matrix for matrix in self.matrices if matrix is not None), self.vectors]
+        return [*self.of_no_layer(), *(matrix for matrix in self.matrices if matrix is not None)]
+
+    def of_no_layer(self) -> list[Tensor]:
+        """Tables and vectors."""
+        return [*(self.tables or ()), self.vectors]
+
+    def of_layer(self, number: int) -> list[Tensor]:
+        """A layer's matrices."""
+        return [matrix for matrix in self.matrices[4 * number : 4 * number + 4] if matrix is not None]
 
 
 def gradients_to_come(weights: Weights) -> Gradients:

@@ -76,11 +76,21 @@ class StandingWeights:
 
 class SummedStandingWeights(StandingWeights):
     """Standing weights that move by what several passes' gradients sum to, in float32; `clear`, then passes with an
-    `add` behind each, then the move."""
+    `add` behind each, then the move.
+
+    A layer's matrices are added beside the pass, so that layers alike share the places of their gradients by turns:
+    two, for a layer may write while that of the one above is still read.
+    """
 
     def __init__(self, weights: Weights, dtype: torch.dtype):
         super().__init__(weights, dtype)
         self.sums = standing_gradients(weights, torch.float32)
+        self.finished = self._add_layer
+        matrices = self.gradients.matrices
+        shapes = [linear.shape for linear in weights.linears()]
+        for number in range(8, len(matrices)):
+            if shapes[number] == shapes[number - 8]:
+                matrices[number] = matrices[number - 8]
         self.clear()
 
     @property
@@ -93,8 +103,11 @@ class SummedStandingWeights(StandingWeights):
         torch._foreach_zero_(self.sums.written())
 
     def add(self) -> None:
-        """Adds the gradients of the pass that has just run."""
-        torch._foreach_add_(self.sums.written(), self.gradients.written())
+        """Adds the gradients of the pass that has just run, but for the layers' matrices, which it has added itself."""
+        torch._foreach_add_(self.sums.of_no_layer(), self.gradients.of_no_layer())
+
+    def _add_layer(self, number: int) -> None:
+        torch._foreach_add_(self.sums.of_layer(number), self.gradients.of_layer(number))
 
 
 @dataclass

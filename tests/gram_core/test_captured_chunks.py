@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from gram_core.batch import Batch, ItemTable
+from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.encoders.packed import PackedEncoder
 from gram_core.encoders.standing import StandingWeights, SummedStandingWeights
 from gram_core.engines import fast
@@ -51,9 +52,17 @@ def awkward_batches() -> list[Batch]:
     return [full[0], edge["one_unique_item"], edge["all_unique"], full[1], edge["one_user"], full[2], full[0]]
 
 
-def prepared(max_grad_norm: float | None = None, dtype: torch.dtype = torch.float64) -> Training:
+def prepared(
+    max_grad_norm: float | None = None, dtype: torch.dtype = torch.float64, layers: int | None = None
+) -> Training:
     """With a parameter that no loss reads: AdamW must leave it where it is, and not let it decay."""
-    run = make_training(make_encoder())
+    encoder = make_encoder()
+    if layers is not None:
+        config = encoder.model.config
+        config.num_hidden_layers = layers
+        torch.manual_seed(3)
+        encoder = HuggingFaceEncoder(type(encoder.model)(config), pad_token_id=0, text_length=TEXT_LENGTH).train()
+    run = make_training(encoder)
     run.encoder.to(dtype)
     run.cf_module.to(dtype)
     run.cf_module.unread = nn.Parameter(torch.ones(3, dtype=dtype))
@@ -142,16 +151,22 @@ def test_chunks_train_as_the_whole_batch_does_eagerly(size: str, kept: str, max_
 
 
 @pytest.mark.usefixtures("overwriting")
-@pytest.mark.parametrize("kept", KEPT)
-def test_standing_weights_train_as_weights_that_are_cast(kept: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("kept", "layers"), [*((kept, None) for kept in KEPT), ("the first", 5)])
+def test_standing_weights_train_as_weights_that_are_cast(
+    kept: str, layers: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = {}
     for stands in (True, False):
-        run = prepared(dtype=torch.float32)
+        run = prepared(dtype=torch.float32, layers=layers)
         with monkeypatch.context() as patch:
             if not stands:
                 patch.setattr("gram_core.engines._capturable.can_stand", lambda *_: False)
             method = chunked(run, torch.bfloat16, chunk_tokens=30, kept_tokens=KEPT[kept])
-        assert isinstance(method._encoder.standing, SummedStandingWeights) is stands
+        standing = method._encoder.standing
+        assert isinstance(standing, SummedStandingWeights) is stands
+        if standing is not None:
+            places = {matrix.data_ptr() for matrix in standing.gradients.matrices if matrix is not None}
+            assert len(places) == 8, "two layers' worth"
 
         def step(one: Batch, method: CapturedChunkedStep = method) -> torch.Tensor:
             loss = method.step(one)
@@ -163,7 +178,7 @@ def test_standing_weights_train_as_weights_that_are_cast(kept: str, monkeypatch:
 
         found[stands], _ = trained(run, step)
     assert max(relative_errors(found[True], found[False]).values()) <= 1e-4
-    untouched = prepared(dtype=torch.float32)
+    untouched = prepared(dtype=torch.float32, layers=layers)
     start = parameters({"encoder": untouched.encoder, "cf": untouched.cf_module})
     assert max(relative_errors(start, found[False]).values()) >= 1e-2, "nothing moved, so nothing was shown"
 
