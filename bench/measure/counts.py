@@ -23,9 +23,9 @@ def batch_counts(batches: Sequence[Batch], table: ItemTable, interval: int) -> d
         raise ValueError(f"{steps} batches are no whole number of intervals of {interval}")
     items = [batch.items[batch.mask] for batch in batches]
     slots = sum(len(row) for row in items)
-    unique = sum(len(row.unique()) for row in items)
-    intervals = [torch.cat(items[start : start + interval]) for start in range(0, steps, interval)]
-    interval_unique = sum(len(row.unique()) for row in intervals)
+    unique = sum(_distinct([row], len(table)) for row in items)
+    intervals = [items[start : start + interval] for start in range(0, steps, interval)]
+    interval_unique = sum(_distinct(rows, len(table)) for rows in intervals)
     return {
         "users": sum(batch.users for batch in batches) / steps,
         "item_slots": slots / steps,
@@ -35,6 +35,14 @@ def batch_counts(batches: Sequence[Batch], table: ItemTable, interval: int) -> d
         "interval_repetition_ratio": slots / interval_unique if interval > 1 and interval_unique else None,
         "real_tokens": sum(int(table.lengths[row].sum()) for row in items) / steps,
     }
+
+
+def _distinct(rows: Sequence[torch.Tensor], catalogue: int) -> int:
+    """How many items there are in these rows: marked and not sorted, for an interval may be as long as an epoch."""
+    met = torch.zeros(catalogue, dtype=torch.bool)
+    for row in rows:
+        met[row] = True
+    return int(met.sum())
 
 
 def encoder_counts(

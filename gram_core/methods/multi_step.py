@@ -69,13 +69,13 @@ def interval_passes(batches: Sequence[Batch], steps: int, ce_passes: int = 1) ->
     """What passes the encoder in intervals of `steps` batches: each one's new items, then all, `ce_passes` times."""
     passes: list[Tensor] = []
     for start in range(0, len(batches), steps):
-        touched = torch.empty(0, dtype=torch.int64)
-        for batch in batches[start : start + steps]:
-            items = unique_items(batch).items
-            new = items[~torch.isin(items, touched)]
-            passes.append(new)
-            touched = torch.cat([touched, new])
-        passes.extend([touched] * ce_passes)
+        distinct = [unique_items(batch).items for batch in batches[start : start + steps]]
+        met = torch.zeros(max((int(items.max()) + 1 for items in distinct if len(items)), default=0), dtype=torch.bool)
+        new = []
+        for items in distinct:
+            new.append(items[~met[items]])
+            met[items] = True
+        passes += [*new, *[torch.cat(new)] * ce_passes]
     return passes
 
 
