@@ -32,11 +32,12 @@ def positions(rank: Tensor, dtype: torch.dtype, width: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
-def move_slots(rows: Tensor, source: Tensor, target: Tensor) -> Tensor:
-    """Rows [B, S, d] in another order within each user: row `source` [B, T] of its own, any where that is negative.
+def move_rows(rows: Tensor, source: Tensor, target: Tensor) -> Tensor:
+    """Rows [..., d] in another order: at each place of `source` that row, any where it is negative.
 
-    target: [B, S], by which of the T places a row is read, negative for none. Each row is read once, so that the
-    backward is a reading as well and not a sum. What stands where `source` is negative must have no gradient.
+    Rows and places are counted through all their dimensions but the last, `d`. target: in the shape of the rows, at
+    which place each is read, negative for none. A row is read once, so that the backward is a reading as well and not
+    a sum. What stands where `source` is negative must have no gradient.
     """
     return _Moved.apply(rows, source, target)
 
@@ -54,11 +55,9 @@ class _Moved(torch.autograd.Function):
 
 
 def _read(rows: Tensor, places: Tensor) -> Tensor:
-    """Rows [B, S, d] of each user at `places` [B, T] -> [B, T, d]; the first where a place is negative."""
-    if not rows.shape[1]:
-        return rows.new_zeros(*places.shape, rows.shape[2])
-    first = torch.arange(len(rows), device=rows.device)[:, None] * rows.shape[1]
-    return F.embedding(places.clamp(min=0) + first, rows.flatten(0, 1))
+    """Rows [..., d] at `places`, the first where a place is negative; zeros where there are none to read."""
+    flat = rows.flatten(0, -2)
+    return F.embedding(places.clamp(min=0), flat) if len(flat) else rows.new_zeros(*places.shape, rows.shape[-1])
 
 
 def mean_over_slots(logits: Tensor, batch: Batch) -> Tensor:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gram_core.batch import Batch
-from gram_core.response import mean_over_slots, move_slots, positions, ranks
+from gram_core.response import mean_over_slots, move_rows, positions, ranks
 
 
 class DKT(nn.Module):
@@ -28,7 +28,7 @@ class DKT(nn.Module):
         super().__init__()
         self.responses = nn.Embedding(2, width)
         self.inputs = nn.Linear(3 * width, width)
-        self.recurrent = nn.LSTM(width, width, layers, batch_first=True, dropout=dropout)
+        self.recurrent = nn.LSTM(width, width, layers, dropout=dropout)
         self.queries = nn.Linear(width, width)
 
     def scores(self, encodings: Tensor, batch: Batch) -> Tensor:
@@ -39,14 +39,15 @@ class DKT(nn.Module):
         rank = ranks(batch.mask)
         slot_of = _slot_of(rank)
         states, _ = self.recurrent(self._inputs(encodings, batch, rank, slot_of))
-        return (self.queries(move_slots(states, rank, slot_of)) * encodings).sum(-1)
+        read = move_rows(states, _place(rank), _slot(slot_of, rank.shape[1]).t())
+        return (self.queries(read) * encodings).sum(-1)
 
     def loss(self, encodings: Tensor, batch: Batch) -> Tensor:
         """Binary cross-entropy of the responses (`batch.targets` [B, S]), mean over the slots that hold an item."""
         return mean_over_slots(self.scores(encodings, batch), batch)
 
     def _inputs(self, encodings: Tensor, batch: Batch, rank: Tensor, slot_of: Tensor) -> Tensor:
-        """What the recurrent layers read [B, S, d], a user's items one behind the other: first zeros, then each item
+        """What the recurrent layers read [S, B, d], a user's items one behind the other: first zeros, then each item
         that was answered, place by place.
 
         The linear layer is taken apart, its products for correctness and position being few rows that slots share.
@@ -56,11 +57,12 @@ class DKT(nn.Module):
         wrong, right = self.responses.weight
         places = positions(torch.arange(rank.shape[1], device=rank.device), encodings.dtype, encodings.shape[-1])
         shared = F.linear(places, of_places, self.inputs.bias) + F.linear(wrong, of_responses)
-        earlier, later = slot_of[:, :-1], torch.where((rank >= 0) & (rank < rank.shape[1] - 1), rank, -1)
-        items = move_slots(F.linear(encodings, of_items), earlier, later) + shared[:-1]
-        answered_right = (batch.targets > 0.5).gather(1, earlier.clamp(min=0)).to(items.dtype)
+        earlier, later = slot_of[:, :-1], torch.where(rank < rank.shape[1] - 1, rank, -1)
+        items = move_rows(F.linear(encodings, of_items), _slot(earlier, rank.shape[1]).t(), _place(later))
+        items = items + shared[:-1, None]
+        answered_right = (batch.targets > 0.5).gather(1, earlier.clamp(min=0)).t().to(items.dtype)
         items = items + answered_right[..., None] * F.linear(right - wrong, of_responses)
-        return F.pad(items, (0, 0, 1, 0))
+        return F.pad(items, (0, 0, 0, 0, 1, 0))
 
 
 def _slot_of(rank: Tensor) -> Tensor:
@@ -70,3 +72,15 @@ def _slot_of(rank: Tensor) -> Tensor:
     wide = torch.cat([behind.expand_as(rank), behind], dim=1)
     held = rank >= 0
     return wide.scatter(1, torch.where(held, rank, rank.shape[1]), torch.where(held, slots, -1))[:, :-1]
+
+
+def _place(rank: Tensor) -> Tensor:
+    """Where ranks [B, S] stand among rows [S, B], counted through; -1 for negative ones."""
+    users = torch.arange(len(rank), device=rank.device)[:, None]
+    return torch.where(rank >= 0, rank * len(rank) + users, -1)
+
+
+def _slot(slots: Tensor, count: int) -> Tensor:
+    """Where each user's slots [B, T] stand among rows [B, count], counted through; -1 for negative ones."""
+    users = torch.arange(len(slots), device=slots.device)[:, None]
+    return torch.where(slots >= 0, users * count + slots, -1)

@@ -116,8 +116,8 @@ def test_dkt_reads_item_correctness_and_position_side_by_side():
     answered = module.responses((batch.targets > 0.5).long())
     places = positions(ranks(batch.mask), encodings.dtype, WIDTH)
     read = module.inputs(torch.cat([encodings, answered, places], dim=-1))
-    states, _ = module.recurrent(torch.cat([torch.zeros_like(read[:, :1]), read[:, :-1]], dim=1))
-    expected = (module.queries(states) * encodings).sum(-1)
+    states, _ = module.recurrent(torch.cat([torch.zeros_like(read[:, :1]), read[:, :-1]], dim=1).transpose(0, 1))
+    expected = (module.queries(states.transpose(0, 1)) * encodings).sum(-1)
     assert torch.allclose(module.scores(encodings, batch), expected, atol=1e-12)
 
 
