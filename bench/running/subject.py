@@ -336,9 +336,8 @@ class Subject:
 
     def _counts(self, batches: list[Batch]) -> dict[str, Any]:
         built = self.built
-        interval = (
-            built.method.interval if len(batches) % built.method.interval == 0 else 1
-        )  # a warm-up's are cut short
+        whole = len(batches) % built.method.interval == 0  # unlike the warm-up's of a long interval
+        interval = built.method.interval if whole else 1
         return {
             **batch_counts(batches, built.workload.table, interval),
             **encoder_counts(batches, built.workload.table, built.encoder, built.method),

@@ -48,6 +48,6 @@ def build_packed(method: type, training: Training, settings: Any, encoder: Packe
     built = method(packed, settings)
     if not isinstance(built, (E2E, SingleStep)):
         return built
-    if not getattr(built.settings, "chunk_tokens", None):
-        return CapturedStep(built, packed, encoder)
-    return CapturedChunkedStep(built, packed, encoder) if isinstance(built, SingleStep) else built
+    if isinstance(built, SingleStep) and built.settings.chunk_tokens:
+        return CapturedChunkedStep(built, packed, encoder)
+    return CapturedStep(built, packed, encoder)
