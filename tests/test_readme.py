@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 
+from bench.results.epochs import epochs
 from bench.results.store import load
 from bench.results.summary import frames
 from bench.results.training import load as load_training
 from bench.results.training_summary import frames as training_frames
+from reports.paper import DATA_SETS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -151,6 +153,84 @@ def test_its_table_of_time_to_quality_is_that_of_the_run_in_the_gallery() -> Non
             "never" if math.isnan(line["quality_s"]) else f"{line['quality_s']:.1f} s",
             f"{line['memory_bytes'] / 2**30:.1f} GiB",
         ], label
+
+
+def test_its_table_of_quality_beside_the_peers_is_that_of_the_run_in_the_gallery() -> None:
+    points = load_training(ROOT / "reports" / "gallery" / "h100-train-peers").points
+    summary = training_frames(points).summary.set_index("label")
+    table = README[README.index("| method | gradient | AUC, against e2e") :].split("\n\n")[0].splitlines()[2:]
+    assert len(table) == len(summary) == 5
+    for row in table:
+        label, exactness, *told = (cell.strip() for cell in row.replace("`", "").strip("|").split("|"))
+        line = summary.loc[label]
+        difference = [round(100 * line[f"difference_auc{end}"], 1) + 0.0 for end in ("", "_low", "_high")]
+        assert [exactness, *told] == [
+            line["exactness"],
+            "" if label == "e2e" else "{:+.1f} ({:+.1f} to {:+.1f})".format(*difference).replace("+0.0)", "0.0)"),
+            "not always" if math.isnan(line["quality_s"]) else f"{line['quality_s']:.1f} s",
+            f"{line['memory_bytes'] / 2**30:.1f} GiB",
+        ], label
+
+
+def test_its_table_of_epochs_is_that_of_the_run_in_the_gallery() -> None:
+    found = epochs(load(ROOT / "reports" / "gallery" / "h100-epochs").records)
+    by_name = {log.name: log for log in DATA_SETS}
+    table = README[README.index("| log of the size of | users a batch") :].split("\n\n")[0].splitlines()[2:]
+    assert {row.split("|")[1].strip() for row in table} == set(by_name)
+    for row in table:
+        name, users, *told = (cell.strip() for cell in row.strip("|").split("|"))
+        log = by_name[name]
+        sizes = [int(size.replace(",", "")) for size in users.split(";")]
+        lines = {
+            (int(epoch.record.case["batch_size"]), epoch.label): epoch
+            for epoch in found
+            if epoch.record.case["workload"] == log.key
+        }
+        assert {size for size, _ in lines} == set(sizes)
+        e2e = lines[sizes[0], "e2e"]
+        expected = [
+            f"{e2e.item_repetition_ratio:.2f}",
+            f"{e2e.seconds / 3600:.{2 if e2e.seconds < 36_000 else 1}f} h"
+            if e2e.seconds > 3600
+            else _seconds(e2e.seconds),
+            f"{lines[sizes[0], 'e2e_unique'].speed_up:.2f}x",
+            f"{lines[sizes[0], 'single_step'].speed_up:.2f}x",
+        ]
+        for label in ("single_step", "multi_step N=0.5E", "multi_step N=1E"):
+            if label != "single_step":
+                speed_up = lines[sizes[-1], label].speed_up or math.nan
+                expected.append(f"{speed_up:.{0 if speed_up > 20 else 1}f}x")
+            reported = log.lines.get(label)
+            expected.append("" if reported is None else f"{reported.speed_up:g}x")
+        assert told == expected
+    words = " ".join(README.split())
+    whole = next(
+        epoch for epoch in found if epoch.label == "multi_step N=1E" and epoch.record.case["batch_size"] == 2048
+    )
+    cf_share = whole.steps * (whole.record.cf_step_s or math.nan) / whole.seconds
+    assert f"what is left of TOEIC's {whole.seconds:.0f} s is the CF module's steps ({100 * cf_share:.0f} %)" in words
+    peak = (whole.record.peak_memory_bytes.allocated or 0) / 2**30
+    assert f"({peak:.1f} GiB for 2,048 users)" in words
+    waited = epochs(load(ROOT / "reports" / "gallery" / "h100-epochs-whole").records)
+    (seconds,) = [epoch.seconds for epoch in waited if epoch.label == "multi_step N=1E" and epoch.basis == "steps"]
+    assert f"in batches of 512 at N=1E, in {seconds:.0f} s" in words
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.{0 if seconds > 20 else 1}f} s"
+
+
+def test_its_memory_at_an_equal_budget_is_that_of_the_runs_in_the_gallery() -> None:
+    summary = frames(load(ROOT / "reports" / "gallery" / "h100-peers-memory").records).summary
+    share = summary.set_index(["method", "asked_repetition_ratio"])["memory_ratio"]
+    told = (
+        "`single_step` too needs {:.0f} % of e2e's memory at a ratio of 4 and {:.0f} % at 1, `gradient_cache_unique` "
+        "{:.0f} % and {:.0f} %, checkpointing {:.0f} % and {:.0f} %"
+    )
+    methods = ("single_step", "gradient_cache_unique", "activation_checkpointing")
+    assert told.format(*(100 * share[method, ratio] for method in methods for ratio in (4.0, 1.0))) in " ".join(
+        README.split()
+    )
 
 
 def test_its_table_of_memory_is_that_of_the_runs_in_the_gallery() -> None:
