@@ -75,6 +75,7 @@ class Gradients:
     """Where the backward pass writes, whatever was there: of tables, of linears' weights, of all vectors in one.
 
     Tables and matrices that are not there are made when their turn comes, in memory that activations have left.
+    adds_words: to the words' table, the largest, a pass adds instead.
     vectors: norm of the embedding (weight, bias), then layer by layer: attention's norm (weight, bias), its output's
     bias, bias before GELU, the layer's norm (weight, bias), the last bias; then all biases of queries, keys, values.
     """
@@ -82,6 +83,7 @@ class Gradients:
     tables: tuple[Tensor, ...] | None
     matrices: list[Tensor | None]
     vectors: Tensor
+    adds_words: bool = False
 
     def written(self) -> list[Tensor]:
         """All that there are."""
@@ -186,6 +188,8 @@ def backward(
                 aside.run(partial(finished, number))
             aside.turn()
         into.tables = into.tables or _tables_like(weights)
+        if not into.adds_words:
+            into.tables[0].zero_()
         embed_backward(
             gradient, also, kept.packed, kept.statistics, weights.embedding, of_embedding, into.tables,
             shape.text_length,

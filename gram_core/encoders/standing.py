@@ -79,7 +79,7 @@ class SummedStandingWeights(StandingWeights):
     `add` behind each, then the move.
 
     A layer's matrices are added beside the pass, so that layers alike share the places of their gradients by turns:
-    two, for a layer may write while that of the one above is still read.
+    two, for a layer may write while that of the one above is still read. To the words' sum every pass adds by itself.
     """
 
     def __init__(self, weights: Weights, dtype: torch.dtype):
@@ -91,6 +91,9 @@ class SummedStandingWeights(StandingWeights):
         for number in range(8, len(matrices)):
             if shapes[number] == shapes[number - 8]:
                 matrices[number] = matrices[number - 8]
+        assert self.sums.tables is not None and self.gradients.tables is not None, "standing gradients have all"
+        self.gradients.tables = (self.sums.tables[0], *self.gradients.tables[1:])
+        self.gradients.adds_words = True
         self.clear()
 
     @property
@@ -103,8 +106,8 @@ class SummedStandingWeights(StandingWeights):
         torch._foreach_zero_(self.sums.written())
 
     def add(self) -> None:
-        """Adds the gradients of the pass that has just run, but for the layers' matrices, which it has added itself."""
-        torch._foreach_add_(self.sums.of_no_layer(), self.gradients.of_no_layer())
+        """Adds the gradients of the pass that has just run, but for those that it has added itself."""
+        torch._foreach_add_(self.sums.of_no_layer()[1:], self.gradients.of_no_layer()[1:])
 
     def _add_layer(self, number: int) -> None:
         torch._foreach_add_(self.sums.of_layer(number), self.gradients.of_layer(number))

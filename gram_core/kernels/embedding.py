@@ -59,7 +59,8 @@ def embed_backward(
     tables: tuple[Tensor, ...],
     text_length: int,
 ) -> None:
-    """Writes the gradients of the tables into `tables`, whatever they held; partials [P, 2 d]: those of the norm.
+    """Adds the words' gradient to the first of `tables`, writes the others' whatever they held; partials [P, 2 d]: those
+    of the norm.
 
     gradient [T, d], also [T, d]: those of the two readers of the normed embeddings, or of one.
     text_length: no text has more tokens. Rows of a token are added atomically on a GPU, in an order that differs from
@@ -67,7 +68,6 @@ def embed_backward(
     """
     deterministic = torch.are_deterministic_algorithms_enabled()
     of_words, of_positions, *of_types = tables
-    of_words.zero_()
     if gradient.is_cuda:
         from gram_core.kernels import _embedding_triton
 
@@ -79,9 +79,8 @@ def embed_backward(
             wide if also is None else wide + also, _summed(packed, weights), statistics, weights.norm_weight
         )
         partials[0] = torch.cat(of_norm)
-        of_words.index_add_(0, packed.tokens, moved)
-        if weights.ignored >= 0:
-            of_words[weights.ignored] = 0.0
+        counted = packed.tokens != weights.ignored
+        of_words.index_add_(0, packed.tokens[counted], moved[counted])
     if deterministic and gradient.is_cuda:
         of_words += torch.ops.aten.embedding_dense_backward(
             moved, packed.tokens.long(), len(of_words), weights.ignored, False

@@ -185,9 +185,10 @@ def test_embedding(types: bool) -> None:
     close(statistics, of_reference, torch.float32)
     gradient, also = random(len(packed.tokens), 48), random(len(packed.tokens), 48) if types else None
     partials, one = random(2, 96), torch.empty(1, 96, dtype=torch.float64)
-    of_words = torch.zeros_like(tables[0])
+    of_words = random(*tables[0].shape)
+    (words,) = double(of_words)
     moved = _embedding_triton.embed_backward(gradient, also, packed, statistics, weights, partials, of_words)
-    of_tables = tuple(torch.full(table.shape, 9.0, dtype=torch.float64) for table in tables)
+    of_tables = (words, *(torch.full(table.shape, 9.0, dtype=torch.float64) for table in tables[1:]))
     wide_also = None if also is None else double(also)[0]
     embedding.embed_backward(double(gradient)[0], wide_also, on_host, of_reference, wide, one, of_tables, 9)
     close(of_words, of_tables[0], torch.float32)
