@@ -62,6 +62,12 @@ class Built:
         training: Training = getattr(self.method, "training", self.training)
         return training
 
+    @property
+    def graphs(self) -> Any:
+        """Who tells of captured graphs, as the fast engine's `Captured`: the method or, where that alone is captured,
+        its training's CF step; None where nothing is."""
+        return self.method if hasattr(self.method, "made_ready") else getattr(self.stepping, "captured", None)
+
 
 def build(
     config: Config,

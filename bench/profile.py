@@ -33,7 +33,6 @@ from bench.results.schema import PeakMemory
 from bench.running.messages import Job
 from bench.running.subject import Subject
 from gram_core.encoders.huggingface import HuggingFaceEncoder
-from gram_core.engines._captured import CapturedFunction
 from gram_core.phases import PHASES
 from gram_core.protocols import Method
 
@@ -105,7 +104,7 @@ def _profile(config: Config, item: WorkItem, out: Path) -> Profile:
     name = re.sub(r"[^\w.=-]+", "-", f"{item.line.method}-{item.line.engine}")
     replayed = _traced(lambda: subject.steps(UNITS), out / f"{name}.trace.json", device)
     phases = replayed
-    captured = [part for part in vars(subject.built.method).values() if isinstance(part, CapturedFunction)]
+    captured = getattr(subject.built.graphs, "functions", ())
     if captured and device.type == "cuda":
         with ExitStack() as stack:
             for function in captured:

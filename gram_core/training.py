@@ -142,6 +142,32 @@ class Training:
         with self.autocast():
             return self.cf_module.loss(slots, batch.to(self.device))
 
+    def cf_step(self, encodings: Tensor, slot_rows: Tensor, batch: Batch) -> Tensor:
+        """A step of the CF module alone, on encodings [n, d] that learn nothing; returns its loss, detached.
+
+        slot_rows: which of them each slot reads, [B, S].
+        """
+        return self._step_cf(encodings.detach(), slot_rows, batch)
+
+    def cf_step_and_gradient(self, encodings: Tensor, slot_rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The same, and dL/d encodings [n, d], of before the step; to be read before the next one."""
+        leaf = encodings.detach().requires_grad_()
+        loss = self._step_cf(leaf, slot_rows, batch)
+        return loss, torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+
+    def encoder_step(self, encodings: Tensor, gradient: Tensor) -> None:
+        """A step of the encoder alone: from dL/d encodings [n, d] back through the graph that `encode` made."""
+        with phase("ce_backward"):
+            encodings.backward(gradient)
+        self.optimization.step_encoder()
+
+    def _step_cf(self, leaf: Tensor, slot_rows: Tensor, batch: Batch) -> Tensor:
+        with phase("cf"):
+            loss = self.loss(self.gather(slot_rows)(leaf), batch)
+            loss.backward()
+        self.optimization.step_cf()
+        return loss.detach()
+
     def loss_terms(self, batch: Batch) -> int:
         """How many terms the mean loss of a batch has; where processes train together, of all their batches."""
         return loss_terms(self.cf_module, batch)

@@ -30,6 +30,7 @@ class Frozen:
     """No pass of the encoder has a backward: what operations are counted by."""
     handicaps: ClassVar[tuple[str, ...]] = (
         "the first steps encode most items: a short measurement shows more of that than a long training does",
+        "on the fast engine at most its CF step is replayed from graphs: items are encoded and read kernel by kernel",
     )
 
     @dataclass(frozen=True)
@@ -57,12 +58,7 @@ class Frozen:
             self._passes.note(batch, new)
         if len(new):
             self._kept.write(new, encode_all(self.training, new, self.settings.encode_batch_tokens))
-        with phase("cf"):
-            slots = self.training.gather(selection.slot_rows)(self._kept.read(selection.items))
-            loss = self.training.loss(slots, batch)
-            loss.backward()
-        self.training.optimization.step_cf()
-        return loss.detach()
+        return self.training.cf_step(self._kept.read(selection.items), selection.slot_rows, batch)
 
     def finish(self) -> None:
         """Nothing is pending between steps."""

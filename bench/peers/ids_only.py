@@ -51,7 +51,8 @@ class IdsOnly:
     exactness: ClassVar[Exactness] = "other-model"
     handicaps: ClassVar[tuple[str, ...]] = (
         "its optimizer passes over the rows of the whole catalogue in every step, as that of a dense embedding does",
-        "launched kernel by kernel on the fast engine too: no captured steps",
+        "on the fast engine at most its CF step is replayed from graphs: rows are read and moved kernel by kernel, as "
+        "is everything where max_grad_norm clips rows and CF module together",
     )
 
     @dataclass(frozen=True)
@@ -83,9 +84,16 @@ class IdsOnly:
         """One optimizer step of rows and CF module."""
         with phase("host"):
             selection = unique_items(batch)
-        encodings = self.training.encode(selection.items)
+        rows = self.training.encode(selection.items)
+        if self.training.optimization.max_grad_norm is not None:  # clips both together, so neither moves by itself
+            return self._joint_step(rows, selection.slot_rows, batch)
+        loss, gradient = self.training.cf_step_and_gradient(rows, selection.slot_rows, batch)
+        self.training.encoder_step(rows, gradient)
+        return loss
+
+    def _joint_step(self, rows: Tensor, slot_rows: Tensor, batch: Batch) -> Tensor:
         with phase("cf"):
-            loss = self.training.loss(self.training.gather(selection.slot_rows)(encodings), batch)
+            loss = self.training.loss(self.training.gather(slot_rows)(rows), batch)
         with phase("backward"):
             loss.backward()
         self.training.optimization.step()

@@ -274,7 +274,7 @@ class Subject:
 
     def _made_ready(self) -> int:
         """Calls of the method so far that made something ready which later ones find."""
-        return getattr(self.built.method, "made_ready", lambda: 0)()
+        return getattr(self.built.graphs, "made_ready", lambda: 0)()
 
     def _run(self, units: int) -> Window:
         """A timed window of `units` units on batches made before it."""
@@ -345,7 +345,7 @@ class Subject:
 
     def _waited_s(self) -> float | None:
         """Seconds in which the device waited for the host since the last call; None where the engine can't tell."""
-        take = getattr(self.built.method, "take_idle_s", None)
+        take = getattr(self.built.graphs, "take_idle_s", None)
         return None if take is None else take()
 
     def _initialised_s(self) -> float | None:
@@ -375,7 +375,7 @@ class Subject:
             "fixed_memory_bytes": fixed_bytes(getattr(self.built.method, "training", self.built.training)),
             "detail": {
                 **self.built.detail,
-                **({"graphs": counts()} if (counts := getattr(self.built.method, "capture_counts", None)) else {}),
+                **({"graphs": counts()} if (counts := getattr(self.built.graphs, "capture_counts", None)) else {}),
                 **({"windows_taken_again": len(self._retaken_s)} if self._retaken_s else {}),
                 "first_unit_s": self.warm.units[0].seconds if self.warm.units else None,
                 "threads": torch.get_num_threads(),

@@ -64,8 +64,8 @@ class CapturedChunkedStep(CapturedExact):
         self._head = CapturedFunction(self._device_head, device, pool=self._pool)
         self._again = CapturedFunction(self._device_again, device, pool=self._pool)
         self._move = CapturedFunction(self._device_move, device, pool=self._pool)
-        self._functions = (self._encode, self._head, self._again, self._move)
-        forget_what_is_replaced(training.optimization, device, self._functions)
+        self.functions = (self._encode, self._head, self._again, self._move)
+        forget_what_is_replaced(training.optimization, device, self.functions)
 
     def step(self, batch: Batch) -> Tensor:
         """One step of the method."""

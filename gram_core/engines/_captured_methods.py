@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gram_core.batch import Batch
@@ -16,36 +15,24 @@ from gram_core.encoders.packed import PackedEncoder
 from gram_core.encoding_buffer import EncodingBuffer
 from gram_core.engines._capturable import forget_what_is_replaced, make_capturable, stand
 from gram_core.engines._captured import CapturedFunction, GraphPool, Inputs, Outputs
-from gram_core.engines._inputs import NewItemsPacker, Packer, batch_of, gather_of, packed_texts, rows_of, slot_inputs
+from gram_core.engines._captured_cf import CapturingTraining
+from gram_core.engines._inputs import (
+    NewItemsPacker,
+    Packer,
+    batch_of,
+    filled_up,
+    gather_of,
+    packed_texts,
+    rows_of,
+    slot_inputs,
+)
+from gram_core.engines._told import Captured
 from gram_core.methods.e2e import E2E
 from gram_core.methods.multi_step import MultiStep, pseudo_loss
 from gram_core.methods.single_step import SingleStep
 from gram_core.phases import phase
 from gram_core.protocols import Exactness
 from gram_core.training import Training
-
-
-class Captured:
-    """What every method whose work is captured tells of its graphs."""
-
-    _pool: GraphPool
-    _functions: tuple[CapturedFunction, ...]
-
-    def take_idle_s(self) -> float | None:
-        """Seconds in which the device waited for the host since the last call; None where it keeps no time."""
-        return self._pool.idle.take_idle_s()
-
-    def made_ready(self) -> int:
-        """Calls so far of sizes that were new: run as they are, then captured. What steps of known sizes do not pay."""
-        return sum(function.made_ready for function in self._functions)
-
-    def capture_counts(self) -> dict[str, int]:
-        """Calls replayed from graphs and calls run uncaptured, so far, of all its functions."""
-        counts = [function.counts for function in self._functions]
-        return {
-            "replayed": sum(count.replayed for count in counts),
-            "uncaptured": sum(count.uncaptured for count in counts),
-        }
 
 
 class CapturedExact(Captured):
@@ -93,8 +80,8 @@ class CapturedStep(CapturedExact):
     def __init__(self, method: E2E | SingleStep, training: Training, encoder: PackedEncoder):
         super().__init__(method, training, encoder)
         self._step = CapturedFunction(self._device_step, training.device, pool=self._pool)
-        self._functions = (self._step,)
-        forget_what_is_replaced(training.optimization, training.device, self._functions)
+        self.functions = (self._step,)
+        forget_what_is_replaced(training.optimization, training.device, self.functions)
 
     def step(self, batch: Batch) -> Tensor:
         """One step of the method."""
@@ -121,49 +108,33 @@ class CapturedStep(CapturedExact):
 class CapturedMultiStep(Captured, MultiStep):
     """Multi-step GRAM with three graphs: encoding new items, a CF step, a CE minibatch."""
 
-    def __init__(self, training: Training, settings: MultiStep.Settings | None, encoder: PackedEncoder):
+    def __init__(self, training: CapturingTraining, settings: MultiStep.Settings | None, encoder: PackedEncoder):
         super().__init__(training, settings)
         self._encoder = encoder
-        self._new_items, self._minibatch, self._moved = NewItemsPacker(encoder), Packer(encoder), Packer(encoder)
+        self._new_items, self._minibatch = NewItemsPacker(encoder), Packer(encoder)
         make_capturable(training.optimization, training.device)
         self._standing = stand(training, encoder)
-        self._pool = GraphPool(training.device)
+        self._pool = training.pool
         self._encode = CapturedFunction(self._device_encode, training.device, pool=self._pool)
-        self._cf = CapturedFunction(self._device_cf_step, training.device, pool=self._pool)
         self._ce = CapturedFunction(self._device_ce_step, training.device, pool=self._pool)
-        self._functions = (self._encode, self._cf, self._ce)
-        forget_what_is_replaced(training.optimization, training.device, self._functions)
+        self.functions = (self._encode, *training.capture().functions, self._ce)
+        forget_what_is_replaced(training.optimization, training.device, self.functions)
 
     def _encode_items(self, items: Tensor) -> Tensor:
         self._refresh()
         (encodings,) = self._encode(self._new_items.pack(self.training.table.texts(items)))
         return encodings[: len(items)]
 
-    def _cf_step(self, encodings: Tensor, slot_rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        rows = self._moved.rows(len(encodings))
-        inputs = slot_inputs(batch, slot_rows, rows) | {"encodings": _filled_up(encodings, rows)}
-        loss, gradient = self._cf(inputs, history_length=batch.history_length)
-        self.training.optimization.advance(encoder=False)
-        return loss.clone(), gradient[: len(encodings)]
-
     def _ce_step(self, items: Tensor, buffer: EncodingBuffer) -> None:
         self._refresh()
         packed = self._minibatch.pack(self.training.table.texts(items))
-        encoded, displacement = (_filled_up(part, rows_of(packed)) for part in buffer.read(items))
+        encoded, displacement = (filled_up(part, rows_of(packed)) for part in buffer.read(items))
         self._ce(packed | {"encoded": encoded, "displacement": displacement})
         (self._standing or self.training.optimization).advance(cf=False)
 
     def _device_encode(self, inputs: Inputs) -> Outputs:
         with torch.no_grad(), phase("ce_forward"):
             return (self._encoder.encode(packed_texts(inputs)),)
-
-    def _device_cf_step(self, inputs: Inputs, history_length: int) -> Outputs:
-        leaf = inputs["encodings"].detach().requires_grad_()
-        with phase("cf"):
-            loss = self.training.loss(gather_of(inputs)(leaf), batch_of(inputs, history_length))
-            loss.backward()
-        self.training.optimization.move(encoder=False)
-        return loss.detach(), torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
 
     def _device_ce_step(self, inputs: Inputs) -> Outputs:
         with phase("ce_forward"):
@@ -177,8 +148,3 @@ class CapturedMultiStep(Captured, MultiStep):
     def _refresh(self) -> None:
         if self._standing is not None:
             self._standing.refresh()
-
-
-def _filled_up(rows: Tensor, count: int) -> Tensor:
-    """Rows [U, d] with zeros behind, [count, d]; an empty text encodes to zeros as well."""
-    return F.pad(rows, (0, 0, 0, count - len(rows)))

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gram_core.batch import Batch, Texts
@@ -19,6 +20,8 @@ from gram_core.packing import PackedTexts, readers
 from gram_core.training import Gather
 
 PACKED = ("tokens", "positions", "text_of", "offsets", "groups")
+SMALLEST_ROWS = 16
+"""What capacities for encodings differ by at least."""
 
 
 class Packer:
@@ -26,7 +29,7 @@ class Packer:
 
     def __init__(self, encoder: PackedEncoder):
         self._encoder = encoder
-        self._tokens, self._rows = Capacities(256), Capacities(16)
+        self._tokens, self._rows = Capacities(256), Capacities(SMALLEST_ROWS)
         self._pairs: list[tuple[int, int]] = []
 
     def pack(self, texts: Texts) -> dict[str, Tensor]:
@@ -44,10 +47,6 @@ class Packer:
             return min(fitting)
         self._pairs.append((self._tokens.fit(tokens), self._rows.fit(texts + texts // 8)))
         return self._pairs[-1]
-
-    def rows(self, count: int) -> int:
-        """The capacity for `count` encodings."""
-        return self._rows.fit(count)
 
 
 class NewItemsPacker(Packer):
@@ -78,6 +77,11 @@ def packed_texts(inputs: Mapping[str, Tensor]) -> PackedTexts:
 def rows_of(inputs: Mapping[str, Tensor]) -> int:
     """n: rows of encodings that packed inputs have room for."""
     return len(inputs["offsets"]) - 1
+
+
+def filled_up(rows: Tensor, count: int) -> Tensor:
+    """Rows [U, d] with zeros behind, [count, d]; an empty text encodes to zeros as well."""
+    return F.pad(rows, (0, 0, 0, count - len(rows)))
 
 
 def slot_inputs(batch: Batch, slot_rows: Tensor, rows: int) -> dict[str, Tensor]:

@@ -3,7 +3,8 @@
 Every method gets the same encoder: packed (`encoders.packed`) or, where one can't run packed, padded in buckets of
 like length (`encoders.bucketed`). On a GPU the device work of a step of end-to-end training and of GRAM alike
 (encoder, CF module, backward, optimizers) is one captured graph per token bucket, or a few where chunks of a batch pass
-one after the other; other methods' steps are launched.
+one after the other. Of other methods' steps the CF step is, where they take it by itself (`Training.cf_step`); all else
+is launched.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from gram_core.encoders.bucketed import BucketedEncoder
 from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.encoders.packed import PackedEncoder, unsupported
+from gram_core.engines._captured_cf import CapturingTraining
 from gram_core.engines._captured_chunks import CapturedChunkedStep
 from gram_core.engines._captured_methods import CapturedMultiStep, CapturedStep
 from gram_core.methods.e2e import E2E
@@ -43,11 +45,12 @@ def build_packed(method: type, training: Training, settings: Any, encoder: Packe
     packed = replace(training, encoder=encoder)
     if not packed.capturable:
         return method(packed, settings)
+    capturing = CapturingTraining.of(packed)
     if method is MultiStep:
-        return CapturedMultiStep(packed, settings, encoder)
-    built = method(packed, settings)
+        return CapturedMultiStep(capturing, settings, encoder)
+    built = method(capturing, settings)
     if not isinstance(built, (E2E, SingleStep)):
         return built
     if isinstance(built, SingleStep) and built.settings.chunk_tokens:
-        return CapturedChunkedStep(built, packed, encoder)
-    return CapturedStep(built, packed, encoder)
+        return CapturedChunkedStep(built, capturing, encoder)
+    return CapturedStep(built, capturing, encoder)

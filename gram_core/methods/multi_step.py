@@ -162,7 +162,8 @@ class MultiStep:
             selection = self.training.joined(unique_items(batch), batch)
         self._encode_new(selection.items)
         with self._costs_of_cf_step():
-            loss, gradient = self._cf_step(self._buffer.moved(selection.items), selection.slot_rows, batch)
+            moved = self._buffer.moved(selection.items)
+            loss, gradient = self.training.cf_step_and_gradient(moved, selection.slot_rows, batch)
         self._buffer.move(selection.items, -self._rate(batch) * gradient)
         self._steps += 1
         if self._steps >= self.interval:
@@ -190,15 +191,6 @@ class MultiStep:
     def _encode_items(self, items: Tensor) -> Tensor:
         with torch.no_grad():
             return self.training.encode(items)
-
-    def _cf_step(self, encodings: Tensor, slot_rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Phase 2: the loss and dL/dh [U, d]; the CF module has stepped."""
-        leaf = encodings.requires_grad_()
-        with phase("cf"):
-            loss = self.training.loss(self.training.gather(slot_rows)(leaf), batch)
-            loss.backward()
-        self.training.optimization.step_cf()
-        return loss.detach(), torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
 
     def _update_encoder(self) -> None:
         """Phase 4, and the interval begins anew."""
