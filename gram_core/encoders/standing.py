@@ -91,8 +91,8 @@ class SummedStandingWeights(StandingWeights):
         for number in range(8, len(matrices)):
             if shapes[number] == shapes[number - 8]:
                 matrices[number] = matrices[number - 8]
-        assert self.sums.tables is not None and self.gradients.tables is not None, "standing gradients have all"
-        self.gradients.tables = (self.sums.tables[0], *self.gradients.tables[1:])
+        (words, *_), (_, *others) = self.sums.tables or (), self.gradients.tables or ()
+        self.gradients.tables = (words, *others)
         self.gradients.adds_words = True
         self.clear()
 

@@ -59,8 +59,8 @@ def embed_backward(
     tables: tuple[Tensor, ...],
     text_length: int,
 ) -> None:
-    """Adds the words' gradient to the first of `tables`, writes the others' whatever they held; partials [P, 2 d]: those
-    of the norm.
+    """Adds the words' gradient to the first of `tables`, writes the others' whatever they held; partials [P, 2 d]:
+    those of the norm.
 
     gradient [T, d], also [T, d]: those of the two readers of the normed embeddings, or of one.
     text_length: no text has more tokens. Rows of a token are added atomically on a GPU, in an order that differs from
