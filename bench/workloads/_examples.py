@@ -26,6 +26,10 @@ Rng = np.random.Generator
 SCORED_USERS = 64
 """Users of a scored batch: nothing is kept for a gradient there, and no score depends on it."""
 
+ORDERED_AT_ONCE = 1 << 14
+"""Examples whose places in the order are found together, in 1 to 3 ms: a batch of 256 alone takes 0.3 to 0.8 ms,
+nearly all of it calls of NumPy, for few numbers as many as for all of these. A whole epoch may be 100 million."""
+
 _ORDER, _STEP, _SCORED, _SAMPLE = 0, 1, 2, 3
 """Streams of random numbers under one seed."""
 
@@ -86,14 +90,19 @@ def workload(
             if share and (held_out is None or not len(held_out.examples)):
                 raise ValueError(f"train.{split} = {share:g} leaves nothing of {name} to score; give it a larger share")
 
+    steps_at_once = max(1, ORDERED_AT_ONCE // users)
+
     @lru_cache(maxsize=2)
-    def order(epoch: int) -> Permutation:
-        return Permutation(len(train), [request.seed, _ORDER, epoch])
+    def ordered(epoch: int, block: int) -> Ints:
+        """The examples of a block of steps, [steps, B]."""
+        order = Permutation(len(train), [request.seed, _ORDER, epoch])
+        first, stop = block * steps_at_once, min((block + 1) * steps_at_once, steps)
+        return train[order(np.arange(first * users, stop * users))].astype(np.int64).reshape(-1, users)
 
     def batches(step: int) -> Batch:
         epoch, place = divmod(step, steps)
-        chosen = train[order(epoch)(np.arange(place * users, (place + 1) * users))].astype(np.int64)
-        return examples.batch(chosen, np.random.default_rng([request.seed, _STEP, step]))
+        block, row = divmod(place, steps_at_once)
+        return examples.batch(ordered(epoch, block)[row], np.random.default_rng([request.seed, _STEP, step]))
 
     told = {
         **facts,
