@@ -182,6 +182,20 @@ def test_an_epoch_follows_its_order(build, log):
         assert clicked.tolist() == log.items[made.train[order]].tolist()
 
 
+@pytest.mark.parametrize("task", ["ranking", "response"])
+def test_scored_batches_hold_no_more_history_than_there_is_room_for(build, monkeypatch, task):
+    """Long histories would take gigabytes where nothing but time was to be saved; nobody is left out or comes twice."""
+    options = {"scored_examples": "all"}
+    whole = build(task, options, history_length=40).test
+    monkeypatch.setattr(_examples, "SCORED_SLOTS", 5 * 40 + 39)
+    parts = build(task, options, history_length=40).test
+    assert {each.batch.users for each in scored(parts)[:-1]} == {5}
+    histories = [[each.batch.items[:, :40] for each in scored(split)] for split in (whole, parts)]
+    assert torch.equal(torch.cat(histories[0]), torch.cat(histories[1]))
+    monkeypatch.setattr(_examples, "SCORED_SLOTS", 39)
+    assert build(task, options, history_length=40).test.batches(0).batch.users == 1
+
+
 @given(n=st.integers(1, 5_000), seed=st.integers(0, 1_000))
 @settings(max_examples=60, deadline=None)
 def test_an_order_has_every_number_once(n, seed):
