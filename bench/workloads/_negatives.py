@@ -36,8 +36,8 @@ class Pool:
         shifted = [self._shifted(user) for user in users.tolist()]
         drawn = distinct(rng, len(self._items) - np.asarray([len(row) for row in shifted], dtype=np.int64), number)
         there = drawn >= 0
-        for row, met in enumerate(shifted):
-            drawn[row] += np.searchsorted(met, drawn[row], side="right")
+        before = [met.searchsorted(row, side="right") for met, row in zip(shifted, drawn, strict=True)]
+        drawn += np.asarray(before, dtype=np.int64).reshape(drawn.shape)
         return (self._items[np.where(there, drawn, 0)] if len(self._items) else np.zeros_like(drawn)), there
 
     def fewest_left(self) -> int:

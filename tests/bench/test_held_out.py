@@ -161,6 +161,41 @@ def test_a_share_of_the_catalogue_can_be_cold(build):
     assert len(build("ranking", hold_out=HoldOut(0.1, 0.1, 0.25)).cold_items) == 20
 
 
+@pytest.mark.parametrize("at_once", [1, 12, 1 << 20])
+def test_steps_are_the_same_however_many_are_put_in_order_at_once(build, monkeypatch, at_once):
+    """Whatever step is asked for after whatever other: a resumed run begins in the middle, ranks take every n-th."""
+    expected = build("ranking")
+    steps = np.random.default_rng(0).permutation(3 * expected.steps_per_epoch).tolist()
+    monkeypatch.setattr(_examples, "ORDERED_AT_ONCE", at_once)
+    found = build("ranking")
+    assert all(torch.equal(found.batches(step).items, expected.batches(step).items) for step in steps)
+
+
+def test_an_epoch_follows_its_order(build, log):
+    """Else examples would come twice, or each epoch in the same order."""
+    made = _ranking.examples(log, _examples.LogSettings(), request("ranking"), "it")
+    workload = build("ranking")
+    for epoch_number in range(2):
+        order = Permutation(len(made.train), [0, 0, epoch_number])(np.arange(4 * workload.steps_per_epoch))
+        steps = [workload.batches(epoch_number * workload.steps_per_epoch + n) for n in range(workload.steps_per_epoch)]
+        clicked = torch.cat([batch.items[torch.arange(4), 6 + batch.targets] for batch in steps])
+        assert clicked.tolist() == log.items[made.train[order]].tolist()
+
+
+@pytest.mark.parametrize("task", ["ranking", "response"])
+def test_scored_batches_hold_no_more_history_than_there_is_room_for(build, monkeypatch, task):
+    """Long histories would take gigabytes where nothing but time was to be saved; nobody is left out or comes twice."""
+    options = {"scored_examples": "all"}
+    whole = build(task, options, history_length=40).test
+    monkeypatch.setattr(_examples, "SCORED_SLOTS", 5 * 40 + 39)
+    parts = build(task, options, history_length=40).test
+    assert {each.batch.users for each in scored(parts)[:-1]} == {5}
+    histories = [[each.batch.items[:, :40] for each in scored(split)] for split in (whole, parts)]
+    assert torch.equal(torch.cat(histories[0]), torch.cat(histories[1]))
+    monkeypatch.setattr(_examples, "SCORED_SLOTS", 39)
+    assert build(task, options, history_length=40).test.batches(0).batch.users == 1
+
+
 @given(n=st.integers(1, 5_000), seed=st.integers(0, 1_000))
 @settings(max_examples=60, deadline=None)
 def test_an_order_has_every_number_once(n, seed):

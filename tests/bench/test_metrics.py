@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import ndcg_score, roc_auc_score
+from sklearn.metrics import label_ranking_average_precision_score, ndcg_score, roc_auc_score
 
 from bench import registry
 from bench.metrics import _base as metrics
@@ -48,6 +48,8 @@ def test_they_are_scikit_learns_with_ties_too(candidates, draws, seed):
     auc = np.mean([roc_auc_score(row, own) for row, own in zip(relevant, scores, strict=True)])
     assert metrics.load("auc").value(warm) == pytest.approx(auc)
     assert metrics.load("ndcg_5").value(warm) == pytest.approx(ndcg_score(relevant, scores, k=5))
+    mrr = label_ranking_average_precision_score(relevant, scores)
+    assert metrics.load("mrr").value(warm) == pytest.approx(mrr, rel=1e-12, abs=0)
     pooled = Judged((Rankings(relevant.reshape(1, -1), scores.reshape(1, -1)),), ())
     assert metrics.load("auc").value(pooled) == pytest.approx(roc_auc_score(relevant.ravel(), scores.ravel()))
 
@@ -59,6 +61,20 @@ def test_ranks_by_hand():
         {"auc": 1 / 3, "cold_auc": None, "mrr": 1 / 3, "ndcg_5": 0.5, "ndcg_10": 0.5}
     )
     assert set(metrics.measured(one, "response")) == {"auc", "cold_auc"}
+
+
+def test_among_equal_scores_the_clicked_candidate_stands_last():
+    """A model that says the same of all candidates would otherwise be perfect."""
+    tied = Judged((rankings([([1, 0, 0, 0], [0.5, 0.5, 0.5, 0.5]), ([0, 1, 0, 0], [0.9, 0.7, 0.7, 0.1])]),), ())
+    assert metrics.load("mrr").value(tied) == (1 / 4 + 1 / 3) / 2
+
+
+def test_several_right_candidates_are_averaged_as_scikit_learn_does():
+    """Ranks alone are for one right candidate; one impression with more must not be taken for that."""
+    relevant = np.array([[1, 1, 0, 0], [0, 0, 1, 0]], dtype=bool)
+    scores = np.array([[0.1, 0.9, 0.9, 0.3], [0.4, 0.4, 0.4, 0.2]])
+    found = metrics.load("mrr").value(Judged((Rankings(relevant, scores),), ()))
+    assert found == pytest.approx(((2 / 4 + 1 / 2) / 2 + 1 / 3) / 2)
 
 
 def test_impressions_are_ranked_among_what_is_shown_cold_ones_apart():
