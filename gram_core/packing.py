@@ -133,8 +133,9 @@ class Readers:
 def readers(slot_rows: Tensor, rows: int) -> Readers:
     """Inverts slot_rows [B, S] over `rows` encodings."""
     flat = slot_rows.flatten().clamp(min=-1)
-    counts = torch.bincount(flat + 1, minlength=rows + 1)
+    numbered = flat + 1  # padding is 0: negative numbers would be sorted by two digits
+    counts = torch.bincount(numbered, minlength=rows + 1)
     padding = int(counts[0])
     slots = torch.zeros(len(flat), dtype=torch.int32)
-    slots[: len(flat) - padding] = stable_order(flat)[padding:]
+    slots[: len(flat) - padding] = stable_order(numbered)[padding:]
     return Readers(flat.to(torch.int32), slots, offsets_of(counts[1:]).to(torch.int32))
