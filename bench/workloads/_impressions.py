@@ -93,12 +93,13 @@ def training_batch(
     shown = np.zeros((len(clicks), candidates), dtype=np.int64)
     mask = np.zeros(shown.shape, dtype=bool)
     shown[:, 0], mask[:, 0] = log.shown[clicks], True
-    for row, impression in enumerate(rows):
-        part = slice(log.shown_starts[impression], log.shown_starts[impression + 1])
-        vain = log.shown[part][~log.clicked[part]]
-        vain = vain[~cold[vain]]
-        drawn = distinct(rng, np.asarray([len(vain)]), min(candidates - 1, len(vain)))[0]
-        shown[row, 1 : 1 + len(drawn)], mask[row, 1 : 1 + len(drawn)] = vain[drawn], True
+    places, there = _shown(log, rows)
+    vain = there & ~log.clicked[places] & ~cold[log.shown[places]]
+    drawn = distinct(rng, vain.sum(axis=1), candidates - 1)
+    mask[:, 1:] = drawn >= 0
+    in_vain = np.argsort(~vain, axis=1, kind="stable")  # a row's places in vain come first, in their order
+    chosen = np.take_along_axis(places, np.take_along_axis(in_vain, drawn.clip(0), axis=1), axis=1)
+    shown[:, 1:] = np.where(mask[:, 1:], log.shown[chosen], 0)
     clicked = rng.integers(candidates, size=len(clicks))
     at = np.arange(len(clicks))
     for values in (shown, mask):
@@ -120,11 +121,7 @@ def scored_batch(log: Impressions, clicks: Ints, history_length: int, cold: Bool
     rows = log.of(clicks)
     history, history_mask = _histories(log, rows, history_length)
     is_cold = cold[log.shown[clicks]]
-    starts = log.shown_starts[rows]
-    widths = log.shown_starts[rows + 1] - starts
-    places = starts[:, None] + np.arange(widths.max())
-    there = np.arange(widths.max()) < widths[:, None]
-    places = np.where(there, places, 0)
+    places, there = _shown(log, rows)
     shown = log.shown[places].astype(np.int64)
     is_target = places == clicks[:, None]
     mask = there & (is_target | ~log.clicked[places]) & (cold[shown] == is_cold[:, None])
@@ -136,6 +133,14 @@ def scored_batch(log: Impressions, clicks: Ints, history_length: int, cold: Bool
         history_length,
     )
     return Scored(batch, torch.from_numpy(is_cold))
+
+
+def _shown(log: Impressions, rows: Ints) -> tuple[Ints, Bools]:
+    """Places of what these impressions showed [B, W], W of the widest of them, and which of them there are."""
+    starts = log.shown_starts[rows]
+    widths = log.shown_starts[rows + 1] - starts
+    there = np.arange(widths.max()) < widths[:, None]
+    return np.where(there, starts[:, None] + np.arange(widths.max()), 0), there
 
 
 def _histories(log: Impressions, rows: Ints, length: int) -> tuple[Ints, Bools]:
