@@ -14,7 +14,7 @@ from bench.results.schema import Record
 from bench.results.stats import REFERENCE
 from bench.results.store import LoadedRun
 from bench.results.summary import SINGLE_STEP, UNIQUE_REFERENCE, Frames
-from reports import words
+from reports import handicaps, words
 from reports.sections import Section
 from reports.tables import Cell, Column, Group, Row, Table
 
@@ -47,7 +47,7 @@ def make(run: LoadedRun, derived: Frames) -> Section | None:
         return None
     rows: list[Row] = derived.summary.to_dict("records")
     cases = _cases(rows)
-    told = (*_tables(cases), *_handicaps(run))
+    told = (*_tables(cases), *handicaps.table((record.method, record.detail) for record in run.records))
     return Section("peers", "Against the peers", tuple(_verdicts(cases, _Blocks(run.records))), told, "Peers")
 
 
@@ -196,18 +196,6 @@ def _memory_share(row: Row, own: Row | None) -> float | None:
     if own is None or not words.exists(row["memory_bytes"]) or row["memory_kind"] != own["memory_kind"]:
         return None
     return row["memory_bytes"] / own["memory_bytes"] if own["memory_bytes"] else None
-
-
-def _handicaps(run: LoadedRun) -> Iterator[Table]:
-    """Where a peer could not be given its best, in its own words; no table where all could."""
-    told: dict[str, dict[str, None]] = {}
-    for record in run.records:
-        for sentence in record.detail.get("handicaps", ()):
-            told.setdefault(sentence, {})[record.method] = None
-    rows = tuple((Cell(words.listing(methods), "strong"), Cell(sentence)) for sentence, methods in told.items())
-    if rows:
-        columns = (Column("Peer", numeric=False), Column("Not at its best", numeric=False))
-        yield Table(columns, (Group("", rows),), title="Where a peer could not be given its best")
 
 
 def _line(lines: Iterable[Row], method: str) -> Row | None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bench.results.schema import RunInfo
 from bench.results.training import LoadedTraining, load
 from bench.results.training_summary import TrainingFrames, frames
-from reports import rendering, tables, words
+from reports import handicaps, rendering, tables, words
 from reports.figures import Drawn
 from reports.rendering import Rendered
 from reports.sections import Section
@@ -23,7 +22,7 @@ def render(run_dir: Path) -> Rendered:
     derived = derive(run)
     told = story.tell(derived, run.info)
     drawn = tuple(figures.draw_all(derived, run.info))
-    sections = _sections(derived, run.info)
+    sections = _sections(derived, run)
     context = _context(run, derived, told, sections, drawn)
     page = rendering.template("training.html.j2").render(context)
     csv = derived.summary.to_csv(index=False)
@@ -36,10 +35,11 @@ def derive(run: LoadedTraining) -> TrainingFrames:
     return frames(run.points, settings.get("metric", "auc"), settings.get("tolerance", 0.005))
 
 
-def _sections(derived: TrainingFrames, info: RunInfo) -> tuple[Section, ...]:
+def _sections(derived: TrainingFrames, run: LoadedTraining) -> tuple[Section, ...]:
     """Results, the paper's, every seed, what failed; those that have rows."""
+    told = handicaps.table((point.method, point.detail) for point in run.points)
     found = (
-        Section("results", "Results", (_intervals(derived),), training_tables.results(derived)),
+        Section("results", "Results", (_intervals(derived),), (*training_tables.results(derived), *told)),
         beside_paper.section(derived),
         Section("seeds", "Every seed", (), (training_tables.every_seed(derived),)),
         Section("missing", "Not trained to the end", (), (training_tables.unfinished(derived),)),

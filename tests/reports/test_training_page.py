@@ -167,3 +167,21 @@ def test_a_figure_draws_what_there_is(name, scenario):
         out = io.BytesIO()
         drawn.savefig(out, dpi=40)
     assert len(Image.open(out).convert("RGB").getcolors(maxcolors=10**6)) > 20
+
+
+def test_where_a_peer_was_not_at_its_best_is_said_beside_its_time(tmp_path):
+    """A peer whose steps are launched one kernel at a time is slower for that, too: its time must not stand alone."""
+    sentence = "its steps are launched kernel by kernel"
+    told = [
+        point.model_copy(update={"detail": {**point.detail, "handicaps": [sentence]}})
+        if point.method == "frozen" and point.detail
+        else point
+        for point in _trainings.mixed()
+    ]
+    assert any(point.detail.get("handicaps") for point in told if point.detail), "guard"
+    made = render(_trainings.write(tmp_path / "told", told))
+    silent = render(_trainings.write(tmp_path / "silent", _trainings.mixed()))
+    for path in (made.markdown, silent.markdown):
+        assert (sentence in path.read_text()) is (path is made.markdown)
+    assert sentence in text(made.page.read_text())
+    assert "Where a peer could not be given its best" in text(made.page.read_text())

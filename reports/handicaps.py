@@ -1,0 +1,22 @@
+"""Where a peer could not be given its best, in its own words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from reports import words
+from reports.tables import Cell, Column, Group, Table
+
+COLUMNS = (Column("Peer", numeric=False), Column("Not at its best", numeric=False))
+
+
+def table(details: Iterable[tuple[str, Mapping[str, Any] | None]]) -> tuple[Table, ...]:
+    """One table of what methods tell in these details of their records, each sentence once; none where all had their
+    best."""
+    told: dict[str, dict[str, None]] = {}
+    for method, detail in details:
+        for sentence in (detail or {}).get("handicaps", ()):
+            told.setdefault(sentence, {})[method] = None
+    rows = tuple((Cell(words.listing(methods), "strong"), Cell(sentence)) for sentence, methods in told.items())
+    return (Table(COLUMNS, (Group("", rows),), title="Where a peer could not be given its best"),) if rows else ()
