@@ -116,6 +116,8 @@ class TimingSettings(Protocol):
     @property
     def window_s(self) -> float: ...  # noqa: D102
     @property
+    def window_steps(self) -> int | None: ...  # noqa: D102
+    @property
     def min_warmup_steps(self) -> int: ...  # noqa: D102
     @property
     def max_warmup_steps(self) -> int: ...  # noqa: D102
@@ -180,10 +182,13 @@ def warm_up(
             quiet = 0
 
 
-def units_per_window(units: Sequence[Window], window_s: float, steps: int) -> int:
-    """How many units of so many steps a window needs to last `window_s`, by the fastest of the warm-up's last five."""
+def units_per_window(units: Sequence[Window], settings: TimingSettings, steps: int) -> int:
+    """How many units of so many steps a window takes: for `window_steps`, or to last `window_s` by the fastest of the
+    warm-up's last five."""
+    if settings.window_steps is not None:
+        return math.ceil(settings.window_steps / steps)
     unit_s = steps * min(window.step_s for window in units[-WARM_STEPS:])
-    return max(1, math.ceil(window_s / unit_s)) if unit_s > 0 else 1
+    return max(1, math.ceil(settings.window_s / unit_s)) if unit_s > 0 else 1
 
 
 def samples(window: Callable[[], Window], settings: TimingSettings, clock: Clock, spent_s: float) -> Iterator[Window]:

@@ -175,7 +175,8 @@ class Record(_Strict):
     """Seconds of a step whose items are encoded already and after which the encoder does not learn: of methods with
     such steps, on logs with epochs."""
     host_wait_s: float | None = None
-    """Seconds per step in which the device waited for the host; None where the engine doesn't tell."""
+    """Seconds per step in which the device waited for the host; None where the engine doesn't tell. Between what is
+    replayed from graphs: of a method whose step is so in part, what is launched in the rest counts as either."""
     fixed_memory_bytes: int | None = None
     """Weights, buffers and optimizer state: what the line holds between steps, whatever the batch."""
     peak_memory_bytes: PeakMemory = PeakMemory()

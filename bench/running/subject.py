@@ -178,7 +178,7 @@ class Subject:
         """
         settings = self.job.config.run
         self.warm = clocks.warm_up(self._warm_up_unit, settings, self.clock, lambda: self._reserved_bytes())
-        self._units_per_window = clocks.units_per_window(self.warm.units, settings.window_s, self.built.method.interval)
+        self._units_per_window = clocks.units_per_window(self.warm.units, settings, self.built.method.interval)
         _settle_garbage()  # compilers leave as much behind as imports do
         epoch = self.built.workload.steps_per_epoch or 1
         self._batches_made, self._ahead = -(-FIRST_TIMED // epoch) * epoch, []

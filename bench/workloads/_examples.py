@@ -24,7 +24,7 @@ Ints = NDArray[np.int64]
 Rng = np.random.Generator
 
 SCORED_USERS, SCORED_SLOTS = 256, 25_600
-"""The most users of a scored batch, and history slots: fewer users where histories are longer than 100 items.
+"""The most users of a scored batch, and slots: fewer users where one has more than 100, candidates included.
 
 They bound memory, and say which negatives a held-out click stands among, since a batch draws its own. Of float32
 encodings of width 768, 50 items read and 50 shown take 79 MB and NRMS 280 MB more, 100 answered items SAKT 850 MB:
@@ -59,9 +59,10 @@ class LogSettings(ScoredSettings):
 
 @dataclass(frozen=True, eq=False)
 class HeldOutExamples:
-    """Examples [E] in the order of scoring, and what makes a scored batch of some of them."""
+    """Examples [E] in the order of scoring, the most slots that one has, and what makes a scored batch of some."""
 
     examples: NDArray[Any]
+    slots: int
     batch: Callable[[Ints, Rng], Scored]
 
 
@@ -121,8 +122,8 @@ def workload(
         batches,
         steps,
         told,
-        validation=_held_out(examples.validation, request.history_length, [request.seed, _SCORED, 0]),
-        test=_held_out(examples.test, request.history_length, [request.seed, _SCORED, 1]),
+        validation=_held_out(examples.validation, [request.seed, _SCORED, 0]),
+        test=_held_out(examples.test, [request.seed, _SCORED, 1]),
         cold_items=torch.from_numpy(examples.cold_items.astype(np.int64)),
     )
 
@@ -134,10 +135,10 @@ def sampled(examples: NDArray[Any], most: int | str, seed: int, split: int) -> N
     return examples[np.sort(np.random.default_rng([seed, _SAMPLE, split]).choice(len(examples), int(most), False))]
 
 
-def _held_out(split: HeldOutExamples | None, history_length: int, seed: list[int]) -> HeldOut | None:
+def _held_out(split: HeldOutExamples | None, seed: list[int]) -> HeldOut | None:
     if split is None:
         return None
-    users = max(1, min(SCORED_USERS, SCORED_SLOTS // history_length))
+    users = max(1, min(SCORED_USERS, SCORED_SLOTS // split.slots))
 
     def batches(step: int) -> Scored:
         chosen = split.examples[step * users : (step + 1) * users].astype(np.int64)

@@ -50,7 +50,7 @@ def examples(log: InteractionLog, settings: LogSettings, request: WorkloadReques
         def scored(targets: Ints, rng: Rng) -> Scored:
             return _scored(log, targets, (warm_pool, cold_pool), cold, settings.scored_candidates, request, rng)
 
-        return HeldOutExamples(np.concatenate(chosen), scored)
+        return HeldOutExamples(np.concatenate(chosen), request.history_length + settings.scored_candidates, scored)
 
     return Examples(
         places(split.train, trained),

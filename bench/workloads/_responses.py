@@ -42,7 +42,8 @@ def examples(log: InteractionLog, settings: ScoredSettings, request: WorkloadReq
     def held_out(ranges: Range | None, number: int) -> HeldOutExamples | None:
         if ranges is None:
             return None
-        return HeldOutExamples(sampled(places(ranges, is_last), settings.scored_examples, request.seed, number), scored)
+        found = sampled(places(ranges, is_last), settings.scored_examples, request.seed, number)
+        return HeldOutExamples(found, length, scored)
 
     return Examples(
         places(split.train, is_last),

@@ -162,7 +162,9 @@ def _splits(
             sampled(found[which], settings.scored_examples, request.seed, number) for which in (~is_cold, is_cold)
         ]
         return HeldOutExamples(
-            np.concatenate(chosen), lambda clicks, rng: scored_batch(dev, clicks, request.history_length, cold)
+            np.concatenate(chosen),
+            request.history_length + int(np.diff(dev.shown_starts).max()),
+            lambda clicks, rng: scored_batch(dev, clicks, request.history_length, cold),
         )
 
     return split(clicks[validation], 0, hold_out.validation), split(clicks[~validation], 1, hold_out.test)

@@ -73,9 +73,9 @@ class Kept:
 @dataclass(eq=False)
 class Gradients:
     """Where the backward pass writes, whatever was there: of tables, of linears' weights, of all vectors in one.
+    adds_words: to the table of words, the largest, it adds instead.
 
     Tables and matrices that are not there are made when their turn comes, in memory that activations have left.
-    adds_words: to the words' table, the largest, a pass adds instead.
     vectors: norm of the embedding (weight, bias), then layer by layer: attention's norm (weight, bias), its output's
     bias, bias before GELU, the layer's norm (weight, bias), the last bias; then all biases of queries, keys, values.
     """

@@ -91,8 +91,10 @@ class SummedStandingWeights(StandingWeights):
         for number in range(8, len(matrices)):
             if shapes[number] == shapes[number - 8]:
                 matrices[number] = matrices[number - 8]
-        (words, *_), (_, *others) = self.sums.tables or (), self.gradients.tables or ()
-        self.gradients.tables = (words, *others)
+        tables, sums = self.gradients.tables, self.sums.tables
+        assert tables is not None, "standing gradients have all"
+        assert sums is not None, "the same"
+        self.gradients.tables = (sums[0], *tables[1:])
         self.gradients.adds_words = True
         self.clear()
 

@@ -224,8 +224,10 @@ class IdleMeter:
             yield
             return
         self._begins.append(self._mark())
-        yield
-        self._ends.append(self._mark())
+        try:
+            yield
+        finally:
+            self._ends.append(self._mark())
 
     def take_idle_s(self) -> float | None:
         """Seconds between calls since the last reading, None where the device keeps no time; starts anew."""

@@ -22,13 +22,13 @@ from gram_core.encoders.packed import PackedEncoder
 from gram_core.encoders.standing import SummedStandingWeights
 from gram_core.engines._capturable import forget_what_is_replaced
 from gram_core.engines._captured import CapturedFunction, Inputs, Outputs
+from gram_core.engines._captured_cf import CapturingTraining
 from gram_core.engines._captured_methods import CapturedExact
 from gram_core.engines._gradient_sums import GradientSums
 from gram_core.engines._inputs import batch_of, gather_of, packed_texts, rows_of, slot_inputs
 from gram_core.engines._memory_room import MemoryRoom
 from gram_core.methods.single_step import SingleStep
 from gram_core.phases import phase
-from gram_core.training import Training
 
 Chunk = dict[str, Tensor]
 """A chunk's packed texts, named as `Packer.pack` names them."""
@@ -52,7 +52,7 @@ class CapturedChunkedStep(CapturedExact):
 
     method: SingleStep
 
-    def __init__(self, method: SingleStep, training: Training, encoder: PackedEncoder):
+    def __init__(self, method: SingleStep, training: CapturingTraining, encoder: PackedEncoder):
         super().__init__(method, training, encoder, summed=True)
         budget = method.settings.memory_budget
         self._room = None if budget is None else MemoryRoom(budget, training.device)

@@ -14,7 +14,7 @@ from gram_core.batch import Batch
 from gram_core.encoders.packed import PackedEncoder
 from gram_core.encoding_buffer import EncodingBuffer
 from gram_core.engines._capturable import forget_what_is_replaced, make_capturable, stand
-from gram_core.engines._captured import CapturedFunction, GraphPool, Inputs, Outputs
+from gram_core.engines._captured import CapturedFunction, Inputs, Outputs
 from gram_core.engines._captured_cf import CapturingTraining
 from gram_core.engines._inputs import (
     NewItemsPacker,
@@ -32,7 +32,6 @@ from gram_core.methods.multi_step import MultiStep, pseudo_loss
 from gram_core.methods.single_step import SingleStep
 from gram_core.phases import phase
 from gram_core.protocols import Exactness
-from gram_core.training import Training
 
 
 class CapturedExact(Captured):
@@ -43,7 +42,9 @@ class CapturedExact(Captured):
 
     method: E2E | SingleStep
 
-    def __init__(self, method: E2E | SingleStep, training: Training, encoder: PackedEncoder, *, summed: bool = False):
+    def __init__(
+        self, method: E2E | SingleStep, training: CapturingTraining, encoder: PackedEncoder, *, summed: bool = False
+    ):
         self.name: str = method.name
         self.exactness: Exactness = method.exactness
         self.training = training
@@ -53,7 +54,7 @@ class CapturedExact(Captured):
         make_capturable(training.optimization, training.device)
         self._standing = stand(training, encoder, summed=summed)
         self._optimization = self._standing or training.optimization
-        self._pool = GraphPool(training.device)
+        self._pool = training.pool
 
     @property
     def interval(self) -> int:
@@ -77,7 +78,7 @@ class CapturedExact(Captured):
 class CapturedStep(CapturedExact):
     """A whole step is one graph."""
 
-    def __init__(self, method: E2E | SingleStep, training: Training, encoder: PackedEncoder):
+    def __init__(self, method: E2E | SingleStep, training: CapturingTraining, encoder: PackedEncoder):
         super().__init__(method, training, encoder)
         self._step = CapturedFunction(self._device_step, training.device, pool=self._pool)
         self.functions = (self._step,)

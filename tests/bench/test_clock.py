@@ -59,6 +59,7 @@ class Settings:
     samples: int = 5
     min_samples: int = 3
     window_s: float = 0.1
+    window_steps: int | None = None
     min_warmup_steps: int = 2
     max_warmup_steps: int = 30
     budget_s: float = 20.0
@@ -170,11 +171,17 @@ def test_a_median_that_moves_by_two_per_cent_is_not_settled():
 
 
 def test_a_window_holds_as_many_units_as_last_long_enough():
-    assert units_per_window([Window(1, 0.03)], 0.1, 1) == 4
-    assert units_per_window([Window(16, 5.0)], 0.1, 16) == 1
-    assert units_per_window([Window(4, 0.1)], 1.0, 16) == 3  # the first steps of an interval, whose pace the rest has
-    assert units_per_window([Window(1, 9.0), *[Window(1, 0.05)] * 5], 0.1, 1) == 2
-    assert units_per_window([Window(1, 0.0)], 0.1, 1) == 1
+    short, long = Settings(), Settings(window_s=1.0)
+    assert units_per_window([Window(1, 0.03)], short, 1) == 4
+    assert units_per_window([Window(16, 5.0)], short, 16) == 1
+    assert units_per_window([Window(4, 0.1)], long, 16) == 3  # the first steps of an interval, whose pace the rest has
+    assert units_per_window([Window(1, 9.0), *[Window(1, 0.05)] * 5], short, 1) == 2
+    assert units_per_window([Window(1, 0.0)], short, 1) == 1
+
+
+def test_a_window_of_so_many_steps_holds_whole_intervals():
+    for interval, units in ((1, 5), (2, 3), (5, 1), (16, 1)):
+        assert units_per_window([Window(1, 9.0)], Settings(window_steps=5), interval) == units
 
 
 class TestSamples:

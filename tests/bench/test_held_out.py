@@ -183,11 +183,14 @@ def test_an_epoch_follows_its_order(build, log):
 
 
 @pytest.mark.parametrize("task", ["ranking", "response"])
-def test_scored_batches_hold_no_more_history_than_there_is_room_for(build, monkeypatch, task):
-    """Long histories would take gigabytes where nothing but time was to be saved; nobody is left out or comes twice."""
+def test_scored_batches_hold_no_more_slots_than_there_is_room_for(build, monkeypatch, task):
+    """Long histories and many candidates would take gigabytes where only time was to be saved; nobody is left out
+    or comes twice."""
     options = {"scored_examples": "all"}
     whole = build(task, options, history_length=40).test
-    monkeypatch.setattr(_examples, "SCORED_SLOTS", 5 * 40 + 39)
+    slots = whole.batches(0).batch.items.shape[1]
+    assert (slots > 40) is (task == "ranking"), "candidates count"
+    monkeypatch.setattr(_examples, "SCORED_SLOTS", 5 * slots + slots - 1)
     parts = build(task, options, history_length=40).test
     assert {each.batch.users for each in scored(parts)[:-1]} == {5}
     histories = [[each.batch.items[:, :40] for each in scored(split)] for split in (whole, parts)]

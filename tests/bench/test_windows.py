@@ -80,6 +80,19 @@ def test_a_faster_line_begins_at_the_same_batch_and_an_epoch_with_it() -> None:
     assert timed[1][:3] == timed[0]
 
 
+def test_lines_of_unequal_speed_are_timed_on_the_same_batches_where_steps_are_counted() -> None:
+    """By time the faster one would go on to batches of another load, and a ratio of the two would hold that as well."""
+    timed = []
+    for window_s, method in ((STEP_S, "single_step"), (5 * STEP_S, "e2e"), (STEP_S, "multi_step")):
+        one = subject(method=method, window_s=window_s, window_steps=3)
+        one.warm_up()
+        one.take_windows()
+        assert {window.steps for window in one.windows} == {3 if method != "multi_step" else one.built.method.interval}
+        timed.append(timed_batches(one))
+    assert timed[0] == timed[1]
+    assert timed[2][: len(timed[0])] == timed[0]
+
+
 def test_what_fails_in_the_warm_up_of_a_long_interval_still_says_how_large_it_was() -> None:
     one = Subject(Job(config(), item("multi_step", accumulation_steps=4)))
     one.set_up()

@@ -99,15 +99,10 @@ def overwriting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(StandingWeights, "refresh", lambda self: None if running else refresh(self))
 
 
-def functions_of(method: CapturedChunkedStep) -> list[CapturedFunction]:
-    found = [part for part in vars(method).values() if isinstance(part, CapturedFunction)]
-    assert len(found) == 4
-    return found
-
-
 def spoil(method: CapturedChunkedStep) -> None:
     """Fills everything that stays from step to step, and isn't the models' or the optimizers', with nonsense."""
-    for instance in itertools.chain.from_iterable(part._instances.values() for part in functions_of(method)):
+    assert len(method.functions) == 4
+    for instance in itertools.chain.from_iterable(part._instances.values() for part in method.functions):
         for held in (instance.block, *(staging.block for staging in instance.staging), *instance.inputs.values()):
             held.fill_(torch.nan if held.is_floating_point() else 2**20)
     sums = list(method._gradients._sums)
