@@ -19,7 +19,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from bench.peers._handicaps import UNCAPTURED
 from gram_core.batch import Batch, unique_items
 from gram_core.methods.multi_step import interval_passes
 from gram_core.phases import phase
@@ -34,7 +33,7 @@ class PseudoTargetRegression:
     exactness: ClassVar[Exactness] = "stale"
     exact_with: ClassVar[Mapping[str, Any]] = {"accumulation_steps": 1}
     handicaps: ClassVar[tuple[str, ...]] = (
-        UNCAPTURED,
+        "on the fast engine at most its CF step is replayed from graphs: rows and encoder move kernel by kernel",
         "its table holds a row for every item of the catalogue, whether touched or not",
     )
 
@@ -89,14 +88,13 @@ class PseudoTargetRegression:
 
     def _move_rows(self, items: Tensor, slot_rows: Tensor, batch: Batch) -> Tensor:
         """Phase 2: CF module and rows step; returns the loss, detached."""
+        rows = self._table(self._on_device(items))
+        loss, gradient = self.training.cf_step_and_gradient(rows, slot_rows, batch)
         with phase("cf"):
-            rows = self._table(self._on_device(items))
-            loss = self.training.loss(self.training.gather(slot_rows)(rows), batch)
-            loss.backward()
-        self.training.optimization.step_cf()
-        self._sgd.step()
-        self._sgd.zero_grad()
-        return loss.detach()
+            rows.backward(gradient)
+            self._sgd.step()
+            self._sgd.zero_grad()
+        return loss
 
     def _regress(self) -> None:
         """Phase 3, and the interval begins anew."""

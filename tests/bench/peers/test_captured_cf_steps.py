@@ -1,4 +1,4 @@
-"""frozen and ids_only whose CF steps are captured train as their eager selves, and tell of their graphs."""
+"""Peers whose CF steps are captured train as their eager selves, and tell of their graphs."""
 
 import copy
 
@@ -9,6 +9,7 @@ from bench.build import Built, set_dropout
 from bench.peers.frozen import Frozen
 from bench.peers.gradient_cache import GradientCache
 from bench.peers.ids_only import IdsOnly
+from bench.peers.pseudo_target_regression import PseudoTargetRegression
 from bench.training import checkpoint
 from gram_core.encoders.packed import PackedEncoder
 from gram_core.engines import fast
@@ -21,6 +22,7 @@ from tests.gram_core.test_fast_engine_gradients import GPU, ITEMS, _float32_prod
 from tests.gram_core.test_fast_engine_gradients import training as small_training
 
 BOUNDS = {"frozen": Frozen, "ids_only": IdsOnly}
+PEERS = BOUNDS | {"pseudo_target_regression": PseudoTargetRegression}
 
 
 def prepared(cf_module="nrms", device="cpu", dtype=torch.float64, max_grad_norm=None):
@@ -82,12 +84,12 @@ def assert_alike(found, expected, tolerance):
 @pytest.mark.usefixtures("overwriting")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 @pytest.mark.parametrize("cf_module", m.CF_MODULES)
-@pytest.mark.parametrize(("name", "max_grad_norm"), [("frozen", None), ("frozen", 0.05), ("ids_only", None)])
+@pytest.mark.parametrize(("name", "max_grad_norm"), [*((name, None) for name in PEERS), ("frozen", 0.05)])
 def test_they_train_as_eagerly(name, max_grad_norm, cf_module, dtype):
     """A stale buffer, a row too many, a lost schedule or a gradient read too late would leave other parameters."""
     batches = changing_batches(m.CF_MODULES[cf_module].task, dtype)
     runs = [
-        build(BOUNDS[name], prepared(cf_module, dtype=dtype, max_grad_norm=max_grad_norm))
+        build(PEERS[name], prepared(cf_module, dtype=dtype, max_grad_norm=max_grad_norm))
         for build in (captured, eagerly)
     ]
     start = moved(runs[0])
@@ -142,17 +144,17 @@ def test_steps_are_undone_and_a_checkpoint_is_gone_on_from(name):
     assert_alike(stepped(fresh, batches[3:]), expected, 0.0)
 
 
-@pytest.mark.parametrize("name", BOUNDS)
+@pytest.mark.parametrize("name", PEERS)
 def test_a_run_is_told_of_their_graphs(name):
     """Else windows in which a graph was made would be kept, and what the device waited would go untold."""
     given = prepared()
-    run = captured(BOUNDS[name], given)
+    run = captured(PEERS[name], given)
     built = Built(None, given, run, run.exactness, {})
     assert built.graphs is None, "no CF step was taken"
     run.step(m.make_batch(items=ITEMS))
     assert built.graphs.capture_counts()["uncaptured"] == 1
     assert len(built.graphs.functions) == 1
-    assert Built(None, given, eagerly(BOUNDS[name], given), run.exactness, {}).graphs is None
+    assert Built(None, given, eagerly(PEERS[name], given), run.exactness, {}).graphs is None
 
 
 def test_who_takes_no_cf_step_finds_its_optimizers_as_they_were():
@@ -174,12 +176,12 @@ def optimizers_of(training):
 
 @pytest.mark.parametrize("device", ["cpu", GPU])
 @pytest.mark.parametrize("cf_module", m.CF_MODULES)
-@pytest.mark.parametrize("name", BOUNDS)
+@pytest.mark.parametrize("name", PEERS)
 def test_graphs_are_replayed(name, cf_module, device, monkeypatch):
     """Where there are any: with a state loaded between, which drops those before, and idle time that is read."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     batches = changing_batches(m.CF_MODULES[cf_module].task, torch.float32)
-    runs = [build(BOUNDS[name], prepared(cf_module, device, torch.float32)) for build in (captured, captured, eagerly)]
+    runs = [build(PEERS[name], prepared(cf_module, device, torch.float32)) for build in (captured, captured, eagerly)]
     start = moved(runs[0])
     before = [stepped(run, batches * 3) for run in runs]
     told = runs[0].training.captured
