@@ -4,8 +4,9 @@ setup -> warm-up -> windows -> facts. Batches are made ahead of each window and 
 holds steps and nothing else. Whoever drives a subject decides whose turn it is: a worker alone runs it straight
 through, and workers that are resident together can be given one window at a time.
 
-All lines of a case are timed from the same batch on, however long each warmed up; a faster one goes further. What
-becomes ready within a window, a graph of a size not met before, is set-up: the window is taken again.
+All lines of a case are timed from the same batch on, however long each warmed up; a faster one goes further, unless
+windows are counted in steps (`window_steps`). What becomes ready within a window, a graph of a size not met before, is
+set-up: the window is taken again.
 """
 
 from __future__ import annotations
