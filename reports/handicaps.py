@@ -18,5 +18,7 @@ def table(details: Iterable[tuple[str, Mapping[str, Any] | None]]) -> tuple[Tabl
     for method, detail in details:
         for sentence in (detail or {}).get("handicaps", ()):
             told.setdefault(sentence, {})[method] = None
-    rows = tuple((Cell(words.listing(methods), "strong"), Cell(sentence)) for sentence, methods in told.items())
+    rows = tuple(
+        (Cell(words.listing(methods), "strong"), Cell(sentence, "prose")) for sentence, methods in told.items()
+    )
     return (Table(COLUMNS, (Group("", rows),), title="Where a peer could not be given its best"),) if rows else ()

@@ -32,7 +32,8 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """`kind` says how to show it (muted, bad, badge, strong); `bar` is a length between 0 and 1; `note` is small."""
+    """`kind` says how to show it (muted, bad, badge, strong, or prose, which wraps); `bar` is a length between 0 and 1;
+    `note` is small."""
 
     text: str
     kind: str = ""

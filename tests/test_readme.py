@@ -8,6 +8,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from bench.results.epochs import epochs
@@ -130,16 +131,19 @@ def test_its_intervals_are_those_of_the_gate_in_the_gallery() -> None:
         ("multi_step", 8, "is {:.2f}x ({:.2f}x to {:.2f}x) at 8"),
     ):
         assert told.format(*lines.loc[(method, ratio), ["speed_up", "speed_up_low", "speed_up_high"]]) in words
-    large = frames(load(ROOT / "reports" / "gallery" / "h100-multi-step-64").records).summary
-    seconds = large.set_index("method")["median_s"]
+    lines = frames(load(ROOT / "reports" / "gallery" / "h100-fast").records).summary
+    seconds = lines[lines["batch_size"] == 256].set_index("method")["median_s"]
     told = "single_step {:.1f} ms a step and multi_step with N = 64 {:.1f} ms"
     assert told.format(1e3 * seconds["single_step"], 1e3 * seconds["multi_step"]) in words
 
 
-def test_its_table_of_time_to_quality_is_that_of_the_run_in_the_gallery() -> None:
-    points = load_training(ROOT / "reports" / "gallery" / "h100-train-response").points
-    summary = training_frames(points).summary.set_index("label")
-    table = README[README.index("| method | AUC | against e2e") :].split("\n\n")[0].splitlines()[2:]
+@pytest.mark.parametrize(
+    ("heading", "run"),
+    [("| method | AUC | against", "h100-train-response"), ("| ranking | AUC |", "h100-train-ranking")],
+)
+def test_its_tables_of_time_to_quality_are_those_of_the_runs_in_the_gallery(heading: str, run: str) -> None:
+    summary = training_frames(load_training(ROOT / "reports" / "gallery" / run).points).summary.set_index("label")
+    table = README[README.index(heading) :].split("\n\n")[0].splitlines()[2:]
     assert len(table) == len(summary) == 7
     for row in table:
         label, *told = (cell.strip() for cell in row.replace("`", "").strip("|").split("|"))
@@ -147,12 +151,30 @@ def test_its_table_of_time_to_quality_is_that_of_the_run_in_the_gallery() -> Non
         difference = [round(100 * line[f"difference_auc{end}"], 1) + 0.0 for end in ("", "_low", "_high")]
         assert told == [
             f"{100 * line['test_auc']:.1f}",
-            "" if label == "e2e" else "{:+.1f} ({:+.1f} to {:+.1f})".format(*difference).replace("+0.0 (", "0.0 ("),
+            "" if label == "e2e" else "{:+.1f} ({:+.1f} to {:+.1f})".format(*difference).replace("+0.0", "0.0"),
             f"{100 * line['test_cold_auc']:.1f}",
             f"{line['best_s']:.1f} s",
             "never" if math.isnan(line["quality_s"]) else f"{line['quality_s']:.1f} s",
             f"{line['memory_bytes'] / 2**30:.1f} GiB",
         ], label
+
+
+def test_what_it_says_of_speed_ups_in_ranking_is_that_of_the_run_in_the_gallery() -> None:
+    points = load_training(ROOT / "reports" / "gallery" / "h100-train-ranking").points
+    lines = training_frames(points).summary.set_index("label")
+
+    def told(words: str, label: str) -> str:
+        return words.format(*(lines.loc[label, f"speed_up_quality{end}"] for end in ("", "_low", "_high")))
+
+    words = " ".join(README.split())
+    assert told("end-to-end training {:.2f} times as fast ({:.2f} to {:.2f})", "single_step") in words
+    assert (
+        told("With 0.5E it gets to `e2e`'s quality {:.1f} times as soon ({:.1f} to {:.0f})", "multi_step N=0.5E")
+        in words
+    )
+    assert told("with 1E {:.1f} times ({:.1f} to {:.1f})", "multi_step N=1E") in words
+    low, high = (lines.loc["multi_step N=10", f"speed_up_quality_{end}"] for end in ("low", "high"))
+    assert low < 1 < high, "N=10 is not told apart from e2e"
 
 
 def test_its_table_of_quality_beside_the_peers_is_that_of_the_run_in_the_gallery() -> None:
@@ -213,9 +235,14 @@ def test_its_table_of_epochs_is_that_of_the_run_in_the_gallery() -> None:
     assert f"what is left of TOEIC's {whole.seconds:.0f} s is the CF module's steps ({100 * cf_share:.0f} %)" in words
     peak = (whole.record.peak_memory_bytes.allocated or 0) / 2**30
     assert f"({peak:.1f} GiB for 2,048 users)" in words
-    waited = epochs(load(ROOT / "reports" / "gallery" / "h100-epochs-whole").records)
-    (seconds,) = [epoch.seconds for epoch in waited if epoch.label == "multi_step N=1E" and epoch.basis == "steps"]
-    assert f"in batches of 512 at N=1E, in {seconds:.0f} s" in words
+    waited = []
+    for share in ("1E", "0.5E"):
+        records = load(ROOT / "reports" / "gallery" / "h100-epochs-whole" / share).records
+        (record,) = [record for record in records if record.accumulation_steps == share and record.outcome == "ok"]
+        assert record.steps_per_sample == round(float(share[:-1]) * (record.steps_per_epoch or 0)), "a whole interval"
+        waited.append(record.samples_s[0] * record.steps_per_sample)
+    told = "the epoch that is one at N=1E in {:.0f} s, the half epoch at N=0.5E in {:.0f} s"
+    assert told.format(*waited) in words
 
 
 def _on_shared_batches(workload: str) -> float:
@@ -236,16 +263,19 @@ def _seconds(seconds: float) -> str:
 
 
 def test_its_memory_at_an_equal_budget_is_that_of_the_runs_in_the_gallery() -> None:
-    summary = frames(load(ROOT / "reports" / "gallery" / "h100-peers-memory").records).summary
-    share = summary.set_index(["method", "asked_repetition_ratio"])["memory_ratio"]
-    told = (
-        "`single_step` too needed {:.0f} % of e2e's memory at a ratio of 4 and {:.0f} % at 1, `gradient_cache_unique` "
-        "{:.0f} % and {:.0f} %, checkpointing {:.0f} % and {:.0f} %"
-    )
-    methods = ("single_step", "gradient_cache_unique", "activation_checkpointing")
-    assert told.format(*(100 * share[method, ratio] for method in methods for ratio in (4.0, 1.0))) in " ".join(
-        README.split()
-    )
+    table = README[README.index("| chunks of up to |") :].split("\n\n")[0].splitlines()[2:]
+    assert len(table) == 6
+    for row in table:
+        chunks, ratio, *told = (cell.strip() for cell in row.strip("|").split("|"))
+        run = ROOT / "reports" / "gallery" / "h100-peers-memory" / f"chunks-of-{chunks.split()[0].replace(',', '')}"
+        lines = frames(load(run).records).summary.set_index(["method", "asked_repetition_ratio"])
+        ours, peer = (lines.loc[(method, float(ratio))] for method in ("single_step", "gradient_cache_unique"))
+        assert told == [
+            f"{ours['memory_bytes'] / 2**30:.2f} GiB",
+            f"{peer['memory_bytes'] / 2**30:.2f} GiB",
+            f"{100 * (ours['memory_bytes'] / peer['memory_bytes'] - 1):+.1f} %",
+            f"{peer['median_s'] / ours['median_s']:.1f}x as fast",
+        ]
 
 
 def test_its_table_of_memory_is_that_of_the_runs_in_the_gallery() -> None:
