@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -63,11 +64,12 @@ class Texts:
 
 def _gathered(tokens: Tensor, offsets: Tensor, lengths: Tensor, rows: Tensor) -> Texts:
     """The ragged `rows` [m] of packed tokens, in one indexed read."""
-    taken = lengths[rows]
-    ends = torch.cumsum(taken, 0)
-    total = int(ends[-1]) if len(ends) else 0
-    shift = torch.repeat_interleave(offsets[rows] - (ends - taken), taken, output_size=total)
-    return Texts(tokens[shift.add_(torch.arange(total, device=shift.device))], taken)
+    chosen = rows.numpy()
+    taken = lengths.numpy()[chosen]
+    ends = np.cumsum(taken)
+    places = np.repeat(offsets.numpy()[chosen] - (ends - taken), taken)
+    places += np.arange(len(places))
+    return Texts(torch.from_numpy(tokens.numpy()[places]), torch.from_numpy(taken))
 
 
 class ItemTable:
@@ -182,13 +184,23 @@ class Selection:
 
 def every_slot(batch: Batch) -> Selection:
     """One encoding per item slot, repeats included: what end-to-end training does."""
-    items = batch.items.masked_select(batch.mask)
-    rows = torch.full_like(batch.items, PADDING_SLOT).masked_scatter_(batch.mask, torch.arange(len(items)))
-    return Selection(items, rows)
+    items = _held(batch)
+    return Selection(items, _in_slots(torch.arange(len(items)), batch))
 
 
 def unique_items(batch: Batch) -> Selection:
     """One encoding per unique item, sorted by item id (so that any two ranks agree on the order)."""
-    items, inverse = distinct(batch.items.masked_select(batch.mask))
-    rows = torch.full_like(batch.items, PADDING_SLOT).masked_scatter_(batch.mask, inverse)
-    return Selection(items, rows, distinct=True)
+    items, inverse = distinct(_held(batch))
+    return Selection(items, _in_slots(inverse, batch), distinct=True)
+
+
+def _held(batch: Batch) -> Tensor:
+    """The items of the slots that hold one, in their order."""
+    return torch.from_numpy(batch.items.numpy()[batch.mask.numpy()])
+
+
+def _in_slots(rows: Tensor, batch: Batch) -> Tensor:
+    """`rows` of the slots that hold an item, in their order, as int64 [B, S]."""
+    slots = np.full(batch.items.shape, PADDING_SLOT, dtype=np.int64)
+    slots[batch.mask.numpy()] = rows.numpy()
+    return torch.from_numpy(slots)

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from gram_core.batch import Texts, offsets_of
+from gram_core.batch import Texts
 from gram_core.small_numbers import stable_order
 
 WALKING = 64
@@ -75,33 +77,34 @@ def pack(
     spare = tokens - real
     tile = block or WALKING
     dummies = [tile] * (spare // tile) + ([spare % tile] if spare % tile else [])
-    lengths = torch.cat([texts.lengths, torch.tensor(dummies, dtype=torch.int64)])
-    starts = offsets_of(lengths)
-    numbers = torch.arange(len(lengths), dtype=torch.int32)
+    lengths = np.concatenate([texts.lengths.numpy(), np.array(dummies, dtype=np.int64)])
+    starts = np.zeros(len(lengths) + 1, dtype=np.int32)
+    np.cumsum(lengths, out=starts[1:])
+    numbers = np.arange(len(lengths), dtype=np.int32)
     numbers[n:] += rows - n
-    text_of = torch.repeat_interleave(numbers, lengths, output_size=tokens)
-    positions = torch.arange(tokens) - torch.repeat_interleave(starts[:-1], lengths, output_size=tokens)
+    positions = np.arange(tokens, dtype=np.int32)
     positions[real:] = 0  # dummies may be longer than the model has positions for
-    ids = torch.full((tokens,), pad_token_id, dtype=torch.int32)
-    ids[:real] = texts.tokens
-    offsets = torch.full((rows + 1,), real, dtype=torch.int32)
+    positions[:real] -= np.repeat(starts[:n], lengths[:n])
+    ids = np.full(tokens, pad_token_id, dtype=np.int32)
+    ids[:real] = texts.tokens.numpy()
+    offsets = np.full(rows + 1, real, dtype=np.int32)
     offsets[: n + 1] = starts[: n + 1]
     groups = _spans(starts, tokens) if block is None else _groups(lengths.tolist(), tokens, block)
-    return PackedTexts(ids, positions.to(torch.int32), text_of, offsets, groups)
+    return PackedTexts(*map(torch.from_numpy, (ids, positions, np.repeat(numbers, lengths), offsets, groups)))
 
 
-def _spans(starts: Tensor, tokens: int) -> Tensor:
-    first = torch.arange(0, tokens, WALKING)
-    last = (first + WALKING).clamp(max=tokens) - 1
-    begin = starts[torch.searchsorted(starts, first, right=True) - 1]
-    end = starts[torch.searchsorted(starts, last, right=True)]
-    return torch.stack([begin, end], 1).flatten().to(torch.int32)
+def _spans(starts: NDArray[np.int32], tokens: int) -> NDArray[np.int32]:
+    first = np.arange(0, tokens, WALKING)
+    last = np.minimum(first + WALKING, tokens) - 1
+    begin = starts[np.searchsorted(starts, first, side="right") - 1]
+    end = starts[np.searchsorted(starts, last, side="right")]
+    return np.stack([begin, end], 1).reshape(-1)
 
 
-def _groups(lengths: list[int], tokens: int, block: int) -> Tensor:
-    groups = torch.full((group_capacity(tokens, block) + 1,), tokens, dtype=torch.int32)
+def _groups(lengths: list[int], tokens: int, block: int) -> NDArray[np.int32]:
+    groups = np.full(group_capacity(tokens, block) + 1, tokens, dtype=np.int32)
     bounds = _group_starts(lengths, block)
-    groups[: len(bounds)] = torch.tensor(bounds, dtype=torch.int32)
+    groups[: len(bounds)] = bounds
     return groups
 
 
@@ -132,10 +135,12 @@ class Readers:
 
 def readers(slot_rows: Tensor, rows: int) -> Readers:
     """Inverts slot_rows [B, S] over `rows` encodings."""
-    flat = slot_rows.flatten().clamp(min=-1)
+    flat = np.maximum(slot_rows.numpy().reshape(-1), -1)
     numbered = flat + 1  # padding is 0: negative numbers would be sorted by two digits
-    counts = torch.bincount(numbered, minlength=rows + 1)
-    padding = int(counts[0])
-    slots = torch.zeros(len(flat), dtype=torch.int32)
-    slots[: len(flat) - padding] = stable_order(numbered)[padding:]
-    return Readers(flat.to(torch.int32), slots, offsets_of(counts[1:]).to(torch.int32))
+    counts = np.bincount(numbered, minlength=rows + 1)
+    padding = counts[0]
+    slots = np.zeros(len(flat), dtype=np.int32)
+    slots[: len(flat) - padding] = stable_order(torch.from_numpy(numbered)).numpy()[padding:]
+    offsets = np.zeros(rows + 1, dtype=np.int32)
+    np.cumsum(counts[1:], out=offsets[1:])
+    return Readers(*map(torch.from_numpy, (flat.astype(np.int32), slots, offsets)))

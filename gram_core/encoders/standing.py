@@ -25,6 +25,7 @@ class StandingWeights:
 
     def __init__(self, weights: Weights, dtype: torch.dtype):
         self._weights = weights
+        self._parameters = weights.parameters()
         self.joined = copies(weights, dtype)
         self.gradients = standing_gradients(weights, dtype)
         self.anchor = torch.zeros((), requires_grad=True, device=weights.embedding.words.device)
@@ -43,11 +44,11 @@ class StandingWeights:
     def moved(self) -> None:
         """Says that a step moved parameters and copies alike, which kernels and graphs do unseen: whoever else reads
         the parameters sees that they changed, and these copies are not made again."""
-        torch.autograd.graph.increment_version(self._weights.parameters())
+        torch.autograd.graph.increment_version(self._parameters)
         self._versions = self._versions_now()
 
     def _versions_now(self) -> list[int]:
-        return [parameter._version for parameter in self._weights.parameters()]
+        return [parameter._version for parameter in self._parameters]
 
     @property
     def moved_by(self) -> Gradients:
