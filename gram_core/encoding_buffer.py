@@ -93,10 +93,9 @@ class EncodingBuffer:
         encoded, displacement = self.read(items)
         return encoded + displacement
 
-    def move(self, items: Tensor, by: Tensor) -> None:
-        """Moves `items` [n] (distinct, so that no two writes meet) by [n, d]."""
-        rows = self._device_rows(items)
-        self._displacement[rows] = self._displacement[rows] + by
+    def move(self, items: Tensor, gradient: Tensor, rate: float) -> None:
+        """Moves `items` [n] (distinct, so that no two writes meet) against their gradient [n, d] at this rate."""
+        self._displacement.index_add_(0, self._device_rows(items), gradient, alpha=-rate)
 
     def clear(self) -> None:
         """Forgets every item; the memory stays for the next interval."""

@@ -56,12 +56,12 @@ class OwnedEncodingBuffer(EncodingBuffer):
         layout = self._layout(items)
         return layout.gathered(super().moved(layout.own))[layout.rows.to(self.device, non_blocking=True)]
 
-    def move(self, items: Tensor, by: Tensor) -> None:
-        """Moves `items` [n] by the sum of what all ranks give [n, d]."""
+    def move(self, items: Tensor, gradient: Tensor, rate: float) -> None:
+        """Moves `items` [n] against the sum of all ranks' gradients [n, d] at this rate."""
         layout = self._layout(items)
-        rows = by.new_zeros(self._ranks.size * layout.rows_per_rank, by.shape[1])
-        rows[layout.rows.to(self.device, non_blocking=True)] = by
-        super().move(layout.own, layout.collect(rows))
+        rows = gradient.new_zeros(self._ranks.size * layout.rows_per_rank, gradient.shape[1])
+        rows[layout.rows.to(self.device, non_blocking=True)] = gradient
+        super().move(layout.own, layout.collect(rows), rate)
 
     def clear(self) -> None:
         """Forgets every item."""

@@ -164,7 +164,7 @@ class MultiStep:
         with self._costs_of_cf_step():
             moved = self._buffer.moved(selection.items)
             loss, gradient = self.training.cf_step_and_gradient(moved, selection.slot_rows, batch)
-        self._buffer.move(selection.items, -self._rate(batch) * gradient)
+        self._buffer.move(selection.items, gradient, self._rate(batch))
         self._steps += 1
         if self._steps >= self.interval:
             self._update_encoder()

@@ -35,10 +35,10 @@ def test_it_behaves_as_a_dict(rounds, seed):
             buffer.add(new, rows)
             for item, row in zip(new.tolist(), rows, strict=True):
                 encoded[item] = moved[item] = row
-            by = torch.randn(len(items), WIDTH, generator=generator, dtype=torch.float64)
-            buffer.move(items, by)
-            for item, step in zip(action, by, strict=True):
-                moved[item] = moved[item] + step
+            gradient = torch.randn(len(items), WIDTH, generator=generator, dtype=torch.float64)
+            buffer.move(items, gradient, 0.5)
+            for item, row in zip(action, gradient, strict=True):
+                moved[item] = moved[item] - 0.5 * row
         most = max(most, len(moved))
         assert len(buffer) == len(moved)
         assert buffer.items.tolist() == list(moved), "in order of first appearance"
@@ -70,7 +70,7 @@ def test_memory_follows_the_items_touched_and_stays_after_clear():
 def test_rows_that_are_at_hand_are_forgotten_with_their_items():
     buffer, items = fresh(), torch.tensor([7, 3])
     buffer.add(items, torch.zeros(2, WIDTH, dtype=torch.float64))
-    buffer.move(items, torch.ones(2, WIDTH, dtype=torch.float64))
+    buffer.move(items, torch.ones(2, WIDTH, dtype=torch.float64), 1.0)
     buffer.clear()
     for item in (3, 7):
         buffer.add(torch.tensor([item]), torch.full((1, WIDTH), float(item), dtype=torch.float64))
@@ -95,5 +95,5 @@ def test_tiny_moves_keep_their_digits_in_float32():
     item = torch.tensor([4])
     buffer.add(item, torch.ones(1, 1))
     for _ in range(1000):
-        buffer.move(item, torch.full((1, 1), 1e-9))
-    assert float(buffer.read(item)[1]) == pytest.approx(1e-6, rel=1e-4)
+        buffer.move(item, torch.full((1, 1), 1e-9), 1.0)
+    assert float(buffer.read(item)[1]) == pytest.approx(-1e-6, rel=1e-4)
