@@ -1,8 +1,8 @@
 """Functions of fixed shapes captured as CUDA graphs, one per set of input shapes.
 
 The first call with new shapes runs as it is (a real call, which also compiles and warms up), the second is
-captured, later ones are replayed. Inputs are copied into the graph's own buffers; host inputs of int32 travel
-as one pinned block, double-buffered, so that the host prepares the next call while the device works.
+captured, later ones are replayed. Inputs are copied into the graph's own buffers; those of the host travel as one
+pinned block (`_staging`).
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from gram_core.engines._staging import Staging
+
 Inputs = Mapping[str, Tensor]
 Outputs = tuple[Tensor, ...]
 Signature = tuple[Hashable, ...]
-
-STAGING_BUFFERS = 3
-"""Pinned blocks in flight per signature: the device may lag so many calls behind the host."""
 
 
 def signature_of(inputs: Inputs) -> Signature:
@@ -57,23 +56,13 @@ class Capacities:
 
 
 @dataclass
-class _Staging:
-    """A host block, and the event after which it may be written again; None where copies are done at once."""
-
-    block: Tensor
-    copied: torch.cuda.Event | None
-    used: bool = False
-
-
-@dataclass
 class _Instance:
     """Static inputs of one signature, and its graph once there is one."""
 
     inputs: dict[str, Tensor]
     block: Tensor
-    """All int32 inputs, which are views of it."""
-    staging: list[_Staging]
-    turn: int = 0
+    """What travels from the host, int32; the inputs are views of it."""
+    staging: Staging
     calls: int = 0
     graph: torch.cuda.CUDAGraph | None = None
     outputs: Outputs = ()
@@ -165,43 +154,26 @@ class CapturedFunction:
         return instance
 
     def _new_instance(self, inputs: Inputs) -> _Instance:
-        packed = {name: tensor for name, tensor in inputs.items() if _travels_packed(tensor)}
-        sizes = [tensor.numel() for tensor in packed.values()]
+        travelling = dict(_travelling(inputs))
+        sizes = [tensor.numel() * tensor.element_size() // 4 for tensor in travelling.values()]
         block = torch.zeros(sum(sizes), dtype=torch.int32, device=self._device)
         static = {
-            name: part.view(tensor.shape)
-            for (name, tensor), part in zip(packed.items(), block.split(sizes), strict=True)
+            name: part.view(tensor.dtype).view(tensor.shape)
+            for (name, tensor), part in zip(travelling.items(), block.split(sizes), strict=True)
         }
         for name, tensor in inputs.items():
             if name not in static:
                 static[name] = torch.zeros_like(tensor, device=self._device)
-        staging = [
-            _Staging(
-                torch.empty(sum(sizes), dtype=torch.int32, pin_memory=self._captures),
-                torch.cuda.Event() if self._captures else None,
-            )
-            for _ in range(STAGING_BUFFERS if packed else 0)
-        ]
-        return _Instance(static, block, staging)
+        return _Instance(static, block, Staging(len(block), self._device))
 
     def _load(self, instance: _Instance, inputs: Inputs) -> None:
-        parts = [tensor.reshape(-1) for tensor in inputs.values() if _travels_packed(tensor)]
-        if parts:
-            self._load_packed(instance, parts)
+        travelling = dict(_travelling(inputs))
+        if travelling:
+            parts = [tensor.reshape(-1).view(torch.int32) for tensor in travelling.values()]
+            instance.staging.send(parts, instance.block)
         for name, tensor in inputs.items():
-            if not _travels_packed(tensor):
+            if name not in travelling:
                 instance.inputs[name].copy_(tensor, non_blocking=True)
-
-    def _load_packed(self, instance: _Instance, parts: list[Tensor]) -> None:
-        staging = instance.staging[instance.turn % STAGING_BUFFERS]
-        instance.turn += 1
-        if staging.copied is not None and staging.used:
-            staging.copied.synchronize()
-        torch.cat(parts, out=staging.block)
-        instance.block.copy_(staging.block, non_blocking=True)
-        if staging.copied is not None:
-            staging.copied.record()
-        staging.used = True
 
 
 class IdleMeter:
@@ -290,5 +262,12 @@ def collection_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _travels_packed(tensor: Tensor) -> bool:
-    return tensor.dtype == torch.int32 and not tensor.is_cuda
+def _travelling(inputs: Inputs) -> Iterator[tuple[str, Tensor]]:
+    """The inputs that are the host's, numbers of eight bytes first, so that each stands where its size divides.
+
+    They travel as they are, as pairs of int32 if need be; numbers of other sizes are copied one by one.
+    """
+    for size in (8, 4):
+        for name, tensor in inputs.items():
+            if tensor.element_size() == size and not tensor.is_cuda:
+                yield name, tensor

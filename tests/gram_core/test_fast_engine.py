@@ -193,8 +193,8 @@ def test_buffers_of_a_larger_batch_leave_nothing_behind() -> None:
         inputs = packer.pack(table.texts(items))
         for instance in function._instances.values():
             instance.block.fill_(2**20)
-            for staging in instance.staging:
-                staging.block.fill_(2**20)
+            for block in instance.staging.blocks:
+                block.memory.fill_(2**20)
         (encodings,) = function(inputs)
         torch.testing.assert_close(encodings[: len(items)], encoder.encoder(table.texts(items)))
     assert len(function.counts.signatures) < 4, "no buffer was used twice, so nothing was shown"
