@@ -43,7 +43,7 @@ class Texts:
         return offsets_of(self.lengths)
 
     def take(self, rows: Tensor) -> Texts:
-        """The texts at `rows` [m], in that order, repeated where a row is."""
+        """The texts at `rows` [m], in that order, repeated where a row is; all on the host."""
         return _gathered(self.tokens, self.offsets, self.lengths, rows)
 
     def slice(self, start: int, stop: int) -> Texts:

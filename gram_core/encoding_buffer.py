@@ -94,7 +94,8 @@ class EncodingBuffer:
         return encoded + displacement
 
     def move(self, items: Tensor, gradient: Tensor, rate: float) -> None:
-        """Moves `items` [n] (distinct, so that no two writes meet) against their gradient [n, d] at this rate."""
+        """Moves `items` [n] (distinct, so that no two writes meet) against their gradient [n, d], of the rows' dtype,
+        at this rate."""
         self._displacement.index_add_(0, self._device_rows(items), gradient, alpha=-rate)
 
     def clear(self) -> None:

@@ -25,8 +25,8 @@ Signature = tuple[Hashable, ...]
 
 
 def signature_of(inputs: Inputs) -> Signature:
-    """Names, shapes and dtypes: what a captured graph is bound to."""
-    return tuple((name, tuple(tensor.shape), tensor.dtype) for name, tensor in inputs.items())
+    """Names, shapes, dtypes, and whether the device has them: what a captured graph and its block are bound to."""
+    return tuple((name, tuple(tensor.shape), tensor.dtype, tensor.is_cuda) for name, tensor in inputs.items())
 
 
 class Capacities:
@@ -169,7 +169,7 @@ class CapturedFunction:
     def _load(self, instance: _Instance, inputs: Inputs) -> None:
         travelling = dict(_travelling(inputs))
         if travelling:
-            parts = [tensor.reshape(-1).view(torch.int32) for tensor in travelling.values()]
+            parts = [tensor.contiguous().view(-1).view(torch.int32) for tensor in travelling.values()]
             instance.staging.send(parts, instance.block)
         for name, tensor in inputs.items():
             if name not in travelling:
