@@ -188,6 +188,19 @@ def test_what_it_says_of_speed_ups_in_ranking_is_that_of_the_run_in_the_gallery(
         assert low < lines.loc["single_step", "speed_up_quality"] < high, "not told apart from Single-step's pace"
 
 
+def test_what_it_says_of_the_interval_chosen_while_training_is_that_of_the_run_in_the_gallery() -> None:
+    points = load_training(ROOT / "reports" / "gallery" / "cpu-train-auto").points
+    lines, words = training_frames(points).summary.set_index("label"), " ".join(README.split())
+    auto, fixed = lines.loc["multi_step N=auto"], lines.loc["multi_step N=10"]
+    above = [100 * auto[f"difference_auc{end}"] for end in ("", "_low", "_high")]
+    assert "AUC was {:.1f} points above `e2e`'s ({:+.1f} to {:+.1f}, three seeds)".format(*above) in words
+    assert f"where N=10 was {-100 * fixed['difference_auc']:.1f} below" in words
+    assert f"quality took {auto['quality_s']:.0f} s instead of {lines.loc['e2e', 'quality_s']:.0f}" in words
+    assert auto["speed_up_quality_low"] < 1 < auto["speed_up_quality_high"]
+    chosen = [int((p.detail or {}).get("interval") or 0) for p in points if p.accumulation_steps == "auto"]
+    assert sum(steps >= 256 for steps in chosen) == 3, "N went to 256 with every seed"
+
+
 def test_its_table_of_quality_beside_the_peers_is_that_of_the_run_in_the_gallery() -> None:
     points = load_training(ROOT / "reports" / "gallery" / "h100-train-peers").points
     summary = training_frames(points).summary.set_index("label")

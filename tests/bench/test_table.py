@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from rich.console import Console
 
 from bench.configuration.config import load
@@ -60,7 +61,7 @@ def test_rows_become_histories_in_order_of_time_and_what_is_dropped_is_told(writ
     }
     assert workload.facts["item_rows_dropped"] == {"item with an empty text": 1}
     assert [workload.facts[name] for name in ("users", "items", "interactions")] == [2, 4, 6]
-    assert len(workload.table.texts(np.array([1])).tokens) == 4, '"second, with a comma" is one text of four words'
+    assert len(workload.table.texts(torch.tensor([1])).tokens) == 4, '"second, with a comma" is one text of four words'
 
 
 def test_ranking_takes_labels_of_clicks_only(write):
