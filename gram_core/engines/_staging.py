@@ -36,7 +36,7 @@ class Staging:
     def __init__(self, size: int, device: torch.device):
         self._pinned = device.type == "cuda"
         count = max(FEWEST_BLOCKS, min(MOST_BLOCKS, MOST_BYTES // max(4 * size, 1)))
-        memory = torch.empty(count, size, dtype=torch.int32, pin_memory=self._pinned)
+        memory = torch.empty(count, size, dtype=torch.int32, pin_memory=self._pinned and size > 0)
         self.blocks = [Block(part, self._event()) for part in memory.unbind()]
         self._turn = 0
 
