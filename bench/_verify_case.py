@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bench.build import build, build_method, optimization
+from bench.configuration.case import Case
 from bench.configuration.config import Config
-from bench.configuration.sweep import Case, MethodLine, WorkItem
+from bench.configuration.sweep import MethodLine, WorkItem
 from bench.methods import REFERENCE
 from gram_core.batch import Batch, ItemTable, every_slot, unique_items
 from gram_core.exactness import GradientRecorder, parameters, total_norm

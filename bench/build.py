@@ -14,9 +14,10 @@ import torch
 from torch import nn
 
 from bench import registry, together
+from bench.configuration.case import Case
 from bench.configuration.config import Config, ModelSettings, RunSettings
 from bench.configuration.method_settings import AUTO
-from bench.configuration.sweep import Case, WorkItem
+from bench.configuration.sweep import WorkItem
 from bench.encoders import _base as encoders
 from bench.encoders._base import LoadedEncoder
 from bench.measure.clock import CudaClock, HostClock

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from bench.configuration.sweep import Case
+from bench.configuration.case import Case
 from bench.progress import duration
 from bench.session import Plan, say
 

@@ -13,9 +13,10 @@ from rich.console import Console
 
 from bench import environment, registry
 from bench.configuration import checks, sweep
+from bench.configuration.case import Case
 from bench.configuration.config import Config, load, requested_device, restore
 from bench.configuration.problems import key_name
-from bench.configuration.sweep import Case, WorkItem
+from bench.configuration.sweep import WorkItem
 from bench.errors import ConfigError, Interrupted, NothingMeasured, UsageError
 from bench.progress import ProgressView
 from bench.results import store, training

@@ -22,8 +22,9 @@ from bench import verify_ranks
 from bench._verify_case import Trace, VerifiedCase, share_of
 from bench.build import cf_module_class
 from bench.configuration import sweep
+from bench.configuration.case import Case
 from bench.configuration.config import Config
-from bench.configuration.sweep import Case, MethodLine
+from bench.configuration.sweep import MethodLine
 from bench.errors import UsageError
 from bench.methods import REFERENCE, Unavailable, check_available, method_class
 from bench.workloads import _base as workloads

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from bench import together
 from bench._verify_case import Trace, VerifiedCase, share_of
+from bench.configuration.case import Case
 from bench.configuration.config import Config
-from bench.configuration.sweep import Case, MethodLine
+from bench.configuration.sweep import MethodLine
 from bench.methods import REFERENCE, method_class
 from bench.running.processes import Worker, WorkerEnded
 from gram_core.batch import Batch

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench.configuration import method_settings
+from bench.configuration.case import Case
 from bench.errors import ConfigError
-from bench.results.schema import AxisValue, Record
+from bench.results.schema import Record
 from bench.results.store import record_key
 from bench.workloads import _base as workloads
 
@@ -19,42 +20,6 @@ if TYPE_CHECKING:
 
 REFERENCE_METHOD = "e2e"
 """What the others are compared with, and the canary with it."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """One point of the sweep: what every method is given alike.
-
-    layers: the encoder's first so many layers, None for all of them; history_length, text_length: per user and
-    per item; item_repetition_ratio: as asked for, None where the workload's own log decides; cf_module: what reads
-    the encodings. world_size: processes that train together, each on batch_size users of its own; deduplicate: whether
-    each of them encodes its own unique items ("local"), or all together each item once ("global").
-    """
-
-    workload: str
-    encoder: str
-    layers: int | None
-    batch_size: int
-    history_length: int
-    text_length: int
-    item_repetition_ratio: float | None
-    precision: str
-    cf_module: str = "nrms"
-    world_size: int = 1
-    deduplicate: str = "local"
-
-    def axes(self) -> dict[str, AxisValue]:
-        """What a `Record` stores as its `case`."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        depth = "" if self.layers is None else f" layers={self.layers}"
-        ratio = "" if self.item_repetition_ratio is None else f" ratio={self.item_repetition_ratio:g}"
-        ranks = "" if self.world_size == 1 else f" ranks={self.world_size} deduplicate={self.deduplicate}"
-        return (
-            f"{self.workload} {self.encoder}{depth} batch={self.batch_size} history={self.history_length} "
-            f"text={self.text_length}{ratio} {self.cf_module} {self.precision}{ranks}"
-        )
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.configuration.sweep import Case, WorkItem
+from bench.configuration.case import Case
+from bench.configuration.sweep import WorkItem
 from bench.results.schema import Record, Schedule
 from bench.running.messages import Phase
 

@@ -22,8 +22,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from bench.configuration.case import Case
 from bench.configuration.config import Config
-from bench.configuration.sweep import REFERENCE_METHOD, Case, MethodLine, WorkItem, key_of
+from bench.configuration.sweep import REFERENCE_METHOD, MethodLine, WorkItem, key_of
 from bench.measure import room, telemetry
 from bench.measure.room import Room
 from bench.measure.telemetry import Watch

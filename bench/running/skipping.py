@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from bench.configuration.sweep import Case, WorkItem
+from bench.configuration.case import Case
+from bench.configuration.sweep import WorkItem
 from bench.results.schema import Record
 from bench.running.failures import Failure
 

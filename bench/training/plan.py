@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.configuration import sweep
-from bench.configuration.sweep import Case, MethodLine, WorkItem
+from bench.configuration.case import Case
+from bench.configuration.sweep import MethodLine, WorkItem
 from bench.results.training import TrainingKey
 
 if TYPE_CHECKING:

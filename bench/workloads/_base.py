@@ -15,7 +15,7 @@ from bench import registry
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.configuration.sweep import Case
+    from bench.configuration.case import Case
     from bench.encoders._base import Tokenizer
     from gram_core.batch import Batch, ItemTable
 

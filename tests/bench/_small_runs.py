@@ -4,8 +4,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from bench.configuration.case import Case
 from bench.configuration.config import Config, ModelSettings, RunSettings
-from bench.configuration.sweep import Case, MethodLine, WorkItem
+from bench.configuration.sweep import MethodLine, WorkItem
 from bench.results import store
 from bench.results.schema import Environment, RunInfo
 

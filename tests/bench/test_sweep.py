@@ -7,8 +7,9 @@ import pytest
 
 from bench import methods
 from bench.configuration import method_settings, sweep
+from bench.configuration.case import Case
 from bench.configuration.config import Config, load
-from bench.configuration.sweep import Case, MethodLine, WorkItem, plan
+from bench.configuration.sweep import MethodLine, WorkItem, plan
 from bench.errors import ConfigError
 from bench.results.schema import Record
 

@@ -5,7 +5,8 @@ import torch
 
 from bench import registry
 from bench.build import build
-from bench.configuration.sweep import Case, MethodLine, WorkItem
+from bench.configuration.case import Case
+from bench.configuration.sweep import MethodLine, WorkItem
 from bench.measure.counts import encoder_counts
 from bench.methods import PACKAGES, Unavailable
 from bench.profile import forward_only

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from bench import build
+from bench.configuration.case import Case
 from bench.configuration.config import Config, ModelSettings, RunSettings, Train
-from bench.configuration.sweep import Case, MethodLine
+from bench.configuration.sweep import MethodLine
 from bench.results import store
 from bench.training.messages import TrainJob
 from bench.training.plan import TrainItem
