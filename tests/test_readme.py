@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from bench.peers.speedyfeed import SpeedyFeed
 from bench.results.epochs import epochs
 from bench.results.store import load
 from bench.results.summary import frames
@@ -218,6 +219,17 @@ def test_its_table_of_quality_beside_the_peers_is_that_of_the_run_in_the_gallery
         ], label
 
 
+def test_what_it_says_of_a_faster_pace_of_reuse_is_that_of_the_run_in_the_gallery() -> None:
+    points = load_training(ROOT / "reports" / "gallery" / "h100-train-peers-pace").points
+    line = training_frames(points).summary.set_index("label").loc["speedyfeed"]
+    below = [-100 * line[f"difference_auc{end}"] for end in ("", "_high", "_low")]
+    told = "at ten times that pace it ended {:.1f} points below `e2e` ({:.1f} to {:.1f}) and never got there"
+    assert told.format(*below) in " ".join(README.split())
+    assert math.isnan(line["quality_s"])
+    settings = next(p.detail for p in points if p.method == "speedyfeed" and p.detail)["method_settings"]
+    assert settings["beta"] == pytest.approx(10 * SpeedyFeed.Settings().beta)
+
+
 def test_its_table_of_epochs_is_that_of_the_run_in_the_gallery() -> None:
     found = epochs(load(ROOT / "reports" / "gallery" / "h100-epochs").records)
     by_name = {log.name: log for log in DATA_SETS}
@@ -299,6 +311,9 @@ def test_its_memory_at_an_equal_budget_is_that_of_the_runs_in_the_gallery() -> N
             f"{peer['memory_bytes'] / 2**30:.2f} GiB",
             f"{100 * (ours['memory_bytes'] / peer['memory_bytes'] - 1):+.1f} %",
         ]
+    peers = frames(load(ROOT / "reports" / "gallery" / "h100-peers").records).summary
+    least = peers.set_index(["method", "asked_repetition_ratio"]).loc[("activation_checkpointing", 1.0), "memory_bytes"]
+    assert f"needs {least / 2**30:.1f} GiB at a ratio of 1 in the run above" in " ".join(README.split())
 
 
 def test_its_table_of_memory_is_that_of_the_runs_in_the_gallery() -> None:

@@ -19,6 +19,8 @@ from reports.figures import _style
 
 CELLS, RATIOS = 6, 5
 """Values shown per axis of a panel, and panels per row; an evenly spread choice where a sweep has more."""
+TITLE_WIDTH = 0.09
+"""Inches of a letter of a panel's title, on average and rounded up."""
 
 
 def draw(
@@ -32,10 +34,14 @@ def draw(
     all_ratios = words.order(summary[summary[column].notna()]["asked_repetition_ratio"])
     ratios = _style.spread(all_ratios, RATIOS)
     labels = list(dict.fromkeys(summary["label"]))
+    titles = {(label, place): _title(label, ratios, place) for label in labels for place in range(len(ratios))}
+    width = max(1.5, 0.58 * len(batches))
+    if len(ratios) > 1:  # a title has a neighbour
+        width = max(width, TITLE_WIDTH * max(map(len, titles.values())))
     sheet = _style.sheet(
         len(labels),
         len(ratios),
-        size=(max(1.5, 0.58 * len(batches)), max(0.5, 0.36 * len(texts))),
+        size=(width, max(0.5, 0.36 * len(texts))),
         notes=_style.left_out(
             batch_sizes=(batches, all_batches), text_lengths=(texts, all_texts), repetition_ratios=(ratios, all_ratios)
         ),
@@ -49,8 +55,7 @@ def draw(
     for row, label in enumerate(labels):
         for place, ratio in enumerate(ratios):
             ax = grid[row, place]
-            title = "" if ratio is None else f"ratio {words.plain(ratio)}"
-            ax.set_title(", ".join(filter(None, (label, title))) if place == 0 else title, loc="left")
+            ax.set_title(titles[label, place], loc="left")
             shown = {
                 (x, y): cells[label, ratio, batch, text]
                 for y, text in enumerate(texts)
@@ -64,6 +69,12 @@ def draw(
                 ax.set_ylabel("Text (tokens)")
     _frame(grid, batches, texts)
     return sheet.figure
+
+
+def _title(label: str, ratios: list, place: int) -> str:
+    """The ratio, in the first column behind the label."""
+    ratio = "" if ratios[place] is None else f"ratio {words.plain(ratios[place])}"
+    return ", ".join(filter(None, (label, ratio))) if place == 0 else ratio
 
 
 def _place(row: dict) -> tuple:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import itertools
+from dataclasses import replace
 
 import matplotlib as mpl
 import pytest
@@ -73,6 +75,23 @@ def test_out_of_memory_is_hatched_and_labelled():
     hatched = [patch for ax in drawn.axes for patch in ax.patches if patch.get_hatch() == "////"]
     failures = sum(record.outcome == "oom" for record in _runs.shape())
     assert written.count("OOM") == len(hatched) == failures > 0
+
+
+def test_titles_of_a_row_of_panels_do_not_meet():
+    """A long label stands over the first of several narrow panels."""
+    derived = frames(_runs.shape())
+    longest = derived.summary["label"].replace("multi_step N=16", "historical_embeddings N=0.125E")
+    assert "historical_embeddings N=0.125E" in set(longest), "guard"
+    derived = replace(derived, summary=derived.summary.assign(label=longest))
+    with mpl.rc_context(_style.RC):
+        figure = MODULES["heat_memory"].draw(derived, _runs.info())
+        figure.draw_without_rendering()
+    rows: dict[float, list] = {}
+    for ax in figure.axes:
+        rows.setdefault(ax.get_position().y0, []).append(ax._left_title.get_window_extent())
+    assert max(len(row) for row in rows.values()) > 1, "guard"
+    for row in rows.values():
+        assert all(left.x1 < right.x0 for left, right in itertools.pairwise(sorted(row, key=lambda box: box.x0)))
 
 
 def test_a_missing_reference_is_told_apart_from_an_own_failure():
