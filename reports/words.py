@@ -99,8 +99,18 @@ def percent(value: float | None) -> str:
 
 
 def ratio_range(low: float | None, high: float | None) -> str:
-    """An interval of ratios, with a digit more than the ratio itself: 2.912 to 3.043×."""
-    return f"{number(low, 4)} to {number(high, 4)}{TIMES}" if exists(low) and exists(high) else ""
+    """An interval of ratios, both ends to where half of it has two digits, as far as the fourth of the upper end: 2.912
+    to 3.043×, 0.51 to 1.87×.
+    """
+    if low is None or high is None or not exists(low) or not exists(high):
+        return ""
+    if not (math.isfinite(high) and high > 0):
+        return f"{number(low)} to {number(high)}{TIMES}"
+    finest = 3 - math.floor(math.log10(high))
+    told = 1 - math.floor(math.log10((high - low) / 2)) if high > low else finest
+    decimals = max(0, min(told, finest))
+    ends = (f"{end:,.{decimals}f}".replace(",", NARROW_SPACE) for end in (low, high))
+    return f"{' to '.join(ends)}{TIMES}"
 
 
 def width(value: float | None) -> str:

@@ -27,6 +27,20 @@ def test_numbers(value, expected):
 
 
 @pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(2.91178, 3.04309, "2.912 to 3.043"), (0.5103, 1.874, "0.51 to 1.87"), (2.699, 13.79, "2.7 to 13.8"),
+     (0.99406, 1.00904, "0.994 to 1.009"), (0.09211, 0.09537, "0.0921 to 0.0954"), (2.0, 2.0, "2.000 to 2.000"),
+     (1012.0, 2430.0, "1\u202f012 to 2\u202f430"), (-0.21, 3.4, "-0.2 to 3.4"), (1.0, float("inf"), "1.00 to \u221e")],
+)  # fmt: skip
+def test_an_interval_tells_two_digits_of_its_half(low, high, expected):
+    assert words.ratio_range(low, high) == f"{expected}{words.TIMES}"
+
+
+def test_an_interval_that_is_not_known_is_not_told():
+    assert words.ratio_range(None, None) == words.ratio_range(float("nan"), 2.0) == ""
+
+
+@pytest.mark.parametrize(
     ("written", "expected"),
     [
         (words.times(2.9659), f"2.97{words.TIMES}"),

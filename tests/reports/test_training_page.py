@@ -154,6 +154,26 @@ def test_who_never_reached_it_is_said_so():
     assert "not reached" in str(tables.results(derived)[0])
 
 
+def test_where_lines_end_is_not_squeezed_by_where_they_begin():
+    """A line that comes from far below is cut off; the others, and every line's best, stay in the picture."""
+    derived = frames(_trainings.several())
+    bests = derived.points.groupby(["label", "seed"])["validation_auc"].max().groupby("label").mean()
+    low = derived.points["validation_auc"].min()
+    assert low < bests.min() - 3 * (bests.max() - bests.min()), "what the axis would go down to"
+    ax = figures.discover()["quality_by_time"].draw(derived, _trainings.info()).axes[0]
+    bottom, top = ax.get_ylim()
+    assert low < bottom < bests.min()
+    assert bottom == pytest.approx(bests.min() - 3 * (bests.max() - bests.min()))
+    assert top > bests.max()
+
+
+def test_axes_show_all_where_lines_begin_near_their_bests():
+    points = [point for point in _trainings.several() if point.step > 200]
+    derived = frames(points)
+    ax = figures.discover()["quality_by_time"].draw(derived, _trainings.info()).axes[0]
+    assert ax.get_ylim()[0] < derived.points["validation_auc"].min()
+
+
 @pytest.mark.parametrize("name", figures.discover())
 @pytest.mark.parametrize("scenario", ["three_seeds", "one_seed", "all_failed", "nothing_yet"])
 def test_a_figure_draws_what_there_is(name, scenario):

@@ -20,6 +20,9 @@ TICKS_S = (
 LOG_FROM = 8.0
 """Ratio of the longest to the shortest training from which on the axis of time is logarithmic."""
 
+SHOWN_BELOW = 3.0
+"""How far below the lowest of the lines' bests an axis goes, in parts of how far these lie apart."""
+
 
 def draw(frames: TrainingFrames, x: str, label: str) -> Figure | None:
     """The deciding metric, and its cold-start twin where there is one, against column `x`; None without a curve.
@@ -35,6 +38,7 @@ def draw(frames: TrainingFrames, x: str, label: str) -> Figure | None:
         for line, look in looks.items():
             _line(ax, frames.points[frames.points["label"] == line], x, f"validation_{name}", look)
         _reference(ax, frames, name, looks)
+        _enter_from_below(ax, frames.points, f"validation_{name}")
         ax.set_title(metric(name), loc="left")
         ax.set_xlabel(label)
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
@@ -61,6 +65,17 @@ def _line(ax: Axes, points: pd.DataFrame, x: str, y: str, look: _style.Look) -> 
         )
     style = look.line() | {"markersize": 0.8 * look.line()["markersize"], "markevery": max(1, len(where) // 12)}
     ax.plot(where, middle, zorder=3, **style)
+
+
+def _enter_from_below(ax: Axes, points: pd.DataFrame, y: str) -> None:
+    """Cuts off what lies lower under the lines' bests than these lie apart three times over: where lines begin, which
+    would squeeze where they end.
+    """
+    bests = points.groupby(["label", "seed"])[y].max().groupby("label").mean().dropna()
+    apart = max(0.01, float(bests.max() - bests.min())) if len(bests) else 0.0
+    bottom = float(bests.min()) - SHOWN_BELOW * apart if len(bests) else 0.0
+    if points[y].min() < bottom:
+        ax.set_ylim(bottom=bottom)
 
 
 def _reference(ax: Axes, frames: TrainingFrames, name: str, looks: dict[str, _style.Look]) -> None:
