@@ -20,6 +20,7 @@ from bench.configuration.method_settings import AUTO
 from bench.configuration.sweep import WorkItem
 from bench.encoders import _base as encoders
 from bench.encoders._base import LoadedEncoder
+from bench.handicaps import told
 from bench.measure.clock import CudaClock, HostClock
 from bench.methods import check_available, exactness, method_class, registered_class
 from bench.training.schedules import schedule
@@ -125,13 +126,19 @@ def build(
     if ranks is not None:
         training = together.distributed(training, ranks, case.deduplicate)
     method = build_method(chosen, training, settings, item.line.engine)
+    handicaps = told(
+        getattr(method, "handicaps", ()),
+        captured=item.line.engine != "eager" and device.type == "cuda" and ranks is None,
+        trained=for_training,
+        on_cpu=device.type == "cpu",
+    )
     detail = {
         "weights": loaded.weights,
         "encoder": loaded.description,
         "workload": dict(workload.facts),
         "method_settings": asdict(settings),
         "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
-        **({"handicaps": list(told)} if (told := getattr(method, "handicaps", ())) else {}),
+        **({"handicaps": handicaps} if handicaps else {}),
     }
     claim = exactness(chosen, run.dropout, settings, run.max_grad_norm)
     return Built(workload, training, method, claim, detail)

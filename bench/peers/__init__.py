@@ -2,6 +2,6 @@
 
 Written from their papers' mathematics, or calling the published library. A peer may have, beside what every method has:
 - `requires()`, on the class: why it can't run here, with the command that mends it, or None. It is then skipped.
-- `handicaps`: in which respects it could not be given its best, a sentence each; every result carries them.
+- `handicaps`: in which respects it could not be given its best (`bench.handicaps`); results carry those that hold.
 - `forward_only`: True where no pass of the encoder has a backward, for whoever counts operations.
 """

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from bench.handicaps import Handicap
 from bench.peers._handicaps import FEW_STEPS, UNCAPTURED
 from bench.peers._kept_encodings import KeptEncodings
 from bench.peers._passes import Passes
@@ -26,7 +27,7 @@ class PartlyFresh(ABC):
     says which (`_fresh`)."""
 
     exactness: ClassVar[Exactness] = "stale"
-    handicaps: ClassVar[tuple[str, ...]] = (UNCAPTURED, FEW_STEPS)
+    handicaps: ClassVar[tuple[Handicap, ...]] = (UNCAPTURED, FEW_STEPS)
     Settings: ClassVar[type[Any]]
 
     def __init__(self, training: Training, settings: Any = None):

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from bench.handicaps import Handicap
 from bench.peers._handicaps import UNCAPTURED
 from gram_core.batch import Batch, every_slot
 from gram_core.encoders.packed import PackedEncoder
@@ -28,6 +29,7 @@ class ActivationCheckpointing:
 
     name: ClassVar[str] = "activation_checkpointing"
     exactness: ClassVar[Exactness] = "exact"
+    handicaps: ClassVar[tuple[Handicap, ...]] = (UNCAPTURED,)
 
     @dataclass(frozen=True)
     class Settings:
@@ -35,7 +37,6 @@ class ActivationCheckpointing:
 
     def __init__(self, training: Training, settings: Settings | None = None):
         self.settings = settings or self.Settings()
-        self.handicaps: tuple[str, ...] = (UNCAPTURED,)
         if isinstance(training.encoder, PackedEncoder):
             self.training = replace(training, encoder=training.encoder.recomputing())
         else:

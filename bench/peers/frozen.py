@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from bench.handicaps import Handicap
 from bench.peers._kept_encodings import KeptEncodings
 from bench.peers._passes import Passes
 from gram_core.batch import Batch, unique_items
@@ -28,9 +29,16 @@ class Frozen:
     exactness: ClassVar[Exactness] = "other-model"
     forward_only: ClassVar[bool] = True
     """No pass of the encoder has a backward: what operations are counted by."""
-    handicaps: ClassVar[tuple[str, ...]] = (
-        "the first steps encode most items: a short measurement shows more of that than a long training does",
-        "on the fast engine at most its CF step is replayed from graphs: items are encoded and read kernel by kernel",
+    handicaps: ClassVar[tuple[Handicap, ...]] = (
+        Handicap(
+            "the first steps encode most items: a short measurement shows more of that than a long training does",
+            "measured",
+        ),
+        Handicap(
+            "on the fast engine at most its CF step is replayed from graphs: items are encoded and read kernel by "
+            "kernel",
+            "beside graphs",
+        ),
     )
 
     @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from bench.handicaps import Handicap
 from bench.peers._handicaps import UNCAPTURED
 from gram_core.batch import Batch, Selection, every_slot
 from gram_core.chunking import ChunkedEncoding, GraphBudget
@@ -30,7 +31,7 @@ class GradientCache:
 
     name: ClassVar[str] = "gradient_cache"
     exactness: ClassVar[Exactness] = "exact"
-    handicaps: ClassVar[tuple[str, ...]] = (UNCAPTURED,)
+    handicaps: ClassVar[tuple[Handicap, ...]] = (UNCAPTURED,)
 
     @dataclass(frozen=True)
     class Settings:

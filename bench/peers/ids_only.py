@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from bench.handicaps import Handicap
 from gram_core.batch import Batch, ItemTable, Texts, unique_items
 from gram_core.phases import phase
 from gram_core.protocols import Exactness
@@ -49,10 +50,15 @@ class IdsOnly:
 
     name: ClassVar[str] = "ids_only"
     exactness: ClassVar[Exactness] = "other-model"
-    handicaps: ClassVar[tuple[str, ...]] = (
-        "its optimizer passes over the rows of the whole catalogue in every step, as that of a dense embedding does",
-        "on the fast engine at most its CF step is replayed from graphs: rows are read and moved kernel by kernel, as "
-        "is everything where max_grad_norm clips rows and CF module together",
+    handicaps: ClassVar[tuple[Handicap, ...]] = (
+        Handicap(
+            "its optimizer passes over the rows of the whole catalogue in every step, as that of a dense embedding does"
+        ),
+        Handicap(
+            "on the fast engine at most its CF step is replayed from graphs: rows are read and moved kernel by kernel, "
+            "as is everything where max_grad_norm clips rows and CF module together",
+            "beside graphs",
+        ),
     )
 
     @dataclass(frozen=True)

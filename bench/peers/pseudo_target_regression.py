@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from bench.handicaps import Handicap
 from gram_core.batch import Batch, unique_items
 from gram_core.methods.multi_step import interval_passes
 from gram_core.phases import phase
@@ -32,9 +33,12 @@ class PseudoTargetRegression:
     name: ClassVar[str] = "pseudo_target_regression"
     exactness: ClassVar[Exactness] = "stale"
     exact_with: ClassVar[Mapping[str, Any]] = {"accumulation_steps": 1}
-    handicaps: ClassVar[tuple[str, ...]] = (
-        "on the fast engine at most its CF step is replayed from graphs: rows and encoder move kernel by kernel",
-        "its table holds a row for every item of the catalogue, whether touched or not",
+    handicaps: ClassVar[tuple[Handicap, ...]] = (
+        Handicap(
+            "on the fast engine at most its CF step is replayed from graphs: rows and encoder move kernel by kernel",
+            "beside graphs",
+        ),
+        Handicap("its table holds a row for every item of the catalogue, whether touched or not"),
     )
 
     @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from bench.handicaps import Handicap
 from bench.peers._handicaps import UNCAPTURED
 from gram_core.batch import Batch, every_slot
 from gram_core.phases import phase
@@ -35,10 +36,12 @@ class SentenceTransformers:
 
     name: ClassVar[str] = "sentence_transformers"
     exactness: ClassVar[Exactness] = "exact"
-    handicaps: ClassVar[tuple[str, ...]] = (
+    handicaps: ClassVar[tuple[Handicap, ...]] = (
         UNCAPTURED,
-        "its own way to leave padding out needs a flash-attention wheel; it gets the engine's encoder instead",
-        "on a processor its peak memory holds the library itself",
+        Handicap(
+            "its own way to leave padding out needs a flash-attention wheel; it gets the engine's encoder instead"
+        ),
+        Handicap("on a processor its peak memory holds the library itself", "cpu"),
     )
 
     @dataclass(frozen=True)

@@ -41,7 +41,19 @@ def test_it_steps_and_its_counts_are_of_what_it_encoded(name, device, engine, pr
     assert 0 <= counts["encoded_tokens"] <= 2 * slots
     assert (counts["encoded_tokens"] == 0) == (name == "ids_only")
     assert counts["padded_tokens"] >= counts["encoded_tokens"]
-    assert built.detail["handicaps"] == list(built.method.handicaps)
+    hold = [None, "measured", *(["cpu"] if device == "cpu" else ["beside graphs"] if engine == "fast" else [])]
+    told = built.detail.get("handicaps", [])
+    assert told == [handicap.sentence for handicap in built.method.handicaps if handicap.only in hold]
+
+
+def test_a_training_tells_only_what_holds_of_trainings():
+    """A sentence about short measurements, or an engine that was not used, would be read as one about this run."""
+    line = MethodLine("frozen", "eager", None)
+    of_measurement, of_training = (
+        build(config(), WorkItem(CASE, line), torch.device("cpu"), training_seed=seed).detail for seed in (None, 0)
+    )
+    assert ["a short measurement" in sentence for sentence in of_measurement["handicaps"]] == [True]
+    assert "handicaps" not in of_training
 
 
 @pytest.mark.parametrize(
