@@ -237,6 +237,7 @@ def profile(
     if items[0].case.world_size > 1:
         raise UsageError("profile looks into one process: choose a case with world_size=1 by --case.")
     session.check_methods(plan)
+    session.make_folder(out)
     session.fetch_assets(plan.config, Console(stderr=True))
     from bench.profile import profile as examine
 

@@ -25,7 +25,6 @@ from torch.profiler import ProfilerActivity
 from bench.build import resolve_device
 from bench.configuration.config import Config
 from bench.configuration.sweep import WorkItem
-from bench.errors import UsageError
 from bench.measure.flops import Rates, measure_rates, optimizer_bytes, step_flops
 from bench.measure.memory import peak_memory
 from bench.measure.trace import Trace, read_trace
@@ -75,11 +74,7 @@ class Profile:
 
 
 def profile(config: Config, items: tuple[WorkItem, ...], out: Path, console: Console) -> tuple[Profile, ...]:
-    """Profiles every item (lines of one case); writes traces and profile.json below `out`, prints tables."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{out}: cannot write ({error.strerror}); choose another --out") from error
+    """Profiles every item (lines of one case); writes traces and profile.json into the folder `out`, prints tables."""
     found = []
     for item in items:
         found.append(_profile(config, item, out))

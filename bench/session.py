@@ -206,6 +206,14 @@ def _differences(then: Environment, now: Environment, names: Sequence[str]) -> l
     return [f"{name} was {old} and is {new}" for name, old, new in changed if old != new]
 
 
+def make_folder(out: Path) -> None:
+    """Makes the folder that a command writes to, before it fetches or measures anything; raises UsageError."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{out}: cannot write ({error.strerror}); choose another --out") from error
+
+
 def fetch_assets(config: Config, console: Console) -> None:
     """Has every asset and log of the sweep in the cache before anything is timed.
 

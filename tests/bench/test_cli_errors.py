@@ -95,7 +95,8 @@ def test_an_output_that_can_not_be_written_is_refused(invoke, tmp_path, place):
     assert blocked.read_text() == ""
 
 
-def test_traces_that_can_not_be_written_are_refused(invoke, tmp_path):
+def test_traces_that_can_not_be_written_are_refused_before_anything_is_fetched(invoke, tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "fetch_assets", lambda *_: pytest.fail("fetches what it will not use"))
     (tmp_path / "blocked").write_text("")
     result = invoke("profile", "--device", "cpu", "--preset", "smoke", "--out", str(tmp_path / "blocked"))
     assert_one_sentence(result, 2, "blocked", "--out")
