@@ -45,8 +45,8 @@ class Profile:
     """One line of a case. Times in seconds per step.
 
     phases_s: device time by the phase that launched it, host time on a CPU; "outside" belongs to none.
-    waiting_s: wall-clock in which the device had nothing to do; None on a CPU. kernels: name, calls and seconds per
-    step. floor_s: the larger of the two terms beside it.
+    waiting_s: wall-clock in which the device had nothing to do, at most (see `waiting`); None on a CPU. kernels: name,
+    calls and seconds per step. floor_s: the larger of the two terms beside it.
     """
 
     line: str
@@ -118,7 +118,7 @@ def _profile(config: Config, item: WorkItem, out: Path) -> Profile:
         step_s=step_s,
         phases_s={phase: seconds / steps for phase, seconds in phases.phases_s.items()},
         device_s=device_s,
-        waiting_s=None if device_s is None else max(0.0, step_s - device_s),
+        waiting_s=None if device_s is None else waiting(step_s, device_s, (replayed.idle_s or 0.0) / steps),
         kernels=tuple((k.name, k.calls / steps, k.seconds / steps) for k in replayed.kernels),
         flops=flops,
         optimizer_bytes=traffic,
@@ -127,6 +127,16 @@ def _profile(config: Config, item: WorkItem, out: Path) -> Profile:
         traffic_floor_s=traffic / rates.bytes_per_s,
         peak_memory_bytes=peak_memory(device),
     )
+
+
+def waiting(step_s: float, device_s: float, idle_s: float) -> float:
+    """The most that a device can have waited in a step.
+
+    step_s: of steps that were not traced; device_s, idle_s: work and gaps of traced ones. Both bound it: gaps are no
+    shorter for the tracing, and the work of a few traced steps takes no longer than that of many, for which clocks
+    may fall, so that it leaves no less of a step.
+    """
+    return min(max(0.0, step_s - device_s), idle_s)
 
 
 def forward_only(method: Method, passes: int, steps: int) -> list[bool]:
@@ -157,7 +167,7 @@ def print_profile(profile: Profile, console: Console) -> None:
         words = PHASES.get(name, "in no phase: loss copies, buffers")  # type: ignore[call-overload]
         phases.add_row(name, _ms(seconds), f"{seconds / total:.0%}", words)
     if profile.waiting_s is not None:
-        phases.add_row("waiting", _ms(profile.waiting_s), "", "the device had nothing to do")
+        phases.add_row("waiting", _ms(profile.waiting_s), "", "the device had nothing to do, at most")
     console.print(phases)
     kernels = Table("kernel" if profile.device_s is not None else "operator", "calls", "ms per step", box=box.SIMPLE)
     for name, calls, seconds in profile.kernels[:SHOWN]:

@@ -32,14 +32,17 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Trace:
-    """What a trace says. On a CPU `device_s` is None, kernels are operators, and phases are host time.
+    """What a trace says. On a CPU `device_s` and `idle_s` are None, kernels are operators, and phases are host time.
 
-    device_s: time in which the device ran anything; phases and kernels may overlap and add up to more.
+    device_s: time in which the device ran anything; phases and kernels may overlap and add up to more. idle_s: time
+    between its first and its last work in which it ran nothing; a host that is traced launches later than one that is
+    not, so that this is more than there would be.
     """
 
     phases_s: dict[str, float]
     kernels: tuple[Kernel, ...]
     device_s: float | None
+    idle_s: float | None
 
 
 def read_trace(path: Path) -> Trace:
@@ -51,14 +54,16 @@ def read_trace(path: Path) -> Trace:
     )
     work = [event for event in events if event.get("cat") in WORK]
     if not work:
-        return Trace(_host_phases(annotations), _operators(events), None)
+        return Trace(_host_phases(annotations), _operators(events), None, None)
     launched = {event["args"]["correlation"]: event["ts"] for event in events if event.get("cat") in LAUNCHES}
     phases: dict[str, float] = defaultdict(float)
     for event in work:
         moment = launched.get(event.get("args", {}).get("correlation"))
         name = _phase_at(annotations, moment) if moment is not None else None
         phases[name or "outside"] += event["dur"] * MICROSECOND
-    return Trace(dict(phases), _table(work, "dur"), _covered(work) * MICROSECOND)
+    covered = _covered(work)
+    span = max(event["ts"] + event["dur"] for event in work) - min(event["ts"] for event in work)
+    return Trace(dict(phases), _table(work, "dur"), covered * MICROSECOND, (span - covered) * MICROSECOND)
 
 
 def _covered(events: list[dict[str, Any]]) -> float:

@@ -16,6 +16,7 @@ from bench.configuration.sweep import lines_of_case, plan
 from bench.errors import ConfigError
 from bench.measure.flops import encoder_flops
 from bench.measure.trace import read_trace
+from bench.profile import waiting
 
 
 def event(cat: str, name: str, ts: float, dur: float, **args: object) -> dict[str, object]:
@@ -50,6 +51,7 @@ def test_kernels_belong_to_the_phase_that_launched_them_not_to_the_one_they_run_
     )
     assert trace.phases_s == pytest.approx({"ce_forward": 100e-6, "host": 7e-6, "cf": 50e-6, "outside": 9e-6})
     assert trace.device_s == pytest.approx(161e-6), "two streams overlap in 5 microseconds"
+    assert trace.idle_s == pytest.approx(11e-6), "from 122 to 130, and from 137 to 140"
     assert [(kernel.name, kernel.calls) for kernel in trace.kernels] == [("gemm", 2), ("add", 1), ("copy", 1)]
 
 
@@ -67,9 +69,20 @@ def test_without_a_device_phases_are_host_time_less_what_lies_within(tmp_path) -
     )
     assert trace.phases_s == pytest.approx({"cf": 20e-6, "host": 10e-6})
     assert trace.device_s is None
+    assert trace.idle_s is None
     assert {kernel.name: kernel.seconds for kernel in trace.kernels} == pytest.approx(
         {"aten::addmm": 15e-6, "aten::linear": 5e-6}
     )
+
+
+def test_falling_clocks_are_not_told_as_waiting() -> None:
+    """Many steps of a busy device run at lower clocks than a few traced ones: what these leave of a step is no gap."""
+    assert waiting(step_s=90e-3, device_s=85e-3, idle_s=0.4e-3) == 0.4e-3
+
+
+def test_a_traced_host_that_launches_late_is_not_told_as_waiting() -> None:
+    assert waiting(step_s=24e-3, device_s=20e-3, idle_s=11e-3) == pytest.approx(4e-3)
+    assert waiting(step_s=19e-3, device_s=20e-3, idle_s=11e-3) == 0.0
 
 
 def test_operations_are_what_torch_counts_on_unpadded_texts() -> None:
