@@ -20,7 +20,7 @@ from bench.configuration.method_settings import AUTO
 from bench.configuration.sweep import WorkItem
 from bench.encoders import _base as encoders
 from bench.encoders._base import LoadedEncoder
-from bench.handicaps import told
+from bench.handicaps import that_hold
 from bench.measure.clock import CudaClock, HostClock
 from bench.methods import check_available, exactness, method_class, registered_class
 from bench.training.schedules import schedule
@@ -126,9 +126,9 @@ def build(
     if ranks is not None:
         training = together.distributed(training, ranks, case.deduplicate)
     method = build_method(chosen, training, settings, item.line.engine)
-    handicaps = told(
+    handicaps = that_hold(
         getattr(method, "handicaps", ()),
-        captured=item.line.engine != "eager" and device.type == "cuda" and ranks is None,
+        captured=getattr(method, "training", training).captures,
         trained=for_training,
         on_cpu=device.type == "cpu",
     )

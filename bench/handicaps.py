@@ -6,20 +6,26 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+Where = Literal["everywhere", "beside graphs", "measured", "cpu"]
+
 
 @dataclass(frozen=True)
 class Handicap:
     """A sentence for the reader of results.
 
-    only: where it holds; None is everywhere. "beside graphs": our steps are replayed from captured graphs, its own
-    launched; "measured": a few steps are measured, and nothing is trained to its end; "cpu": on processors.
+    only: where it holds. "beside graphs": our steps are replayed from captured graphs, its own launched; "measured": a
+    few steps are measured, and nothing is trained to its end; "cpu": on processors.
     """
 
     sentence: str
-    only: Literal["beside graphs", "measured", "cpu"] | None = None
+    only: Where = "everywhere"
 
 
-def told(handicaps: Iterable[Handicap], *, captured: bool, trained: bool, on_cpu: bool) -> list[str]:
-    """The sentences that hold. captured: whether methods have their steps captured there; trained: to the end."""
-    holds = {None: True, "beside graphs": captured, "measured": not trained, "cpu": on_cpu}
-    return [handicap.sentence for handicap in handicaps if holds[handicap.only]]
+def that_hold(handicaps: Iterable[Handicap | str], *, captured: bool, trained: bool, on_cpu: bool) -> list[str]:
+    """The sentences that hold; a plain one, as a method of one's own may have, holds everywhere.
+
+    captured: whether our steps are captured there; trained: whether it is trained to the end.
+    """
+    holds = {"everywhere": True, "beside graphs": captured, "measured": not trained, "cpu": on_cpu}
+    told = [Handicap(handicap) if isinstance(handicap, str) else handicap for handicap in handicaps]
+    return [handicap.sentence for handicap in told if holds[handicap.only]]

@@ -118,7 +118,7 @@ def _profile(config: Config, item: WorkItem, out: Path) -> Profile:
         step_s=step_s,
         phases_s={phase: seconds / steps for phase, seconds in phases.phases_s.items()},
         device_s=device_s,
-        waiting_s=None if device_s is None else waiting(step_s, device_s, (replayed.idle_s or 0.0) / steps),
+        waiting_s=None if device_s is None else waiting(step_s, device_s, replayed.idle_s or 0.0, UNITS, steps),
         kernels=tuple((k.name, k.calls / steps, k.seconds / steps) for k in replayed.kernels),
         flops=flops,
         optimizer_bytes=traffic,
@@ -129,14 +129,15 @@ def _profile(config: Config, item: WorkItem, out: Path) -> Profile:
     )
 
 
-def waiting(step_s: float, device_s: float, idle_s: float) -> float:
+def waiting(step_s: float, device_s: float, idle_s: float, units: int, steps: int) -> float:
     """The most that a device can have waited in a step.
 
-    step_s: of steps that were not traced; device_s, idle_s: work and gaps of traced ones. Both bound it: gaps are no
-    shorter for the tracing, and the work of a few traced steps takes no longer than that of many, for which clocks
-    may fall, so that it leaves no less of a step.
+    step_s: of a step that was not traced; device_s: work of a traced one; idle_s: gaps in a trace of `units` intervals,
+    of `steps` steps in all. Both bound it. Gaps are no shorter for the tracing; the one behind the last interval is not
+    in the trace, so that one interval less shares them. And the work of a few traced steps takes no longer than that of
+    many, for which clocks may fall, so that it leaves no less of a step.
     """
-    return min(max(0.0, step_s - device_s), idle_s)
+    return min(max(0.0, step_s - device_s), idle_s * units / (steps * (units - 1)))
 
 
 def forward_only(method: Method, passes: int, steps: int) -> list[bool]:

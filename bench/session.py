@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import functools
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -212,6 +214,8 @@ def make_folder(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{out}: cannot write ({error.strerror}); choose another --out") from error
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise UsageError(f"{out}: cannot write ({os.strerror(errno.EACCES)}); choose another --out")
 
 
 def fetch_assets(config: Config, console: Console) -> None:

@@ -118,6 +118,8 @@ class Training:
     device: torch.device = field(init=False)
     capturable: ClassVar[bool] = True
     """Whether a whole step may be captured as a graph."""
+    captures: ClassVar[bool] = False
+    """Whether an engine replays from graphs what it can of the steps on this training."""
 
     def __post_init__(self) -> None:
         self.device = next(iter(self.encoder.parameters())).device

@@ -6,6 +6,7 @@ B users, S slots, n encodings, R rows that a graph has room for (capacity), d wi
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -63,6 +64,7 @@ class CapturingTraining(Training):
     pool: GraphPool = field(kw_only=True)
     captured: CapturedCFStep | None = field(init=False, default=None, repr=False)
     """Who tells of their graphs; None while no CF step has been taken."""
+    captures: ClassVar[bool] = True
 
     @classmethod
     def of(cls, training: Training) -> CapturingTraining:

@@ -1,5 +1,6 @@
 """Bad input through the command line: one sentence on stderr, the right exit code, nothing left behind."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -100,6 +101,9 @@ def test_traces_that_can_not_be_written_are_refused_before_anything_is_fetched(i
     (tmp_path / "blocked").write_text("")
     result = invoke("profile", "--device", "cpu", "--preset", "smoke", "--out", str(tmp_path / "blocked"))
     assert_one_sentence(result, 2, "blocked", "--out")
+    monkeypatch.setattr(os, "access", lambda *_: False)  # a superuser may write anywhere
+    result = invoke("profile", "--device", "cpu", "--preset", "smoke", "--out", str(tmp_path / "locked"))
+    assert_one_sentence(result, 2, "locked", "--out")
 
 
 @pytest.mark.skipif(cuda_obstacle() is None, reason="this machine has a GPU")

@@ -77,12 +77,23 @@ def test_without_a_device_phases_are_host_time_less_what_lies_within(tmp_path) -
 
 def test_falling_clocks_are_not_told_as_waiting() -> None:
     """Many steps of a busy device run at lower clocks than a few traced ones: what these leave of a step is no gap."""
-    assert waiting(step_s=90e-3, device_s=85e-3, idle_s=0.4e-3) == 0.4e-3
+    assert waiting(step_s=90e-3, device_s=85e-3, idle_s=0.8e-3, units=3, steps=3) == pytest.approx(0.4e-3)
 
 
 def test_a_traced_host_that_launches_late_is_not_told_as_waiting() -> None:
-    assert waiting(step_s=24e-3, device_s=20e-3, idle_s=11e-3) == pytest.approx(4e-3)
-    assert waiting(step_s=19e-3, device_s=20e-3, idle_s=11e-3) == 0.0
+    assert waiting(step_s=24e-3, device_s=20e-3, idle_s=33e-3, units=3, steps=3) == pytest.approx(4e-3)
+    assert waiting(step_s=19e-3, device_s=20e-3, idle_s=33e-3, units=3, steps=3) == 0.0
+
+
+@pytest.mark.parametrize("interval", [1, 4])
+def test_waiting_between_intervals_is_told_whole(tmp_path, interval: int) -> None:
+    """Three intervals have two gaps between them, and the third of them waits as long as the others."""
+    kernels = [event("kernel", "gemm", 5000.0 * unit, 1000.0 * interval, correlation=unit) for unit in range(3)]
+    trace = read_trace(trace_file(tmp_path, kernels))
+    assert trace.idle_s is not None
+    gap = 5e-3 - 1e-3 * interval
+    found = waiting(5e-3 / interval, 1e-3, trace.idle_s, units=3, steps=3 * interval)
+    assert found == pytest.approx(gap / interval)
 
 
 def test_operations_are_what_torch_counts_on_unpadded_texts() -> None:

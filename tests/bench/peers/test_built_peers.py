@@ -3,13 +3,16 @@
 import pytest
 import torch
 
+import bench.build
 from bench import registry
 from bench.build import build
 from bench.configuration.case import Case
 from bench.configuration.sweep import MethodLine, WorkItem
+from bench.handicaps import that_hold
 from bench.measure.counts import encoder_counts
 from bench.methods import PACKAGES, Unavailable
 from bench.profile import forward_only
+from gram_core.engines._captured_cf import CapturingTraining
 from tests.bench._small_runs import CASE, config
 
 PEERS = registry.names(PACKAGES[1])
@@ -41,7 +44,8 @@ def test_it_steps_and_its_counts_are_of_what_it_encoded(name, device, engine, pr
     assert 0 <= counts["encoded_tokens"] <= 2 * slots
     assert (counts["encoded_tokens"] == 0) == (name == "ids_only")
     assert counts["padded_tokens"] >= counts["encoded_tokens"]
-    hold = [None, "measured", *(["cpu"] if device == "cpu" else ["beside graphs"] if engine == "fast" else [])]
+    hold = ["everywhere", "measured"]
+    hold += ["cpu"] if device == "cpu" else ["beside graphs"] if engine == "fast" else []
     told = built.detail.get("handicaps", [])
     assert told == [handicap.sentence for handicap in built.method.handicaps if handicap.only in hold]
 
@@ -54,6 +58,28 @@ def test_a_training_tells_only_what_holds_of_trainings():
     )
     assert ["a short measurement" in sentence for sentence in of_measurement["handicaps"]] == [True]
     assert "handicaps" not in of_training
+
+
+@pytest.mark.parametrize("name", ["frozen", "ids_only", "gradient_cache", "activation_checkpointing", "speedyfeed"])
+def test_what_graphs_explain_is_told_where_there_are_graphs(name, monkeypatch):
+    """An engine decides on whether ours are replayed, which the device and the engine's name alone do not tell."""
+    line = MethodLine(name, "fast", None)
+
+    def told() -> bool:
+        detail = build(config(), WorkItem(CASE, line), torch.device("cpu")).detail
+        return any("replayed from" in sentence for sentence in detail.get("handicaps", ()))
+
+    assert not told(), "on a processor nothing is captured"
+    monkeypatch.setattr(
+        bench.build,
+        "build_method",
+        lambda chosen, training, settings, engine: chosen(CapturingTraining.of(training), settings),
+    )
+    assert told()
+
+
+def test_a_plain_sentence_of_a_method_of_ones_own_holds_everywhere():
+    assert that_hold(["slow"], captured=False, trained=True, on_cpu=False) == ["slow"]
 
 
 @pytest.mark.parametrize(
