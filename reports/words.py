@@ -99,18 +99,22 @@ def percent(value: float | None) -> str:
 
 
 def ratio_range(low: float | None, high: float | None) -> str:
-    """An interval of ratios, both ends to where half of it has two digits, as far as the fourth of the upper end: 2.912
-    to 3.043×, 0.51 to 1.87×.
+    """An interval of ratios, with the more digits the narrower it is: 2.912 to 3.043×, 0.51 to 1.9×.
+
+    An end that is not 1 is not written as 1: whether it lies beyond is what an interval is asked.
     """
     if low is None or high is None or not exists(low) or not exists(high):
         return ""
-    if not (math.isfinite(high) and high > 0):
-        return f"{number(low)} to {number(high)}{TIMES}"
-    finest = 3 - math.floor(math.log10(high))
-    told = 1 - math.floor(math.log10((high - low) / 2)) if high > low else finest
-    decimals = max(0, min(told, finest))
-    ends = (f"{end:,.{decimals}f}".replace(",", NARROW_SPACE) for end in (low, high))
-    return f"{' to '.join(ends)}{TIMES}"
+    half = math.log(high / low) / 2 if 0 < low <= high < math.inf else math.inf
+    digits = next(digits for digits, widest in ((4, 0.04), (3, 0.4), (2, math.inf)) if half <= widest)
+    return f"{_beside_one(low, digits)} to {_beside_one(high, digits)}{TIMES}"
+
+
+def _beside_one(value: float, digits: int) -> str:
+    """A number that is not written as 1 unless it is 1, to eight digits."""
+    while 0.5 < value < 1.5 and float(number(value, digits)) == 1 != value and digits < 8:
+        digits += 1
+    return number(value, digits)
 
 
 def width(value: float | None) -> str:

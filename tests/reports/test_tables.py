@@ -28,11 +28,13 @@ def test_numbers(value, expected):
 
 @pytest.mark.parametrize(
     ("low", "high", "expected"),
-    [(2.91178, 3.04309, "2.912 to 3.043"), (0.5103, 1.874, "0.51 to 1.87"), (2.699, 13.79, "2.7 to 13.8"),
-     (0.99406, 1.00904, "0.994 to 1.009"), (0.09211, 0.09537, "0.0921 to 0.0954"), (2.0, 2.0, "2.000 to 2.000"),
-     (1012.0, 2430.0, "1\u202f012 to 2\u202f430"), (-0.21, 3.4, "-0.2 to 3.4"), (1.0, float("inf"), "1.00 to \u221e")],
+    [(2.91178, 3.04309, "2.912 to 3.043"), (1.938, 2.314, "1.94 to 2.31"), (0.5103, 1.874, "0.51 to 1.9"),
+     (2.699, 13.79, "2.7 to 14"), (0.03, 40.0, "0.030 to 40"), (0.99406, 1.00904, "0.9941 to 1.009"),
+     (0.09211, 0.09537, "0.09211 to 0.09537"), (2.0, 2.0, "2.000 to 2.000"), (1.00246, 1.25338, "1.002 to 1.25"),
+     (0.6, 0.99996, "0.600 to 0.99996"), (0.8, 1.0, "0.800 to 1.00"), (1012.0, 1430.0, "1\u202f012 to 1\u202f430"),
+     (-0.21, 3.4, "-0.21 to 3.4"), (1.0, float("inf"), "1.0 to \u221e"), (float("-inf"), 1.2, "-\u221e to 1.2")],
 )  # fmt: skip
-def test_an_interval_tells_two_digits_of_its_half(low, high, expected):
+def test_an_interval_tells_the_digits_that_it_knows_and_never_writes_1_for_what_is_not_1(low, high, expected):
     assert words.ratio_range(low, high) == f"{expected}{words.TIMES}"
 
 

@@ -11,7 +11,7 @@ from reports.training.figures import _curves
 TITLE = "Quality against epochs"
 CAPTION = (
     "The same evaluations by how much of the log has been stepped on. Exact methods lie on e2e's curve; a stale one "
-    "that lies below it pays for its cheaper steps with more of them."
+    "that lies below it pays for its cheaper steps with more of them. The axis as above."
 )
 PLACE = 20
 

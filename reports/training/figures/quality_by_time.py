@@ -11,8 +11,8 @@ from reports.training.figures import _curves
 TITLE = "Quality against wall-clock"
 CAPTION = (
     "Validation split at every evaluation; thick: the mean over seeds, shaded: their range. Wall-clock of training "
-    "steps alone. On the right, items that training never met: a model that reads no text stays at 50. Lines that "
-    "begin far below the others' best come in from below."
+    "steps alone. On the right, items that training never met: a model that reads no text stays at 50. Where "
+    "lines begin far below their best, the axis leaves that out."
 )
 PLACE = 10
 
