@@ -168,6 +168,38 @@ def test_a_noisy_line_does_not_hide_the_fastest_exact_method_from_the_headline()
     assert story.tell(frames(records), _runs.info()).headline.startswith("single_step is")
 
 
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (0.1, None),  # 4 times as fast at a ratio of 4
+        (0.097, None),  # as far beyond as one process may lie
+        (
+            0.08,
+            "1 of 2 lines of exact methods is faster than deduplication by itself can be, single_step by most (5.00",
+        ),
+    ],
+)
+def test_more_than_the_repetition_ratio_is_not_taken_for_a_gain(seconds, expected):
+    """On a busy machine one process a line has shown 4.3 times at a ratio of 4."""
+    records = [line("e2e", 0.4), line("e2e_unique", 0.102), line("single_step", seconds)]
+    told = [text for text in story.tell(frames(records), _runs.info()).sentences if "deduplication by itself" in text]
+    assert len(told) == (expected is not None)
+    assert all(text.startswith(str(expected)) for text in told)
+
+
+def test_an_interval_that_holds_the_ratio_speaks_for_itself():
+    """An interval shows how much is noise; one that lies beyond the ratio is told, as a gain that is not GRAM's."""
+
+    def told(*times: float) -> bool:
+        blocks = [
+            made for b, s in enumerate(times) for made in (line("e2e", 0.4, block=b), line("single_step", s, block=b))
+        ]
+        return any("deduplication by itself" in text for text in story.tell(frames(blocks), _runs.info()).sentences)
+
+    assert not told(0.07, 0.11, 0.08, 0.1)
+    assert told(0.080, 0.081, 0.079, 0.080)
+
+
 def test_the_figure_is_in_parts_of_single_step_and_bars_are_over_blocks():
     drawn = peers_by_repetition.draw(frames(_runs.peers(blocks=3)), _runs.info())
     time = drawn.axes[0]
