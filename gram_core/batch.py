@@ -137,12 +137,15 @@ class Batch:
     mask: bool [B, S], True where a slot holds an item; `items` is ignored elsewhere.
     targets: what the CF module predicts: the clicked candidate int64 [B], or responses float [B, S].
     history_length: H.
+    weight: this batch's part, a float [1], of the mean loss of all processes' batches joined; None where the process
+    trains alone or looks it up (see `gram_core.distributed`).
     """
 
     items: Tensor
     mask: Tensor
     targets: Tensor
     history_length: int
+    weight: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.items.shape != self.mask.shape or self.items.dim() != 2:
@@ -204,3 +207,9 @@ def _in_slots(rows: Tensor, batch: Batch) -> Tensor:
     slots = np.full(batch.items.shape, PADDING_SLOT, dtype=np.int64)
     slots[batch.mask.numpy()] = rows.numpy()
     return torch.from_numpy(slots)
+
+
+def mapped(slot_rows: Tensor, rows: Tensor) -> Tensor:
+    """slot_rows [B, S] into other rows: `rows` [n] says where each went; padding stays padding."""
+    found = np.append(rows.numpy(), PADDING_SLOT)  # which -1 reads
+    return torch.from_numpy(found[slot_rows.numpy()])

@@ -6,6 +6,8 @@ the largest that was asked for. n items asked for, d width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -20,8 +22,8 @@ class EncodingBuffer:
     """
 
     def __init__(self, width: int, device: torch.device, dtype: torch.dtype):
-        self._encoded = torch.empty(0, width, device=device, dtype=dtype)
-        self._displacement = torch.empty_like(self._encoded)
+        self._encoded = torch.zeros(1, width, device=device, dtype=dtype)
+        self._displacement = torch.zeros_like(self._encoded)
         self._items: list[Tensor] = []
         self._held = 0
         self._row_of: NDArray[np.int32] = np.empty(0, dtype=np.int32)
@@ -43,8 +45,29 @@ class EncodingBuffer:
 
     @property
     def capacity(self) -> int:
-        """Rows allocated: at most twice the most ever held."""
-        return len(self._encoded)
+        """Rows allocated for items, at most twice the most ever held; one more is nobody's (see `place`)."""
+        return len(self._encoded) - 1
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """Encoded and displacement, [capacity + 1, d] each: what captured steps read and write. Others come in their
+        place when the buffer grows."""
+        return self._encoded, self._displacement
+
+    def place(self, items: Tensor, fit: Callable[[int], int]) -> tuple[Tensor, Tensor, int]:
+        """Where a captured step finds `items` [n], all held, that all processes ask for alike.
+
+        Returns the rows to read here [m], filled up with the row that is nobody's; which of all processes' [W m] each
+        item then is, [n]; and m, which `fit` makes of the rows needed.
+        """
+        rows = self.rows_of(items)
+        room = fit(len(rows))
+        return self._filled_up(rows, room), torch.arange(len(items)), room
+
+    def _filled_up(self, rows: Tensor, room: int) -> Tensor:
+        filled = torch.full((room,), self.capacity, dtype=torch.int64)
+        filled[: len(rows)] = rows
+        return filled
 
     def missing(self, items: Tensor) -> Tensor:
         """Those of `items` [n] (distinct) that have no row yet, in their order."""
@@ -113,6 +136,7 @@ class EncodingBuffer:
 
 
 def _grown(rows: Tensor, capacity: int, held: int) -> Tensor:
-    grown = rows.new_empty(capacity, rows.shape[1])
+    grown = rows.new_empty(capacity + 1, rows.shape[1])
     grown[:held] = rows[:held]
+    grown[-1] = 0
     return grown

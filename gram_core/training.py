@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -17,12 +17,30 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from gram_core.batch import Batch, ItemTable, Selection
+from gram_core.batch import Batch, ItemTable, Selection, unique_items
 from gram_core.encoding_buffer import EncodingBuffer
 from gram_core.loss_terms import loss_terms
 from gram_core.phases import phase
 from gram_core.protocols import CFModule, ContentEncoder
 from gram_core.sharing import Share
+
+if TYPE_CHECKING:
+    from gram_core.distributed.gradients import JointGradients
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """A captured step's share of the work.
+
+    items: what this process encodes, [m]; slot_rows: which row each slot reads, [B, S]; batch: with its weight.
+    rows: of each process's encodings, where all processes' are read one behind the other; None where only own ones are.
+    """
+
+    items: Tensor
+    slot_rows: Tensor
+    rows: int | None
+    batch: Batch
+
 
 Gather = Callable[[Tensor], Tensor]
 """Encodings [n, d] -> the encodings that slots read [B, S, d]."""
@@ -44,6 +62,7 @@ class Optimization:
     max_grad_norm clips the global norm: over encoder and CF module together where both step together,
     each on its own where they step at different times (multi_step).
     A frozen part has no optimizer: None.
+    joint: sums gradients over processes that train together (`gram_core.distributed`).
     """
 
     encoder_optimizer: Optimizer | None
@@ -51,6 +70,7 @@ class Optimization:
     encoder_scheduler: LRScheduler | None = None
     cf_scheduler: LRScheduler | None = None
     max_grad_norm: float | None = None
+    joint: JointGradients | None = None
 
     def step(self) -> None:
         """Clips, moves encoder and CF module, advances both schedulers, clears both gradients."""
@@ -80,11 +100,16 @@ class Optimization:
                 optimizer.zero_grad(set_to_none=True)
 
     def reduce(self, parameters: Sequence[Tensor]) -> None:
-        """Joins the gradients of processes that train together; a single one's are whole."""
+        """Sums the gradients of processes that train together; a single one's are whole."""
+        if self.joint is not None:
+            self.joint.reduce(parameters)
 
     def clip(self, parameters: Sequence[Tensor], max_norm: float) -> None:
         """Clips the norm of all their gradients together."""
-        nn.utils.clip_grad_norm_(parameters, max_norm)
+        if self.joint is not None:
+            self.joint.clip(parameters, max_norm)
+        else:
+            nn.utils.clip_grad_norm_(parameters, max_norm)
 
     def advance(self, *, encoder: bool = True, cf: bool = True) -> None:
         """The part that runs on the host: schedulers."""
@@ -116,13 +141,16 @@ class Training:
     optimization: Optimization
     amp_dtype: torch.dtype | None = None
     device: torch.device = field(init=False)
-    capturable: ClassVar[bool] = True
-    """Whether a whole step may be captured as a graph."""
     captures: ClassVar[bool] = False
     """Whether an engine replays from graphs what it can of the steps on this training."""
 
     def __post_init__(self) -> None:
         self.device = next(iter(self.encoder.parameters())).device
+
+    @property
+    def capturable(self) -> bool:
+        """Whether a whole step may be captured as a graph."""
+        return True
 
     def autocast(self) -> AbstractContextManager[None]:
         """The precision that encoder and CF module compute in."""
@@ -190,9 +218,35 @@ class Training:
         """Which of a selection's items are encoded here: all of them, where no other process trains along."""
         return Share(selection)
 
-    def joined(self, selection: Selection, batch: Batch) -> Selection:
-        """The selection over the items of all processes that train together; a single one's own."""
-        return selection
+    def placed(self, selection: Selection, batch: Batch, fit: Callable[[int], int]) -> Placed:
+        """What a captured step encodes and reads. fit: the rows to make room for, of so many that are needed."""
+        return Placed(selection.items, selection.slot_rows, None, batch)
+
+    def weighted(self, batch: Batch) -> Batch:
+        """The batch with its weight among those of all processes; a single one's own."""
+        return batch
+
+    def spread(self, encodings: Tensor) -> Tensor:
+        """Encodings [m, d] -> those of all processes [W m, d], each of which has m; differentiable."""
+        return encodings
+
+    def collect(self, gradient: Tensor) -> Tensor:
+        """The backward of `spread`: gradients [W m, d] -> their sum over processes for this one's rows [m, d]."""
+        return gradient
+
+    @property
+    def processes(self) -> int:
+        """How many train together."""
+        return 1
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing crosses between processes now (`gram_core.distributed.Ranks.muted`)."""
+        return False
+
+    def joined(self, batch: Batch) -> Selection:
+        """Unique items of all processes that train together, and this one's slots among them; a single one's own."""
+        return unique_items(batch)
 
     def jointly(self) -> Training:
         """This training, its items shared among all processes whatever its settings say; a single one's own."""

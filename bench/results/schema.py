@@ -70,6 +70,9 @@ class Rank(_Strict):
     """The most main memory that the process had resident."""
     unique_items: float | None = None
     """Of its own users."""
+    alone_s: float | None = None
+    """A step without communication, by this process's own device; None where the device keeps no time. In a step with
+    it, the process waits at least for the slowest one's difference."""
 
 
 class Spread(_Strict):

@@ -6,6 +6,7 @@ On the manager's host it is forked by torchrun's agent (`bench.running.launcher`
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -21,7 +22,7 @@ from bench.running import lifeline
 from bench.running.messages import Finish, Job, Order, TakeWindow
 from bench.running.ranked_subject import RankedSubject
 from bench.running.subject import Subject, attempt
-from gram_core.distributed import Ranks, connect
+from gram_core.distributed import Ranks, connect, disconnect
 
 FAILED = 1
 RECORD = "record.json"
@@ -78,7 +79,12 @@ def _measure(task: Task | None, connection: Connection | None) -> dict[str, Any]
         subject.keep(order.kept, order.reason)
 
     make: Callable[[], Subject] = lambda: RankedSubject(told.job, ranks, device, ranks_here)  # noqa: E731
-    return attempt(told.job, say, windows, make)
+    record = attempt(told.job, say, windows, make)
+    if record["outcome"] == "ok":
+        gc.unfreeze()
+        gc.collect()  # graphs of collectives must be gone before their group is
+        disconnect()
+    return record
 
 
 def _device(task: Task | None) -> torch.device:

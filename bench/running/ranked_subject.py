@@ -14,13 +14,13 @@ import torch
 
 from bench.build import Built, build
 from bench.measure import clock as clocks
-from bench.measure.clock import Clock
+from bench.measure.clock import Clock, Window
 from bench.measure.cores import compute_threads
 from bench.measure.counts import batch_counts, encoder_counts
 from bench.measure.memory import reserved_bytes, resident_peak_bytes
 from bench.results.schema import PeakMemory, Rank, Record
 from bench.running.messages import Job
-from bench.running.subject import Subject
+from bench.running.subject import TAKES, Subject
 from gram_core.batch import Batch
 from gram_core.distributed import DistributedTraining, Ranks
 
@@ -63,13 +63,17 @@ class RankedSubject(Subject):
         record = super().record()
         step_s = statistics.median(record.samples_s)
         unique = [len(batch.items[batch.mask].unique()) for batch in self._own_batches()]
+        resident_bytes = resident_peak_bytes()
+        muted = self._muted_windows()
+        muted_s = statistics.median(window.step_s for window in muted) if muted else None
+        device_s = [window.device_step_s for window in muted if window.device_step_s is not None]
         own = Rank(
             peak_memory_bytes=record.peak_memory_bytes,
-            resident_peak_bytes=resident_peak_bytes(),
+            resident_peak_bytes=resident_bytes,
             unique_items=statistics.fmean(unique),
+            alone_s=statistics.median(device_s) if device_s else None,
         )
         found = tuple(self.ranks.all_values(own))
-        muted_s = self._muted_step_s()
         columns: dict[str, Any] = {
             "ranks": found,
             "peak_memory_bytes": _largest(found),
@@ -121,23 +125,30 @@ class RankedSubject(Subject):
         assert isinstance(training, DistributedTraining), "built for several ranks"
         return training
 
-    def _muted_step_s(self) -> float | None:
-        """Seconds per step without communication, by the slowest rank; None where a step can't do without."""
-        training = self._training
+    def _muted_windows(self) -> list[Window]:
+        """Windows of steps without communication; none where a step can't do without."""
+        training, method = self._training, self.built.method
         if not training.can_be_muted:
-            return None
-        seconds = []
+            return []
+        windows = []
         for _ in range(MUTED_WINDOWS):
-            self._prepare(self._units_per_window * self.built.method.interval)
-            batches, self._ahead = training.planned(self._ahead), []
+            self._prepare(self._units_per_window * method.interval)
+            batches, self._ahead = self._ahead, []
+            for _ in range(TAKES):
+                ready = self._made_ready()
+                window = self._muted_window(training.planned(batches))
+                if self._made_ready() == ready:
+                    break  # else graphs without communication were captured meanwhile
+            windows.append(window)
+        return windows
 
-            def work(batches: Sequence[Batch] = batches) -> None:
-                for batch in batches:
-                    self.built.method.step(batch)
+    def _muted_window(self, batches: Sequence[Batch]) -> Window:
+        def work() -> None:
+            for batch in batches:
+                self.built.method.step(batch)
 
-            with training.muted():
-                seconds.append(clocks.timed(work, len(batches), self.clock).step_s)
-        return statistics.median(seconds)
+        with self._training.muted():
+            return clocks.timed(work, len(batches), self.clock)
 
 
 def _joined(parts: Sequence[Batch]) -> Batch:

@@ -10,12 +10,13 @@ batch, to the last digit that summation order leaves:
 4. `gradients`: one all-reduce of all gradients, then clipping and the optimizers, the same on every rank.
 A rank without users, or without items to encode, takes part in every exchange.
 
-Start processes with torchrun, call `ranks.connect`, wrap a `Training` in `DistributedTraining.of`, and give it to the
+Start processes with torchrun, call `connect`, wrap a `Training` in `DistributedTraining.of`, and give it to the
 method that trains; `accumulation_steps="auto"` is not for several ranks, whose clocks would choose differently.
+At the end drop method and training, whose graphs hold collectives, and call `disconnect`.
 """
 
-from gram_core.distributed.ranks import Ranks, connect
+from gram_core.distributed.ranks import Ranks, connect, disconnect
 from gram_core.distributed.sharded import shard_encoder, zero_redundancy
 from gram_core.distributed.training import DistributedTraining
 
-__all__ = ["DistributedTraining", "Ranks", "connect", "shard_encoder", "zero_redundancy"]
+__all__ = ["DistributedTraining", "Ranks", "connect", "disconnect", "shard_encoder", "zero_redundancy"]

@@ -1,27 +1,42 @@
-"""One all-reduce of all gradients before clipping and the optimizers, so that every replica moves alike."""
+"""Gradients of several ranks, summed before clipping and the optimizers, so that every replica moves alike.
+
+Steps that are launched one by one agree each time, on the host, which parameters have a gradient on any rank. A
+captured step runs no Python when it is replayed: it agrees once, and its gradients have one flat place for good.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from gram_core.distributed.ranks import Ranks
-from gram_core.training import Optimization
 
 
-@dataclass(kw_only=True)
-class JointOptimization(Optimization):
-    """Optimizers whose gradients are those of all ranks' users together.
+class JointGradients:
+    """What `Optimization` sums over `ranks`.
 
-    reduced: the gradients of the coming step are summed already, by torch's DistributedDataParallel.
+    dtype: of what travels, None for each gradient's own (float32 at least). reduced: the gradients of the coming step
+    are summed already, by torch's DistributedDataParallel.
     """
 
-    ranks: Ranks
-    reduced: bool = False
+    def __init__(self, ranks: Ranks, dtype: torch.dtype | None = None):
+        self.ranks, self.dtype = ranks, dtype
+        self.reduced = False
+        self.undecided = False
+        """Whether no gradient has been met yet by which a captured step could agree on what it sums."""
+        self._captured = False
+        self._places: dict[tuple[int, ...], _Place] = {}
+        self._streams: tuple[torch.cuda.Stream, torch.cuda.Stream] | None = None
+        """Of what is summed aside, and of what follows it: the next sum need not wait for that."""
+
+    def make_capturable(self, device: torch.device) -> None:
+        """From now on nothing in `reduce` waits for the host, but for the first time that parameters are summed."""
+        self._captured = True
+        if device.type == "cuda" and self._streams is None:
+            self._streams = torch.cuda.Stream(device), torch.cuda.Stream(device)
 
     def reduce(self, parameters: Sequence[Tensor]) -> None:
         """Sums each gradient over ranks, in float32 (float64 where there is a float64 one), in one flat tensor.
@@ -32,37 +47,117 @@ class JointOptimization(Optimization):
             self.reduced = False
             return
         whole = [parameter for parameter in parameters if not isinstance(parameter, DTensor)]
-        used = self.ranks.host_max(torch.tensor([p.grad is not None for p in whole], dtype=torch.uint8))
-        moving = [parameter for parameter, is_used in zip(whole, used.tolist(), strict=True) if is_used]
-        if not moving:
+        place = self._place(whole)
+        if place is not None:
+            self.sum(place.collect())
+            place.hand_out()
+
+    def sum(self, values: Tensor) -> None:
+        """`values`, summed over ranks in place; narrowed on the way where a narrower `dtype` was asked for."""
+        if self.dtype is None or values.element_size() <= self.dtype.itemsize:
+            self.ranks.all_reduce(values)
+        else:
+            values.copy_(self.ranks.all_reduce(values.to(self.dtype)))
+
+    def sum_aside(self, values: Sequence[Tensor], then: Callable[[], None]) -> None:
+        """Sums `values` over ranks beside what the current stream is given next, and does `then` behind it.
+
+        They are read when all that was given to the current stream is done; `join` waits for both.
+        """
+        if self._streams is None:
+            for value in values:
+                self.sum(value)
+            then()
             return
-        dtype = torch.float64 if any(p.dtype == torch.float64 for p in moving) else torch.float32
-        parts = [(torch.zeros_like(p) if p.grad is None else p.grad).detach().reshape(-1).to(dtype) for p in moving]
-        summed = self.ranks.all_reduce(torch.cat(parts))
-        for parameter, part in zip(moving, summed.split([p.numel() for p in moving]), strict=True):
-            parameter.grad = part.view(parameter.shape).to(parameter.dtype)
+        summing, following = self._streams
+        summing.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(summing):
+            for value in values:
+                self.sum(value)
+        following.wait_stream(summing)
+        with torch.cuda.stream(following):
+            then()
+
+    def reduce_aside(self, parameters: Sequence[Tensor], then: Callable[[], None]) -> None:
+        """As `reduce`, beside what the current stream is given next, and `then` behind it, if any has a gradient."""
+        place = self._place(parameters)
+        if place is None:
+            return
+
+        def handed_out() -> None:
+            place.hand_out()
+            then()
+
+        self.sum_aside([place.collect()], handed_out)
+
+    def join(self) -> None:
+        """What the current stream is given from now on comes behind all that was summed aside."""
+        if self._streams is not None:
+            torch.cuda.current_stream().wait_stream(self._streams[1])  # which comes behind all sums
 
     def clip(self, parameters: Sequence[Tensor], max_norm: float) -> None:
         """Clips the norm of all gradients together; shards count with those that other ranks hold."""
         shards = [p.grad.to_local() for p in parameters if isinstance(p.grad, DTensor)]
         if not shards:
-            return super().clip(parameters, max_norm)
+            torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+            return
         whole = [p.grad for p in parameters if p.grad is not None and not isinstance(p.grad, DTensor)]
         square = self.ranks.all_reduce(torch.nn.utils.get_total_norm(shards).square())
         if whole:
             square = square + torch.nn.utils.get_total_norm(whole).square()
         factor = (max_norm / (square.sqrt() + 1e-6)).clamp(max=1.0)  # as torch.nn.utils.clip_grad_norm_ has it
         torch._foreach_mul_([*shards, *whole], factor)
-        return None
+
+    def _place(self, parameters: Sequence[Tensor]) -> _Place | None:
+        """Where gradients of those of `parameters` that have one on any rank are summed; None where none has."""
+        key = tuple(map(id, parameters))
+        if key in self._places:
+            self._places[key].check(parameters)
+            return self._places[key]
+        used = self.ranks.host_max(torch.tensor([p.grad is not None for p in parameters], dtype=torch.uint8))
+        moving = [parameter for parameter, is_used in zip(parameters, used.tolist(), strict=True) if is_used]
+        self.undecided = not moving
+        if not moving:
+            return None
+        place = _Place(moving)
+        if self._captured:
+            self._places[key] = place
+        return place
 
 
-def joint(optimization: Optimization, ranks: Ranks) -> JointOptimization:
-    """The same optimizers, schedulers and clipping, for gradients of all ranks."""
-    return JointOptimization(
-        optimization.encoder_optimizer,
-        optimization.cf_optimizer,
-        optimization.encoder_scheduler,
-        optimization.cf_scheduler,
-        optimization.max_grad_norm,
-        ranks=ranks,
-    )
+class _Place:
+    """One flat tensor for the gradients of `parameters`."""
+
+    def __init__(self, parameters: Sequence[Tensor]):
+        self._parameters = parameters
+        dtype = torch.float64 if any(p.dtype == torch.float64 for p in parameters) else torch.float32
+        sizes = [parameter.numel() for parameter in parameters]
+        self._flat = torch.empty(sum(sizes), dtype=dtype, device=parameters[0].device)
+        self._parts = [
+            part.view(parameter.shape) for part, parameter in zip(self._flat.split(sizes), parameters, strict=True)
+        ]
+
+    def check(self, parameters: Sequence[Tensor]) -> None:
+        """Raises ValueError where one of `parameters` has a gradient and no place."""
+        known = set(map(id, self._parameters))
+        if any(parameter.grad is not None and id(parameter) not in known for parameter in parameters):
+            raise ValueError(
+                "a parameter had its first gradient after the processes had agreed on those that they sum; the engine "
+                "eager agrees in every step"
+            )
+
+    def collect(self) -> Tensor:
+        """All gradients, zeros for those that are not there."""
+        pairs = [
+            (part, p.grad.detach()) for part, p in zip(self._parts, self._parameters, strict=True) if p.grad is not None
+        ]
+        if len(pairs) < len(self._parts):
+            self._flat.zero_()
+        if pairs:
+            torch._foreach_copy_([part for part, _ in pairs], [gradient for _, gradient in pairs])
+        return self._flat
+
+    def hand_out(self) -> None:
+        """Every parameter's `.grad` is its part."""
+        for parameter, part in zip(self._parameters, self._parts, strict=True):
+            parameter.grad = part.to(parameter.dtype)

@@ -5,6 +5,7 @@ U items, W ranks, m rows per rank (the largest share; smaller ones are filled up
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -12,10 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gram_core.batch import PADDING_SLOT, Selection
+from gram_core.batch import Selection, mapped
 from gram_core.distributed.ranks import Ranks
 from gram_core.sharing import Share
+from gram_core.small_numbers import stable_order
 
+Exchange = Callable[[Tensor], Tensor]
 Assign = Callable[[Tensor, int], Tensor]
 """Tokens [U] of items, and W -> the owner of each, [U]; the same on every rank."""
 
@@ -34,25 +37,40 @@ def balanced_owners(tokens: Tensor, size: int) -> Tensor:
 
 
 class Layout:
-    """Items [U] and their owners [U], as rows of a table [W m, d] in which each rank's own rows are one stretch."""
+    """Items [U] and their owners [U], as rows of a table [W m, d] in which each rank's own rows are one stretch.
 
-    def __init__(self, items: Tensor, owners: Tensor, ranks: Ranks):
+    rows_per_rank: m, at least the largest share; None takes that.
+    """
+
+    def __init__(self, items: Tensor, owners: Tensor, ranks: Ranks, rows_per_rank: int | None = None):
         self.ranks = ranks
+        self._owners = owners
         counts = torch.bincount(owners, minlength=ranks.size)
-        self.rows_per_rank = int(counts.max()) if len(items) else 0
-        order = torch.argsort(owners, stable=True)
+        self.largest_share = int(counts.max()) if len(items) else 0
+        """Items of the rank that has most."""
+        self.rows_per_rank = self.largest_share if rows_per_rank is None else rows_per_rank
+        order = stable_order(owners)
         starts = torch.cumsum(counts, 0) - counts
-        rows = torch.empty_like(owners)
-        rows[order] = torch.arange(len(items)) - starts[owners[order]] + owners[order] * self.rows_per_rank
+        self._places = torch.empty_like(owners)
+        self._places[order] = torch.arange(len(items)) - torch.repeat_interleave(starts, counts)
         self.items = items
-        self.rows = rows
-        """Row of each item, [U]."""
         self.own = items[owners == ranks.rank]
         """This rank's items, in their order."""
 
+    @property
+    def rows(self) -> Tensor:
+        """Row of each item, [U]."""
+        return self._owners * self.rows_per_rank + self._places
+
+    def with_rows(self, rows_per_rank: int) -> Layout:
+        """The same items and owners, with room for so many rows of each rank."""
+        other = copy.copy(self)
+        other.rows_per_rank = rows_per_rank
+        return other
+
     def spread(self, own: Tensor) -> Tensor:
         """This rank's rows [len(own), d] -> everybody's [W m, d]; differentiable."""
-        return _Spread.apply(own, self)
+        return _Spread.apply(own, self.gathered, self.collect)
 
     def gathered(self, own: Tensor) -> Tensor:
         """The same without a graph."""
@@ -63,17 +81,22 @@ class Layout:
         return self.ranks.reduce_scatter(rows)[: len(self.own)]
 
 
+def spread_evenly(own: Tensor, ranks: Ranks) -> Tensor:
+    """This rank's rows [m, d], as many as every rank has -> everybody's [W m, d]; differentiable."""
+    return _Spread.apply(own, ranks.all_gather, ranks.reduce_scatter)
+
+
 class _Spread(torch.autograd.Function):
     """All-gather, whose backward is a reduce-scatter: each row's gradient arrives from every rank that reads it."""
 
     @staticmethod
-    def forward(ctx: Any, own: Tensor, layout: Layout) -> Tensor:
-        ctx.layout = layout
-        return layout.gathered(own)
+    def forward(ctx: Any, own: Tensor, gather: Exchange, collect: Exchange) -> Tensor:
+        ctx.collect = collect
+        return gather(own)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return ctx.layout.collect(gradient), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.collect(gradient), None, None
 
 
 class OwnedShare(Share):
@@ -92,11 +115,3 @@ class OwnedShare(Share):
     def collect(self, gradient: Tensor) -> Tensor:
         """dL/d rows [n, d] of this rank's users -> dL/d encodings of `items` [m, d], of all users."""
         return self._layout.collect(gradient)
-
-
-def mapped(slot_rows: Tensor, rows: Tensor) -> Tensor:
-    """slot_rows [B, S] into other rows: `rows` says where each went; padding stays padding."""
-    found = torch.full_like(slot_rows, PADDING_SLOT)
-    held = slot_rows >= 0
-    found[held] = rows[slot_rows[held]]
-    return found

@@ -6,6 +6,8 @@ appears, so that each step's new items are encoded in balance. n items asked for
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -55,6 +57,12 @@ class OwnedEncodingBuffer(EncodingBuffer):
         """Moved encodings [n, d] of `items` [n], from all ranks."""
         layout = self._layout(items)
         return layout.gathered(super().moved(layout.own))[layout.rows.to(self.device, non_blocking=True)]
+
+    def place(self, items: Tensor, fit: Callable[[int], int]) -> tuple[Tensor, Tensor, int]:
+        """As of every buffer: each rank reads what it holds, and has room for as many rows as the others."""
+        layout = self._layout(items)
+        room = fit(layout.largest_share)
+        return self._filled_up(self.rows_of(layout.own), room), layout.with_rows(room).rows, room
 
     def move(self, items: Tensor, gradient: Tensor, rate: float) -> None:
         """Moves `items` [n] against the sum of all ranks' gradients [n, d] at this rate."""

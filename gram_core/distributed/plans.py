@@ -14,11 +14,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gram_core.batch import Batch, ItemTable, unique_items
+from gram_core.batch import Batch, ItemTable, Selection, unique_items
 from gram_core.distributed.layout import Assign, Layout
 from gram_core.distributed.ranks import Ranks
 from gram_core.loss_terms import loss_terms
 from gram_core.protocols import CFModule
+from gram_core.small_numbers import distinct
+
+FEWEST_ITEMS = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,13 +29,15 @@ class Plan:
     """What all ranks know of their batches of one step.
 
     own_terms, terms: of the loss of this rank's batch, and of the joined one.
-    items: unique items of all ranks, sorted, [U], and layout: their owners; None where ranks keep to their own items.
+    own: this rank's unique items. items: those of all ranks, sorted, [U]. layout: their owners. None where ranks keep
+    to their own items, the layout also where owners are chosen otherwise.
     """
 
     own_terms: int
     terms: int
-    items: Tensor | None
-    layout: Layout | None
+    own: Selection | None = None
+    items: Tensor | None = None
+    layout: Layout | None = None
 
     @property
     def weight(self) -> float:
@@ -48,12 +53,15 @@ class Plan:
 class Planner:
     """Plans of batches, in the order in which they are announced or, unannounced, asked for.
 
-    joint: whether items are exchanged, or loss terms only.
+    joint: whether items are exchanged, or loss terms only. assign: chooses owners of what one step encodes; None where
+    a plan has none.
     """
 
-    def __init__(self, ranks: Ranks, table: ItemTable, cf_module: CFModule, joint: bool, assign: Assign):
+    def __init__(self, ranks: Ranks, table: ItemTable, cf_module: CFModule, joint: bool, assign: Assign | None):
         self._ranks, self._table, self._cf_module = ranks, table, cf_module
         self._joint, self._assign = joint, assign
+        self._room = FEWEST_ITEMS
+        """Items that fit what ranks exchange at once; the same on all of them."""
         self._thread: ThreadPoolExecutor | None = None
         self._announced: deque[tuple[Batch, Future[Plan]]] = deque()
         self._current: tuple[Batch, Plan] | None = None
@@ -87,15 +95,26 @@ class Planner:
 
     def _plan(self, batch: Batch) -> Plan:
         own_terms = loss_terms(self._cf_module, batch)
-        own = unique_items(batch).items if self._joint else torch.empty(0, dtype=torch.int64)
-        told = self._ranks.ahead_gather(torch.tensor([own_terms, len(own)], dtype=torch.int64))
-        terms = int(told[:, 0].sum())
         if not self._joint:
-            return Plan(own_terms, terms, None, None)
-        counts = told[:, 1]
-        wide = torch.zeros(max(1, int(counts.max())), dtype=torch.int64)
-        wide[: len(own)] = own
-        gathered = self._ranks.ahead_gather(wide)
-        items = torch.unique(gathered[torch.arange(len(wide)) < counts[:, None]])
+            told = self._ranks.ahead_gather(torch.tensor([own_terms], dtype=torch.int64))
+            return Plan(own_terms, int(told.sum()))
+        own = unique_items(batch)
+        terms, items = self._exchanged(own_terms, own.items)
+        if self._assign is None:
+            return Plan(own_terms, terms, own, items)
         owners = self._assign(self._table.lengths[items], self._ranks.size)
-        return Plan(own_terms, terms, items, Layout(items, owners, self._ranks))
+        return Plan(own_terms, terms, own, items, Layout(items, owners, self._ranks))
+
+    def _exchanged(self, own_terms: int, own: Tensor) -> tuple[int, Tensor]:
+        """The sum of all ranks' terms, and their distinct items; in one exchange where all have room for them."""
+        while True:
+            message = torch.zeros(2 + self._room, dtype=torch.int64)
+            message[0], message[1] = own_terms, len(own)
+            held = own[: self._room]
+            message[2 : 2 + len(held)] = held
+            told = self._ranks.ahead_gather(message)
+            counts = told[:, 1].tolist()
+            if max(counts) <= self._room:
+                parts = [row[2 : 2 + count] for row, count in zip(told, counts, strict=True)]
+                return int(told[:, 0].sum()), distinct(torch.cat(parts))[0]
+            self._room = 1 << (max(counts) - 1).bit_length()

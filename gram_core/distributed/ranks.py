@@ -127,6 +127,13 @@ def connect(device: torch.device) -> Ranks:
     return Ranks(None, *(dist.new_group(backend="gloo", timeout=HOST_PATIENCE) for _ in range(2)))
 
 
+def disconnect() -> None:
+    """Leaves the other processes; whatever captured an exchange with them must be gone before."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    dist.destroy_process_group()
+
+
 _all_gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _reduce_scatter: Any = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 """Under their newer names where torch has them."""

@@ -8,22 +8,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from gram_core.batch import Batch, Selection
+from gram_core.batch import Batch, Selection, mapped
 from gram_core.distributed.end_to_end import DataParallelLoss
-from gram_core.distributed.gradients import JointOptimization, joint
-from gram_core.distributed.layout import OwnedShare, balanced_owners, mapped
+from gram_core.distributed.gradients import JointGradients
+from gram_core.distributed.layout import OwnedShare, balanced_owners, spread_evenly
 from gram_core.distributed.owned_buffer import OwnedEncodingBuffer
 from gram_core.distributed.plans import Planner
 from gram_core.distributed.ranks import Ranks
 from gram_core.encoding_buffer import EncodingBuffer
 from gram_core.sharing import Share
-from gram_core.training import Training
+from gram_core.training import Placed, Training
 
 Deduplicate = Literal["local", "global"]
 
@@ -34,14 +34,14 @@ class DistributedTraining(Training):
 
     deduplicate: "global" encodes an item once among all ranks, "local" once on each rank that meets it. End-to-end
     training on every slot, and on a rank's own unique items, runs in torch's DistributedDataParallel.
-    assign: chooses the owners of items.
+    assign: chooses the owners of items; buffered: by the encoding buffer, as items first appear.
     Losses are this rank's part of the joined batch's: `joint_losses` adds them up.
     """
 
-    capturable: ClassVar[bool] = False
     ranks: Ranks
     deduplicate: Deduplicate = "local"
     assign: Callable[[Tensor, int], Tensor] = balanced_owners
+    buffered: bool = False
     _planner: Planner = field(init=False, repr=False)
     _data_parallel: DataParallelLoss = field(init=False, repr=False)
 
@@ -51,7 +51,7 @@ class DistributedTraining(Training):
     ) -> DistributedTraining:
         """This rank's part of a training run; every rank starts from rank 0's weights. options: `assign`."""
         parts = {part.name: getattr(training, part.name) for part in fields(Training) if part.init}
-        parts["optimization"] = joint(training.optimization, ranks)
+        parts["optimization"] = replace(training.optimization, joint=JointGradients(ranks))
         modules = (training.encoder, training.cf_module)
         ranks.alike([p for module in modules for p in module.parameters() if not isinstance(p, DTensor)])
         return cls(**parts, ranks=ranks, deduplicate=deduplicate, **options)
@@ -59,7 +59,8 @@ class DistributedTraining(Training):
     def __post_init__(self) -> None:
         super().__post_init__()
         joint_items = self.deduplicate == "global"
-        self._planner = Planner(self.ranks, self.table, self.cf_module, joint_items, self.assign)
+        assign = None if self.buffered else self.assign
+        self._planner = Planner(self.ranks, self.table, self.cf_module, joint_items, assign)
         self._data_parallel = DataParallelLoss(self)
         self._sharded = any(isinstance(parameter, DTensor) for parameter in self.encoder.parameters())
 
@@ -89,6 +90,11 @@ class DistributedTraining(Training):
         return self.ranks.muted()
 
     @property
+    def capturable(self) -> bool:
+        """Whether a whole step may be captured: not where the encoder itself lies on several ranks."""
+        return not self._sharded
+
+    @property
     def can_be_muted(self) -> bool:
         """Whether a step can do without communication: not where the encoder itself lies on several ranks."""
         return not self._sharded
@@ -109,16 +115,55 @@ class DistributedTraining(Training):
             return Share(selection)
         return OwnedShare(selection, plan.layout)
 
-    def joined(self, selection: Selection, batch: Batch) -> Selection:
+    def placed(self, selection: Selection, batch: Batch, fit: Callable[[int], int]) -> Placed:
+        """As `share`, every rank's part with the same room for rows: the largest one's, which `fit` rounds."""
+        plan = self._planner.begin(batch)
+        if plan.layout is None or not selection.distinct:
+            items, slot_rows, rows = selection.items, selection.slot_rows, None
+        else:
+            rows = fit(plan.layout.largest_share)
+            share = OwnedShare(selection, plan.layout.with_rows(rows))
+            items, slot_rows = share.items, share.slot_rows
+        weighted = self.weighted(batch)
+        return Placed(items, slot_rows[: weighted.users], rows, weighted)
+
+    def weighted(self, batch: Batch) -> Batch:
+        """The batch with its weight in the joined loss; without users where it has no term in it."""
+        plan = self._planner.current(batch)
+        weight = torch.tensor([plan.weight], dtype=torch.float64)
+        if plan.empty:
+            return Batch(batch.items[:0], batch.mask[:0], batch.targets[:0], batch.history_length, weight)
+        return replace(batch, weight=weight)
+
+    def spread(self, encodings: Tensor) -> Tensor:
+        """Encodings [m, d] of every rank, in the order of ranks, [W m, d]; differentiable."""
+        return spread_evenly(encodings, self.ranks)
+
+    def collect(self, gradient: Tensor) -> Tensor:
+        """Gradients [W m, d] -> their sum over ranks for this rank's rows [m, d]."""
+        return self.ranks.reduce_scatter(gradient)
+
+    @property
+    def processes(self) -> int:
+        """How many ranks there are."""
+        return self.ranks.size
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing crosses now."""
+        return self.ranks.silent
+
+    def joined(self, batch: Batch) -> Selection:
         """Unique items of all ranks, sorted, and this rank's slots among them."""
-        items = self._planner.begin(batch).items
-        assert items is not None, "jointly() comes first"
-        rows = torch.searchsorted(items, selection.items)
-        return Selection(items, mapped(selection.slot_rows, rows), distinct=True)
+        plan = self._planner.begin(batch)
+        assert plan.items is not None, "jointly() comes first"
+        assert plan.own is not None, "the same"
+        rows = torch.searchsorted(plan.items, plan.own.items)
+        return Selection(plan.items, mapped(plan.own.slot_rows, rows), distinct=True)
 
     def jointly(self) -> DistributedTraining:
-        """The same, deduplicating globally."""
-        return self if self.deduplicate == "global" else replace(self, deduplicate="global")
+        """The same, deduplicating globally, owners chosen by the encoding buffer."""
+        return replace(self, deduplicate="global", buffered=True)
 
     def encoding_buffer(self) -> EncodingBuffer:
         """Rows where their owners are."""
@@ -135,6 +180,8 @@ class DistributedTraining(Training):
 
     def loss(self, slots: Tensor, batch: Batch) -> Tensor:
         """This rank's part of the joined batch's loss; 0, with a graph, where it has no term in it."""
+        if batch.weight is not None:
+            return super().loss(slots, batch) * batch.weight.to(slots.dtype)[0] if batch.users else slots.sum() * 0.0
         plan = self._planner.current(batch)
         return slots.sum() * 0.0 if plan.empty else super().loss(slots, batch) * plan.weight
 
@@ -144,9 +191,8 @@ class DistributedTraining(Training):
         if shares or self._sharded:
             return super().end_to_end(selection, batch)
         self._planner.begin(batch)
-        optimization = self.optimization
-        assert isinstance(optimization, JointOptimization), "DistributedTraining.of wraps the optimization"
-        optimization.reduced = True
+        assert self.optimization.joint is not None, "DistributedTraining.of sets it"
+        self.optimization.joint.reduced = True
         return self._data_parallel(selection, batch)
 
     def joint_losses(self, losses: Tensor) -> Tensor:

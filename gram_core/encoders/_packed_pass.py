@@ -8,6 +8,8 @@ T tokens, d width, f width of the feed-forward part.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +27,8 @@ from gram_core.kernels.gelu import gelu, gelu_backward
 from gram_core.kernels.layer_norm import add_norm, add_norm_backward
 from gram_core.packing import PackedTexts
 
+REST = -1
+"""In the place of a layer's number: tables and vectors."""
 Joined = tuple[Tensor, Tensor]
 """A linear's weight [out, in] and bias [out] in the compute dtype."""
 
@@ -84,6 +88,9 @@ class Gradients:
     matrices: list[Tensor | None]
     vectors: Tensor
     adds_words: bool = False
+    whole_layers: tuple[Tensor, ...] = ()
+    whole_rest: tuple[Tensor, ...] = ()
+    """Each layer's matrices as one tensor, and the words' table and all the rest: what is summed over processes."""
 
     def written(self) -> list[Tensor]:
         """All that there are."""
@@ -106,11 +113,27 @@ def gradients_to_come(weights: Weights) -> Gradients:
 
 
 def standing_gradients(weights: Weights, dtype: torch.dtype) -> Gradients:
-    """Room for the gradients of pass after pass, matrices in `dtype`; not initialised."""
-    room, device = gradients_to_come(weights), weights.embedding.words.device
-    room.tables = _tables_like(weights)
-    room.matrices = [torch.empty(*linear.shape, dtype=dtype, device=device) for linear in weights.linears()]
+    """Room for the gradients of pass after pass, matrices in `dtype`; not initialised but for what lies between."""
+    words, *tables = weights.embedding.tables()
+    device, vectors = words.device, (sum(_vector_sizes(weights)),)
+    rest, parts = _in_one([*(tuple(table.shape) for table in tables), vectors], sum_dtype(words), device)
+    of_words = torch.empty_like(words, requires_grad=False)
+    room = Gradients((of_words, *parts[:-1]), [], parts[-1], whole_rest=(of_words, rest))
+    for layer in weights.layers:
+        whole, matrices = _in_one([linear.shape for linear in layer.linears()], dtype, device)
+        room.matrices += matrices
+        room.whole_layers += (whole,)
     return room
+
+
+def _in_one(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, list[Tensor]]:
+    """One flat tensor, zeros, and contiguous views of these shapes in it, each aligned to 16 elements."""
+    sizes = [math.prod(shape) for shape in shapes]
+    starts = [0, *itertools.accumulate(-(-size // 16) * 16 for size in sizes)]
+    whole = torch.zeros(starts[-1], dtype=dtype, device=device)
+    return whole, [
+        whole[start : start + size].view(shape) for start, size, shape in zip(starts, sizes, shapes, strict=False)
+    ]
 
 
 def _tables_like(weights: Weights) -> tuple[Tensor, ...]:
@@ -158,10 +181,15 @@ def backward(
     into: Gradients,
     aside: Aside,
     finished: Callable[[int], None] | None = None,
+    behind: int = 0,
 ) -> None:
     """From the gradient of the hidden states [T, d], which is overwritten, to those of all parameters.
 
-    finished: called aside with a layer's number once its matrices have their gradients and are read no more.
+    finished: called with a layer's number once its matrices have their gradients and are read no more, aside; and with
+    REST once tables and vectors have.
+    behind: of so many of the first layers it is called behind REST only; where the weights' gradients are not computed
+    aside, theirs are computed behind it as well, so that something is left to do while the tables' gradient, which is
+    the largest, is summed over processes.
     """
     width, sizes = gradient.shape[1], [sum(_layer_sizes(layer)) for layer in weights.layers]
     partials = partial_sums(gradient, 2 * width + sum(sizes))
@@ -171,6 +199,7 @@ def backward(
     )
     of_projections = projected.split(3 * width, 1)
     aside.begin(len(gradient))
+    later: list[Callable[[], object]] = []
     try:
         also: Tensor | None = None
         for number in reversed(range(len(sizes))):
@@ -178,14 +207,17 @@ def backward(
             of_layer = kept.layers.pop()
             if isinstance(of_layer, Tensor):
                 _, of_layer = _layer_forward(of_layer, kept.packed, weights.layers[number], joined[four], shape)
-            weight_gradient = partial(_weight_gradient, into.matrices, 4 * number, aside)
+            waits = number < behind
+            run = partial(_keep_for, later) if waits and aside.inline else aside.run
+            weight_gradient = partial(_weight_gradient, into.matrices, 4 * number, run)
             gradient, also = _layer_backward(
                 gradient, also, kept.packed, of_layer, weights.layers[number], joined[four], shape, weight_gradient,
                 (of_layers[number], of_projections[number]),
             )  # fmt: skip
             del of_layer
             if finished is not None:
-                aside.run(partial(finished, number))
+                finish = partial(aside.run, partial(finished, number))
+                later.append(finish) if waits else finish()
             aside.turn()
         into.tables = into.tables or _tables_like(weights)
         if not into.adds_words:
@@ -196,6 +228,10 @@ def backward(
         )  # fmt: skip
         column_sums(partials, into.vectors[: partials.shape[1]])
         column_sums(projected, into.vectors[partials.shape[1] :])
+        if finished is not None:
+            finished(REST)
+        while later:  # each lets go of what it reads
+            later.pop(0)()
     finally:
         aside.join()
 
@@ -250,8 +286,17 @@ def _layer_backward(
     return of_heads @ qkv_weight, moved
 
 
+def _keep_for(later: list[Callable[[], object]], work: Callable[[], object], *reads: Tensor) -> None:
+    later.append(work)
+
+
 def _weight_gradient(
-    matrices: list[Tensor | None], first: int, aside: Aside, which: int, of_output: Tensor, read: Tensor
+    matrices: list[Tensor | None],
+    first: int,
+    run: Callable[..., None],
+    which: int,
+    of_output: Tensor,
+    read: Tensor,
 ) -> None:
     """The gradient of a weight [out, in] that made an output [T, out] of `read` [T, in]; neither may change later.
 
@@ -260,7 +305,17 @@ def _weight_gradient(
     out = matrices[first + which]
     if out is None:
         out = matrices[first + which] = of_output.new_empty(of_output.shape[1], read.shape[1])
-    aside.run(partial(torch.mm, of_output.t(), read, out=out), of_output, read)
+    run(partial(_product, of_output.t(), read, out), of_output, read)
+
+
+def _product(left: Tensor, right: Tensor, out: Tensor) -> None:
+    """left @ right into `out`, which may be wider than they are: the sum is then rounded once, to its dtype."""
+    if out.dtype == left.dtype:
+        torch.mm(left, right, out=out)
+    elif out.is_cuda:
+        torch.ops.aten.mm.dtype_out(left, right, out.dtype, out=out)
+    else:
+        torch.mm(left.to(out.dtype), right.to(out.dtype), out=out)
 
 
 def _layer_sizes(layer: Layer) -> list[int]:

@@ -141,8 +141,8 @@ class _Encoding(torch.autograd.Function):
         into = gradients_to_come(encoder.weights) if standing is None else standing.gradients
         with torch.no_grad(), torch.autocast(gradient.device.type, enabled=False):
             rows = _pool_backward(encoder, gradient, kept.packed)
-            finished = None if standing is None else standing.finished
-            backward(rows, kept, encoder.weights, ctx.joined, encoder.shape, into, encoder.aside, finished)
+            finished, behind = (None, 0) if standing is None else (standing.finished, standing.behind)
+            backward(rows, kept, encoder.weights, ctx.joined, encoder.shape, into, encoder.aside, finished, behind)
             if standing is not None:
                 return None, None, None, None
             return None, None, None, *_in_their_dtype(in_order(into, encoder.weights), encoder.weights.parameters())

@@ -23,7 +23,8 @@ def stand(training: Training, encoder: PackedEncoder, *, summed: bool = False) -
     if encoder.compute_dtype == encoder.encoder.model.dtype or not can_stand(optimization, encoder.weights):
         return None
     standing = SummedStandingWeights if summed else StandingWeights
-    encoder.standing = standing(encoder.weights, encoder.compute_dtype)
+    travels = None if optimization.joint is None else optimization.joint.dtype or torch.float32
+    encoder.standing = standing(encoder.weights, encoder.compute_dtype, travels)
     return StandingOptimization(**vars(optimization), standing=encoder.standing)
 
 
@@ -45,6 +46,12 @@ def forget_what_is_replaced(
                 function.forget()
 
         optimizer.register_load_state_dict_post_hook(loaded, prepend=True)  # before others read where state lies
+
+
+def forget_undecided(optimization: Optimization, function: CapturedFunction) -> None:
+    """Drops the graphs of a step in which no process had a gradient: what is summed is agreed on in a later one."""
+    if optimization.joint is not None and optimization.joint.undecided:
+        function.forget()
 
 
 def _optimizers(optimization: Optimization) -> list[tuple[Optimizer, bool]]:

@@ -67,9 +67,9 @@ class CapturingTraining(Training):
     captures: ClassVar[bool] = True
 
     @classmethod
-    def of(cls, training: Training) -> CapturingTraining:
+    def over(cls, training: Training) -> CapturingTraining:
         """The same training."""
-        parts = {part.name: getattr(training, part.name) for part in fields(Training) if part.init}
+        parts = {part.name: getattr(training, part.name) for part in fields(training) if part.init}
         return cls(**parts, pool=GraphPool(training.device))
 
     def capture(self) -> CapturedCFStep:

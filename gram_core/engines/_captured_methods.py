@@ -5,18 +5,21 @@ U unique items (capacity), d width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from gram_core.batch import Batch
+from gram_core.batch import Batch, Selection, mapped
 from gram_core.encoders.packed import PackedEncoder
+from gram_core.encoders.standing import StandingOptimization
 from gram_core.encoding_buffer import EncodingBuffer
-from gram_core.engines._capturable import forget_what_is_replaced, make_capturable, stand
-from gram_core.engines._captured import CapturedFunction, Inputs, Outputs
+from gram_core.engines._capturable import forget_undecided, forget_what_is_replaced, make_capturable, stand
+from gram_core.engines._captured import Capacities, CapturedFunction, Inputs, Outputs
 from gram_core.engines._captured_cf import CapturingTraining
 from gram_core.engines._inputs import (
+    SMALLEST_ROWS,
     NewItemsPacker,
     Packer,
     batch_of,
@@ -80,6 +83,7 @@ class CapturedStep(CapturedExact):
 
     def __init__(self, method: E2E | SingleStep, training: CapturingTraining, encoder: PackedEncoder):
         super().__init__(method, training, encoder)
+        self._rows = Capacities(SMALLEST_ROWS)
         self._step = CapturedFunction(self._device_step, training.device, pool=self._pool)
         self.functions = (self._step,)
         forget_what_is_replaced(training.optimization, training.device, self.functions)
@@ -87,38 +91,71 @@ class CapturedStep(CapturedExact):
     def step(self, batch: Batch) -> Tensor:
         """One step of the method."""
         self._refresh()
-        (loss,) = self._step(self.host_inputs(batch), history_length=batch.history_length)
+        inputs, shared = self.host_inputs(batch)
+        silent = self.training.silent
+        (loss,) = self._step(inputs, history_length=batch.history_length, shared=shared, silent=silent)
         self._optimization.advance()
+        forget_undecided(self._optimization, self._step)
         return loss.clone()
 
-    def host_inputs(self, batch: Batch) -> dict[str, Tensor]:
-        """The host's share of a step: deduplication, packing, who reads what."""
+    def host_inputs(self, batch: Batch) -> tuple[dict[str, Tensor], bool]:
+        """The host's share of a step: deduplication, packing, who reads what; and whether from other processes, too."""
         with phase("host"):
-            selection = self.method.select(batch)
-            packed = self._packer.pack(self.training.table.texts(selection.items))
-            return packed | slot_inputs(batch, selection.slot_rows, rows_of(packed))
+            placed = self.training.placed(self.method.select(batch), batch, self._rows.fit)
+            packed = self._packer.pack(self.training.table.texts(placed.items), placed.rows)
+            rows = rows_of(packed) * (self.training.processes if placed.rows is not None else 1)
+            return packed | slot_inputs(placed.batch, placed.slot_rows, rows), placed.rows is not None
 
-    def _device_step(self, inputs: Inputs, history_length: int) -> Outputs:
+    def _device_step(self, inputs: Inputs, history_length: int, shared: bool, silent: bool) -> Outputs:
         with phase("ce_forward"):
             encodings = self._encoder.encode(packed_texts(inputs))
+        if isinstance(self._optimization, StandingOptimization) and self._optimization.joint is not None:
+            encodings = passing_back(encodings, self._optimization.cf_gradients_are_there)
+        if shared:
+            encodings = self.training.spread(encodings)
         loss = self.method.backpropagate(encodings, gather_of(inputs), batch_of(inputs, history_length))
         self._optimization.move()
         return (loss,)
 
 
+def passing_back(encodings: Tensor, notify: Callable[[], None]) -> Tensor:
+    """The encodings; `notify` is called when their gradient has come, before it goes on to the encoder."""
+    return _PassingBack.apply(encodings, notify)
+
+
+class _PassingBack(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, encodings: Tensor, notify: Callable[[], None]) -> Tensor:
+        ctx.notify = notify
+        return encodings.view_as(encodings)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        ctx.notify()
+        return gradient, None
+
+
 class CapturedMultiStep(Captured, MultiStep):
-    """Multi-step GRAM with three graphs: encoding new items, a CF step, a CE minibatch."""
+    """Multi-step GRAM with three graphs: encoding new items, a CF step, a CE minibatch.
+
+    The CF step's graph reads moved encodings from the buffer and moves them there; when the buffer has grown, that is
+    other memory, for which it is captured anew.
+    """
 
     def __init__(self, training: CapturingTraining, settings: MultiStep.Settings | None, encoder: PackedEncoder):
         super().__init__(training, settings)
         self._encoder = encoder
         self._new_items, self._minibatch = NewItemsPacker(encoder), Packer(encoder)
+        self._rows = Capacities(SMALLEST_ROWS)
         make_capturable(training.optimization, training.device)
         self._standing = stand(training, encoder)
+        self._optimization = self._standing or training.optimization
         self._pool = training.pool
         self._encode = CapturedFunction(self._device_encode, training.device, pool=self._pool)
+        self._cf = CapturedFunction(self._device_cf_step, training.device, pool=self._pool)
         self._ce = CapturedFunction(self._device_ce_step, training.device, pool=self._pool)
-        self.functions = (self._encode, *training.capture().functions, self._ce)
+        self.functions = (self._encode, self._cf, self._ce)
+        self._captured_buffer = self._buffer.tensors
         forget_what_is_replaced(training.optimization, training.device, self.functions)
 
     def _encode_items(self, items: Tensor) -> Tensor:
@@ -126,24 +163,54 @@ class CapturedMultiStep(Captured, MultiStep):
         (encodings,) = self._encode(self._new_items.pack(self.training.table.texts(items)))
         return encodings[: len(items)]
 
+    def _cf_step(self, selection: Selection, batch: Batch) -> Tensor:
+        if self._buffer.tensors[0] is not self._captured_buffer[0]:
+            self._captured_buffer = self._buffer.tensors
+            self._cf.forget()
+        with phase("host"):
+            held, row_of, room = self._buffer.place(selection.items, self._rows.fit)
+            weighted = self.training.weighted(batch)
+            slot_rows = mapped(selection.slot_rows[: weighted.users], row_of)
+            inputs = slot_inputs(weighted, slot_rows, room * self.training.processes)
+            inputs |= {"held": held, "rate": torch.tensor([self._rate(batch)], dtype=torch.float64)}
+        (loss,) = self._cf(inputs, history_length=batch.history_length, silent=self.training.silent)
+        self._optimization.advance(encoder=False)
+        forget_undecided(self._optimization, self._cf)
+        return loss.clone()
+
     def _ce_step(self, items: Tensor, buffer: EncodingBuffer) -> None:
         self._refresh()
-        packed = self._minibatch.pack(self.training.table.texts(items))
-        encoded, displacement = (filled_up(part, rows_of(packed)) for part in buffer.read(items))
-        self._ce(packed | {"encoded": encoded, "displacement": displacement})
-        (self._standing or self.training.optimization).advance(cf=False)
+        held = buffer.owned(items)
+        packed = self._minibatch.pack(self.training.table.texts(held))
+        encoded, displacement = (filled_up(part, rows_of(packed)) for part in buffer.read(held))
+        self._ce(packed | {"encoded": encoded, "displacement": displacement}, silent=self.training.silent)
+        self._optimization.advance(cf=False)
+        forget_undecided(self._optimization, self._ce)
 
     def _device_encode(self, inputs: Inputs) -> Outputs:
         with torch.no_grad(), phase("ce_forward"):
             return (self._encoder.encode(packed_texts(inputs)),)
 
-    def _device_ce_step(self, inputs: Inputs) -> Outputs:
+    def _device_cf_step(self, inputs: Inputs, history_length: int, silent: bool) -> Outputs:
+        """silent: what the graph is bound to beside its inputs; the training knows it by itself."""
+        encoded, displacement = self._buffer.tensors
+        held = inputs["held"]
+        with phase("cf"):
+            leaf = self.training.spread(encoded[held] + displacement[held]).requires_grad_()
+            loss = self.training.loss(gather_of(inputs)(leaf), batch_of(inputs, history_length))
+            loss.backward()
+            gradient = self.training.collect(torch.zeros_like(leaf) if leaf.grad is None else leaf.grad)
+            displacement.index_add_(0, held, gradient * -inputs["rate"].to(gradient.dtype))
+        self._optimization.move(encoder=False)
+        return (loss.detach(),)
+
+    def _device_ce_step(self, inputs: Inputs, silent: bool) -> Outputs:
         with phase("ce_forward"):
             encodings = self._encoder.encode(packed_texts(inputs))
         with phase("ce_backward"):
             loss = pseudo_loss(encodings, inputs["encoded"], inputs["displacement"])
             loss.backward()
-        (self._standing or self.training.optimization).move(cf=False)
+        self._optimization.move(cf=False)
         return (loss.detach(),)
 
     def _refresh(self) -> None:

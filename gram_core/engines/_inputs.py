@@ -32,9 +32,14 @@ class Packer:
         self._tokens, self._rows = Capacities(256), Capacities(SMALLEST_ROWS)
         self._pairs: list[tuple[int, int]] = []
 
-    def pack(self, texts: Texts) -> dict[str, Tensor]:
-        """The texts' inputs."""
-        packed = self._encoder.pack(texts, *self.capacities(len(texts.tokens), len(texts)))
+    def pack(self, texts: Texts, rows: int | None = None) -> dict[str, Tensor]:
+        """The texts' inputs; rows: so many encodings, whatever fits the texts (None)."""
+        tokens, count = (
+            max(1, len(texts.tokens)),
+            max(1, len(texts)),
+        )  # without a text the encoder is passed all the same
+        sizes = self.capacities(tokens, count) if rows is None else (self._tokens.fit(tokens), rows)
+        packed = self._encoder.pack(texts, *sizes)
         return dict(zip(PACKED, packed.tensors(), strict=True))
 
     def capacities(self, tokens: int, texts: int) -> tuple[int, int]:
@@ -94,12 +99,13 @@ def slot_inputs(batch: Batch, slot_rows: Tensor, rows: int) -> dict[str, Tensor]
         "items": batch.items.to(torch.int32),
         "mask": batch.mask.to(torch.int32),
         "targets": batch.targets,
+        **({} if batch.weight is None else {"weight": batch.weight}),
     }
 
 
 def batch_of(inputs: Mapping[str, Tensor], history_length: int) -> Batch:
     """The batch that `slot_inputs` flattened."""
-    return Batch(inputs["items"].long(), inputs["mask"].bool(), inputs["targets"], history_length)
+    return Batch(inputs["items"].long(), inputs["mask"].bool(), inputs["targets"], history_length, inputs.get("weight"))
 
 
 def gather_of(inputs: Mapping[str, Tensor]) -> Gather:
@@ -107,6 +113,8 @@ def gather_of(inputs: Mapping[str, Tensor]) -> Gather:
     shape = inputs["items"].shape
 
     def gather(encodings: Tensor) -> Tensor:
+        if not shape.numel():  # a process without users
+            return F.embedding(inputs["slot_rows"].long().view(shape), encodings)
         rows = gather_rows(encodings, inputs["slot_rows"], inputs["slots"], inputs["reader_offsets"])
         return rows.view(*shape, encodings.shape[1])
 

@@ -45,7 +45,7 @@ def build_packed(method: type, training: Training, settings: Any, encoder: Packe
     packed = replace(training, encoder=encoder)
     if not packed.capturable:
         return method(packed, settings)
-    capturing = CapturingTraining.of(packed)
+    capturing = _capturing(packed)
     if method is MultiStep:
         return CapturedMultiStep(capturing, settings, encoder)
     built = method(capturing, settings)
@@ -54,3 +54,11 @@ def build_packed(method: type, training: Training, settings: Any, encoder: Packe
     if isinstance(built, SingleStep) and built.settings.chunk_tokens:
         return CapturedChunkedStep(built, capturing, encoder)
     return CapturedStep(built, capturing, encoder)
+
+
+def _capturing(training: Training) -> CapturingTraining:
+    if training.optimization.joint is None:
+        return CapturingTraining.over(training)
+    from gram_core.engines._captured_ranks import CapturingDistributedTraining
+
+    return CapturingDistributedTraining.over(training)

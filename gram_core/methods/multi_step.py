@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from gram_core.adaptive_interval import AdaptiveInterval, StepCosts, evenly, relative_drift
-from gram_core.batch import Batch, unique_items
+from gram_core.batch import Batch, Selection, unique_items
 from gram_core.chunking import chunk_bounds
 from gram_core.encoding_buffer import EncodingBuffer
 from gram_core.evaluation import encode_all
@@ -159,15 +159,20 @@ class MultiStep:
     def step(self, batch: Batch) -> Tensor:
         """One CF step; every N-th also updates the encoder. Returns the loss, detached."""
         with phase("host"):
-            selection = self.training.joined(unique_items(batch), batch)
+            selection = self.training.joined(batch)
         self._encode_new(selection.items)
         with self._costs_of_cf_step():
-            moved = self._buffer.moved(selection.items)
-            loss, gradient = self.training.cf_step_and_gradient(moved, selection.slot_rows, batch)
-        self._buffer.move(selection.items, gradient, self._rate(batch))
+            loss = self._cf_step(selection, batch)
         self._steps += 1
         if self._steps >= self.interval:
             self._update_encoder()
+        return loss
+
+    def _cf_step(self, selection: Selection, batch: Batch) -> Tensor:
+        """Phases 2 and 3; returns the loss, detached."""
+        moved = self._buffer.moved(selection.items)
+        loss, gradient = self.training.cf_step_and_gradient(moved, selection.slot_rows, batch)
+        self._buffer.move(selection.items, gradient, self._rate(batch))
         return loss
 
     def finish(self) -> None:

@@ -26,6 +26,8 @@ from bench.build import set_dropout
 from bench.running import processes
 from gram_core.batch import Batch, ItemTable
 from gram_core.distributed import DistributedTraining, Ranks, shard_encoder, zero_redundancy
+from gram_core.encoders.packed import PackedEncoder
+from gram_core.engines import fast
 from gram_core.exactness import Float64Throughout, relative_errors, total_norm
 from gram_core.training import Optimization, Training
 from tests.gram_core import _models as m
@@ -60,6 +62,10 @@ class Trial:
     settings: dict[str, Any] = field(default_factory=dict)
     family: str = "bert"
     ahead: bool = True
+    engine: str = "eager"
+    """"captured": steps as a GPU replays them; "packed": the encoder of those, launched."""
+
+    pooling: str = "attention"
 
     def parts(self, step: int) -> tuple[int, ...]:
         return self.last_users if self.last_users and step == STEPS - 1 else self.users
@@ -71,6 +77,7 @@ class Trial:
         return replace(
             self, size=1, users=total, last_users=(sum(self.last_users),) if self.last_users else (), owner=None,
             method=self.method if alike else "e2e", deduplicate="", sharding="", ahead=True,
+            engine="packed" if alike and self.engine == "captured" else "eager",
             settings=self.settings if alike else {},
         )  # fmt: skip
 
@@ -113,7 +120,7 @@ def all_of_one(owner: int, tokens: Tensor, size: int) -> Tensor:
 
 def run(trial: Trial, ranks: Ranks | None, mesh: DeviceMesh | None = None) -> tuple[dict, dict, dict, list[float]]:
     """First gradients, parameters after all steps, each parameter's largest share of the gradient, and losses."""
-    encoder = m.make_encoder(trial.family, "attention")
+    encoder = m.make_encoder(trial.family, trial.pooling)
     if trial.sharding == "fsdp2":
         shard_encoder(encoder, ranks, mesh)
     training = m.make_training(encoder, trial.cf_module, table_of(trial))
@@ -131,7 +138,13 @@ def run(trial: Trial, ranks: Ranks | None, mesh: DeviceMesh | None = None) -> tu
         assign = {} if trial.owner is None else {"assign": functools.partial(all_of_one, trial.owner)}
         training = DistributedTraining.of(training, ranks, trial.deduplicate, **assign)
     method_class = m.METHODS[trial.method]
-    method = method_class(training, m.settings_of(method_class, **trial.settings))
+    settings = m.settings_of(method_class, **trial.settings)
+    if trial.engine == "captured":
+        method = fast.build_packed(method_class, training, settings, PackedEncoder(training.encoder))
+    elif trial.engine == "packed":
+        method = method_class(replace(training, encoder=PackedEncoder(training.encoder)), settings)
+    else:
+        method = method_class(training, settings)
     rank = 0 if ranks is None else ranks.rank
     batches = [part_of(joined_batch(trial, step), trial.parts(step), rank) for step in range(STEPS)]
     steps = method.training.ahead(batches) if trial.ahead else batches

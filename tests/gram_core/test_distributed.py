@@ -115,6 +115,56 @@ def test_a_mistake_is_noticed(ranks, mistake):
     assert found.gradients > 1e-3
 
 
+CAPTURED = {"engine": "captured", "pooling": "mean"}
+
+
+@pytest.mark.parametrize(("method", "deduplicate"), LINES)
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_captured_steps_with_equally_many_users(ranks, method, deduplicate, size):
+    """What the fast engine captures on a GPU, run as it is: gathers, sums and moves of one function."""
+    options = {"deduplicate": deduplicate, "settings": settings_of(method), **CAPTURED}
+    check(ranks, Trial(method, size=size, users=EQUAL[size], **options))
+
+
+@pytest.mark.parametrize(("method", "deduplicate"), LINES)
+@pytest.mark.parametrize("size", [2, 3])
+def test_captured_steps_with_unequally_many_users_at_last_none_and_clipping(ranks, method, deduplicate, size):
+    """Room for rows is the same on all ranks; one without users takes part in every exchange."""
+    users = {"users": UNEQUAL[size], "last_users": ABSENT[size]}
+    options = {"deduplicate": deduplicate, "max_grad_norm": 0.5, "settings": settings_of(method), **CAPTURED}
+    check(ranks, Trial(method, size=size, **users, **options))
+
+
+@pytest.mark.parametrize("cf_module", m.CF_MODULES)
+@pytest.mark.parametrize(
+    ("method", "deduplicate"), [("e2e", "local"), ("single_step", "global"), ("multi_step", "global")]
+)
+def test_captured_steps_of_every_cf_module(ranks, method, deduplicate, cf_module):
+    options = {"deduplicate": deduplicate, "settings": settings_of(method), **CAPTURED}
+    check(ranks, Trial(method, cf_module, users=UNEQUAL[2], last_users=ABSENT[2], **options))
+
+
+@pytest.mark.parametrize("method", ["e2e_unique", "single_step", "multi_step"])
+def test_captured_steps_where_one_rank_owns_everything(ranks, method):
+    """The other one passes a text of nothing, and gathers."""
+    check(ranks, Trial(method, owner=1, settings=settings_of(method), **CAPTURED))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"accumulation_steps": 4, "ce_batch_tokens": 40, "ce_passes": 2},
+     {"accumulation_steps": 2, "pseudo_target_loss": "sum", "pseudo_target_rate": 0.3}],
+    ids=["minibatches in a budget", "sums at a rate"],
+)  # fmt: skip
+def test_captured_multi_step_settings(ranks, settings):
+    check(ranks, Trial("multi_step", users=UNEQUAL[2], settings=settings, **CAPTURED))
+
+
+@pytest.mark.parametrize("method", ["e2e", "single_step", "multi_step"])
+def test_captured_steps_with_optimizer_state_in_parts(ranks, method):
+    check(ranks, Trial(method, sharding="zero1", settings=settings_of(method), **CAPTURED))
+
+
 class TestPlans:
     def test_batches_in_another_order_than_announced_are_refused(self, ranks):
         """Ranks would otherwise mistake each other's batches."""
