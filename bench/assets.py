@@ -110,6 +110,14 @@ def status() -> tuple[AssetStatus, ...]:
     return tuple(AssetStatus(asset, is_present(asset)) for asset in ASSETS.values())
 
 
+def files_of(*names: str) -> dict[str, Path]:
+    """Every file of these assets by its name; none where one of them is not in the cache yet."""
+    found = [ASSETS[name] for name in names]
+    if not all(is_present(asset) for asset in found):
+        return {}
+    return {file: asset.folder / file for asset in found for file in asset.files if file != "README.md"}
+
+
 def fetch(asset: Asset | str, say: Callable[[str], None] | None = None) -> Path:
     """The folder of a complete asset, downloaded and verified first where the cache lacks it.
 
