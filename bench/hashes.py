@@ -61,13 +61,13 @@ def _remembered(path: Path) -> str:
             break
     else:
         raise UsageError(f"{path}: it changes while it is read; wait until it is written, or give a copy.")
-    if now - max(state[1:3]) > SETTLED_NS:
+    if now - state[2] > SETTLED_NS:
         _remember(note, state, found)
     return found
 
 
 def _state(path: Path) -> list[int]:
-    """What a write cannot leave as it was: unlike the time of change that programs may set, ctime is the system's."""
+    """What a write cannot leave as it was: programs may set mtime back, while ctime is the system's own."""
     stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev]
 
