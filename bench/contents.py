@@ -79,7 +79,7 @@ def refuse_changed(config: Config, run_dir: Path, measured: Sequence[Measured]) 
             f"{run_dir}: since this run was started, {told}; a run measures the same throughout: put "
             "back what it was started with, or start a new run."
         )
-    untold = contents.unknown(then, now)
+    untold = contents.unknown(then, RunInputs(logs=then.logs | now.logs, encoders=then.encoders | now.encoders))
     if not measured or not untold:
         return []
     return [f"this run keeps no hash of {', '.join(untold)}, so whether it is still what was measured is not known"]

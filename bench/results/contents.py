@@ -45,7 +45,7 @@ class Changed:
     @property
     def subject(self) -> str:
         """`the log of table`."""
-        return f"the log of {self.name}" if self.kind == "log" else f"the encoder {self.name}"
+        return _subject(self.kind, self.name)
 
     def __str__(self) -> str:
         hashes = (f"{part} {_short(self.then.get(part))} and {_short(self.now.get(part))}" for part in self.parts)
@@ -88,7 +88,7 @@ def changed(then: RunInputs, now: RunInputs) -> list[Changed]:
 def unknown(then: RunInputs, now: RunInputs) -> list[str]:
     """Logs and encoders that only one of the two knows, so that nobody can tell whether they are the same."""
     return [
-        Changed(kind, name, {}, {}).subject
+        _subject(kind, name)
         for kind, before, after in _both(then, now)
         for name in dict.fromkeys((*before, *after))
         if bool(before.get(name)) != bool(after.get(name))
@@ -96,18 +96,20 @@ def unknown(then: RunInputs, now: RunInputs) -> list[str]:
 
 
 def of_lines(pairs: Iterable[tuple[Measured, Measured]]) -> tuple[list[Changed], list[str]]:
-    """What differs between lines of two results, pair by pair, and of what that is unknown; each named once."""
+    """What differs between lines of two results, pair by pair, and of what no pair tells; each named once.
+
+    A line that failed may know nothing of what its neighbours were measured on.
+    """
     different: dict[tuple[Kind, str], Changed] = {}
-    untold: dict[str, None] = {}
+    told: dict[tuple[Kind, str], bool] = {}
     for then, now in pairs:
         before, after = _of(then), _of(now)
         for each in changed(before, after):
             different.setdefault((each.kind, each.name), each)
-        sides = ("log", "workload"), ("encoder", "encoder")
-        for kind, axis in sides:
-            if not (getattr(then.inputs, kind) and getattr(now.inputs, kind)):
-                untold.setdefault(Changed("log" if kind == "log" else "encoder", str(now.case[axis]), {}, {}).subject)
-    return list(different.values()), list(untold)
+        for kind, thens, nows in _both(before, after):
+            for name, parts in nows.items():
+                told[kind, name] = told.get((kind, name), False) or bool(parts and thens.get(name))
+    return list(different.values()), [_subject(*each) for each, known in told.items() if not known]
 
 
 def joined(inputs: Iterable[Inputs]) -> Inputs:
@@ -125,6 +127,10 @@ def renamed(then: Mapping[str, Parts], now: Mapping[str, Parts]) -> dict[str, st
         if parts and len(same) == 1:
             found[name] = same[0]
     return found
+
+
+def _subject(kind: Kind, name: str) -> str:
+    return f"the log of {name}" if kind == "log" else f"the encoder {name}"
 
 
 def _of(line: Measured) -> RunInputs:

@@ -41,7 +41,7 @@ def check(settings: Settings, axes: Axes) -> None:
 
 def contents(settings: Settings, argument: str | None) -> dict[str, Path | str]:
     """The assets' files, as far as they have been fetched."""
-    return assets.files_of(*ASSETS)
+    return {**assets.files_of(*ASSETS)}
 
 
 def build(settings: Settings, request: WorkloadRequest) -> Workload:

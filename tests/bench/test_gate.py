@@ -318,6 +318,8 @@ def test_another_log_or_encoder_is_told_with_every_verdict(loaded):
     assert not any("same" in note or "not known" in note for note in against(loaded, then, then).notes)
     (unknown,) = [note for note in against(loaded, case(seed=1), then).notes if "keeps no hash" in note]
     assert "the log of synthetic; the encoder shape:tinybert-6-768" in unknown
+    failed = [*then[:12], *blocks("single_step", 0.02, seed=1, outcome="oom")]
+    assert not any("keeps no hash" in note for note in against(loaded, then, failed).notes), "its neighbours tell"
 
 
 def test_a_reference_keeps_its_canary_and_the_gate_tells_it(loaded):
