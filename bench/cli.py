@@ -288,12 +288,15 @@ def reference(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Where to; bench/references/DEVICE.json if left out.")
     ] = None,
+    allow_untrusted: Annotated[
+        bool, typer.Option("--allow-untrusted", help="Accept a run whose canary leaves its limit.")
+    ] = False,
     debug: DebugOption = False,
 ) -> None:
     """Make a run the reference that later ones are held against, as it came out."""
     from bench.gating import session as gate_session
 
-    gate_session.make_reference(run_dir, out, Console())
+    gate_session.make_reference(run_dir, out, Console(), allow_untrusted=allow_untrusted)
 
 
 @app.command()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from bench import environment, registry
+from bench import contents, environment, registry
 from bench.configuration import checks, sweep
 from bench.configuration.case import Case
 from bench.configuration.config import Config, load, requested_device, restore
@@ -147,14 +147,14 @@ def start(plan: Plan, out: Path, kind: RunKind = "run", planned: int | None = No
 def reopen(run_dir: Path) -> tuple[Config, tuple[WorkItem, ...], list[str]]:
     """What an interrupted run was to measure, and warnings about the machine; raises UsageError.
 
-    A run holds the measurements of one machine: a different device, driver or torch is refused. Raises
-    DamagedResults where what it holds can't be trusted.
+    A run holds the measurements of one machine, one log and one encoder: a different device, driver or torch is
+    refused, and so is other content of what it reads. Raises DamagedResults where what it holds can't be trusted.
     """
     known_run(run_dir)
-    warnings = list(store.load(run_dir).warnings)
+    loaded = store.load(run_dir)
     config, changed = same_machine(run_dir)
-    shard = store.read_info(run_dir).shard
-    return config, sweep.shard_of(sweep.plan(config), shard), [*warnings, *changed]
+    untold = contents.refuse_changed(config, run_dir, loaded.records)
+    return config, sweep.shard_of(sweep.plan(config), loaded.info.shard), [*loaded.warnings, *changed, *untold]
 
 
 def same_machine(run_dir: Path) -> tuple[Config, list[str]]:
@@ -249,6 +249,7 @@ def measure(config: Config, items: Sequence[WorkItem], run_dir: Path, console: C
     try:
         manager.prepare()
         fetch_assets(config, console)
+        contents.keep(config, run_dir)
         with ProgressView(console) as view:
             manager.run(config, run_dir, items, view)
         cost = recording.overhead(store.load(run_dir).records)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from bench.results import differences
+from bench.results import contents, differences
 from bench.results.comparison import EQUAL_WITHIN, Compared, compare
 from bench.results.lines import LineResult, lines
 from bench.results.stats import Difference, Estimate
@@ -25,8 +25,9 @@ def print_comparison(a: LoadedRun, b: LoadedRun, console: Console) -> None:
         info = run.info
         started = words.moment(info.started_at)
         console.print(Text(f"{name}: {info.run_id}, {info.environment.device}, preset {info.preset}, {started}"))
-    _print_differences(a, b, console)
     compared = compare(lines(a.records), lines(b.records))
+    _print_differences(a, b, console)
+    _print_inputs(compared, console)
     console.print()
     console.print(_table(compared))
     counts = Counter(each.word for each in compared)
@@ -51,6 +52,22 @@ def _print_differences(a: LoadedRun, b: LoadedRun, console: Console) -> None:
         console.print(Text(f"{'Also different' if decisive else 'Different'}: {'; '.join(other)}.", style="yellow"))
     if not decisive and not other:
         console.print(Text("Environments and settings are the same.", style="dim"))
+
+
+def _print_inputs(compared: tuple[Compared, ...], console: Console) -> None:
+    """Logs and encoders that are another one in B, or may be."""
+    different, untold = contents.of_lines((each.a, each.b) for each in compared if each.a and each.b)
+    if different:
+        told = "; ".join(map(str, different))
+        console.print(Text(f"Not measured on the same, A and B: {told}.", style="bold yellow"))
+    for each in compared:
+        if each.input_changes:
+            console.print(
+                Text(f"The input of {each.line.title} differs: {', '.join(each.input_changes)}.", style="yellow")
+            )
+    if untold:
+        told = f"Whether these are the same is not known, since a run keeps no hash of them: {'; '.join(untold)}."
+        console.print(Text(told, style="yellow"))
 
 
 def _table(compared: tuple[Compared, ...]) -> RichTable:

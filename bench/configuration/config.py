@@ -23,6 +23,7 @@ from pydantic import (
 
 from bench.configuration import checks
 from bench.configuration.method_settings import AUTO
+from bench.configuration.paths import EncoderName
 from bench.configuration.problems import fields_at, nearest, sentence
 from bench.configuration.toml import Source, merge, parse_file, parse_override, place_of
 from bench.errors import ConfigError
@@ -129,6 +130,7 @@ def _accumulation_steps(value: Any) -> Any:
 
 _AXIS = BeforeValidator(_as_list), Field(min_length=1)
 Names = Annotated[tuple[StrictStr, ...], *_AXIS]
+Encoders = Annotated[tuple[EncoderName, ...], *_AXIS]
 Counts = Annotated[tuple[Count, ...], *_AXIS]
 Layers = Annotated[tuple[Annotated[int | str, PlainValidator(_layers)], ...], *_AXIS]
 Ratios = Annotated[tuple[Annotated[StrictFloat, Field(ge=1, allow_inf_nan=False)], ...], *_AXIS]
@@ -141,7 +143,7 @@ class SweepAxes(_Strict):
     """Every axis of one part of the sweep; a case is one element of their product."""
 
     workload: Names = ("synthetic",)
-    encoder: Names = ("minilm",)
+    encoder: Encoders = ("minilm",)
     cf_module: Names = ("nrms",)
     layers: Layers = ("all",)
     """The encoder's first so many layers, or "all"."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from bench.configuration import method_settings
 from bench.configuration.case import Case
+from bench.configuration.paths import absolute_encoder
 from bench.errors import ConfigError
 from bench.results.schema import Record
 from bench.results.store import record_key
@@ -195,6 +196,7 @@ def _has(case: Case, axis: str, value: str) -> bool:
     if axis not in case.axes():
         raise ConfigError(f"--case: {axis} is none of {', '.join(case.axes())}.")
     held = case.axes()[axis]
+    value = absolute_encoder(value) if axis == "encoder" else value
     try:
         return float(value) == held if isinstance(held, int | float) else value == str(held)
     except ValueError:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from bench import assets, registry
+from bench import assets, hashes, registry
 
 if TYPE_CHECKING:
     import tokenizers
@@ -90,10 +90,22 @@ class TransformersTokenizer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of name, class and vocabulary."""
-        vocabulary = sorted(self._tokenizer.get_vocab().items())
-        described = f"{self._tokenizer.name_or_path} {type(self._tokenizer).__name__} {vocabulary}"
-        return hashlib.sha256(described.encode()).hexdigest()
+        """SHA-256 of class, options, and the whole of its state: rules as well as vocabulary."""
+        tokenizer: Any = self._tokenizer
+        places = {"name_or_path", *tokenizer.vocab_files_names}
+        options = {name: value for name, value in tokenizer.init_kwargs.items() if name not in places}
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        parts = {
+            "class": type(tokenizer).__name__,
+            "options": str(sorted((name, str(value)) for name, value in options.items())),
+            "vocabulary": str(sorted(tokenizer.get_vocab().items())),
+            "backend": "" if backend is None else backend.to_str(),
+        }
+        for name in tokenizer.vocab_files_names:
+            path = tokenizer.init_kwargs.get(name)
+            if backend is None and path:
+                parts[name] = hashes.of_file(Path(path))
+        return hashes.of_parts(parts)
 
     @property
     def special_token_ids(self) -> frozenset[int]:
@@ -152,6 +164,31 @@ def load(
     module.check(argument)
     loaded: LoadedEncoder = module.load(argument, layers=layers, device=device, dtype=dtype, seed=seed, dropout=dropout)
     return loaded
+
+
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+"""The first that a folder holds is what transformers loads."""
+_CONFIGURATION = ("config.json", "adapter_config.json", "*.index.json")
+_TOKENIZER = (
+    "tokenizer*", "vocab*", "merges*", "special_tokens_map*", "added_tokens*", "*.model", "*.spm", "*.tiktoken",
+    "*.codes",
+)  # fmt: skip
+
+
+def files_of(folder: Path) -> dict[str, list[Path] | str]:
+    """What a model's folder holds, as `contents` tells it."""
+
+    def matching(*patterns: str) -> list[Path]:
+        return sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+
+    weights = next((found for pattern in _WEIGHTS if (found := matching(pattern))), [])
+    return {"weights": weights, "configuration": matching(*_CONFIGURATION), "tokenizer": matching(*_TOKENIZER)}
+
+
+def asset_files(name: str) -> dict[str, list[Path] | str]:
+    """The same of an encoder that is an asset; nothing where it has not been fetched yet."""
+    asset = assets.ASSETS[name]
+    return files_of(asset.folder) if assets.is_present(asset) else {}
 
 
 def no_argument(scheme: str, argument: str | None) -> None:

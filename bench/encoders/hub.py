@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.encoders._base import Dropout, LoadedEncoder
+from bench.encoders._base import Dropout, LoadedEncoder, files_of
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +23,14 @@ def check(argument: str | None) -> None:
             f'encoder "hub:{argument or ""}" must name a model of the hub, such as '
             '"hub:sentence-transformers/all-MiniLM-L6-v2"; a folder is "path:FOLDER"'
         )
+
+
+def contents(argument: str | None) -> dict[str, list[Path] | str]:
+    """The files of the revision that the local cache calls its newest; nothing where it has none yet."""
+    from huggingface_hub import try_to_load_from_cache
+
+    configuration = try_to_load_from_cache(str(argument), "config.json")
+    return files_of(Path(configuration).parent) if isinstance(configuration, str) else {}
 
 
 def load(

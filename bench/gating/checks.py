@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from bench.gating.settings import Floor
 from bench.results import stats
-from bench.results.lines import LineResult
+from bench.results.lines import LineResult, input_changes
 from bench.results.schema import Outcome
 from bench.results.verdicts import Check, Verdict
 
@@ -132,15 +132,10 @@ def against_reference(line: LineResult, then: LineResult, tolerance: float, chec
     change = _change(difference)
     speeds = f"{times(line.speed_up.value)} now, {times(then.speed_up.value)} in the reference"
     allowed = f"{percent(tolerance, sign=False)} may be lost"
-    input_differs = _input_differs(line, then)
 
     def tell(verdict: stats.Verdict) -> str:
-        what = {
-            "pass": f"speed-up held, {change}: {speeds}; {allowed}",
-            "fail": f"speed-up lost, {change}: {speeds}; {allowed}{input_differs}",
-            "inconclusive": f"cannot tell, {change}: {speeds}; {allowed}{input_differs}",
-        }
-        return what[verdict]
+        what = {"pass": "speed-up held", "fail": "speed-up lost", "inconclusive": "cannot tell"}
+        return f"{what[verdict]}, {change}: {speeds}; {allowed}"
 
     check = Check(
         name="reference",
@@ -154,11 +149,13 @@ def against_reference(line: LineResult, then: LineResult, tolerance: float, chec
     return [Comparison(line.key, check, difference, tolerance, tell)]
 
 
-def _input_differs(line: LineResult, then: LineResult) -> str:
-    now, before = line.item_repetition_ratio, then.item_repetition_ratio
-    if now is None or before is None or abs(now / before - 1) <= 0.02:
-        return ""
-    return f"; its batches repeat items {now:.3g} times, the reference's {before:.3g} times: the input differs"
+def with_input_changes(checks: Sequence[Check], line: LineResult, then: LineResult) -> list[Check]:
+    """The checks of a line, each with how its input differs from the reference's, whatever the verdict."""
+    told = input_changes(then, line, "the reference's")
+    if not told:
+        return list(checks)
+    said = f"; {', '.join(told)}: the input differs"
+    return [check.model_copy(update={"reason": f"{check.reason}{said}"}) for check in checks]
 
 
 def against_floor(

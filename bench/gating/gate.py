@@ -15,11 +15,21 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
 
-from bench.gating.checks import Comparison, against_floor, against_reference, decided, memory, outcome, percent, times
-from bench.gating.references import Reference, steady_clocks
+from bench.gating.checks import (
+    Comparison,
+    against_floor,
+    against_reference,
+    decided,
+    memory,
+    outcome,
+    percent,
+    times,
+    with_input_changes,
+)
+from bench.gating.references import Reference, canary_of, steady_clocks
 from bench.gating.settings import Floor, GateSettings
-from bench.results import differences, stats
-from bench.results.lines import LineResult, lines
+from bench.results import contents, differences, stats
+from bench.results.lines import LineResult, lines, under_names_of
 from bench.results.store import LoadedRun
 from bench.results.verdicts import CanaryVerdict, Check, Code, GateReport, HeldAgainst, LineVerdict, Verdict
 
@@ -46,7 +56,7 @@ def judge(run: LoadedRun, settings: GateSettings, reference: Reference | None = 
     kind = run.info.environment.device_kind
     tolerance, tolerance_reason = _tolerance(run, settings, reference)
     floors = [floor for floor in settings.floor if floor.device in (None, kind)]
-    then = {line.key: line for line in reference.lines} if reference else {}
+    then = {line.key: line for line in under_names_of(reference.lines, tuple(found.values()))} if reference else {}
 
     checks: dict[Hashable, list[Check]] = {}
     comparisons: list[Comparison] = []
@@ -61,8 +71,10 @@ def judge(run: LoadedRun, settings: GateSettings, reference: Reference | None = 
             comparisons += against_floor(line, floor, found, checks[key])
     for comparison, check in zip(comparisons, decided(comparisons), strict=True):
         checks[comparison.line].append(check)
+    for key in checks.keys() & then.keys():
+        checks[key] = with_input_changes(checks[key], found[key], then[key])
 
-    canary = _canary(run, settings)
+    canary = canary_of(run, settings.canary_limit)
     judged = [_line(found[key], own) for key, own in checks.items()]
     new = [line for key, line in found.items() if key not in then]
     judged += [_missing(line, new) for key, line in then.items() if key not in found]
@@ -70,6 +82,7 @@ def judge(run: LoadedRun, settings: GateSettings, reference: Reference | None = 
     if canary is not None and not canary.trusted:
         judged = [_distrusted(line) for line in judged]
     notes = _notes(run, reference, [line for key, line in found.items() if key not in checks], canary)
+    notes += _input_notes([(then[key], line) for key, line in found.items() if key in then])
     verdict, code, reason = _overall(judged, canary, run)
     return GateReport(
         run_id=run.info.run_id,
@@ -100,23 +113,6 @@ def _tolerance(run: LoadedRun, settings: GateSettings, reference: Reference | No
     if steady_clocks(run) and (reference is None or reference.steady_clocks):
         return STEADY_TOLERANCE, "clocks were steady and the device was ours alone"
     return SHARED_TOLERANCE, "a shared machine, or one that does not say that its clocks were steady"
-
-
-def _canary(run: LoadedRun, settings: GateSettings) -> CanaryVerdict | None:
-    limit = stats.canary_limit(run.info, settings.canary_limit)
-    found = stats.trust(run.records, limit)
-    if found is None:
-        return None
-    low, high = found.canary.interval or (None, None)
-    return CanaryVerdict(
-        ratio=found.canary.value,
-        low=low,
-        high=high,
-        limit=limit,
-        cases=found.cases,
-        blocks=found.canary.blocks,
-        trusted=found.trusted,
-    )
 
 
 def _line(line: LineResult, checks: Iterable[Check]) -> LineVerdict:
@@ -213,6 +209,27 @@ def _notes(
             ("settings differ, reference and run", differences.settings(reference.config, run.info.config)),
         ):
             notes += [f"{what}: {'; '.join(found)}"] if found else []
+        notes.append(_canary_of_reference(reference))
+    return tuple(notes)
+
+
+def _canary_of_reference(reference: Reference) -> str:
+    canary = reference.canary
+    if canary is None:
+        return "the reference keeps no canary, so whether e2e was as fast as itself there is not known"
+    told = f"the reference's canary: e2e against itself was {canary.told}"
+    limit = percent(canary.limit, sign=False)
+    return told if canary.trusted else f"{told}, which leaves {limit} around 1: that machine was too unsteady to trust"
+
+
+def _input_notes(pairs: Sequence[tuple[LineResult, LineResult]]) -> tuple[str, ...]:
+    """Logs and encoders that are another one than the reference's, and those of which nobody knows."""
+    different, untold = contents.of_lines(pairs)
+    notes = [f"not measured on the same as the reference: {each}" for each in different]
+    if untold:
+        notes.append(
+            f"whether these are the reference's is not known, since one of the two keeps no hash: {'; '.join(untold)}"
+        )
     return tuple(notes)
 
 
@@ -227,9 +244,8 @@ def _overall(judged: Sequence[LineVerdict], canary: CanaryVerdict | None, run: L
         amount = f"{len(failed)} of {len(judged)} lines failed" if len(judged) > 1 else "the line failed"
         return "FAIL", "regression", f"{amount}; {_first(failed)}"
     if canary is not None and not canary.trusted:
-        interval = "" if canary.low is None else f" ({canary.low:.3f} to {canary.high:.3f})"
         limit = percent(canary.limit, sign=False)
-        reason = f"e2e against itself came out at {canary.ratio:.3f}{interval}, which leaves {limit} around 1"
+        reason = f"e2e against itself came out at {canary.told}, which leaves {limit} around 1"
         return "INCONCLUSIVE", "untrusted", f"{reason}: this machine was too unsteady for a verdict"
     if undecided:
         amount = (

@@ -13,11 +13,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bench.errors import NothingMeasured, UsageError
-from bench.results import differences, files, store
+from bench.results import differences, files, stats, store
 from bench.results.lines import LineResult, lines
 from bench.results.schema import Environment
 from bench.results.store import LoadedRun
-from bench.results.verdicts import SCHEMA_VERSION
+from bench.results.verdicts import SCHEMA_VERSION, CanaryVerdict
 
 FOLDER = Path(__file__).parents[1] / "references"
 """`bench/references/`."""
@@ -36,6 +36,8 @@ class Reference(BaseModel):
     environment: Environment
     config: dict[str, Any]
     steady_clocks: bool
+    canary: CanaryVerdict | None = None
+    """Of the run; None where it measured none, and in references of before it was kept."""
     lines: tuple[LineResult, ...]
 
 
@@ -52,8 +54,38 @@ def make(run: LoadedRun) -> Reference:
         environment=run.info.environment,
         config=run.info.config,
         steady_clocks=steady_clocks(run),
+        canary=canary_of(run, run.info.config.get("gate", {}).get("canary_limit")),
         lines=found,
     )
+
+
+def canary_of(run: LoadedRun, limit: object) -> CanaryVerdict | None:
+    """The run's canaries as one, held to a limit ("auto": its device's); None where it measured none."""
+    allowed = stats.canary_limit(run.info, limit)
+    found = stats.trust(run.records, allowed)
+    if found is None:
+        return None
+    low, high = found.canary.interval or (None, None)
+    return CanaryVerdict(
+        ratio=found.canary.value,
+        low=low,
+        high=high,
+        limit=allowed,
+        cases=found.cases,
+        blocks=found.canary.blocks,
+        trusted=found.trusted,
+    )
+
+
+def refuse_untrusted(reference: Reference, run_dir: Path) -> None:
+    """Raises UsageError where e2e was not as fast as itself in the run that the reference is of."""
+    canary = reference.canary
+    if canary is not None and not canary.trusted:
+        raise UsageError(
+            f"{run_dir}: its canary leaves its limit, e2e against itself is {canary.told} where 1 ± "
+            f"{100 * canary.limit:g} % is allowed, so this machine was too unsteady for a reference: measure again, or "
+            "make one all the same with --allow-untrusted."
+        )
 
 
 def steady_clocks(run: LoadedRun) -> bool:

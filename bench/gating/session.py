@@ -130,11 +130,16 @@ def _print(report: GateReport, console: Console) -> None:
     print_report(report, console)
 
 
-def make_reference(run_dir: Path, out: Path | None, console: Console) -> None:
-    """Makes the run the reference of its device, as it came out."""
+def make_reference(run_dir: Path, out: Path | None, console: Console, *, allow_untrusted: bool = False) -> None:
+    """Makes the run the reference of its device, as it came out.
+
+    Raises UsageError for a run whose canary leaves its limit, unless that is allowed.
+    """
     session.known_run(run_dir)
     run = store.load(run_dir)
     reference = references.make(run)
+    if not allow_untrusted:
+        references.refuse_untrusted(reference, run_dir)
     path = out or references.place(run.info.environment)
     existed = path.exists()
     references.write(reference, path)
@@ -147,6 +152,14 @@ def make_reference(run_dir: Path, out: Path | None, console: Console) -> None:
             f"warning: {len(single)} of them were measured in one block and have no uncertainty, so nothing can be "
             "held against them; measure with --preset gate",
         )
+    if reference.canary is None:
+        session.say(
+            console,
+            "warning: the run has no canary, so whether e2e was as fast as itself is not known; measure with --preset "
+            "gate",
+        )
+    elif not reference.canary.trusted:
+        session.say(console, f"warning: its canary leaves its limit, e2e against itself is {reference.canary.told}")
     if len(run.records) < run.info.planned_records:
         session.say(console, f"warning: the run is unfinished; `gram-bench resume {run_dir}` adds the rest")
 

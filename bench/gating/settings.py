@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
+from bench.configuration.paths import EncoderName
 from bench.results.lines import LineResult
 
 
@@ -32,7 +33,7 @@ class Floor(_Strict):
     engine: StrictStr | None = None
     accumulation_steps: StrictInt | StrictStr | None = None
     workload: StrictStr | None = None
-    encoder: StrictStr | None = None
+    encoder: EncoderName | None = None
     layers: StrictInt | None = None
     batch_size: StrictInt | None = None
     history_length: StrictInt | None = None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from bench.results.lines import LineResult
+from bench.results.lines import LineResult, input_changes, under_names_of
 from bench.results.stats import REFERENCE, Difference, difference
 
 EQUAL_WITHIN = 0.05
@@ -32,10 +32,15 @@ class Compared:
         assert found is not None, "a compared line is in one run at least"
         return found
 
+    @property
+    def input_changes(self) -> list[str]:
+        """How what the line was measured on differs between the runs."""
+        return input_changes(self.a, self.b, "A's") if self.a and self.b else []
+
 
 def compare(a: Sequence[LineResult], b: Sequence[LineResult]) -> tuple[Compared, ...]:
     """Every line of either run in A's order, then what only B has; e2e only where it ended otherwise or is missing."""
-    then, now = {line.key: line for line in a}, {line.key: line for line in b}
+    then, now = {line.key: line for line in under_names_of(a, b)}, {line.key: line for line in b}
     pairs = [(then.get(key), now.get(key)) for key in dict.fromkeys((*then, *now))]
     compared = [_compared(*pair) for pair in pairs]
     return tuple(each for each in compared if each.line.method != REFERENCE or each.word != "no speed-up")

@@ -11,9 +11,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from bench.results.schema import AxisValue, CaseAxes, Outcome, PeakMemory, Record
+from bench.results import contents
+from bench.results.schema import AxisValue, CaseAxes, Inputs, Outcome, PeakMemory, Record
 from bench.results.stats import REFERENCE, Estimate, block_values, estimate
 
+SAME_RATIO = 0.02
+"""Relative: repetition ratios this near are the same."""
 WORST_FIRST: tuple[Outcome, ...] = ("error", "timeout", "oom", "skipped", "ok")
 
 
@@ -29,6 +32,8 @@ class LineResult(BaseModel):
     dropout: Literal["off", "shared"] = "off"
     padding: Literal["max_length", "longest"] = "max_length"
     optimizer: str = "adamw"
+    inputs: Inputs = Inputs()
+    """What all its records were measured on."""
 
     outcome: Outcome
     reason: str | None = None
@@ -102,6 +107,32 @@ def lines(records: Iterable[Record]) -> tuple[LineResult, ...]:
     return tuple(_line(own, references.get(_case_of(own[0]), ())) for own in found.values())
 
 
+def under_names_of(then: Sequence[LineResult], now: Sequence[LineResult]) -> tuple[LineResult, ...]:
+    """The lines `then`, each encoder under the name that the same content has `now`: a folder may have moved."""
+    before, after = (contents.known_of(several).encoders for several in (then, now))
+    names = contents.renamed(before, after)
+
+    def renamed(line: LineResult) -> LineResult:
+        encoder = str(line.case.get("encoder"))
+        case = {**line.case, "encoder": names.get(encoder, line.case.get("encoder"))}
+        return line.model_copy(update={"case": case}) if encoder in names else line
+
+    return tuple(map(renamed, then))
+
+
+def input_changes(then: LineResult, now: LineResult, thens: str) -> list[str]:
+    """How the input of two results of a line differs: other content, or batches that repeat items otherwise.
+
+    thens: whose the earlier one is, "the reference's".
+    """
+    different, _ = contents.of_lines([(then, now)])
+    told = [f"{each.subject} is another one" for each in different]
+    before, after = then.item_repetition_ratio, now.item_repetition_ratio
+    if before is not None and after is not None and abs(after / before - 1) > SAME_RATIO:
+        told.append(f"its batches repeat items {after:.3g} times, {thens} {before:.3g} times")
+    return told
+
+
 def key_of(record: Record) -> Hashable:
     """`LineResult.key` of the line that a record belongs to."""
     return _case_of(record), record.method, record.accumulation_steps
@@ -126,6 +157,7 @@ def _line(records: Sequence[Record], reference: Sequence[Record]) -> LineResult:
         dropout=first.dropout,
         padding=first.padding,
         optimizer=first.optimizer,
+        inputs=contents.joined(record.inputs for record in records),
         outcome=worst.outcome,
         reason=worst.reason,
         blocks=len(records),

@@ -3,7 +3,8 @@
 Raw facts only: everything derived (medians, ratios, speed-ups) is computed when read. Loads without torch.
 
 Format history
-1: first version.
+1: first version. Columns that came later have a default, which is what every older result holds: of `inputs` nothing,
+so that what such a result was measured on is unknown.
 """
 
 from __future__ import annotations
@@ -106,6 +107,28 @@ class Telemetry(_Strict):
     """Most device memory that the driver counted for the worker."""
 
 
+Parts = dict[str, str]
+"""Part -> SHA-256 of its content. Empty: unknown."""
+
+
+class Inputs(_Strict):
+    """What a line was measured on, by content.
+
+    log: the files that the workload reads, by the setting that names them; of one without files, its settings. encoder:
+    weights, configuration and tokenizer, as far as it has them in files.
+    """
+
+    log: Parts = {}
+    encoder: Parts = {}
+
+
+class RunInputs(_Strict):
+    """The same of a whole run: by workload and by encoder, as the sweep names them."""
+
+    logs: dict[str, Parts] = {}
+    encoders: dict[str, Parts] = {}
+
+
 class Record(_Strict):
     """One method on one case in one block.
 
@@ -133,6 +156,7 @@ class Record(_Strict):
     padding: Literal["max_length", "longest"] = "max_length"
     optimizer: str = "adamw"
     seed: int = 0
+    inputs: Inputs = Inputs()
 
     samples_s: tuple[float, ...] = ()
     """Seconds per step: each is one timed window divided by its steps."""
@@ -240,6 +264,8 @@ class RunInfo(_Strict):
     preset: str
     config: dict[str, Any]
     environment: Environment
+    inputs: RunInputs = RunInputs()
+    """What it measures, as it was when the run was started; everything in it is measured on the same."""
     planned_records: int
     """Measurements, or trainings."""
     shard: str | None = None

@@ -22,7 +22,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.results import store
-from bench.results.schema import CaseAxes, Exactness, Outcome, PeakMemory, RunInfo
+from bench.results.schema import CaseAxes, Exactness, Inputs, Outcome, PeakMemory, RunInfo
 
 SCHEMA_VERSION: Final = 1
 POINTS_FILE: Final = "training.jsonl"
@@ -52,6 +52,7 @@ class TrainingPoint(BaseModel):
     dropout: Literal["off", "shared"] = "off"
     padding: Literal["max_length", "longest"] = "max_length"
     optimizer: str = "adamw"
+    inputs: Inputs = Inputs()
 
     step: Annotated[int, Field(ge=0)]
     """CF steps taken so far."""

@@ -92,6 +92,11 @@ class CanaryVerdict(_Strict):
     blocks: int
     trusted: bool
 
+    @property
+    def told(self) -> str:
+        """`1.002 (0.998 to 1.006)`."""
+        return f"{self.ratio:.3f}" + ("" if self.low is None else f" ({self.low:.3f} to {self.high:.3f})")
+
 
 class HeldAgainst(_Strict):
     """The reference."""

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench import contents
 from bench.errors import BenchError
 from bench.results import store
 from bench.results.schema import Outcome, Record
@@ -43,13 +44,16 @@ def overhead(records: Iterable[Record]) -> str | None:
 
 
 def write(run_dir: Path, record: Record) -> None:
-    """Puts a record on the disk; raises BenchError, which says how to go on, where that can't be."""
+    """Puts a record on the disk; raises BenchError, which says how to go on, where that can't be, and UsageError for
+    one that was measured on another log or encoder than the run."""
+    contents.check_measured(run_dir, [record])
     with held_back(), _told_how_to_go_on(run_dir):
         store.append(run_dir, record)
 
 
 def write_block(run_dir: Path, records: Sequence[Record]) -> tuple[Record, ...]:
     """Puts a block's records on the disk, all or none, and returns them as they are there; raises as `write` does."""
+    contents.check_measured(run_dir, records)
     with held_back(), _told_how_to_go_on(run_dir):
         return store.append_block(run_dir, records)
 

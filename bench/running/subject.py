@@ -368,6 +368,7 @@ class Subject:
 
     def _facts(self) -> dict[str, Any]:
         return {
+            "inputs": self.built.inputs,
             "setup_s": self._initialised_s(),
             "warmup_steps": self.warm.steps or None,
             "host_wait_s": statistics.median(self._waits) if self._waits else None,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench import contents
 from bench.configuration.config import Config
 from bench.errors import BenchError
 from bench.results import store, training
@@ -152,6 +153,7 @@ def _hopeless(
 
 
 def _write(run_dir: Path, point: TrainingPoint) -> None:
+    contents.check_measured(run_dir, [point])
     try:
         with held_back():
             training.append(run_dir, point)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import session
+from bench import contents, session
 from bench.configuration import checks
 from bench.configuration.config import Config
 from bench.errors import ConfigError, Interrupted
@@ -32,10 +32,12 @@ def start(plan: Plan, items: Sequence[TrainItem], out: Path) -> Path:
 
 
 def reopen(run_dir: Path) -> tuple[Config, tuple[TrainItem, ...], list[str]]:
-    """What an interrupted run was to train, and warnings; raises UsageError on another machine."""
-    warnings = list(training.load(run_dir).warnings)
+    """What an interrupted run was to train, and warnings; raises UsageError on another machine, and where the log or
+    the encoder is another one by now."""
+    loaded = training.load(run_dir)
     config, changed = session.same_machine(run_dir)
-    return config, trainings(config), [*warnings, *changed]
+    untold = contents.refuse_changed(config.training(), run_dir, loaded.points)
+    return config, trainings(config), [*loaded.warnings, *changed, *untold]
 
 
 def train(config: Config, items: Sequence[TrainItem], run_dir: Path, console: Console) -> None:
@@ -47,6 +49,7 @@ def train(config: Config, items: Sequence[TrainItem], run_dir: Path, console: Co
     try:
         measuring.prepare(processes.SCORING)
         session.fetch_assets(config.training(), console)
+        contents.keep(config.training(), run_dir)
         with TrainingView(console) as view:
             view.metric = config.train.metric
             manager.run(config, run_dir, items, view)

@@ -89,7 +89,9 @@ def _train(job: TrainJob, claim: Exactness, say: Say, enter: Callable[[Phase, in
         enter("evaluation", learner.step)
         reached = vars(learner.evaluate())
         ended: dict[str, Any] = {"outcome": "ok", "detail": _detail(built, learner)} if learner.stopped else {}
-        point = TrainingPoint(**identity(job), exactness=claim, **reached, **ended).model_dump(mode="json")
+        point = TrainingPoint(**identity(job), exactness=claim, inputs=built.inputs, **reached, **ended).model_dump(
+            mode="json"
+        )
         if time.monotonic() - saved >= config.train.checkpoint_every_s:
             state = learner.checkpoint()
             checkpoint.save(path, checkpoint.Checkpoint(state.tensors, {**state.facts, POINT: point}))

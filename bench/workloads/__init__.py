@@ -7,6 +7,9 @@ Each file defines, and may be imported without torch,
     TAKES_REPETITION_RATIO: bool            whether it realises an asked-for item_repetition_ratio or has its own
     HOLDS_OUT: bool                         whether it can hold data out, for `gram-bench train` to judge by
     check(settings, axes)                   raises ValueError for a case that it cannot be; instant
+    contents(settings, argument) -> dict[str, Path | str]
+                                            what it reads, by part: files, or a text that says what is drawn; a
+                                            part that is not there yet is left out
     build(settings, request) -> Workload
     prepare(settings, *, argument, task, say) -> None
                                             optional: has in the cache what `build` would take long to make; `say` is

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-FORMAT = 1
+FORMAT = 2
 """Part of every key in the cache: another layout of these files is another log."""
 
 Ints = NDArray[np.int64]

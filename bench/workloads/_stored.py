@@ -2,25 +2,61 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bench import hashes
 from bench.workloads import _log
 from bench.workloads._base import MalformedData, Workload, WorkloadRequest
 from bench.workloads._examples import ScoredSettings
-from bench.workloads._kept import content_hash, kept
+from bench.workloads._kept import kept
 from bench.workloads._real_log import item_table, log_workload
 
 _TEXTS = "texts.json"
 
 
-def key(name: str, files: Sequence[Path], *settings: object) -> str:
-    """What a log in the cache is made of: the files' contents, whatever they are called, and the settings."""
-    return " ".join([str(_log.FORMAT), name, *map(content_hash, files), *map(repr, settings)])
+_READERS = ("pandas", "pyarrow")
+"""Libraries that say what a file's fields are."""
+
+
+@dataclass(frozen=True)
+class StoredLog:
+    """A log that is made of files: their contents, whatever they are called, and the settings decide what it is.
+
+    write: fills a folder, and returns the facts of what it read.
+    """
+
+    name: str
+    contents: Mapping[str, Path | str]
+    settings: tuple[object, ...]
+    write: Callable[[Path], dict[str, Any]]
+
+    def kept(self, announce: Callable[[], None] = lambda: None) -> tuple[Path, dict[str, Any]]:
+        """Its folder in the cache and its facts, made where the cache lacks them; raises MalformedData."""
+        key = self._key()
+
+        def make(folder: Path) -> dict[str, Any]:
+            facts = self.write(folder)
+            if self._key() != key:
+                raise MalformedData(f"the files of {self.name} changed while they were read; start again.")
+            return facts
+
+        return kept("logs", key, make, announce)
+
+    def _key(self) -> str:
+        files = {part: hashes.of_file(path) for part, path in self.contents.items() if isinstance(path, Path)}
+        versions = {}
+        for library in _READERS:
+            with suppress(importlib.metadata.PackageNotFoundError):
+                versions[library] = importlib.metadata.version(library)
+        return f"{_log.FORMAT} {self.name} {files} {self.settings} {versions}"
 
 
 def keep_texts(folder: Path, texts: Sequence[str]) -> None:
@@ -34,15 +70,10 @@ def texts_of(folder: Path) -> list[str]:
     return texts
 
 
-def stored_log(
-    name: str,
-    content: str,
-    make: Callable[[Path], dict[str, Any]],
-    settings: ScoredSettings,
-    request: WorkloadRequest,
-) -> Workload:
-    """The workload of an interaction log that `make` writes, with its texts, where the cache has no such content."""
-    folder, facts = kept("logs", content, make)
+def stored_log(stored: StoredLog, settings: ScoredSettings, request: WorkloadRequest) -> Workload:
+    """The workload of an interaction log that is kept with its texts."""
+    name = stored.name
+    folder, facts = stored.kept()
     table, uncut_tokens = item_table(texts_of(folder), request, name)
     log = _log.read(folder)
     facts = {

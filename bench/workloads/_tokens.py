@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.metadata
 import os
 import tempfile
 import zipfile
@@ -19,6 +20,10 @@ from bench import assets
 if TYPE_CHECKING:
     from bench.encoders._base import Tokenizer
 
+FORMAT = 2
+"""Part of every key in the cache: another layout of these files, or of what a fingerprint covers, is another entry."""
+_LIBRARIES = ("tokenizers", "transformers", "sentencepiece")
+"""What turns texts into tokens: another version may do it otherwise."""
 CHUNK = 4096
 """Texts handed to a tokenizer at once: as Python's numbers, tokens take ten times the memory that they need."""
 
@@ -43,12 +48,20 @@ def tokenized(texts: Sequence[str], tokenizer: Tokenizer) -> tuple[NDArray[np.in
 
 
 def _fingerprint(texts: Sequence[str], tokenizer: Tokenizer) -> str:
-    digest = hashlib.sha256(tokenizer.fingerprint.encode())
+    versions = [_version(library) for library in _LIBRARIES]
+    digest = hashlib.sha256(f"{FORMAT} {versions} {tokenizer.fingerprint} ".encode())
     for text in texts:
         encoded = text.encode()
         digest.update(f"{len(encoded)}:".encode())
         digest.update(encoded)
     return digest.hexdigest()
+
+
+def _version(library: str) -> str:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def _keep(path: Path, tokens: NDArray[np.int64], offsets: NDArray[np.int64]) -> None:

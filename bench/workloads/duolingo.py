@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from bench.configuration.paths import DataPath
 from bench.workloads import _log
 from bench.workloads._base import Axes, MalformedData, Task, Workload, WorkloadRequest, no_argument
 from bench.workloads._examples import ScoredSettings
-from bench.workloads._kept import kept
 from bench.workloads._lines import lines
 from bench.workloads._real_log import check_ratio, check_task
-from bench.workloads._stored import check_files, keep_texts, key, some_left, stored_log
+from bench.workloads._stored import StoredLog, check_files, keep_texts, some_left, stored_log
 from bench.workloads._user_sort import UserSort
 
 ASSETS: tuple[str, ...] = ()
@@ -36,7 +36,7 @@ _CHUNK = 1 << 18
 class Settings(ScoredSettings):
     """`[workload.duolingo]`."""
 
-    files: tuple[str, ...] = ()
+    files: tuple[DataPath, ...] = ()
     """Paths of .train, .dev and .test files of one language, in the order of time."""
 
 
@@ -63,28 +63,32 @@ def check(settings: Settings, axes: Axes) -> None:
 
 def prepare(settings: Settings, *, argument: str | None, task: Task, say: Callable[[str], None]) -> None:
     """Reads the files into the cache; raises MalformedData naming file and line."""
-    kept(
-        "logs",
-        _key(settings),
-        lambda folder: _write(settings, folder),
-        lambda: say("reading duolingo's files into the cache"),
-    )
+    _log_of(settings).kept(lambda: say("reading duolingo's files into the cache"))
 
 
 def build(settings: Settings, request: WorkloadRequest) -> Workload:
     """Raises ValueError as `check` does, where the encoder has no tokenizer or the log is too short for a batch, and
     MalformedData naming file and line."""
     check(settings, request)
-    return stored_log("duolingo", _key(settings), lambda folder: _write(settings, folder), settings, request)
+    return stored_log(_log_of(settings), settings, request)
+
+
+def contents(settings: Settings, argument: str | None) -> dict[str, Path | str]:
+    """The files, and those of their labels where they stand beside."""
+    found: dict[str, Path | str] = {}
+    for number, path in enumerate(_files(settings)):
+        found[f"files[{number}]"] = path
+        if _key_file(path).is_file():
+            found[f"files[{number}].key"] = _key_file(path)
+    return found
+
+
+def _log_of(settings: Settings) -> StoredLog:
+    return StoredLog("duolingo", contents(settings, None), (), lambda folder: _write(settings, folder))
 
 
 def _files(settings: Settings) -> list[Path]:
-    return [Path(path).expanduser() for path in settings.files]
-
-
-def _key(settings: Settings) -> str:
-    files = _files(settings)
-    return key("duolingo", [file for path in files for file in (path, _key_file(path)) if file.is_file()])
+    return [Path(path) for path in settings.files]
 
 
 def _key_file(path: Path) -> Path:

@@ -15,14 +15,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.configuration.paths import DataPath
 from bench.workloads._base import Axes, HoldOut, Task, Workload, WorkloadRequest, no_argument
 from bench.workloads._examples import Examples, HeldOutExamples, Rng, ScoredSettings, sampled, workload
 from bench.workloads._hold_out import draw_cold
 from bench.workloads._impressions import Impressions, ImpressionWriter, read, scored_batch, training_batch
-from bench.workloads._kept import kept
 from bench.workloads._mind_files import BEHAVIOR_FILE, NEWS_FILE, read_bodies, read_news, write_impressions
 from bench.workloads._real_log import check_ratio, check_task, item_table
-from bench.workloads._stored import check_files, keep_texts, key, some_left, texts_of
+from bench.workloads._stored import StoredLog, check_files, keep_texts, some_left, texts_of
 
 ASSETS: tuple[str, ...] = ()
 TAKES_REPETITION_RATIO = False
@@ -35,13 +35,13 @@ _SPLIT = 20
 class Settings(ScoredSettings):
     """`[workload.mind]`."""
 
-    train: str | None = None
+    train: DataPath | None = None
     """Folder of the train split, with news.tsv and behaviors.tsv."""
-    dev: str | None = None
+    dev: DataPath | None = None
     """Folder of the dev split: what is held out. Left out, `gram-bench run` does without."""
     texts: Literal["title", "abstract", "body"] = "title"
     """The title, or the abstract with it, or abstract and body."""
-    bodies: str | None = None
+    bodies: DataPath | None = None
     """For texts = "body": a file of lines with news id, tab, body; MIND's own files hold none."""
 
 
@@ -60,19 +60,14 @@ def check(settings: Settings, axes: Axes) -> None:
 
 def prepare(settings: Settings, *, argument: str | None, task: Task, say: Callable[[str], None]) -> None:
     """Reads the files into the cache; raises MalformedData naming file and line."""
-    kept(
-        "logs",
-        _key(settings),
-        lambda folder: _write(settings, folder),
-        lambda: say("reading mind's files into the cache"),
-    )
+    _log_of(settings).kept(lambda: say("reading mind's files into the cache"))
 
 
 def build(settings: Settings, request: WorkloadRequest) -> Workload:
     """Raises ValueError as `check` does, where the encoder has no tokenizer, there is nothing to hold out or the log is
     too short for a batch, and MalformedData naming file and line."""
     check(settings, request)
-    folder, facts = kept("logs", _key(settings), lambda folder: _write(settings, folder))
+    folder, facts = _log_of(settings).kept()
     table, uncut_tokens = item_table(texts_of(folder), request, "mind")
     train = read(folder / "train")
     dev = read(folder / "dev") if settings.dev is not None else None
@@ -90,18 +85,25 @@ def build(settings: Settings, request: WorkloadRequest) -> Workload:
 
 
 def _folders(settings: Settings) -> list[Path]:
-    return [Path(folder).expanduser() for folder in (settings.train, settings.dev) if folder is not None]
+    return [Path(folder) for folder in (settings.train, settings.dev) if folder is not None]
 
 
-def _key(settings: Settings) -> str:
-    files = [folder / name for folder in _folders(settings) for name in (NEWS_FILE, BEHAVIOR_FILE)]
+def contents(settings: Settings, argument: str | None) -> dict[str, Path | str]:
+    """The files of both splits, and of the bodies where they are read."""
+    found: dict[str, Path | str] = {}
+    for split, folder in zip(("train", "dev"), _folders(settings), strict=False):
+        found |= {f"{split}/{name}": folder / name for name in (NEWS_FILE, BEHAVIOR_FILE)}
     if settings.texts == "body":
-        files.append(Path(str(settings.bodies)).expanduser())
-    return key("mind", files, settings.texts)
+        found["bodies"] = Path(str(settings.bodies))
+    return found
+
+
+def _log_of(settings: Settings) -> StoredLog:
+    return StoredLog("mind", contents(settings, None), (settings.texts,), lambda folder: _write(settings, folder))
 
 
 def _write(settings: Settings, folder: Path) -> dict[str, Any]:
-    bodies = read_bodies(Path(str(settings.bodies)).expanduser()) if settings.texts == "body" else {}
+    bodies = read_bodies(Path(str(settings.bodies))) if settings.texts == "body" else {}
     folders = _folders(settings)
     news, texts, dropped_news = read_news(folders, settings.texts != "title", bodies)
     facts: dict[str, Any] = {"news_dropped": dict(dropped_news)}

@@ -6,6 +6,7 @@ prediction: stretches of H ratings, was each 4 or 5? Either way every target com
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -36,6 +37,11 @@ def check(settings: Settings, axes: Axes) -> None:
     """Raises ValueError where an argument or a ratio is asked for: a log has its own."""
     no_argument("movielens", axes.argument)
     check_ratio("movielens", axes.item_repetition_ratio)
+
+
+def contents(settings: Settings, argument: str | None) -> dict[str, Path | str]:
+    """The assets' files, as far as they have been fetched."""
+    return {**assets.files_of(*ASSETS)}
 
 
 def build(settings: Settings, request: WorkloadRequest) -> Workload:

@@ -86,6 +86,12 @@ def check(settings: Settings, axes: Axes) -> None:
     check_task(f"shape:{axes.argument}", axes.task, SHAPES[axes.argument].task)
 
 
+def contents(settings: Settings, argument: str | None) -> dict[str, Path | str]:
+    """The sizes, and the settings of what is drawn with them."""
+    drawn = {name: getattr(settings, name) for name in ("scale", "zipf", "history_sigma", "text_sigma")}
+    return {"settings": f"{SHAPES[str(argument)]} {drawn}"}
+
+
 def build(settings: Settings, request: WorkloadRequest) -> Workload:
     """Raises ValueError as `check` does or where the log is too short for a batch, `bench.assets.AssetError` where the
     cache cannot hold it. The log depends on the settings alone; tokens, order and negatives on the seed too."""
@@ -148,5 +154,6 @@ def synthesized(shape: Shape, settings: Settings, announce: Callable[[], None] =
         return {}
 
     laws = (settings.zipf, settings.history_sigma, shape.earlier, shape.task)
-    folder, _ = kept("logs", f"{_log.FORMAT} shape {users} {shape.items} {interactions} {laws}", draw, announce)
+    sizes = (users, shape.items, interactions)
+    folder, _ = kept("logs", f"{_log.FORMAT} shape {sizes} {laws} numpy {np.__version__}", draw, announce)
     return _log.read(folder)

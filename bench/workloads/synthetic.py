@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
@@ -62,6 +63,12 @@ def check(settings: Settings, axes: Axes) -> None:
             f"item_repetition_ratio = {ratio:g} at batch_size {batch_size} needs {unique} unique items in a batch, "
             f"more than workload.synthetic.items = {settings.items}"
         )
+
+
+def contents(settings: Settings, argument: str | None) -> dict[str, Path | str]:
+    """Its settings, and where texts are as long as films' the films."""
+    films = assets.files_of("movielens", "films") if settings.text_tokens == "corpus" else {}
+    return {"settings": settings.model_dump_json(), **films}
 
 
 def unique_items(batch_size: int, slots: int, item_repetition_ratio: float) -> int:

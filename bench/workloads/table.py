@@ -11,12 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench.configuration.paths import DataPath
 from bench.workloads import _log
 from bench.workloads._base import Axes, Task, Workload, WorkloadRequest, no_argument
 from bench.workloads._examples import LogSettings
-from bench.workloads._kept import kept
 from bench.workloads._real_log import check_ratio
-from bench.workloads._stored import check_files, keep_texts, key, some_left, stored_log
+from bench.workloads._stored import StoredLog, check_files, keep_texts, some_left, stored_log
 from bench.workloads._table_files import EMPTY, UNKNOWN, Numbers, check_format, read_interactions, read_items
 from bench.workloads._user_sort import UserSort
 
@@ -28,9 +28,9 @@ HOLDS_OUT = True
 class Settings(LogSettings):
     """`[workload.table]`."""
 
-    items: str | None = None
+    items: DataPath | None = None
     """Path of a .csv, .tsv or .parquet file with the columns item_id and text."""
-    interactions: str | None = None
+    interactions: DataPath | None = None
     """The same with user_id, item_id, timestamp (a number or an ISO date) and label (a number)."""
     positive_from: float = 1.0
     """The least label of a click or of a right response."""
@@ -47,33 +47,33 @@ def check(settings: Settings, axes: Axes) -> None:
 
 def prepare(settings: Settings, *, argument: str | None, task: Task, say: Callable[[str], None]) -> None:
     """Reads the files into the cache; raises MalformedData naming file and line."""
-    kept(
-        "logs",
-        _key(settings, task),
-        lambda folder: _write(settings, task, folder),
-        lambda: say("reading table's files into the cache"),
-    )
+    _log_of(settings, task).kept(lambda: say("reading table's files into the cache"))
 
 
 def build(settings: Settings, request: WorkloadRequest) -> Workload:
     """Raises ValueError as `check` does, where the encoder has no tokenizer or the log is too short for a batch, and
     MalformedData naming file and line."""
     check(settings, request)
-    task = request.task
-    content = _key(settings, task)
-    return stored_log("table", content, lambda folder: _write(settings, task, folder), settings, request)
+    return stored_log(_log_of(settings, request.task), settings, request)
 
 
-def _files(settings: Settings) -> list[Path]:
-    return [Path(str(path)).expanduser() for path in (settings.items, settings.interactions)]
+def contents(settings: Settings, argument: str | None) -> dict[str, Path | str]:
+    """The two files."""
+    return {"items": Path(str(settings.items)), "interactions": Path(str(settings.interactions))}
 
 
-def _key(settings: Settings, task: Task) -> str:
-    return key("table", _files(settings), [path.suffix for path in _files(settings)], settings.positive_from, task)
+def _log_of(settings: Settings, task: Task) -> StoredLog:
+    suffixes = tuple(Path(str(path)).suffix for path in (settings.items, settings.interactions))
+    return StoredLog(
+        "table",
+        contents(settings, None),
+        (suffixes, settings.positive_from, task),
+        lambda folder: _write(settings, task, folder),
+    )
 
 
 def _write(settings: Settings, task: Task, folder: Path) -> dict[str, Any]:
-    item_file, interaction_file = _files(settings)
+    item_file, interaction_file = Path(str(settings.items)), Path(str(settings.interactions))
     numbers, texts, item_rows = read_items(item_file)
     dropped: Counter[str] = Counter()
     items, users, sort, read = Numbers(numbers), Numbers(), UserSort(folder), 0

@@ -6,7 +6,7 @@ from bench.gating.gate import judge, strictly
 from bench.gating.references import make
 from bench.gating.settings import GateSettings
 from bench.results.lines import lines
-from bench.results.schema import PeakMemory
+from bench.results.schema import Inputs, PeakMemory
 from bench.results.store import LoadedRun
 from tests.bench import _gated_runs as runs
 from tests.bench._gated_runs import MIB, PEAK, blocks, case
@@ -284,6 +284,56 @@ def test_a_batch_of_less_repetition_is_named_as_the_cause(loaded):
     report = against(loaded, case(4.0, seed=1), now)
     assert report.exit_code == 3
     assert "repeat items 4 times, the reference's 8 times" in check_of(report, "reference").reason
+
+
+def test_other_repetition_is_told_with_every_verdict(loaded):
+    """PASS included: a speed-up that holds on other input says nothing of the code."""
+    now = [record.model_copy(update={"item_repetition_ratio": 7.0}) for record in case(seed=2)]
+    report = against(loaded, case(seed=1), now)
+    assert report.verdict == "PASS"
+    told = "its batches repeat items 7 times, the reference's 8 times: the input differs"
+    assert all(told in line.deciding.reason for line in report.lines)
+    grown = against(
+        loaded, case(seed=1), [*now[:12], *case(seed=2, item_repetition_ratio=7.0, allocated=2 * PEAK)[12:]]
+    )
+    assert {line.verdict for line in grown.lines} == {"PASS", "FAIL"}
+    assert all(told in line.deciding.reason for line in grown.lines)
+    same = against(loaded, case(seed=1), case(seed=2))
+    assert not any("the input differs" in check.reason for line in same.lines for check in line.checks)
+
+
+def test_another_log_or_encoder_is_told_with_every_verdict(loaded):
+    def of(records, **inputs):
+        return [record.model_copy(update={"inputs": Inputs(**inputs)}) for record in records]
+
+    then = of(case(seed=1), log={"items": "1" * 64}, encoder={"weights": "2" * 64})
+    for inputs, told in (
+        ({"log": {"items": "3" * 64}, "encoder": {"weights": "2" * 64}}, "the log of synthetic"),
+        ({"log": {"items": "1" * 64}, "encoder": {"weights": "3" * 64}}, "the encoder shape:tinybert-6-768"),
+    ):
+        report = against(loaded, then, of(case(seed=2), **inputs))
+        assert report.verdict == "PASS"
+        assert all(f"{told} is another one: the input differs" in line.deciding.reason for line in report.lines)
+        assert any(note.startswith(f"not measured on the same as the reference: {told}") for note in report.notes)
+    assert not any("same" in note or "not known" in note for note in against(loaded, then, then).notes)
+    (unknown,) = [note for note in against(loaded, case(seed=1), then).notes if "keeps no hash" in note]
+    assert "the log of synthetic; the encoder shape:tinybert-6-768" in unknown
+    failed = [*then[:12], *blocks("single_step", 0.02, seed=1, outcome="oom")]
+    assert not any("keeps no hash" in note for note in against(loaded, then, failed).notes), "its neighbours tell"
+
+
+def test_a_reference_keeps_its_canary_and_the_gate_tells_it(loaded):
+    steady, unsteady = make(loaded(case(seed=1))), make(loaded(case(seed=1, canary=1.2)))
+    assert steady.canary.trusted
+    assert steady.canary.low < steady.canary.ratio < steady.canary.high
+    assert not unsteady.canary.trusted
+    for reference, told in (
+        (steady, f"the reference's canary: e2e against itself was {steady.canary.told}"),
+        (unsteady, "that machine was too unsteady to trust"),
+        (steady.model_copy(update={"canary": None}), "the reference keeps no canary"),
+    ):
+        notes = judge(loaded(case(seed=2)), GateSettings(), reference).notes
+        assert any(told in note for note in notes), notes
 
 
 def test_a_reference_keeps_what_its_run_says_and_survives_its_file(loaded, tmp_path):

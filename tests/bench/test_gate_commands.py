@@ -211,6 +211,29 @@ def test_a_run_without_a_speed_up_is_no_reference(tmp_path, invoke):
     assert not (tmp_path / "reference.json").exists()
 
 
+def test_a_run_whose_canary_left_its_limit_is_a_reference_only_when_asked(tmp_path, invoke):
+    """Every later run would be held against a machine's bad day."""
+    run_dir, path = runs.write(tmp_path, case(canary=1.2)), tmp_path / "reference.json"
+    result = invoke("reference", run_dir, "--out", path)
+    assert result.exit_code == 2, result.output
+    assert "its canary leaves its limit" in said(result)
+    assert "--allow-untrusted" in said(result)
+    assert not path.exists()
+    result = invoke("reference", run_dir, "--out", path, "--allow-untrusted")
+    assert result.exit_code == 0, result.output
+    assert "warning: its canary leaves its limit" in said(result)
+    assert not references.read(path).canary.trusted
+    now = runs.write(tmp_path / "now", case(seed=2))
+    assert "that machine was too unsteady to trust" in said(invoke("gate", now, "--reference", path))
+
+
+def test_committed_references_of_before_hashes_and_canaries_are_read():
+    found = sorted(references.FOLDER.glob("*.json"))
+    assert found
+    for path in found:
+        assert references.read(path).lines
+
+
 def test_two_runs_are_compared_with_their_differences_first(tmp_path, invoke):
     gone = [record for record in THEN if record.case["item_repetition_ratio"] == 8.0]
     a = runs.write(tmp_path / "a", [*THEN, *case(1.5, ratio=3.0)])

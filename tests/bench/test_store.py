@@ -16,7 +16,18 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from bench.results import store
-from bench.results.schema import Environment, Loss, PeakMemory, Rank, Record, RunInfo, Spread, Telemetry, Throughput
+from bench.results.schema import (
+    Environment,
+    Inputs,
+    Loss,
+    PeakMemory,
+    Rank,
+    Record,
+    RunInfo,
+    Spread,
+    Telemetry,
+    Throughput,
+)
 
 GOLDEN = Path(__file__).parent / "golden" / "record.json"
 INFO = RunInfo(
@@ -329,6 +340,7 @@ def test_the_format_is_the_one_of_the_golden_file():
         replica=1,
         exactness="stale",
         outcome="ok",
+        inputs=Inputs(log={"movies.db": "0f"}, encoder={"weights": "1f"}),
         samples_s=(0.25, 0.5),
         steps_per_sample=16,
         device_samples_s=(0.25, 0.5),
