@@ -77,6 +77,10 @@ class EncodingBuffer:
         """Those of the missing `items` [n] that are to be encoded and added here: all of them."""
         return items
 
+    def most_tokens(self, items: Tensor) -> int:
+        """Tokens of `items` [n] that the process encodes which has most of them; 0 where only one process encodes."""
+        return 0
+
     def owned(self, items: Tensor) -> Tensor:
         """Those of `items` [n] whose rows are held here: all of them."""
         return items

@@ -34,12 +34,14 @@ class Placed:
 
     items: what this process encodes, [m]; slot_rows: which row each slot reads, [B, S]; batch: with its weight.
     rows: of each process's encodings, where all processes' are read one behind the other; None where only own ones are.
+    tokens: of the process that encodes most, for which all make room alike, since they wait for each other.
     """
 
     items: Tensor
     slot_rows: Tensor
-    rows: int | None
     batch: Batch
+    rows: int | None = None
+    tokens: int = 0
 
 
 Gather = Callable[[Tensor], Tensor]
@@ -220,7 +222,7 @@ class Training:
 
     def placed(self, selection: Selection, batch: Batch, fit: Callable[[int], int]) -> Placed:
         """What a captured step encodes and reads. fit: the rows to make room for, of so many that are needed."""
-        return Placed(selection.items, selection.slot_rows, None, batch)
+        return Placed(selection.items, selection.slot_rows, batch)
 
     def weighted(self, batch: Batch) -> Batch:
         """The batch with its weight among those of all processes; a single one's own."""

@@ -31,6 +31,8 @@ class JointGradients:
         self._places: dict[tuple[int, ...], _Place] = {}
         self._streams: tuple[torch.cuda.Stream, torch.cuda.Stream] | None = None
         """Of what is summed aside, and of what follows it: the next sum need not wait for that."""
+        self._aside = False
+        """Whether anything is."""
 
     def make_capturable(self, device: torch.device) -> None:
         """From now on nothing in `reduce` waits for the host, but for the first time that parameters are summed."""
@@ -69,6 +71,7 @@ class JointGradients:
                 self.sum(value)
             then()
             return
+        self._aside = True
         summing, following = self._streams
         summing.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(summing):
@@ -92,7 +95,8 @@ class JointGradients:
 
     def join(self) -> None:
         """What the current stream is given from now on comes behind all that was summed aside."""
-        if self._streams is not None:
+        if self._aside and self._streams is not None:
+            self._aside = False
             torch.cuda.current_stream().wait_stream(self._streams[1])  # which comes behind all sums
 
     def clip(self, parameters: Sequence[Tensor], max_norm: float) -> None:

@@ -49,6 +49,12 @@ class OwnedEncodingBuffer(EncodingBuffer):
         self._touched = torch.cat([self._touched, items])
         return self.owned(items)
 
+    def most_tokens(self, items: Tensor) -> int:
+        """Tokens of the rank that owns most of `items` [n]."""
+        if not len(items):
+            return 0
+        return int(torch.bincount(self._owner_of[items], self._table.lengths[items]).max())
+
     def owned(self, items: Tensor) -> Tensor:
         """Those of `items` [n] whose rows are held here, in their order."""
         return items[self._owner_of[items] == self._ranks.rank]

@@ -30,7 +30,7 @@ class Plan:
 
     own_terms, terms: of the loss of this rank's batch, and of the joined one.
     own: this rank's unique items. items: those of all ranks, sorted, [U]. layout: their owners. None where ranks keep
-    to their own items, the layout also where owners are chosen otherwise.
+    to their own items, the layout also where owners are chosen otherwise. most_tokens: of the owner with most.
     """
 
     own_terms: int
@@ -38,6 +38,7 @@ class Plan:
     own: Selection | None = None
     items: Tensor | None = None
     layout: Layout | None = None
+    most_tokens: int = 0
 
     @property
     def weight(self) -> float:
@@ -102,8 +103,10 @@ class Planner:
         terms, items = self._exchanged(own_terms, own.items)
         if self._assign is None:
             return Plan(own_terms, terms, own, items)
-        owners = self._assign(self._table.lengths[items], self._ranks.size)
-        return Plan(own_terms, terms, own, items, Layout(items, owners, self._ranks))
+        tokens = self._table.lengths[items]
+        owners = self._assign(tokens, self._ranks.size)
+        most = int(torch.bincount(owners, tokens).max()) if len(items) else 0
+        return Plan(own_terms, terms, own, items, Layout(items, owners, self._ranks), most)
 
     def _exchanged(self, own_terms: int, own: Tensor) -> tuple[int, Tensor]:
         """The sum of all ranks' terms, and their distinct items; in one exchange where all have room for them."""

@@ -118,14 +118,12 @@ class DistributedTraining(Training):
     def placed(self, selection: Selection, batch: Batch, fit: Callable[[int], int]) -> Placed:
         """As `share`, every rank's part with the same room for rows: the largest one's, which `fit` rounds."""
         plan = self._planner.begin(batch)
-        if plan.layout is None or not selection.distinct:
-            items, slot_rows, rows = selection.items, selection.slot_rows, None
-        else:
-            rows = fit(plan.layout.largest_share)
-            share = OwnedShare(selection, plan.layout.with_rows(rows))
-            items, slot_rows = share.items, share.slot_rows
         weighted = self.weighted(batch)
-        return Placed(items, slot_rows[: weighted.users], rows, weighted)
+        if plan.layout is None or not selection.distinct:
+            return Placed(selection.items, selection.slot_rows[: weighted.users], weighted)
+        rows = fit(plan.layout.largest_share)
+        share = OwnedShare(selection, plan.layout.with_rows(rows))
+        return Placed(share.items, share.slot_rows[: weighted.users], weighted, rows, plan.most_tokens)
 
     def weighted(self, batch: Batch) -> Batch:
         """The batch with its weight in the joined loss; without users where it has no term in it."""

@@ -102,7 +102,7 @@ class CapturedStep(CapturedExact):
         """The host's share of a step: deduplication, packing, who reads what; and whether from other processes, too."""
         with phase("host"):
             placed = self.training.placed(self.method.select(batch), batch, self._rows.fit)
-            packed = self._packer.pack(self.training.table.texts(placed.items), placed.rows)
+            packed = self._packer.pack(self.training.table.texts(placed.items), placed.rows, placed.tokens)
             rows = rows_of(packed) * (self.training.processes if placed.rows is not None else 1)
             return packed | slot_inputs(placed.batch, placed.slot_rows, rows), placed.rows is not None
 
@@ -158,9 +158,11 @@ class CapturedMultiStep(Captured, MultiStep):
         self._captured_buffer = self._buffer.tensors
         forget_what_is_replaced(training.optimization, training.device, self.functions)
 
-    def _encode_items(self, items: Tensor) -> Tensor:
+    def _encode_items(self, items: Tensor, missing: Tensor) -> Tensor:
         self._refresh()
-        (encodings,) = self._encode(self._new_items.pack(self.training.table.texts(items)))
+        most = self._buffer.most_tokens(missing)
+        tokens = min(most, self._encode_budget or most)
+        (encodings,) = self._encode(self._new_items.pack(self.training.table.texts(items), tokens=tokens))
         return encodings[: len(items)]
 
     def _cf_step(self, selection: Selection, batch: Batch) -> Tensor:
@@ -181,7 +183,7 @@ class CapturedMultiStep(Captured, MultiStep):
     def _ce_step(self, items: Tensor, buffer: EncodingBuffer) -> None:
         self._refresh()
         held = buffer.owned(items)
-        packed = self._minibatch.pack(self.training.table.texts(held))
+        packed = self._minibatch.pack(self.training.table.texts(held), tokens=buffer.most_tokens(items))
         encoded, displacement = (filled_up(part, rows_of(packed)) for part in buffer.read(held))
         self._ce(packed | {"encoded": encoded, "displacement": displacement}, silent=self.training.silent)
         self._optimization.advance(cf=False)

@@ -32,12 +32,9 @@ class Packer:
         self._tokens, self._rows = Capacities(256), Capacities(SMALLEST_ROWS)
         self._pairs: list[tuple[int, int]] = []
 
-    def pack(self, texts: Texts, rows: int | None = None) -> dict[str, Tensor]:
-        """The texts' inputs; rows: so many encodings, whatever fits the texts (None)."""
-        tokens, count = (
-            max(1, len(texts.tokens)),
-            max(1, len(texts)),
-        )  # without a text the encoder is passed all the same
+    def pack(self, texts: Texts, rows: int | None = None, tokens: int = 0) -> dict[str, Tensor]:
+        """The texts' inputs. rows: so many encodings, for this many tokens at least; None: whatever fits the texts."""
+        tokens, count = max(1, len(texts.tokens), tokens), max(1, len(texts))  # none pass the encoder all the same
         sizes = self.capacities(tokens, count) if rows is None else (self._tokens.fit(tokens), rows)
         packed = self._encoder.pack(texts, *sizes)
         return dict(zip(PACKED, packed.tensors(), strict=True))

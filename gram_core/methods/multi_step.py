@@ -187,13 +187,15 @@ class MultiStep:
 
     def _encode_new(self, items: Tensor) -> None:
         """Phase 1: rows for the items [U] that the interval has not met yet."""
-        new = self._buffer.claim(self._buffer.missing(items))
+        missing = self._buffer.missing(items)
+        new = self._buffer.claim(missing)
         for chunk in self._minibatches(new, self._encode_budget):
-            self._buffer.add(chunk, self._encode_items(chunk))
+            self._buffer.add(chunk, self._encode_items(chunk, missing))
         if not len(self._buffer):
             raise ValueError("a batch holds no item")
 
-    def _encode_items(self, items: Tensor) -> Tensor:
+    def _encode_items(self, items: Tensor, missing: Tensor) -> Tensor:
+        """Encodings [n, d] of `items` [n], which are among those that all processes encode now, `missing`."""
         with torch.no_grad():
             return self.training.encode(items)
 
