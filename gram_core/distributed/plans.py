@@ -1,15 +1,15 @@
 """What the ranks tell each other about a batch before it is stepped on: loss terms and unique items.
 
-It takes place on the host, in a thread of its own, and for the next batch while the present one is stepped on, so that
-no step waits for it. Every rank has to announce, and to step on, as many batches as the others.
+It takes place on the host, and for the next batch while the present one is stepped on, so that no step waits for it.
+Every rank has to announce, and to step on, as many batches as the others.
 U unique items of all ranks' batches together.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,6 +51,18 @@ class Plan:
         return self.own_terms == 0
 
 
+@dataclass(eq=False)
+class _Announced:
+    """A batch whose plan is being made: what this rank says of it, and what all ranks do, once `work` is done."""
+
+    batch: Batch
+    own_terms: int
+    own: Selection | None
+    told: Tensor
+    work: Any
+    plan: Plan | None = None
+
+
 class Planner:
     """Plans of batches, in the order in which they are announced or, unannounced, asked for.
 
@@ -61,31 +73,31 @@ class Planner:
     def __init__(self, ranks: Ranks, table: ItemTable, cf_module: CFModule, joint: bool, assign: Assign | None):
         self._ranks, self._table, self._cf_module = ranks, table, cf_module
         self._joint, self._assign = joint, assign
-        self._room = FEWEST_ITEMS
+        self._room = FEWEST_ITEMS if joint else 0
         """Items that fit what ranks exchange at once; the same on all of them."""
-        self._thread: ThreadPoolExecutor | None = None
-        self._announced: deque[tuple[Batch, Future[Plan]]] = deque()
+        self._announced: deque[_Announced] = deque()
         self._current: tuple[Batch, Plan] | None = None
 
     def announce(self, batch: Batch) -> None:
         """Begins to plan `batch`, which will be stepped on after those announced before."""
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="plans")
-        self._announced.append((batch, self._thread.submit(self._plan, batch)))
+        own = unique_items(batch) if self._joint else None
+        terms = loss_terms(self._cf_module, batch)
+        told, work = self._ranks.ahead_gather(self._message(terms, own))
+        self._announced.append(_Announced(batch, terms, own, told, work))
 
     def settle(self) -> None:
         """Returns when every plan that was announced is made."""
-        for _, plan in self._announced:
-            plan.result()
+        for announced in self._announced:
+            self._resolve(announced)
 
     def begin(self, batch: Batch) -> Plan:
         """The plan of the batch that is now stepped on; raises ValueError where another one was announced."""
         if not self._announced:
             self.announce(batch)
-        announced, plan = self._announced.popleft()
-        if announced is not batch:
+        announced = self._announced.popleft()
+        if announced.batch is not batch:
             raise ValueError("batches must be stepped on in the order in which they were announced")
-        self._current = (batch, plan.result())
+        self._current = (batch, self._resolve(announced))
         return self._current[1]
 
     def current(self, batch: Batch) -> Plan:
@@ -94,30 +106,36 @@ class Planner:
             return self.begin(batch)
         return self._current[1]
 
-    def _plan(self, batch: Batch) -> Plan:
-        own_terms = loss_terms(self._cf_module, batch)
-        if not self._joint:
-            told = self._ranks.ahead_gather(torch.tensor([own_terms], dtype=torch.int64))
-            return Plan(own_terms, int(told.sum()))
-        own = unique_items(batch)
-        terms, items = self._exchanged(own_terms, own.items)
+    def _message(self, terms: int, own: Selection | None) -> Tensor:
+        """What a rank says of its batch, int64 [2 + room]: terms of the loss, unique items, and as many as fit."""
+        message = torch.zeros(2 + self._room, dtype=torch.int64)
+        message[0] = terms
+        if own is not None:
+            message[1] = len(own.items)
+            held = own.items[: self._room]
+            message[2 : 2 + len(held)] = held
+        return message
+
+    def _resolve(self, announced: _Announced) -> Plan:
+        if announced.plan is None:
+            announced.work.wait()
+            announced.plan = self._plan(announced)
+        return announced.plan
+
+    def _plan(self, announced: _Announced) -> Plan:
+        told, terms = announced.told, int(announced.told[:, 0].sum())
+        if announced.own is None:
+            return Plan(announced.own_terms, terms)
+        counts = told[:, 1].tolist()
+        if max(counts) > told.shape[1] - 2:  # all ranks see it, and say all at once
+            self._room = max(self._room, 1 << (max(counts) - 1).bit_length())
+            told, work = self._ranks.ahead_gather(self._message(announced.own_terms, announced.own))
+            work.wait()
+        items, _ = distinct(torch.cat([row[2 : 2 + count] for row, count in zip(told, counts, strict=True)]))
         if self._assign is None:
-            return Plan(own_terms, terms, own, items)
+            return Plan(announced.own_terms, terms, announced.own, items)
         tokens = self._table.lengths[items]
         owners = self._assign(tokens, self._ranks.size)
         most = int(torch.bincount(owners, tokens).max()) if len(items) else 0
-        return Plan(own_terms, terms, own, items, Layout(items, owners, self._ranks), most)
-
-    def _exchanged(self, own_terms: int, own: Tensor) -> tuple[int, Tensor]:
-        """The sum of all ranks' terms, and their distinct items; in one exchange where all have room for them."""
-        while True:
-            message = torch.zeros(2 + self._room, dtype=torch.int64)
-            message[0], message[1] = own_terms, len(own)
-            held = own[: self._room]
-            message[2 : 2 + len(held)] = held
-            told = self._ranks.ahead_gather(message)
-            counts = told[:, 1].tolist()
-            if max(counts) <= self._room:
-                parts = [row[2 : 2 + count] for row, count in zip(told, counts, strict=True)]
-                return int(told[:, 0].sum()), distinct(torch.cat(parts))[0]
-            self._room = 1 << (max(counts) - 1).bit_length()
+        layout = Layout(items, owners, self._ranks)
+        return Plan(announced.own_terms, terms, announced.own, items, layout, most)

@@ -1,7 +1,7 @@
 """The processes that train together, and the few things that they exchange.
 
 Groups of torch.distributed: one for tensors on the device (NCCL on GPUs, Gloo on processors), and two of Gloo for the
-host, so that what is told a batch ahead never waits behind what a step tells.
+host, so that what ranks say of a batch ahead never waits behind what they say in a step.
 W ranks, m rows per rank, d width.
 """
 
@@ -96,11 +96,11 @@ class Ranks:
         dist.all_gather_object(values, value, group=self.host_group)
         return values
 
-    def ahead_gather(self, values: Tensor) -> Tensor:
-        """[n] of each rank -> [W, n], on the host; for the thread that plans ahead."""
+    def ahead_gather(self, values: Tensor) -> tuple[Tensor, Any]:
+        """[n] of each rank -> [W, n] on the host, to be read once the second, a `dist.Work`, was waited for."""
         gathered = values.new_empty(self.size * len(values))
-        _all_gather(gathered, values, group=self.ahead_group)
-        return gathered.view(self.size, len(values))
+        work = _all_gather(gathered, values, group=self.ahead_group, async_op=True)
+        return gathered.view(self.size, len(values)), work
 
     def alike(self, tensors: Sequence[Tensor]) -> None:
         """Gives every rank rank 0's values of these tensors, in one flat broadcast per dtype."""

@@ -28,15 +28,10 @@ class Aside:
         """Opens a pass of so many tokens."""
         self._large = tokens > MOST_TOKENS
 
-    @property
-    def inline(self) -> bool:
-        """Whether work that reads activations is done where it is given."""
-        return self._stream is None or self._large
-
     def run(self, work: Callable[[], object], *reads: Tensor) -> None:
         """Does `work` once all that was given to the current stream is done; the activations that it `reads` must stay
         as they are."""
-        if self._stream is None or (self.inline and reads):
+        if self._stream is None or (self._large and reads):
             work()
             return
         self._held += reads  # else their memory would be given to the next tensor of the current stream

@@ -187,9 +187,8 @@ def backward(
 
     finished: called with a layer's number once its matrices have their gradients and are read no more, aside; and with
     REST once tables and vectors have.
-    behind: of so many of the first layers it is called behind REST only; where the weights' gradients are not computed
-    aside, theirs are computed behind it as well, so that something is left to do while the tables' gradient, which is
-    the largest, is summed over processes.
+    behind: of so many of the first layers weights' gradients are computed behind the call with REST, so that something
+    is left to do while the tables' gradient, which is the largest, is summed over processes.
     """
     width, sizes = gradient.shape[1], [sum(_layer_sizes(layer)) for layer in weights.layers]
     partials = partial_sums(gradient, 2 * width + sum(sizes))
@@ -208,7 +207,7 @@ def backward(
             if isinstance(of_layer, Tensor):
                 _, of_layer = _layer_forward(of_layer, kept.packed, weights.layers[number], joined[four], shape)
             waits = number < behind
-            run = partial(_keep_for, later) if waits and aside.inline else aside.run
+            run = partial(_keep_for, later, aside) if waits else aside.run
             weight_gradient = partial(_weight_gradient, into.matrices, 4 * number, run)
             gradient, also = _layer_backward(
                 gradient, also, kept.packed, of_layer, weights.layers[number], joined[four], shape, weight_gradient,
@@ -286,8 +285,8 @@ def _layer_backward(
     return of_heads @ qkv_weight, moved
 
 
-def _keep_for(later: list[Callable[[], object]], work: Callable[[], object], *reads: Tensor) -> None:
-    later.append(work)
+def _keep_for(later: list[Callable[[], object]], aside: Aside, work: Callable[[], object], *reads: Tensor) -> None:
+    later.append(partial(aside.run, work, *reads))
 
 
 def _weight_gradient(
