@@ -128,7 +128,7 @@ def build(
         amp_dtype=torch.bfloat16 if case.precision == "bf16" else None,
     )
     if ranks is not None:
-        training = together.distributed(training, ranks, case.deduplicate)
+        training = together.distributed(training, ranks, case.deduplicate, run)
     method = build_method(chosen, training, settings, item.line.engine)
     handicaps = that_hold(
         getattr(method, "handicaps", ()),

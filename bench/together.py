@@ -54,8 +54,18 @@ def in_parts(optimizer: type[torch.optim.Optimizer], ranks: Ranks) -> Callable[.
     return make
 
 
-def distributed(training: Training, ranks: Ranks, deduplicate: Any) -> DistributedTraining:
+def distributed(training: Training, ranks: Ranks, deduplicate: Any, run: RunSettings) -> DistributedTraining:
     """The training as one of `ranks`."""
+    import torch
+
+    from bench.measure.exchange import exchange_costs
     from gram_core.distributed import DistributedTraining
 
-    return DistributedTraining.of(training, ranks, deduplicate)
+    options: dict[str, Any] = {"copies": run.gradient_sums == "copies"}
+    if run.gradient_dtype == "bf16":
+        options["gradient_dtype"] = torch.bfloat16
+    if deduplicate == "auto":
+        encoder: Any = training.encoder
+        dtype = training.amp_dtype or next(encoder.parameters()).dtype
+        options["costs"] = exchange_costs(encoder.model, encoder.width, training.table.lengths, dtype, ranks)
+    return DistributedTraining.of(training, ranks, deduplicate, **options)

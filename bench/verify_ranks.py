@@ -143,7 +143,11 @@ class RankedCase(VerifiedCase):
         return [users - sum(parts[1:]), *parts[1:]]
 
     def _trained(self, training: Training) -> Training:
-        return training if self.deduplicate is None else together.distributed(training, self.ranks, self.deduplicate)
+        return (
+            training
+            if self.deduplicate is None
+            else together.distributed(training, self.ranks, self.deduplicate, self.config.run)
+        )
 
     def _stepped_on(self, number: int, batch: Batch) -> Batch:
         if self.deduplicate is None:

@@ -91,6 +91,11 @@ class RunSettings(_Strict):
     """Processes that train together in every case: `sweep.world_size` for the whole sweep, whatever it says itself."""
     sharding: Literal["none", "zero1", "fsdp2"] = "none"
     """What several processes keep in parts: nothing, the optimizer's state (ZeRO-1), or encoder and all (FSDP2)."""
+    gradient_dtype: Literal["float32", "bf16"] = "float32"
+    """What gradients travel in between processes; they are added in float32 where they are copied."""
+    gradient_sums: Literal["copies", "collectives"] = "copies"
+    """How the engine fast sums them: by the GPUs' copy engines, where the GPUs of one host read each other's memory, or
+    by collectives."""
     hosts: Count = 1
     """Hosts that a case's processes are spread over; the others run torchrun beside this one (README)."""
     rendezvous: StrictStr = ""
@@ -136,7 +141,7 @@ Layers = Annotated[tuple[Annotated[int | str, PlainValidator(_layers)], ...], *_
 Ratios = Annotated[tuple[Annotated[StrictFloat, Field(ge=1, allow_inf_nan=False)], ...], *_AXIS]
 AccumulationSteps = Annotated[tuple[Annotated[int | str, PlainValidator(_accumulation_steps)], ...], *_AXIS]
 Precisions = Annotated[tuple[Precision, ...], *_AXIS]
-Ways = Annotated[tuple[Literal["local", "global"], ...], *_AXIS]
+Ways = Annotated[tuple[Literal["local", "global", "auto"], ...], *_AXIS]
 
 
 class SweepAxes(_Strict):

@@ -71,17 +71,23 @@ class Rates:
 def measure_rates(device: torch.device, dtype: torch.dtype) -> Rates:
     """The rates of a large square product in `dtype` and of a large copy on `device`, medians after a warm-up."""
     size = 8192 if device.type == "cuda" else 1024
-    a, b = (torch.randn(size, size, device=device, dtype=torch.float32).to(dtype) for _ in range(2))
-    product_s = _median_s(lambda: a @ b, device)
+    rate = matrix_rate(device, dtype, size)
     source = torch.empty(2**28 if device.type == "cuda" else 2**24, device=device)
     target = torch.empty_like(source)
-    copy_s = _median_s(lambda: target.copy_(source), device)
+    copy_s = median_s(lambda: target.copy_(source), device)
     name = str(dtype).removeprefix("torch.")
     tf32 = " (TF32)" if dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32 else ""
-    return Rates(2 * size**3 / product_s, f"{name}{tf32} product of {size} x {size}", 2 * source.nbytes / copy_s)
+    return Rates(rate, f"{name}{tf32} product of {size} x {size}", 2 * source.nbytes / copy_s)
 
 
-def _median_s(work: Callable[[], object], device: torch.device) -> float:
+def matrix_rate(device: torch.device, dtype: torch.dtype, size: int = 1024) -> float:
+    """Operations per second of a square product of this size in `dtype`."""
+    a, b = (torch.randn(size, size, device=device, dtype=torch.float32).to(dtype) for _ in range(2))
+    return 2 * size**3 / median_s(lambda: a @ b, device)
+
+
+def median_s(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds that `work` takes on the device, the median of a few times after a warm-up."""
     times = []
     for _ in range(REPEATS + 2):
         _wait(device)

@@ -7,7 +7,9 @@ steps on batches of its own; what is counted is the joined batch.
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -81,7 +83,14 @@ class RankedSubject(Subject):
         }
         resident = [rank.resident_peak_bytes for rank in found]
         total = None if None in resident else sum(bytes_ or 0 for bytes_ in resident)
-        columns["detail"] = {**record.detail, "resident_peak_bytes": total, "sharding": self.job.config.run.sharding}
+        columns["detail"] = {
+            **record.detail,
+            "resident_peak_bytes": total,
+            "sharding": self.job.config.run.sharding,
+            "gradient_sums": self._training.gradient_sums,
+            **({"costs": asdict(self._training.costs)} if self._training.costs else {}),
+            **({"shared_steps": self._shared_steps()} if self._training.deduplicate == "auto" else {}),
+        }
         return Record.model_validate({**dict(record), **columns})
 
     def known(self) -> dict[str, Any]:
@@ -106,6 +115,10 @@ class RankedSubject(Subject):
     def _made_ready(self) -> int:
         return int(self.ranks.host_sum(torch.tensor([super()._made_ready()])))
 
+    def _shared_steps(self) -> float:
+        """The part of the measured steps in which items were shared."""
+        return statistics.fmean(self._training.shares_items(batch) for batch in self._own_batches())
+
     def _own_batches(self) -> list[Batch]:
         return [batch for window in self._measured for batch in window]
 
@@ -115,9 +128,19 @@ class RankedSubject(Subject):
         counts = batch_counts(joined, built.workload.table, built.method.interval)
         if training.deduplicate == "global":
             return {**counts, **encoder_counts(joined, built.workload.table, built.encoder, built.method)}
-        own = encoder_counts(batches, built.workload.table, built.encoder, built.method)
-        parts = self.ranks.all_values(own)
-        return {**counts, **{name: sum(part[name] or 0.0 for part in parts) for name in own}}
+        shared = [training.shares_items(batch) for batch in batches]
+        found = Counter[str]()
+        for together in (True, False):
+            chosen = [number for number, is_shared in enumerate(shared) if is_shared is together]
+            if chosen:
+                found.update(self._encoded([joined[n] if together else batches[n] for n in chosen], together))
+        return {**counts, **{name: total / len(batches) for name, total in found.items()}}
+
+    def _encoded(self, batches: list[Batch], joined: bool) -> dict[str, float]:
+        """Tokens encoded in all of these steps, by all ranks; joined: whether these are all ranks' batches already."""
+        own = encoder_counts(batches, self.built.workload.table, self.built.encoder, self.built.method)
+        parts = [own] if joined else self.ranks.all_values(own)
+        return {name: len(batches) * sum(part[name] or 0.0 for part in parts) for name in own}
 
     @property
     def _training(self) -> DistributedTraining:

@@ -7,22 +7,28 @@ captured step runs no Python when it is replayed: it agrees once, and its gradie
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from gram_core.distributed.peer_memory import PeerMemory, summed, unsupported
 from gram_core.distributed.ranks import Ranks
+
+Made = TypeVar("Made")
+Room = Callable[[int, torch.dtype], Tensor]
 
 
 class JointGradients:
     """What `Optimization` sums over `ranks`.
 
-    dtype: of what travels, None for each gradient's own (float32 at least). reduced: the gradients of the coming step
-    are summed already, by torch's DistributedDataParallel.
+    dtype: of what travels, None for each gradient's own (float32 at least). copies: whether GPUs that read each other's
+    memory sum by copying. reduced: the gradients of the coming step are summed already, by torch's
+    DistributedDataParallel.
     """
 
-    def __init__(self, ranks: Ranks, dtype: torch.dtype | None = None):
+    def __init__(self, ranks: Ranks, dtype: torch.dtype | None = None, copies: bool = True):
         self.ranks, self.dtype = ranks, dtype
         self.reduced = False
         self.undecided = False
@@ -33,12 +39,41 @@ class JointGradients:
         """Of what is summed aside, and of what follows it: the next sum need not wait for that."""
         self._aside = False
         """Whether anything is."""
+        self._peers: PeerMemory | None = None
+        self.without_copies = None if copies else "they were not asked for"
+        """Why gradients are summed by collectives and not by copy engines (see `peer_memory`); None where they are not,
+        or it was not asked yet."""
 
     def make_capturable(self, device: torch.device) -> None:
         """From now on nothing in `reduce` waits for the host, but for the first time that parameters are summed."""
         self._captured = True
         if device.type == "cuda" and self._streams is None:
             self._streams = torch.cuda.Stream(device), torch.cuda.Stream(device)
+
+    def in_peers(self, make: Callable[[Room | None], Made]) -> Made:
+        """What `make` makes of a room for gradients that the GPUs of one host sum by copying, None where they can't."""
+        device = torch.device("cuda", torch.cuda.current_device()) if self._streams else torch.device("cpu")
+        self.without_copies = self.without_copies or unsupported(self.ranks, device)
+        if self.without_copies is None:
+            peers = PeerMemory(self.ranks, device)
+            try:
+                made = make(peers.room)
+                peers.connect()
+            except RuntimeError as error:
+                self.without_copies = f"sharing memory failed: {error}".partition("\n")[0]
+            failures = [found for found in self.ranks.all_values(self.without_copies) if found is not None]
+            if not failures:
+                self._peers = peers
+                return made
+            self.without_copies = failures[0]
+        return make(None)
+
+    @property
+    def way(self) -> str:
+        """How the encoder's gradients are summed, in a few words."""
+        if self._peers is not None:
+            return "by copy engines"
+        return "by collectives" + (f" ({self.without_copies})" if self.without_copies else "")
 
     def reduce(self, parameters: Sequence[Tensor]) -> None:
         """Sums each gradient over ranks, in float32 (float64 where there is a float64 one), in one flat tensor.
@@ -61,10 +96,13 @@ class JointGradients:
         else:
             values.copy_(self.ranks.all_reduce(values.to(self.dtype)))
 
-    def sum_aside(self, values: Sequence[Tensor], then: Callable[[], None]) -> None:
+    def sum_aside(
+        self, values: Sequence[Tensor], then: Callable[[], None], into: Sequence[Tensor] | None = None
+    ) -> None:
         """Sums `values` over ranks beside what the current stream is given next, and does `then` behind it.
 
         They are read when all that was given to the current stream is done; `join` waits for both.
+        into: where the sums come, of `values` that lie in `peers`; None leaves them where the values were.
         """
         if self._streams is None:
             for value in values:
@@ -74,12 +112,34 @@ class JointGradients:
         self._aside = True
         summing, following = self._streams
         summing.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(summing):
-            for value in values:
-                self.sum(value)
+        for value, out in zip(values, into or values, strict=True):
+            if into is None or self._peers is None:
+                with torch.cuda.stream(summing):
+                    self.sum(value)
+            else:
+                self._sum_copies(self._peers, value, out)
         following.wait_stream(summing)
         with torch.cuda.stream(following):
             then()
+
+    def _sum_copies(self, peers: PeerMemory, value: Tensor, out: Tensor) -> None:
+        assert self._streams is not None, "on GPUs"
+        summing, following = self._streams
+        if self.ranks.silent:
+            following.wait_stream(summing)
+            with torch.cuda.stream(following):
+                summed([value], out)
+            return
+        copied = peers.pieces(value)
+        while True:
+            with torch.cuda.stream(summing):
+                piece = next(copied, None)
+            if piece is None:
+                return
+            following.wait_stream(summing)
+            with torch.cuda.stream(following):
+                summed(piece[1], out[piece[0]])
+                peers.consumed()
 
     def reduce_aside(self, parameters: Sequence[Tensor], then: Callable[[], None]) -> None:
         """As `reduce`, beside what the current stream is given next, and `then` behind it, if any has a gradient."""
@@ -97,6 +157,10 @@ class JointGradients:
         """What the current stream is given from now on comes behind all that was summed aside."""
         if self._aside and self._streams is not None:
             self._aside = False
+            if self._peers is not None and not self.ranks.silent:
+                with torch.cuda.stream(self._streams[0]):
+                    self._peers.release()
+                torch.cuda.current_stream().wait_stream(self._streams[0])
             torch.cuda.current_stream().wait_stream(self._streams[1])  # which comes behind all sums
 
     def clip(self, parameters: Sequence[Tensor], max_norm: float) -> None:

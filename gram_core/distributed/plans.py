@@ -8,13 +8,16 @@ U unique items of all ranks' batches together.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from gram_core.batch import Batch, ItemTable, Selection, unique_items
+from gram_core.distributed.exchange_costs import ExchangeCosts
 from gram_core.distributed.layout import Assign, Layout
 from gram_core.distributed.ranks import Ranks
 from gram_core.loss_terms import loss_terms
@@ -67,12 +70,22 @@ class Planner:
     """Plans of batches, in the order in which they are announced or, unannounced, asked for.
 
     joint: whether items are exchanged, or loss terms only. assign: chooses owners of what one step encodes; None where
-    a plan has none.
+    a plan has none. costs: what decides whether a step's items are shared; None always shares them.
     """
 
-    def __init__(self, ranks: Ranks, table: ItemTable, cf_module: CFModule, joint: bool, assign: Assign | None):
+    def __init__(
+        self,
+        ranks: Ranks,
+        table: ItemTable,
+        cf_module: CFModule,
+        joint: bool,
+        assign: Assign | None,
+        costs: ExchangeCosts | None = None,
+    ):
         self._ranks, self._table, self._cf_module = ranks, table, cf_module
-        self._joint, self._assign = joint, assign
+        self._joint, self._assign, self._costs = joint, assign, costs
+        self.shared: WeakKeyDictionary[Batch, bool] = WeakKeyDictionary()
+        """Of each batch whether its items are shared among ranks."""
         self._room = FEWEST_ITEMS if joint else 0
         """Items that fit what ranks exchange at once; the same on all of them."""
         self._announced: deque[_Announced] = deque()
@@ -131,11 +144,22 @@ class Planner:
             self._room = max(self._room, 1 << (max(counts) - 1).bit_length())
             told, work = self._ranks.ahead_gather(self._message(announced.own_terms, announced.own))
             work.wait()
-        items, _ = distinct(torch.cat([row[2 : 2 + count] for row, count in zip(told, counts, strict=True)]))
+        parts = [row[2 : 2 + count] for row, count in zip(told, counts, strict=True)]
+        items, _ = distinct(torch.cat(parts))
         if self._assign is None:
             return Plan(announced.own_terms, terms, announced.own, items)
         tokens = self._table.lengths[items]
         owners = self._assign(tokens, self._ranks.size)
         most = int(torch.bincount(owners, tokens).max()) if len(items) else 0
         layout = Layout(items, owners, self._ranks)
+        self.shared[announced.batch] = self._pays(parts, most, layout.largest_share)
+        if not self.shared[announced.batch]:
+            return Plan(announced.own_terms, terms, announced.own, items)
         return Plan(announced.own_terms, terms, announced.own, items, layout, most)
+
+    def _pays(self, parts: Sequence[Tensor], shared_tokens: int, rows: int) -> bool:
+        """parts: every rank's own unique items."""
+        if self._costs is None:
+            return True
+        local_tokens = max(int(self._table.lengths[part].sum()) for part in parts)
+        return self._costs.sharing_pays(local_tokens, shared_tokens, rows)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -38,6 +39,11 @@ class Ranks:
 
     def __post_init__(self) -> None:
         self.rank, self.size = dist.get_rank(self.device_group), dist.get_world_size(self.device_group)
+
+    @cached_property
+    def on_one_host(self) -> bool:
+        """Whether all ranks are; asked of all at once."""
+        return len(set(self.all_values(os.uname().nodename))) == 1
 
     @contextmanager
     def muted(self) -> Iterator[None]:

@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 
 from gram_core.batch import Batch, Selection, mapped
 from gram_core.distributed.end_to_end import DataParallelLoss
+from gram_core.distributed.exchange_costs import ExchangeCosts
 from gram_core.distributed.gradients import JointGradients
 from gram_core.distributed.layout import OwnedShare, balanced_owners, spread_evenly
 from gram_core.distributed.owned_buffer import OwnedEncodingBuffer
@@ -25,15 +26,16 @@ from gram_core.encoding_buffer import EncodingBuffer
 from gram_core.sharing import Share
 from gram_core.training import Placed, Training
 
-Deduplicate = Literal["local", "global"]
+Deduplicate = Literal["local", "global", "auto"]
 
 
 @dataclass(kw_only=True)
 class DistributedTraining(Training):
     """A `Training` whose steps are the single-process step on all ranks' users together.
 
-    deduplicate: "global" encodes an item once among all ranks, "local" once on each rank that meets it. End-to-end
-    training on every slot, and on a rank's own unique items, runs in torch's DistributedDataParallel.
+    deduplicate: "global" encodes an item once among all ranks, "local" once on each rank that meets it, "auto" decides
+    step by step by `costs`. Launched end-to-end training, on every slot or on a rank's own unique items, runs in
+    torch's DistributedDataParallel.
     assign: chooses the owners of items; buffered: by the encoding buffer, as items first appear.
     Losses are this rank's part of the joined batch's: `joint_losses` adds them up.
     """
@@ -42,25 +44,39 @@ class DistributedTraining(Training):
     deduplicate: Deduplicate = "local"
     assign: Callable[[Tensor, int], Tensor] = balanced_owners
     buffered: bool = False
+    costs: ExchangeCosts | None = None
     _planner: Planner = field(init=False, repr=False)
     _data_parallel: DataParallelLoss = field(init=False, repr=False)
 
     @classmethod
     def of(
-        cls, training: Training, ranks: Ranks, deduplicate: Deduplicate = "local", **options: Any
+        cls,
+        training: Training,
+        ranks: Ranks,
+        deduplicate: Deduplicate = "local",
+        *,
+        gradient_dtype: torch.dtype | None = None,
+        copies: bool = True,
+        **options: Any,
     ) -> DistributedTraining:
-        """This rank's part of a training run; every rank starts from rank 0's weights. options: `assign`."""
+        """This rank's part of a training run; every rank starts from rank 0's weights.
+
+        gradient_dtype, copies: how gradients are summed, see `JointGradients`. options: `assign`, `costs`.
+        """
         parts = {part.name: getattr(training, part.name) for part in fields(Training) if part.init}
-        parts["optimization"] = replace(training.optimization, joint=JointGradients(ranks))
+        parts["optimization"] = replace(training.optimization, joint=JointGradients(ranks, gradient_dtype, copies))
         modules = (training.encoder, training.cf_module)
         ranks.alike([p for module in modules for p in module.parameters() if not isinstance(p, DTensor)])
         return cls(**parts, ranks=ranks, deduplicate=deduplicate, **options)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        joint_items = self.deduplicate == "global"
+        if self.deduplicate == "auto" and self.costs is None:
+            raise ValueError('deduplicate "auto" weighs what an exchange costs: give `costs`, measured on these ranks')
+        joint_items = self.deduplicate != "local"
         assign = None if self.buffered else self.assign
-        self._planner = Planner(self.ranks, self.table, self.cf_module, joint_items, assign)
+        costs = self.costs if self.deduplicate == "auto" else None
+        self._planner = Planner(self.ranks, self.table, self.cf_module, joint_items, assign, costs)
         self._data_parallel = DataParallelLoss(self)
         self._sharded = any(isinstance(parameter, DTensor) for parameter in self.encoder.parameters())
 
@@ -159,6 +175,16 @@ class DistributedTraining(Training):
         rows = torch.searchsorted(plan.items, plan.own.items)
         return Selection(plan.items, mapped(plan.own.slot_rows, rows), distinct=True)
 
+    @property
+    def gradient_sums(self) -> str:
+        """How gradients are summed over ranks, and why no better, in a few words."""
+        assert self.optimization.joint is not None, "DistributedTraining.of sets it"
+        return self.optimization.joint.way
+
+    def shares_items(self, batch: Batch) -> bool:
+        """Whether a planned batch's items are shared among ranks, where the method encodes unique ones."""
+        return self._planner.shared.get(batch, False)
+
     def jointly(self) -> DistributedTraining:
         """The same, deduplicating globally, owners chosen by the encoding buffer."""
         return replace(self, deduplicate="global", buffered=True)
@@ -185,7 +211,7 @@ class DistributedTraining(Training):
 
     def end_to_end(self, selection: Selection, batch: Batch) -> Tensor:
         """This rank's part of the loss: through the shared items, or as DistributedDataParallel."""
-        shares = self.deduplicate == "global" and selection.distinct
+        shares = self.deduplicate != "local" and selection.distinct
         if shares or self._sharded:
             return super().end_to_end(selection, batch)
         self._planner.begin(batch)

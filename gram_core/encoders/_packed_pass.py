@@ -27,6 +27,8 @@ from gram_core.kernels.gelu import gelu, gelu_backward
 from gram_core.kernels.layer_norm import add_norm, add_norm_backward
 from gram_core.packing import PackedTexts
 
+Room = Callable[[int, torch.dtype], Tensor]
+"""Numbers, and their dtype -> zeros [n] in memory of one's own."""
 REST = -1
 """In the place of a layer's number: tables and vectors."""
 Joined = tuple[Tensor, Tensor]
@@ -96,6 +98,10 @@ class Gradients:
         """All that there are."""
         return [*self.of_no_layer(), *(matrix for matrix in self.matrices if matrix is not None)]
 
+    def whole(self, number: int) -> tuple[Tensor, ...]:
+        """What is summed of a layer, or of REST."""
+        return self.whole_rest if number == REST else self.whole_layers[number : number + 1]
+
     def of_no_layer(self) -> list[Tensor]:
         """Tables and vectors."""
         return [*(self.tables or ()), self.vectors]
@@ -112,25 +118,30 @@ def gradients_to_come(weights: Weights) -> Gradients:
     return Gradients(None, [None] * (4 * len(weights.layers)), vectors)
 
 
-def standing_gradients(weights: Weights, dtype: torch.dtype) -> Gradients:
-    """Room for the gradients of pass after pass, matrices in `dtype`; not initialised but for what lies between."""
+def standing_gradients(weights: Weights, dtype: torch.dtype, room: Room | None = None) -> Gradients:
+    """Places for gradients of pass after pass, matrices in `dtype`. room: makes their memory; None takes torch's."""
     words, *tables = weights.embedding.tables()
-    device, vectors = words.device, (sum(_vector_sizes(weights)),)
-    rest, parts = _in_one([*(tuple(table.shape) for table in tables), vectors], sum_dtype(words), device)
-    of_words = torch.empty_like(words, requires_grad=False)
-    room = Gradients((of_words, *parts[:-1]), [], parts[-1], whole_rest=(of_words, rest))
+    vectors = (sum(_vector_sizes(weights)),)
+    room = room or partial(_zeros, words.device)
+    rest, parts = _in_one([*(tuple(table.shape) for table in tables), vectors], sum_dtype(words), room)
+    of_words = room(words.numel(), words.dtype)
+    made = Gradients((of_words.view(words.shape), *parts[:-1]), [], parts[-1], whole_rest=(of_words, rest))
     for layer in weights.layers:
-        whole, matrices = _in_one([linear.shape for linear in layer.linears()], dtype, device)
-        room.matrices += matrices
-        room.whole_layers += (whole,)
-    return room
+        whole, matrices = _in_one([linear.shape for linear in layer.linears()], dtype, room)
+        made.matrices += matrices
+        made.whole_layers += (whole,)
+    return made
 
 
-def _in_one(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, list[Tensor]]:
-    """One flat tensor, zeros, and contiguous views of these shapes in it, each aligned to 16 elements."""
+def _zeros(device: torch.device, size: int, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(size, dtype=dtype, device=device)
+
+
+def _in_one(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype, room: Room) -> tuple[Tensor, list[Tensor]]:
+    """One flat tensor, and contiguous views of these shapes in it, each aligned to 16 elements."""
     sizes = [math.prod(shape) for shape in shapes]
     starts = [0, *itertools.accumulate(-(-size // 16) * 16 for size in sizes)]
-    whole = torch.zeros(starts[-1], dtype=dtype, device=device)
+    whole = room(starts[-1], dtype)
     return whole, [
         whole[start : start + size].view(shape) for start, size, shape in zip(starts, sizes, shapes, strict=False)
     ]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from gram_core.encoders._packed_pass import REST, Gradients, in_order, standing_gradients
+from gram_core.encoders._packed_pass import REST, Gradients, Room, in_order, standing_gradients
 from gram_core.encoders._weights import Weights, copies, copy_into
 from gram_core.kernels.adamw import Entry, FusedAdamW
 from gram_core.phases import phase
@@ -27,14 +27,22 @@ numbers of a table take 0.33 ms, and a layer's products 0.3 ms for 16k tokens.""
 class StandingWeights:
     """The linears of `weights` in `dtype`, and room for all gradients.
 
-    gradient_dtype: of the linears' gradients; None is `dtype`.
+    gradient_dtype: of the linears' gradients; None is `dtype`. room: makes the gradients' memory where that is not
+    moved by itself but summed with that of other processes, to float32 places of their own.
     """
 
-    def __init__(self, weights: Weights, dtype: torch.dtype, gradient_dtype: torch.dtype | None = None):
+    def __init__(
+        self,
+        weights: Weights,
+        dtype: torch.dtype,
+        gradient_dtype: torch.dtype | None = None,
+        room: Room | None = None,
+    ):
         self._weights = weights
         self._parameters = weights.parameters()
         self.joined = copies(weights, dtype)
-        self.gradients = standing_gradients(weights, gradient_dtype or dtype)
+        self.gradients = standing_gradients(weights, gradient_dtype or dtype, room)
+        self._summed = None if room is None else standing_gradients(weights, torch.float32)
         self.anchor = torch.zeros((), requires_grad=True, device=weights.embedding.words.device)
         """Stands for all weights in autograd's graph."""
         self.finished: Callable[[int], None] | None = None
@@ -61,7 +69,7 @@ class StandingWeights:
     @property
     def moved_by(self) -> Gradients:
         """The gradients that a move reads."""
-        return self.gradients
+        return self.gradients if self._summed is None else self._summed
 
     def entries(self, group_of: dict[int, int]) -> list[list[Entry]]:
         """All parameters with gradient and copy: the matrices of each layer, then everything else.
@@ -196,9 +204,11 @@ class StandingOptimization(Optimization):
             move()
             return
         assert self.standing is not None
-        gradients = self.standing.moved_by
-        whole = gradients.whole_rest if number == REST else gradients.whole_layers[number : number + 1]
-        self.joint.sum_aside(whole, move)
+        own, moved_by = self.standing.gradients, self.standing.moved_by
+        if self._sums_passes or own is moved_by:
+            self.joint.sum_aside(moved_by.whole(number), move)
+        else:
+            self.joint.sum_aside(own.whole(number), move, into=moved_by.whole(number))
 
     def refresh(self) -> None:
         """Follows what was changed from outside since the last step: parameters and settings."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -22,9 +23,13 @@ def stand(training: Training, encoder: PackedEncoder, *, summed: bool = False) -
     optimization = training.optimization
     if encoder.compute_dtype == encoder.encoder.model.dtype or not can_stand(optimization, encoder.weights):
         return None
-    standing = SummedStandingWeights if summed else StandingWeights
-    travels = None if optimization.joint is None else optimization.joint.dtype or torch.float32
-    encoder.standing = standing(encoder.weights, encoder.compute_dtype, travels)
+    joint = optimization.joint
+    travels = None if joint is None else joint.dtype or torch.float32
+    if summed:
+        encoder.standing = SummedStandingWeights(encoder.weights, encoder.compute_dtype, travels)
+    else:
+        make = partial(StandingWeights, encoder.weights, encoder.compute_dtype, travels)
+        encoder.standing = make() if joint is None else joint.in_peers(make)
     return StandingOptimization(**vars(optimization), standing=encoder.standing)
 
 

@@ -89,11 +89,11 @@ def trained(
     how: str,
     steps: int,
     varying: bool,
-) -> tuple[dict[str, Tensor], list[float], dict[str, int]]:
+) -> tuple[dict[str, Tensor], list[float], dict[str, Any]]:
     """Parameters after all steps, the joined losses, and how calls were taken."""
     training = make(ranks, device, line[1], amp)
     method_class, settings = METHODS[line[0]]
-    counts: dict[str, int] = {}
+    counts: dict[str, Any] = {}
     with ExitStack() as stack:
         if how == "eager":
             method = method_class(training, settings)
@@ -105,7 +105,7 @@ def trained(
         losses = [method.step(batch) for batch in method.training.ahead(batches(ranks.rank, steps, varying))]
         method.finish()
     if how == "captured":
-        counts = method.capture_counts()
+        counts = {**method.capture_counts(), "sums": method.training.gradient_sums}
     total = method.training.joint_losses(torch.stack(losses)).tolist()
     found = parameters({"encoder": training.encoder, "cf": training.cf_module})
     return {name: value.detach().clone() for name, value in found.items()}, total, counts

@@ -25,7 +25,8 @@ from torch.distributed.tensor import DTensor
 from bench.build import set_dropout
 from bench.running import processes
 from gram_core.batch import Batch, ItemTable
-from gram_core.distributed import DistributedTraining, Ranks, shard_encoder, zero_redundancy
+from gram_core.distributed import DistributedTraining, ExchangeCosts, Ranks, shard_encoder, zero_redundancy
+from gram_core.distributed.layout import balanced_owners
 from gram_core.encoders.packed import PackedEncoder
 from gram_core.engines import fast
 from gram_core.exactness import Float64Throughout, relative_errors, total_norm
@@ -66,6 +67,7 @@ class Trial:
     """"captured": steps as a GPU replays them; "packed": the encoder of those, launched."""
 
     pooling: str = "attention"
+    costs: ExchangeCosts | None = None
 
     def parts(self, step: int) -> tuple[int, ...]:
         return self.last_users if self.last_users and step == STEPS - 1 else self.users
@@ -135,8 +137,10 @@ def run(trial: Trial, ranks: Ranks | None, mesh: DeviceMesh | None = None) -> tu
     training.optimization = Optimization(*made, max_grad_norm=trial.max_grad_norm)
     watch = _Watch(training)
     if ranks is not None:
-        assign = {} if trial.owner is None else {"assign": functools.partial(all_of_one, trial.owner)}
-        training = DistributedTraining.of(training, ranks, trial.deduplicate, **assign)
+        options = {} if trial.owner is None else {"assign": functools.partial(all_of_one, trial.owner)}
+        if trial.deduplicate == "auto":
+            options["costs"] = trial.costs
+        training = DistributedTraining.of(training, ranks, trial.deduplicate, **options)
     method_class = m.METHODS[trial.method]
     settings = m.settings_of(method_class, **trial.settings)
     if trial.engine == "captured":
@@ -341,6 +345,35 @@ def stepped_on_nothing(ranks: Ranks) -> str:
     empty = replace(batch, mask=torch.zeros_like(batch.mask))
     try:
         m.METHODS["multi_step"](_distributed(ranks)).step(empty)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def shared_steps(ranks: Ranks, costs: ExchangeCosts) -> tuple[list[bool], list[bool]]:
+    """Which of some steps were shared, and which should be, by tokens counted the slow way."""
+    training = DistributedTraining.of(m.with_adamw(m.make_training()), ranks, "auto", costs=costs)
+    lengths = training.table.lengths.tolist()
+    batches = [[m.make_batch(users=1 + seed % 3, seed=10 * seed + rank) for rank in (0, 1)] for seed in range(12)]
+    method = m.METHODS["single_step"](training)
+    own = [pair[ranks.rank] for pair in batches]
+    for batch in training.ahead(own):
+        method.step(batch)
+    expected = []
+    for pair in batches:
+        items = [set(batch.items[batch.mask].tolist()) for batch in pair]
+        local = max(sum(lengths[item] for item in each) for each in items)
+        joined = torch.tensor(sorted(items[0] | items[1]))
+        tokens = training.table.lengths[joined]
+        owners = balanced_owners(tokens, 2)
+        shared = max(int(tokens[owners == rank].sum()) for rank in (0, 1))
+        expected.append(local - shared > costs.exchange_s)
+    return [training.shares_items(batch) for batch in own], expected
+
+
+def auto_without_costs(ranks: Ranks) -> str:
+    try:
+        DistributedTraining.of(m.with_adamw(m.make_training()), ranks, "auto")
     except ValueError as error:
         return str(error)
     return ""

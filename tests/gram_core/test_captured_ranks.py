@@ -31,6 +31,8 @@ def test_replayed_steps_are_launched_ones_bit_for_bit():
         assert report["counts"]["replayed"] > report["counts"]["uncaptured"], report
         assert report["differs"] == report["losses_differ"] == 0, report
         assert report["apart"] == report["apart_after_200"] == 0, report
+        standing = report["amp"] != "None"
+        assert report["counts"]["sums"].startswith("by copy engines" if standing else "by collectives"), report
         exact = report["amp"] == "None"
         assert report["from_eager"] <= (1e-4 if exact else 0.2), report
         assert report["losses_from_eager"] <= (1e-5 if exact else 5e-2), report

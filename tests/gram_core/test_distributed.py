@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
+from gram_core.distributed.exchange_costs import ExchangeCosts
 from gram_core.distributed.layout import balanced_owners
 from gram_core.loss_terms import loss_terms
 from tests.gram_core import _models as m
@@ -163,6 +164,29 @@ def test_captured_multi_step_settings(ranks, settings):
 @pytest.mark.parametrize("method", ["e2e", "single_step", "multi_step"])
 def test_captured_steps_with_optimizer_state_in_parts(ranks, method):
     check(ranks, Trial(method, sharding="zero1", settings=settings_of(method), **CAPTURED))
+
+
+class TestSharingWhereItPays:
+    """deduplicate = "auto": one token costs a second, an exchange so much that some steps pay for it and some don't."""
+
+    COSTS = ExchangeCosts(token_s=1.0, row_s=0.0, exchange_s=6.0)
+
+    @pytest.mark.parametrize("method", ["e2e_unique", "single_step", "multi_step"])
+    @pytest.mark.parametrize("options", [{}, CAPTURED], ids=["launched", "captured"])
+    def test_the_gradient_is_the_same(self, ranks, method, options):
+        settings = {"settings": settings_of(method), "costs": self.COSTS, **options}
+        check(ranks, Trial(method, users=UNEQUAL[2], deduplicate="auto", **settings))
+
+    def test_steps_are_shared_where_tokens_saved_outweigh_the_exchange(self, ranks):
+        """Some are and some aren't, by the same rule on every rank, counted from each rank's own items."""
+        chosen, expected = ranks.on(2, _ranks.shared_steps, self.COSTS)[0]
+        assert chosen == expected
+        assert set(chosen) == {True, False}, "one way only was chosen, so nothing was shown"
+        assert ranks.on(2, _ranks.shared_steps, self.COSTS)[1][0] == chosen
+
+    def test_without_costs_it_is_refused(self, ranks):
+        (message, _) = ranks.on(2, _ranks.auto_without_costs)
+        assert "weighs what an exchange costs" in message
 
 
 class TestPlans:
