@@ -1,6 +1,6 @@
 """What the ranks tell each other about a batch before it is stepped on: loss terms and unique items.
 
-It takes place on the host, and for the next batch while the present one is stepped on, so that no step waits for it.
+It takes place on the host, and for the next batches while the present one is stepped on, so that no step waits for it.
 Every rank has to announce, and to step on, as many batches as the others.
 U unique items of all ranks' batches together.
 """

@@ -5,9 +5,11 @@ B users of this rank, S slots, n items, d width.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
+from itertools import islice
 from typing import Any, Literal
 
 import torch
@@ -27,6 +29,9 @@ from gram_core.sharing import Share
 from gram_core.training import Placed, Training
 
 Deduplicate = Literal["local", "global", "auto"]
+AHEAD = 4
+"""Batches that ranks exchange items of while one is stepped on: so far one rank's host may be behind another's before
+that one waits. With one, a step of Multi-step waited 1 ms on two GPUs."""
 
 
 @dataclass(kw_only=True)
@@ -81,17 +86,16 @@ class DistributedTraining(Training):
         self._sharded = any(isinstance(parameter, DTensor) for parameter in self.encoder.parameters())
 
     def ahead(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The same batches; while one is stepped on, the ranks tell each other about the next."""
+        """The same batches; while one is stepped on, the ranks tell each other about the next few."""
         upcoming = iter(batches)
-        present = next(upcoming, None)
-        if present is not None:
-            self._planner.announce(present)
-        while present is not None:
-            following = next(upcoming, None)
-            if following is not None:
-                self._planner.announce(following)
-            yield present
-            present = following
+        announced: deque[Batch] = deque()
+        while True:
+            for batch in islice(upcoming, 1 + AHEAD - len(announced)):
+                self._planner.announce(batch)
+                announced.append(batch)
+            if not announced:
+                return
+            yield announced.popleft()
 
     def planned(self, batches: Iterable[Batch]) -> list[Batch]:
         """The same batches, all planned when this returns: nothing is left to wait for on the host."""

@@ -27,6 +27,7 @@ from bench.running import processes
 from gram_core.batch import Batch, ItemTable
 from gram_core.distributed import DistributedTraining, ExchangeCosts, Ranks, shard_encoder, zero_redundancy
 from gram_core.distributed.layout import balanced_owners
+from gram_core.distributed.training import AHEAD
 from gram_core.encoders.packed import PackedEncoder
 from gram_core.engines import fast
 from gram_core.exactness import Float64Throughout, relative_errors, total_norm
@@ -331,10 +332,11 @@ def stepped_out_of_order(ranks: Ranks) -> str:
 def planned_ahead(ranks: Ranks) -> bool:
     training = _distributed(ranks)
     method = m.METHODS["single_step"](training)
-    made = [m.make_batch(seed=seed) for seed in range(3)]
+    count = AHEAD + 3
+    made = [m.make_batch(seed=seed) for seed in range(count)]
     pulled: list[int] = []
-    for number, batch in enumerate(training.ahead(pulled.append(n) or made[n] for n in range(3))):
-        if pulled != list(range(min(3, number + 2))):
+    for number, batch in enumerate(training.ahead(pulled.append(n) or made[n] for n in range(count))):
+        if pulled != list(range(min(count, number + 1 + AHEAD))):
             return False
         method.step(batch)
     return True

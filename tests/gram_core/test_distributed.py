@@ -195,7 +195,7 @@ class TestPlans:
         told = ranks.on(2, _ranks.stepped_out_of_order)
         assert told == ["batches must be stepped on in the order in which they were announced"] * 2
 
-    def test_the_next_batch_is_planned_while_this_one_is_stepped_on(self, ranks):
+    def test_the_next_batches_are_planned_while_this_one_is_stepped_on(self, ranks):
         assert ranks.on(2, _ranks.planned_ahead) == [True, True]
 
     def test_a_batch_without_any_item_is_refused_on_every_rank(self, ranks):
