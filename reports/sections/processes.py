@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -21,15 +22,19 @@ COLUMNS = (
     Column("Sharing items", "time local / global"),
     Column("Unique items", "sum over processes / joined"),
     Column("Communication", "% of the step"),
+    Column("Waiting", "% of the step"),
     Column("Peak memory", "of each process", numeric=False),
 )
 LIMIT = 200
 NOTES = (
-    "Each process has as many users as the case says, and a step is one step on all of them joined. e2e runs in "
-    "torch's DistributedDataParallel. Where items are shared, each is encoded by one process and read by all; "
-    "where not, each process encodes the unique items of its own users. multi_step always shares them.",
+    "Each process has as many users as the case says, and a step is one step on all of them joined. In the engine "
+    "eager, e2e runs in torch's DistributedDataParallel; in the others its gradients are summed as every method's are. "
+    "Where items are shared, each is encoded by one process and read by all; where not, each process encodes the unique "
+    "items of its own users. multi_step always shares them.",
     "Communication is the part of a step in which nothing else happens: its time less that of the same steps "
-    "without any communication, taken by the same processes right after the measured windows.",
+    "without any communication, taken by the same processes right after the measured windows, from graphs of their own "
+    "where steps are replayed. Waiting is what the fastest process's device waits for the slowest's: the difference of "
+    "their steps without communication.",
 )
 
 Row = Mapping[Any, Any]
@@ -44,10 +49,10 @@ def make(run: LoadedRun, derived: Frames) -> Section | None:
     if not several:
         return None
     by_key = {_key(row): row for row in rows}
-    peaks = _peaks(run.records)
+    of_ranks = {_line(record): (_peaks(record), _waits(record)) for record in reversed(run.records) if _told(record)}
     groups: dict[str, list[tuple[Cell, ...]]] = {}
     for row in several[:LIMIT]:
-        groups.setdefault(words.case(row), []).append(_cells(row, by_key, peaks.get(_key(row), "")))
+        groups.setdefault(words.case(row), []).append(_cells(row, by_key, *of_ranks.get(_key(row), ("", None))))
     made = tuple(Group(title, tuple(cells)) for title, cells in groups.items())
     table = Table(COLUMNS, made, left_out=max(0, len(several) - LIMIT))
     return Section("processes", "Several processes", NOTES, (table,), "Processes")
@@ -59,7 +64,7 @@ def _key(row: Row, **changes: Any) -> Hashable:
     )
 
 
-def _cells(row: Row, by_key: Mapping[Hashable, Row], peaks: str) -> tuple[Cell, ...]:
+def _cells(row: Row, by_key: Mapping[Hashable, Row], peaks: str, waits: float | None) -> tuple[Cell, ...]:
     alone = by_key.get(_key(row, world_size=1, deduplicate="local"))
     local = by_key.get(_key(row, deduplicate="local"))
     shares = row["deduplicate"] == "global" and row["method"] not in ("e2e", "multi_step")
@@ -72,6 +77,7 @@ def _cells(row: Row, by_key: Mapping[Hashable, Row], peaks: str) -> tuple[Cell, 
         Cell(words.times(_ratio(local, row, "median_s") if shares else None)),
         Cell(words.number(own / joined) if words.exists(own) and joined else words.MISSING),
         Cell(words.percent(share).removesuffix(" %")),
+        Cell(words.percent(waits).removesuffix(" %")),
         Cell(peaks),
     )
 
@@ -82,14 +88,25 @@ def _ratio(row: Row | None, other: Row | None, name: str) -> float | None:
     return float(row[name] / other[name])
 
 
-def _peaks(records: tuple[Record, ...]) -> dict[Hashable, str]:
-    """Each line's peaks by process, of its first measured block."""
-    found: dict[Hashable, str] = {}
-    for record in records:
-        if record.ranks and record.replica == 0:
-            row = words.row_of(record)
-            key = _key({**row, **{name: getattr(record, name) for name in (*SETTING, *LINE)}})
-            peaks = [rank.peak_memory_bytes for rank in record.ranks]
-            told = [peak.process if peak.allocated is None else peak.allocated for peak in peaks]
-            found.setdefault(key, ", ".join(words.gibibytes(peak) for peak in told))
-    return found
+def _told(record: Record) -> bool:
+    return bool(record.ranks) and record.replica == 0
+
+
+def _line(record: Record) -> Hashable:
+    row = words.row_of(record)
+    return _key({**row, **{name: getattr(record, name) for name in (*SETTING, *LINE)}})
+
+
+def _peaks(record: Record) -> str:
+    """A record's peaks by process."""
+    peaks = [rank.peak_memory_bytes for rank in record.ranks]
+    told = [peak.process if peak.allocated is None else peak.allocated for peak in peaks]
+    return ", ".join(words.gibibytes(peak) for peak in told)
+
+
+def _waits(record: Record) -> float | None:
+    """What the fastest process waits for the slowest in a step, as a part of it; None where devices keep no time."""
+    alone = [rank.alone_s for rank in record.ranks if rank.alone_s is not None]
+    if len(alone) < len(record.ranks) or not record.samples_s:
+        return None
+    return (max(alone) - min(alone)) / statistics.median(record.samples_s)
