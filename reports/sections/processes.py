@@ -29,8 +29,8 @@ LIMIT = 200
 NOTES = (
     "Each process has as many users as the case says, and a step is one step on all of them joined. In the engine "
     "eager, e2e runs in torch's DistributedDataParallel; in the others its gradients are summed as every method's are. "
-    "Where items are shared, each is encoded by one process and read by all; where not, each process encodes the unique "
-    "items of its own users. multi_step always shares them.",
+    "Where items are shared, each is encoded by one process and read by all; where not, each process encodes the "
+    "unique items of its own users. multi_step always shares them.",
     "Communication is the part of a step in which nothing else happens: its time less that of the same steps "
     "without any communication, taken by the same processes right after the measured windows, from graphs of their own "
     "where steps are replayed. Waiting is what the fastest process's device waits for the slowest's: the difference of "
