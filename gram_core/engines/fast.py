@@ -52,6 +52,8 @@ def build_packed(method: type, training: Training, settings: Any, encoder: Packe
     if not isinstance(built, (E2E, SingleStep)):
         return built
     if isinstance(built, SingleStep) and built.settings.chunk_tokens:
+        if training.optimization.joint is not None:
+            return built  # ranks have unequally many chunks, whose graphs would hold no exchange
         return CapturedChunkedStep(built, capturing, encoder)
     return CapturedStep(built, capturing, encoder)
 

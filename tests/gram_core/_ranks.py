@@ -1,4 +1,4 @@
-"""Four processes, started once, on which trials of distributed training run; over Gloo, in float64, on tiny models.
+"""Eight processes, started once, on which trials of distributed training run; over Gloo, in float64, on tiny models.
 
 A trial compares what some ranks leave, each with its part of the users, with a single process on the joined batch.
 """
@@ -34,7 +34,9 @@ from gram_core.exactness import Float64Throughout, relative_errors, total_norm
 from gram_core.training import Optimization, Training
 from tests.gram_core import _models as m
 
-MOST = 4
+MOST = 8
+SIZES = (1, 2, 3, 4, MOST)
+"""How many of them a trial may take: the first so many."""
 STEPS = 10
 RATE = 1e-3
 USERS = 12
@@ -227,7 +229,7 @@ def _serve(connection: Connection, rank: int, store: str) -> None:
     torch.set_num_threads(1)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=MOST)
-    groups = {size: [dist.new_group(list(range(size))) for _ in range(3)] for size in range(1, MOST + 1)}
+    groups = {size: [dist.new_group(list(range(size))) for _ in range(3)] for size in SIZES}
     while True:
         task, size, arguments = connection.recv()
         if rank >= size:

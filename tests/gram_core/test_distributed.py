@@ -136,6 +136,13 @@ def test_captured_steps_with_unequally_many_users_at_last_none_and_clipping(rank
     check(ranks, Trial(method, size=size, **users, **options))
 
 
+@pytest.mark.parametrize(("method", "deduplicate"), LINES)
+def test_captured_steps_of_eight_ranks(ranks, method, deduplicate):
+    """Unequally many users, in the last step on two ranks only."""
+    users = {"users": (3, 1, 2, 1, 0, 2, 2, 1), "last_users": (0, 0, 7, 0, 0, 5, 0, 0)}
+    check(ranks, Trial(method, size=8, deduplicate=deduplicate, settings=settings_of(method), **users, **CAPTURED))
+
+
 @pytest.mark.parametrize("cf_module", m.CF_MODULES)
 @pytest.mark.parametrize(
     ("method", "deduplicate"), [("e2e", "local"), ("single_step", "global"), ("multi_step", "global")]
@@ -159,6 +166,13 @@ def test_captured_steps_where_one_rank_owns_everything(ranks, method):
 )  # fmt: skip
 def test_captured_multi_step_settings(ranks, settings):
     check(ranks, Trial("multi_step", users=UNEQUAL[2], settings=settings, **CAPTURED))
+
+
+@pytest.mark.parametrize("deduplicate", ["local", "global"])
+def test_chunks_of_unequal_number_are_launched(ranks, deduplicate):
+    """The engine captures no chunks of several processes; what it does instead is exact."""
+    tight = {"chunk_tokens": 2 * m.TEXT_LENGTH, "kept_tokens": 3 * m.TEXT_LENGTH}
+    check(ranks, Trial(users=UNEQUAL[2], deduplicate=deduplicate, settings=tight, **CAPTURED))
 
 
 @pytest.mark.parametrize("method", ["e2e", "single_step", "multi_step"])
