@@ -119,11 +119,17 @@ def run(
     plan = session.resolve(_request(config, preset, device, changes, shard, dry_run=dry_run))
     console, progress = Console(), Console(stderr=True)
     _warn(progress, plan.warnings())
+    from bench import preflight
+
     if dry_run:
         from bench.dry_run import print_plan
 
+        preflight.check(plan.config, progress, dry=True)
         print_plan(plan, console)
         return
+    preflight.check_writable(out)
+    session.begin(plan)
+    preflight.check(plan.config, progress)
     run_dir = session.start(plan, out)
     session.say(progress, f"{plan.title}; results go to {run_dir}")
     session.measure(plan.config, plan.items, run_dir, progress)
@@ -147,9 +153,15 @@ def train(
     plan, items = trainings.resolve(_request(config, preset, device, changes, dry_run=dry_run))
     console, progress = Console(), Console(stderr=True)
     _warn(progress, trainings.warnings(plan.config))
+    from bench import preflight
+
     if dry_run:
+        preflight.check(plan.config.training(), progress, for_training=True, dry=True)
         trainings.print_plan(plan, items, console)
         return
+    preflight.check_writable(out)
+    session.begin(plan, "train")
+    preflight.check(plan.config.training(), progress, for_training=True)
     run_dir = trainings.start(plan, items, out)
     session.say(progress, f"{plan.title}; results go to {run_dir}")
     trainings.train(plan.config, items, run_dir, progress)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from bench.encoders._base import Dropout, LoadedEncoder
+from bench.encoders._base import Dropout, Limits, LoadedEncoder
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +22,13 @@ def check(argument: str | None) -> None:
             f'encoder "hub:{argument or ""}" must name a model of the hub, such as '
             '"hub:sentence-transformers/all-MiniLM-L6-v2"; a folder is "path:FOLDER"'
         )
+
+
+def limits(argument: str | None) -> Limits | None:
+    """See `bench.encoders._base.limits`; asks no network."""
+    from bench.encoders._huggingface import limits_of
+
+    return limits_of(str(argument))
 
 
 def load(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bench import assets
-from bench.encoders._base import Dropout, LoadedEncoder, no_argument
+from bench.encoders._base import Dropout, Limits, LoadedEncoder, no_argument
 
 if TYPE_CHECKING:
     import torch
@@ -16,6 +16,11 @@ ASSETS = ("mpnet",)
 def check(argument: str | None) -> None:
     """Raises ValueError where an argument is given."""
     no_argument("mpnet", argument)
+
+
+def limits(argument: str | None) -> Limits:
+    """See `bench.encoders._base.limits`."""
+    return Limits(512, has_tokenizer=True)
 
 
 def load(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.encoders._base import Dropout, LoadedEncoder
+from bench.encoders._base import Dropout, Limits, LoadedEncoder
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +22,13 @@ def check(argument: str | None) -> None:
         raise ValueError(f'encoder "path:{argument}": there is no folder {folder.absolute()}')
     if not (folder / "config.json").is_file():
         raise ValueError(f'encoder "path:{argument}": {folder.absolute()} holds no config.json, so it is no model')
+
+
+def limits(argument: str | None) -> Limits | None:
+    """See `bench.encoders._base.limits`; a folder that is no model is `load`'s to refuse."""
+    from bench.encoders._huggingface import limits_of
+
+    return limits_of(Path(str(argument)).expanduser())
 
 
 def load(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-from bench.encoders._base import AssetTokenizer, Dropout, LoadedEncoder
+from bench.encoders._base import AssetTokenizer, Dropout, Limits, LoadedEncoder
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +23,7 @@ BERT_VOCABULARY = 30_522
 @dataclass(frozen=True)
 class Shape:
     """Sizes of an encoder. source: whose they are; ends: ids that open and close a text; special: ids that are no text;
-    options: what else its configuration needs."""
+    options: what else its configuration needs; longest_text: tokens that its positions allow."""
 
     family: str
     layers: int
@@ -35,6 +35,7 @@ class Shape:
     ends: tuple[int, int]
     special: frozenset[int]
     options: dict[str, int] = field(default_factory=dict)
+    longest_text: int = 512
 
 
 _BERT_SPECIAL = frozenset({0, *range(100, 104)})
@@ -59,7 +60,16 @@ SHAPES = {
         "mpnet", 12, 768, 12, 3072, 30_527, "mpnet-base", (0, 2), frozenset({0, 1, 2, 3, 104, 30_526}), _MPNET_OPTIONS
     ),
     "modernbert-base": Shape(
-        "modernbert", 22, 768, 12, 1152, 50_368, "ModernBERT-base", (50_281, 50_282), frozenset(range(50_280, 50_285))
+        "modernbert",
+        22,
+        768,
+        12,
+        1152,
+        50_368,
+        "ModernBERT-base",
+        (50_281, 50_282),
+        frozenset(range(50_280, 50_285)),
+        longest_text=8192,
     ),
 }
 
@@ -71,6 +81,13 @@ def check(argument: str | None) -> None:
     nearest = get_close_matches(argument or "", SHAPES, n=1, cutoff=0.4)
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""
     raise ValueError(f'encoder "shape:{argument or ""}" names no shape; {hint}valid: {", ".join(SHAPES)}')
+
+
+def limits(argument: str | None) -> Limits:
+    """See `bench.encoders._base.limits`."""
+    check(argument)
+    shape = SHAPES[str(argument)]
+    return Limits(shape.longest_text, shape.vocabulary == BERT_VOCABULARY)
 
 
 def load(

@@ -117,8 +117,12 @@ def chunks(path: Path, columns: Sequence[str], roles: dict[str, str]) -> Iterato
         before = 0
         for batch in file.iter_batches(batch_size=CHUNK, columns=list(columns)):
             arrays = {column: _plain(pyarrow, batch.column(column)) for column in columns}
-            yield ParquetChunk(path, arrays, lambda row, before=before: f"row {before + row + 1}")
+            yield ParquetChunk(path, arrays, _numbered(before))
             before += batch.num_rows
+
+
+def _numbered(before: int) -> Callable[[int], str]:
+    return lambda row: f"row {before + row + 1}"
 
 
 @contextmanager

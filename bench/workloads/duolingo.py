@@ -28,6 +28,7 @@ from bench.workloads._user_sort import UserSort
 ASSETS: tuple[str, ...] = ()
 TAKES_REPETITION_RATIO = False
 HOLDS_OUT = True
+REAL_TEXTS = True
 
 _CHUNK = 1 << 18
 """Exercises handed on at once."""

@@ -27,6 +27,7 @@ from bench.workloads._stored import check_files, keep_texts, key, some_left, tex
 ASSETS: tuple[str, ...] = ()
 TAKES_REPETITION_RATIO = False
 HOLDS_OUT = True
+REAL_TEXTS = True
 
 _SPLIT = 20
 """Stream of random numbers under the request's seed."""

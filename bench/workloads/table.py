@@ -23,6 +23,7 @@ from bench.workloads._user_sort import Repeats, Sorted, UserSort
 ASSETS: tuple[str, ...] = ()
 TAKES_REPETITION_RATIO = False
 HOLDS_OUT = True
+REAL_TEXTS = True
 
 
 class Settings(LogSettings):
@@ -93,8 +94,8 @@ def _write(settings: Settings, task: Task, folder: Path) -> dict[str, Any]:
                 first = int(rows.argmax())
                 dropped.add(reason, int(rows.sum()), f'{chunk.place(first)}, item_id "{chunk.items[first]}"')
         kept_rows = (item >= 0) & (positive | (task == "response"))
-        columns = users.of(chunk.users, grow=True), item, chunk.times, positive
-        sort.add(*(column[kept_rows] for column in columns))
+        user = users.of(chunk.users, grow=True)
+        sort.add(user[kept_rows], item[kept_rows], chunk.times[kept_rows], positive[kept_rows])
         dropped.read += len(chunk)
     with _log.LogWriter(folder) as writer:
         done = sort.write(writer, settings.repeated_rows)
