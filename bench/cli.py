@@ -220,7 +220,9 @@ def verify(
     """Check in float64 that the exact methods are exact, on your encoder and data; exit code 3 if one is not."""
     plan = session.resolve(_request(config, preset, device, changes))
     session.check_methods(plan)
-    session.fetch_assets(plan.config, Console(stderr=True))
+    from bench import preflight
+
+    preflight.read(plan.config, Console(stderr=True))
     from bench.verify import verify as examine
 
     console = Console(stderr=True)
@@ -250,7 +252,9 @@ def profile(
         raise UsageError("profile looks into one process: choose a case with world_size=1 by --case.")
     session.check_methods(plan)
     session.make_folder(out)
-    session.fetch_assets(plan.config, Console(stderr=True))
+    from bench import preflight
+
+    preflight.read(plan.config, Console(stderr=True))
     from bench.profile import profile as examine
 
     console = Console()

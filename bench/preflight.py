@@ -36,6 +36,7 @@ def check(config: Config, console: Console, *, for_training: bool = False, dry: 
     _check_encoders(config, "train.sweep" if for_training else "sweep")
     if not dry:
         session.fetch_assets(config, console)
+    told: set[str] = set()
     for case in _logs(config):
         module = workloads.load(case.workload)
         own = hasattr(module, "prepare")
@@ -43,12 +44,18 @@ def check(config: Config, console: Console, *, for_training: bool = False, dry: 
         if not (own or (for_training and (present or not dry))):
             continue
         try:
-            facts = _read(config, case, console)
-            for sentence in left_out.sentences(case.workload, facts):
-                say(console, f"warning: {sentence}")
+            _tell(config, case, console, told)
             _build(config, case, for_training)
         except ValueError as error:
             raise UsageError(str(error)) from error
+
+
+def read(config: Config, console: Console) -> None:
+    """Fetches assets, reads the sweep's logs into the cache and tells what of them is left out; raises as `check`."""
+    session.fetch_assets(config, console)
+    told: set[str] = set()
+    for case in _logs(config):
+        _tell(config, case, console, told)
 
 
 def check_writable(out: Path) -> None:
@@ -94,16 +101,18 @@ def _logs(config: Config) -> list[Case]:
     return list(found.values())
 
 
-def _read(config: Config, case: Case, console: Console) -> Mapping[str, Any]:
-    """What reading a log's files was like; empty where they are an asset."""
+def _tell(config: Config, case: Case, console: Console, told: set[str]) -> None:
+    """Reads a log's files, unless they are an asset, and says what of them was left out, nothing of it twice."""
     scheme, argument = workloads.split(case.workload)
     module, task = workloads.load(case.workload), checks.task_of(case.cf_module)
-    if not hasattr(module, "prepare"):
-        return {}
-    facts: Mapping[str, Any] | None = module.prepare(
-        config.workload[scheme], argument=argument, task=task, say=functools.partial(say, console)
-    )
-    return facts or {}
+    if hasattr(module, "prepare"):
+        facts: Mapping[str, Any] | None = module.prepare(
+            config.workload[scheme], argument=argument, task=task, say=functools.partial(say, console)
+        )
+        for sentence in left_out.sentences(case.workload, facts or {}):
+            if sentence not in told:
+                say(console, f"warning: {sentence}")
+                told.add(sentence)
 
 
 def _build(config: Config, case: Case, for_training: bool) -> None:

@@ -89,11 +89,13 @@ class TestRefused:
 
 def test_what_was_left_out_is_told_when_it_is_read(log, tmp_path, monkeypatch, asset):
     asset("minilm")
-    settings = [f"sweep.{each}" for each in (*TABLE, *SMALL)] + log(rows=20 * "u1,unknown,1,1\n")
+    changed = [*TABLE, *SMALL, "history_length=[4, 8]"]
+    settings = [f"sweep.{each}" for each in changed] + log(rows=20 * "u1,unknown,1,1\n")
     arguments = ["run", "--preset", "smoke", "--device", "cpu", "--dry-run"]
     result = CliRunner().invoke(app, [*arguments, *(word for each in settings for word in ("--set", each))])
     assert result.exit_code == 0, result.output
     told = " ".join(result.stderr.split())
+    assert told.count("rows were left out") == 1, "once, for two cases of one log"
     assert "warning: table: 80 of 140 rows were left out: 60 label below positive_from: no click" in told
     assert 'item_id without a text (for instance line 122, item_id "unknown")' in told
 
