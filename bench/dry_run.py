@@ -31,9 +31,10 @@ def print_plan(plan: Plan, console: Console) -> None:
         f"{count(len(lines), 'case')}, {count(len(plan.items), 'measurement')}{blocks}, each in a process of its own.",
     )
     if run.paired:
+        turns, most_blocks = count(run.rounds, "turn"), count(run.max_blocks, "block")
         say(
             console,
-            f"Processes of a block take {run.rounds} turns each; up to {run.max_blocks} blocks until speed-ups are "
+            f"Processes of a block take {turns} each; up to {most_blocks} until speed-ups are "
             f"known to within {run.half_width:.1%}, or {duration(run.case_budget_s)} per case.",
         )
     measurements = len(plan.items)

@@ -27,9 +27,9 @@ def duration(seconds: float | None) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def count(amount: int, noun: str) -> str:
-    """`1 case`, `3 cases`."""
-    return f"{amount:,} {noun}{'' if amount == 1 else 's'}"
+def count(amount: int, noun: str, several: str = "") -> str:
+    """`1 case`, `3 cases`; several: the plural where it is not formed with an s."""
+    return f"{amount:,} {noun if amount == 1 else several or f'{noun}s'}"
 
 
 def significant(value: float, digits: int = 4) -> str:

@@ -112,9 +112,11 @@ def keep_first_layers(config: PretrainedConfig, layers: int | None, name: str) -
     """Cuts the configuration to its first `layers` layers; says what it has then. Raises ValueError out of range."""
     total = config.num_hidden_layers
     if layers is None:
-        return f"{total} layers"
+        return f"{total} layer{'s' * (total != 1)}"
     if not 1 <= layers <= total:
-        raise ValueError(f"{name} has {total} layers; layers = {layers} must be between 1 and {total}")
+        raise ValueError(
+            f"{name} has {total} layer{'s' * (total != 1)}; layers = {layers} must be between 1 and {total}"
+        )
     kinds = getattr(config, "layer_types", None)
     if kinds is not None:
         config.layer_types = kinds[:layers]

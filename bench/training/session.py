@@ -74,8 +74,12 @@ def print_plan(plan: Plan, items: Sequence[TrainItem], console: Console) -> None
     seeds = f"seed{'s' * (len(settings.seeds) > 1)} {', '.join(map(str, settings.seeds))}"
     say(console, f"{count(len(items), 'training')}, {seeds}, each in a process of its own.")
     limits = [
-        f"{settings.patience} evaluations without a better {settings.metric}",
-        *([f"{settings.max_epochs:g} epochs"] if settings.max_epochs is not None else []),
+        f"{count(settings.patience, 'evaluation')} without a better {settings.metric}",
+        *(
+            [f"{settings.max_epochs:g} epoch{'s' * (settings.max_epochs != 1)}"]
+            if settings.max_epochs is not None
+            else []
+        ),
         *([count(settings.max_steps, "step")] if settings.max_steps is not None else []),
         *([f"{duration(settings.max_train_s)} of training"] if settings.max_train_s is not None else []),
     ]
