@@ -36,17 +36,21 @@ def chunks(path: Path, columns: Sequence[str]) -> Iterator[TextChunk]:
     _, header = next(found, (1, []))
     places = places_of(f"{path}, line 1", header, columns)
     numbers: list[int] = []
-    rows: list[list[str]] = []
+    kept: list[list[str]] = [[] for _ in places]
+    adders = [(place, column.append) for place, column in zip(places, kept, strict=True)]
     for number, fields in found:
         if len(fields) != len(header):
             raise MalformedData(f"{path}, line {number}: expected {len(header)} fields, found {len(fields)}")
         numbers.append(number)
-        rows.append(fields)
-        if len(rows) == CHUNK:
-            yield _chunk(columns, places, numbers, rows)
-            numbers, rows = [], []
-    if rows:
-        yield _chunk(columns, places, numbers, rows)
+        for place, add in adders:  # columns at once: a list a row would be walked by every garbage collection
+            add(fields[place])
+        if len(numbers) == CHUNK:
+            yield _chunk(columns, kept, numbers)
+            numbers = []
+            for column in kept:
+                column.clear()
+    if numbers:
+        yield _chunk(columns, kept, numbers)
 
 
 def places_of(where: str, header: Sequence[str], columns: Sequence[str]) -> list[int]:
@@ -61,12 +65,9 @@ def places_of(where: str, header: Sequence[str], columns: Sequence[str]) -> list
     return [header.index(column) for column in columns]
 
 
-def _chunk(columns: Sequence[str], places: list[int], numbers: list[int], rows: list[list[str]]) -> TextChunk:
-    fields = list(zip(*rows, strict=True))
-    return TextChunk(
-        {column: fields[place] for column, place in zip(columns, places, strict=True)},
-        lambda row: f"line {numbers[row]}",
-    )
+def _chunk(columns: Sequence[str], kept: Sequence[Sequence[str]], numbers: list[int]) -> TextChunk:
+    fields = {column: tuple(values) for column, values in zip(columns, kept, strict=True)}
+    return TextChunk(fields, lambda row: f"line {numbers[row]}")
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:

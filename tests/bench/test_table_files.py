@@ -288,3 +288,22 @@ class TestParquet:
     def test_labels_of_every_kind_are_numbers(self, log):
         for labels in ([1, 0], [1.0, 0.0], [True, False], ["1", "0"], [Decimal("1.0"), Decimal("0.0")]):
             assert [float(label) for part in read_interactions(log(label=labels)) for label in part.labels] == [1, 0]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_rows_are_named_and_ordered_alike_whatever_is_read_at_once(folder, monkeypatch, suffix):
+    monkeypatch.setattr("bench.workloads._delimited.CHUNK", 2)
+    monkeypatch.setattr("bench.workloads._parquet.CHUNK", 2)
+    rows = [("u", f"i{n}", n, 1 if n < 7 else "good") for n in range(9)]
+    path = folder / f"parts{suffix}"
+    if suffix == ".csv":
+        path.write_text(HEADER + "".join(",".join(map(str, row)) + "\n" for row in rows))
+    else:
+        pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        columns = zip(*[(*row[:3], str(row[3])) for row in rows], strict=True)
+        parquet.write_table(pyarrow.table(dict(zip(HEADER.strip().split(","), columns, strict=True))), path)
+    found = []
+    with pytest.raises(MalformedData, match=r'line 9: the label "good"|row 8: the label "good"'):
+        for part in read_interactions(path):
+            found += [(int(each["whole"]), item) for each, item in zip(part.times, part.items, strict=True)]
+    assert found == [(n, f"i{n}") for n in range(6)]
