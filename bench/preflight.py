@@ -109,10 +109,19 @@ def _tell(config: Config, case: Case, console: Console, told: set[str]) -> None:
         facts: Mapping[str, Any] | None = module.prepare(
             config.workload[scheme], argument=argument, task=task, say=functools.partial(say, console)
         )
-        for sentence in left_out.sentences(case.workload, facts or {}):
+        name = case.workload if _reads_alike(config, case.workload) else f"{case.workload}, {_TASKS[task]}"
+        for sentence in left_out.sentences(name, facts or {}):
             if sentence not in told:
                 say(console, f"warning: {sentence}")
                 told.add(sentence)
+
+
+_TASKS = {"ranking": "to be ranked", "response": "as responses"}
+
+
+def _reads_alike(config: Config, workload: str) -> bool:
+    """Whether all CF modules of the sweep have the log read for one task."""
+    return len({checks.task_of(case.cf_module) for case in _cases(config) if case.workload == workload}) == 1
 
 
 def _build(config: Config, case: Case, for_training: bool) -> None:

@@ -100,6 +100,17 @@ def test_what_was_left_out_is_told_when_it_is_read(log, tmp_path, monkeypatch, a
     assert 'item_id without a text (for instance line 122, item_id "unknown")' in told
 
 
+def test_what_each_task_leaves_out_is_told_apart(log, asset):
+    asset("minilm")
+    changed = [*TABLE, *SMALL, "cf_module=[nrms, dkt]", "method=[e2e]"]
+    settings = [f"sweep.{each}" for each in changed] + log(rows=20 * "u1,unknown,1,1\n")
+    arguments = ["run", "--preset", "smoke", "--device", "cpu", "--dry-run"]
+    result = CliRunner().invoke(app, [*arguments, *(word for each in settings for word in ("--set", each))])
+    told = " ".join(result.stderr.split())
+    assert "warning: table, to be ranked: 80 of 140 rows were left out" in told
+    assert "warning: table, as responses: 20 of 140 rows were left out" in told
+
+
 @pytest.mark.parametrize("encoder", ["minilm", "mpnet", *(f"shape:{name}" for name in SHAPES)])
 def test_limits_are_those_of_the_encoder_as_it_is_loaded(encoder, asset, monkeypatch):
     torch = pytest.importorskip("torch")
