@@ -119,11 +119,17 @@ def run(
     plan = session.resolve(_request(config, preset, device, changes, shard, dry_run=dry_run))
     console, progress = Console(), Console(stderr=True)
     _warn(progress, plan.warnings())
+    from bench import preflight
+
     if dry_run:
         from bench.dry_run import print_plan
 
+        preflight.check(plan.config, progress, dry=True)
         print_plan(plan, console)
         return
+    preflight.check_writable(out)
+    session.begin(plan)
+    preflight.check(plan.config, progress)
     run_dir = session.start(plan, out)
     session.say(progress, f"{plan.title}; results go to {run_dir}")
     session.measure(plan.config, plan.items, run_dir, progress)
@@ -147,9 +153,15 @@ def train(
     plan, items = trainings.resolve(_request(config, preset, device, changes, dry_run=dry_run))
     console, progress = Console(), Console(stderr=True)
     _warn(progress, trainings.warnings(plan.config))
+    from bench import preflight
+
     if dry_run:
+        preflight.check(plan.config.training(), progress, for_training=True, dry=True)
         trainings.print_plan(plan, items, console)
         return
+    preflight.check_writable(out)
+    session.begin(plan, "train")
+    preflight.check(plan.config.training(), progress, for_training=True)
     run_dir = trainings.start(plan, items, out)
     session.say(progress, f"{plan.title}; results go to {run_dir}")
     trainings.train(plan.config, items, run_dir, progress)
@@ -208,7 +220,9 @@ def verify(
     """Check in float64 that the exact methods are exact, on your encoder and data; exit code 3 if one is not."""
     plan = session.resolve(_request(config, preset, device, changes))
     session.check_methods(plan)
-    session.fetch_assets(plan.config, Console(stderr=True))
+    from bench import preflight
+
+    preflight.read(plan.config, Console(stderr=True))
     from bench.verify import verify as examine
 
     console = Console(stderr=True)
@@ -238,7 +252,9 @@ def profile(
         raise UsageError("profile looks into one process: choose a case with world_size=1 by --case.")
     session.check_methods(plan)
     session.make_folder(out)
-    session.fetch_assets(plan.config, Console(stderr=True))
+    from bench import preflight
+
+    preflight.read(plan.config, Console(stderr=True))
     from bench.profile import profile as examine
 
     console = Console()

@@ -116,15 +116,20 @@ def check_methods(plan: Plan) -> None:
         raise ConfigError(f"{plan.config_file or '--set'}, [{key_name(fault.path)}]: {fault}") from fault
 
 
+def begin(plan: Plan, kind: RunKind = "run") -> None:
+    """Has workers' process started, which imports while this one goes on, and methods judge their settings."""
+    from bench.running import manager, processes
+
+    manager.prepare(*([processes.SCORING] if kind == "train" else []))
+    check_methods(plan)
+
+
 def start(plan: Plan, out: Path, kind: RunKind = "run", planned: int | None = None) -> Path:
     """Makes the run's directory below `out` and writes run.json; raises UsageError where either can't be.
 
     planned: how many records there will be; the plan's measurements if left out.
     """
-    from bench.running import manager, processes
-
-    manager.prepare(*([processes.SCORING] if kind == "train" else []))  # first: it imports while this process goes on
-    check_methods(plan)
+    begin(plan, kind)
     try:
         run_dir = store.create_run_dir(out, plan.preset if kind == "run" else f"{kind}-{plan.preset}")
         info = RunInfo(

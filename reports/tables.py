@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from bench.results.schema import Record, RunInfo
+from bench.results.schema import RunInfo
 from bench.results.summary import REFERENCE, UNIQUE_REFERENCE, Frames
-from bench.results.training import TrainingPoint
 from reports import words
 
 Row = Mapping[str, Any]
@@ -166,7 +165,7 @@ def _measures(row: Row, fastest: float | None = None) -> tuple[Cell, ...]:
     ratio = Cell(words.number(row["item_repetition_ratio"]))
     if words.exists(row["interval_repetition_ratio"]):
         ratio = Cell(ratio.text, note=f"{words.number(row['interval_repetition_ratio'])} per interval")
-    blocks = f"{words.plain(row['ok_blocks'])} of {words.plain(row['blocks'])} blocks"
+    blocks = f"{words.plain(row['ok_blocks'])} of {words.count(int(row['blocks']), 'block')}"
     outcome = Cell(words.OUTCOMES[row["outcome"]], "muted" if row["outcome"] == "ok" else "bad")
     if row["outcome"] == "ok" and row["ok_blocks"] < row["blocks"]:
         outcome = Cell(outcome.text, "bad", note=blocks)
@@ -334,30 +333,6 @@ def environment(info: RunInfo) -> list[tuple[str, str]]:
         ("Preset", info.preset),
     ]
     return [(name, value) for name, value in lines if value]
-
-
-def inputs(records: Sequence[Record | TrainingPoint]) -> list[tuple[str, str]]:
-    """What encoders and workloads say about themselves in their records' details, as far as all records agree."""
-    found: dict[str, Any] = {}
-    for record in records:
-        case, detail = record.case, record.detail
-        for kind in ("encoder", "workload"):
-            name = words.encoder({"layers": None, **case}) if kind == "encoder" else words.plain(case.get(kind))
-            if kind in detail:
-                found[name] = _agreed(found.get(name, detail[kind]), detail[kind])
-    return [(name, _facts(facts)) for name, facts in found.items() if facts]
-
-
-def _agreed(facts: Any, others: Any) -> Any:
-    if isinstance(facts, Mapping) and isinstance(others, Mapping):
-        return {name: value for name, value in facts.items() if name in others and others[name] == value}
-    return facts
-
-
-def _facts(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{str(name).replace('_', ' ')} {_facts(entry)}" for name, entry in value.items())
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def markdown(table: Table) -> str:

@@ -9,7 +9,7 @@ from rich.text import Text
 from bench.results import stats
 from bench.results.store import LoadedRun
 from bench.results.summary import Frames, frames
-from reports import story, tables, words
+from reports import inputs, story, tables, words
 
 _NARROW = ("Method", "Repetition ratio", "Speed-up against e2e", "Time per step", "Peak memory", "Outcome")
 _MIDDLE = ("Gradient", "Against e2e_unique")
@@ -21,7 +21,7 @@ MIDDLE, WIDE = 110, 150
 def summary(run: LoadedRun, width: int = 100) -> RenderableType:
     """The headline, one table per origin of the input, and how many lines were not measured."""
     derived = frames(run.records)
-    told = story.tell(derived, run.info)
+    told = inputs.with_left_out(story.tell(derived, run.info), run.records)
     parts: list[RenderableType] = [Text(told.headline, style="bold"), *(Text(each) for each in told.sentences), Text()]
     for origin, part in tables.origins(derived).items():
         for table in tables.headlines(part):

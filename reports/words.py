@@ -216,9 +216,9 @@ def listing(words: Iterable[str]) -> str:
     return items[0] if len(items) == 1 else ", ".join(items[:-1]) + f" and {items[-1]}" if items else ""
 
 
-def count(amount: int, noun: str) -> str:
-    """`1 case`, `3 cases`."""
-    return f"{number(amount, 1)} {noun}{'' if amount == 1 else 's'}"
+def count(amount: int, noun: str, several: str = "") -> str:
+    """`1 case`, `3 cases`; several: the plural where it is not formed with an s."""
+    return f"{number(amount, 1)} {noun if amount == 1 else several or f'{noun}s'}"
 
 
 def order(values: Iterable[Any]) -> list[Any]:

@@ -79,8 +79,9 @@ class RunSettings(_Strict):
     window_s: Seconds = 0.1
     """Shortest timed window; short steps are repeated to fill it."""
     window_steps: Count | None = None
-    """Steps of every window, whatever they take, rounded up to whole intervals; None goes by window_s. With as many
-    windows for all, the lines of a case are timed on the same batches: a log's differ in load."""
+    """Steps of every window, whatever they take, rounded up to whole intervals, each on a new batch. None goes by
+    window_s, and takes one of the log's most typical batches per window: the same for every line of a case, but for
+    those that accumulate or keep encodings."""
     min_warmup_steps: Count = 2
     max_warmup_steps: Count = 96
     budget_s: Seconds = 20.0

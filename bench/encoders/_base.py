@@ -139,6 +139,22 @@ class LoadedEncoder:
     description: str
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What an encoder can be given, known without its weights. longest_text: in tokens."""
+
+    longest_text: int
+    has_tokenizer: bool
+
+
+def limits(encoder: str) -> Limits | None:
+    """What `encoder` can be given; None where that is not known before it is loaded."""
+    scheme, argument = split(encoder)
+    module = registry.load(PACKAGE, scheme)
+    found: Limits | None = module.limits(argument) if hasattr(module, "limits") else None
+    return found
+
+
 def split(encoder: str) -> tuple[str, str | None]:
     """The scheme and the argument of "scheme" or "scheme:argument"."""
     scheme, colon, argument = encoder.partition(":")

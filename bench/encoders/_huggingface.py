@@ -14,7 +14,7 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
-from bench.encoders._base import Dropout, FileTokenizer, LoadedEncoder, Tokenizer, TransformersTokenizer
+from bench.encoders._base import Dropout, FileTokenizer, Limits, LoadedEncoder, Tokenizer, TransformersTokenizer
 
 POSITIONS_BEHIND_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer")
 """Families that count positions from the padding id + 1."""
@@ -91,13 +91,32 @@ def build_random(
     )
 
 
+def limits_of(source: str | Path) -> Limits | None:
+    """What the model of a folder, or a hub name that is in the local cache, can be given; None where there is none."""
+    try:
+        config = AutoConfig.from_pretrained(source, local_files_only=True)
+    except (OSError, ValueError):
+        return None
+    return Limits(longest_text(config), not Path(source).is_dir() or _own_tokenizer(source) is not None)
+
+
+def longest_text(config: PretrainedConfig) -> int:
+    """Tokens that a model's positions allow."""
+    longest: int = getattr(config, "max_position_embeddings", None) or UNBOUNDED
+    if config.model_type in POSITIONS_BEHIND_PADDING:
+        longest -= (config.pad_token_id or 0) + 1
+    return longest
+
+
 def keep_first_layers(config: PretrainedConfig, layers: int | None, name: str) -> str:
     """Cuts the configuration to its first `layers` layers; says what it has then. Raises ValueError out of range."""
     total = config.num_hidden_layers
     if layers is None:
-        return f"{total} layers"
+        return f"{total} layer{'s' * (total != 1)}"
     if not 1 <= layers <= total:
-        raise ValueError(f"{name} has {total} layers; layers = {layers} must be between 1 and {total}")
+        raise ValueError(
+            f"{name} has {total} layer{'s' * (total != 1)}; layers = {layers} must be between 1 and {total}"
+        )
     kinds = getattr(config, "layer_types", None)
     if kinds is not None:
         config.layer_types = kinds[:layers]
@@ -186,9 +205,6 @@ def _finish(
         )  # its parameters would get no gradient: encodings are pooled from the last layer
     config: Any = model.config
     pad = config.pad_token_id if config.pad_token_id is not None else 0
-    longest = getattr(config, "max_position_embeddings", None) or UNBOUNDED
-    if config.model_type in POSITIONS_BEHIND_PADDING:
-        longest -= pad + 1
     return LoadedEncoder(
         model=model,
         tokenizer=tokenizer,
@@ -197,7 +213,7 @@ def _finish(
         closing_token_id=ends[1],
         special_token_ids=special | {token for token in (pad, *ends) if token is not None},
         vocab_size=config.vocab_size,
-        longest_text=longest,
+        longest_text=longest_text(config),
         weights=weights,
         description=f"{description}, d {config.hidden_size}, {config._attn_implementation} attention",
     )

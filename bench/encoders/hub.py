@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.encoders._base import Dropout, LoadedEncoder, files_of
+from bench.encoders._base import Dropout, Limits, LoadedEncoder, files_of
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +31,13 @@ def contents(argument: str | None) -> dict[str, list[Path] | str]:
 
     configuration = try_to_load_from_cache(str(argument), "config.json")
     return files_of(Path(configuration).parent) if isinstance(configuration, str) else {}
+
+
+def limits(argument: str | None) -> Limits | None:
+    """See `bench.encoders._base.limits`; asks no network."""
+    from bench.encoders._huggingface import limits_of
+
+    return limits_of(str(argument))
 
 
 def load(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import assets
-from bench.encoders._base import Dropout, LoadedEncoder, asset_files, no_argument
+from bench.encoders._base import Dropout, Limits, LoadedEncoder, asset_files, no_argument
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +22,11 @@ def check(argument: str | None) -> None:
 def contents(argument: str | None) -> dict[str, list[Path] | str]:
     """The asset's files."""
     return asset_files("minilm")
+
+
+def limits(argument: str | None) -> Limits:
+    """See `bench.encoders._base.limits`."""
+    return Limits(512, has_tokenizer=True)
 
 
 def load(

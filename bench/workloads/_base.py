@@ -71,7 +71,7 @@ class WorkloadRequest(Axes):
 
     tokenizer: None where the encoder has no text of its own. opening_token_id, closing_token_id: what a text starts
     and ends with, where the encoder has it. special_token_ids: not to be drawn as random tokens. hold_out: None where
-    everything is trained on.
+    everything is trained on. without_texts: only to see whether the log has what is asked for; its texts are empty.
     """
 
     seed: int
@@ -82,6 +82,7 @@ class WorkloadRequest(Axes):
     special_token_ids: frozenset[int] = frozenset()
     tokenizer: Tokenizer | None = None
     hold_out: HoldOut | None = None
+    without_texts: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -48,8 +48,18 @@ def _row(each: Epoch) -> tuple[Cell, ...]:
         Cell(words.times(each.speed_up), "strong", note=lent),
         Cell(words.times(theirs) if theirs else words.MISSING, "muted"),
         Cell(each.exactness, "badge"),
-        Cell("its own steps" if each.basis == "steps" else "a shorter interval"),
+        Cell("its own steps" if each.basis == "steps" else "a shorter interval", note=_timed(each)),
     )
+
+
+def _timed(each: Epoch) -> str:
+    """How many batches its steps were timed on, where its record says so."""
+    detail = each.record.detail
+    if not detail.get("timed_batches"):
+        return ""
+    batches = words.count(detail["timed_batches"], "batch", "batches")
+    typical = f", the most typical of {detail['ratio_batches']}" if detail.get("timed_typical") else ""
+    return f"{batches} of the log{typical}"
 
 
 def _notes(found: tuple[Epoch, ...]) -> list[str]:

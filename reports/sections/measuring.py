@@ -100,6 +100,7 @@ def _notes(told: Sequence[Record]) -> list[str]:
             f"batches, counting, ending): {words.number(median(overhead))} s in the median, "
             f"{words.number(max(overhead))} s at most."
         )
+    notes += _ratio_basis(told)
     if any(record.telemetry is not None and record.telemetry.model_dump(exclude_none=True) for record in told):
         notes.append(
             "The rest is the driver's word, read beside the worker during its measured windows. A round in which the "
@@ -107,6 +108,20 @@ def _notes(told: Sequence[Record]) -> list[str]:
             "for every method of the block. Energy is for information: nothing is judged by it."
         )
     return notes
+
+
+def _ratio_basis(told: Sequence[Record]) -> list[str]:
+    """Of how many batches repetition ratios are, and how well they are known by them."""
+    counted = [record.detail["ratio_batches"] for record in told if record.detail.get("ratio_batches")]
+    errors = [record.detail.get("ratio_relative_error") for record in told]
+    if not counted:
+        return []
+    fewest, most = min(counted), max(counted)
+    batches = words.count(most, "batch", "batches") if fewest == most else f"{fewest} to {most} batches"
+    return [
+        f"Repetition ratios are counted on {batches} of each case's log, whatever number of them was timed; their "
+        f"relative standard error is at most {words.percent(_most(errors)) if _most(errors) else '0 %'}."
+    ]
 
 
 def _shown(columns: tuple[Column, ...], groups: dict[str, list[tuple[Cell, ...]]]) -> tuple[Column, ...]:

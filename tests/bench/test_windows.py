@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from bench.measure.sample import LEAST
 from bench.running.cf_steps import cf_step_s
 from bench.running.messages import Job
 from bench.running.subject import TAKES, Subject
@@ -67,17 +68,47 @@ def test_every_line_is_timed_on_the_same_batches(other: dict[str, int]) -> None:
     assert timed[0][0] != timed[0][1]
 
 
-def test_a_faster_line_begins_at_the_same_batch_and_an_epoch_with_it() -> None:
+def test_a_faster_line_takes_the_same_batches_more_often() -> None:
+    """On further ones, of another load, a ratio of the two times would hold that load as well."""
     timed = []
     for window_s in (STEP_S, 5 * STEP_S):
         one = subject(window_s=window_s)
-        one._built = dataclasses.replace(one.built, workload=dataclasses.replace(one.built.workload, steps_per_epoch=7))
+        one.warm_up()
+        one.take_windows()
+        timed.append(timed_batches(one))
+        assert one.record().item_repetition_ratio == one._sample.item_repetition_ratio  # type: ignore[union-attr]
+    assert timed[1] == [batch for batch in timed[0] for _ in range(5)]
+
+
+def test_windows_beyond_those_that_every_line_takes_are_on_the_same_batches() -> None:
+    """A line that the budget lets take more windows is on no other batches than one that takes the fewest."""
+    timed = []
+    for samples in (3, 5):
+        one = subject(samples=samples, min_samples=3)
+        one.warm_up()
+        one.take_windows()
+        timed.append(timed_batches(one))
+    assert (len(timed[0]), len(timed[1])) == (3, 5)
+    assert timed[1] == [*timed[0], *timed[0][:2]]
+    detail = one._facts()["detail"]
+    assert (detail["timed_batches"], detail["timed_typical"], detail["ratio_batches"]) == (3, True, LEAST)
+
+
+@pytest.mark.parametrize("method", ["multi_step", "single_step"])
+def test_a_line_that_keeps_encodings_meets_new_batches_from_the_first_of_an_epoch_on(method: str) -> None:
+    """Stepped on twice, a batch would find its own encodings as fresh as no other batch of the log does."""
+    timed = []
+    for window_s in (STEP_S, 5 * STEP_S):
+        one = subject(method=method, window_s=window_s)
+        changed = {"workload": dataclasses.replace(one.built.workload, steps_per_epoch=7), "exactness": "stale"}
+        one._built = dataclasses.replace(one.built, **changed)
         one.warm_up()
         assert one._batches_made % 7 == 0
         one.take_windows()
         timed.append(timed_batches(one))
-    assert (len(timed[0]), len(timed[1])) == (3, 15)
-    assert timed[1][:3] == timed[0]
+    assert len(timed[1]) == len(timed[0]) * (5 if method == "single_step" else 1)
+    assert timed[1][: len(timed[0])] == timed[0]
+    assert all(batch not in timed[0][:place] for place, batch in enumerate(timed[0]))
 
 
 def test_lines_of_unequal_speed_are_timed_on_the_same_batches_where_steps_are_counted() -> None:

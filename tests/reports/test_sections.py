@@ -173,3 +173,36 @@ def test_memory_of_a_processor_is_not_split(tmp_path):
     record = _runs.record().model_copy(update={"peak_memory_bytes": resident, "fixed_memory_bytes": 2**20})
     run = load(_runs.write(tmp_path, [record]))
     assert sections.discover()["memory"].make(run, frames(run.records)) is None
+
+
+class TestOfHowManyBatches:
+    """Ratio and projection say what they are made of."""
+
+    def records(self, **detail):
+        made = [_runs.record(method, steps_per_epoch=100, overhead_s=1.0) for method in ("e2e", "single_step")]
+        return [record.model_copy(update={"detail": {**record.detail, **detail}}) for record in made]
+
+    def told(self, tmp_path, records):
+        run = load(_runs.write(tmp_path, records))
+        found = {each.anchor: each for each in sections.make_all(run, frames(run.records))}
+        projected = [row[-1].note for group in found["epochs"].tables[0].groups for row in group.rows]
+        return projected, " ".join(found["measuring"].notes)
+
+    def test_typical_ones(self, tmp_path):
+        basis = {"ratio_batches": 256, "ratio_relative_error": 0.0123, "timed_batches": 3, "timed_typical": True}
+        projected, notes = self.told(tmp_path, self.records(**basis))
+        assert projected == ["3 batches of the log, the most typical of 256"] * 2
+        assert "Repetition ratios are counted on 256 batches" in notes
+        assert "at most 1.2 %" in notes
+
+    def test_one_of_an_epoch(self, tmp_path):
+        basis = {"ratio_batches": 1, "ratio_relative_error": 0.0, "timed_batches": 1, "timed_typical": False}
+        projected, notes = self.told(tmp_path, self.records(**basis))
+        assert projected == ["1 batch of the log"] * 2
+        assert "counted on 1 batch of" in notes
+        assert "at most 0 %" in notes
+
+    def test_a_record_that_does_not_say(self, tmp_path):
+        projected, notes = self.told(tmp_path, self.records())
+        assert projected == ["", ""]
+        assert "Repetition ratios" not in notes

@@ -174,9 +174,3 @@ def test_unset_keys_are_named_in_toml():
     written = toml.write({"run": {"seed": 0, "max_grad_norm": None}, "sweep": {"part": [{"a": 1}, {"a": 2}]}})
     assert "# max_grad_norm is not set" in written
     assert tomllib.loads(written) == {"run": {"seed": 0}, "sweep": {"part": [{"a": 1}, {"a": 2}]}}
-
-
-def test_inputs_state_only_what_holds_for_all_records():
-    """A fact of one case, such as its ratio, must not stand there as one of the workload."""
-    records = [_runs.record(detail={"workload": {"items": 9, "ratio": ratio}, "encoder": "d 384"}) for ratio in (1, 8)]
-    assert tables.inputs(records) == [(_runs.SHAPE, "d 384"), ("synthetic", "items 9")]
