@@ -287,25 +287,28 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
     return tuple(adjusted)
 
 
-def decide(difference: Difference, tolerance: float, *, p_fail: float | None = None, level: float = LEVEL) -> Verdict:
-    """FAIL: surely lost more than the tolerance; PASS: surely did not; else INCONCLUSIVE.
+@dataclass(frozen=True)
+class Decision:
+    """A verdict on one of several differences. p_alone, p_fail: of its loss, by itself and as one of so many."""
 
-    p_fail: the p value of the loss after Holm's adjustment, where several cases are judged together. PASS needs none:
-    a run passes when every case does, and each alone errs at `level` at most.
+    verdict: Verdict
+    p_alone: float
+    p_fail: float
+
+
+def decide(differences: Sequence[tuple[Difference, float]], *, level: float = LEVEL) -> tuple[Decision, ...]:
+    """Verdicts on all differences of a run, each with the part that may be lost: its tolerance.
+
+    FAIL: surely lost more than the tolerance; PASS: surely did not; else INCONCLUSIVE. The losses are one family of
+    tests (Holm). PASS needs no adjustment: a run passes when every case does, and each alone errs at `level` at most.
     """
-    bound = math.log1p(-tolerance)
-    if (difference.p_below(bound) if p_fail is None else p_fail) <= level:
-        return "fail"
-    return "pass" if difference.p_above(bound) <= level else "inconclusive"
-
-
-def decide_all(differences: Sequence[Difference], tolerance: float, *, level: float = LEVEL) -> tuple[Verdict, ...]:
-    """`decide` for all gated cases of a run, with Holm over their losses."""
-    bound = math.log1p(-tolerance)
-    adjusted = holm([each.p_below(bound) for each in differences])
-    return tuple(
-        decide(each, tolerance, p_fail=p_fail, level=level) for each, p_fail in zip(differences, adjusted, strict=True)
-    )
+    bounds = [math.log1p(-tolerance) for _, tolerance in differences]
+    alone = [each.p_below(bound) for (each, _), bound in zip(differences, bounds, strict=True)]
+    decided = []
+    for (each, _), bound, p_alone, p_fail in zip(differences, bounds, alone, holm(alone), strict=True):
+        held: Verdict = "pass" if each.p_above(bound) <= level else "inconclusive"
+        decided.append(Decision("fail" if p_fail <= level else held, p_alone, p_fail))
+    return tuple(decided)
 
 
 @dataclass(frozen=True)

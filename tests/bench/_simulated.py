@@ -125,6 +125,11 @@ def moved(estimate: stats.Estimate, by: float) -> stats.Estimate:
     return replace(estimate, log_ratio=estimate.log_ratio + by, low=estimate.low + by, high=estimate.high + by)
 
 
+def verdicts(differences: Sequence[stats.Difference], tolerance: float) -> Verdicts:
+    """What the gate makes of them."""
+    return tuple(each.verdict for each in stats.decide([(each, tolerance) for each in differences]))
+
+
 @dataclass(frozen=True)
 class Gates:
     """Many runs of a gate over `cases`, each against a reference run of its own; a loss is planted when judging.
@@ -199,4 +204,4 @@ class Gates:
         return [stats.difference(*pair) for pair in zip(now, self.reference(run), strict=True)]
 
     def _decided(self, now: Sequence[stats.Estimate], run: int, tolerance: float) -> Verdicts:
-        return stats.decide_all(self.differences(run, now), tolerance)
+        return verdicts(self.differences(run, now), tolerance)

@@ -158,8 +158,8 @@ def test_a_loss_of_the_whole_tolerance_is_where_errors_begin(name, tolerance, ga
     assert np.mean([[each == "pass" for each in again] for _, again in verdicts]) <= 0.06
     uncorrected = [
         any(
-            stats.decide(replace(each, log_difference=each.log_difference + math.log1p(-tolerance)), tolerance)
-            == "fail"
+            simulated.verdicts([replace(each, log_difference=each.log_difference + math.log1p(-tolerance))], tolerance)
+            == ("fail",)
             for each in gates[name].differences(run, now)
         )
         for run, now in enumerate(gates[name].now)
@@ -171,8 +171,8 @@ def test_a_reference_without_its_error_would_raise_false_alarms(gates):
     """Why a reference carries its uncertainty: taken as a point, it fails unchanged runs at no tolerance."""
     shared = gates["shared"]
     pairs = [pair for run, now in enumerate(shared.now) for pair in zip(now, shared.reference(run), strict=True)]
-    welch = np.mean([stats.decide(stats.difference(*pair), 0.0) == "fail" for pair in pairs])
-    point = np.mean([stats.decide(stats.above_floor(now, then.value), 0.0) == "fail" for now, then in pairs])
+    welch = np.mean([simulated.verdicts([stats.difference(*pair)], 0.0) == ("fail",) for pair in pairs])
+    point = np.mean([simulated.verdicts([stats.above_floor(now, then.value)], 0.0) == ("fail",) for now, then in pairs])
     assert welch <= 0.04
     assert point > 2 * welch
 
