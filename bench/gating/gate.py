@@ -98,8 +98,8 @@ def _tolerance(run: LoadedRun, settings: GateSettings, reference: Reference | No
     if settings.tolerance != "auto":
         return settings.tolerance, "set by gate.tolerance"
     if steady_clocks(run) and (reference is None or reference.steady_clocks):
-        return STEADY_TOLERANCE, "clocks were steady and the device was ours alone"
-    return SHARED_TOLERANCE, "a shared machine, or one that does not say that its clocks were steady"
+        return STEADY_TOLERANCE, "nothing but power moved the clocks, and the device was ours alone"
+    return SHARED_TOLERANCE, "a shared machine, or one that does not say what moved its clocks"
 
 
 def _canary(run: LoadedRun, settings: GateSettings) -> CanaryVerdict | None:

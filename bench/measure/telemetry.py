@@ -23,8 +23,6 @@ from bench.results.schema import Spread, Telemetry
 PERIOD_S = 0.02
 PROCESSES_EVERY = 10
 """Readings per look at the device's processes, which takes the driver longer than all else."""
-LOWEST_CLOCK_SHARE = 0.75
-"""Of the highest SM clock: a round measured below is dropped."""
 
 THROTTLE_REASONS = {
     0x2: "applications_clocks_setting",
@@ -57,8 +55,6 @@ class Reading:
 class Watch(Protocol):
     """Something that has watched a device; a test's watch has seen what the test says."""
 
-    highest_sm_clock_mhz: float | None
-
     def between(self, began_s: float, ended_s: float) -> Sequence[Reading]:
         """Readings of that time, with the last one before it and the first one after it, as far as there are any."""
         ...
@@ -71,8 +67,6 @@ class Watch(Protocol):
 class Unwatched:
     """A device that tells nothing, as a processor does."""
 
-    highest_sm_clock_mhz: float | None = None
-
     def between(self, began_s: float, ended_s: float) -> Sequence[Reading]:
         """Nothing."""
         return ()
@@ -84,8 +78,6 @@ class Unwatched:
 class Source(Protocol):
     """What a `Sampler` asks."""
 
-    highest_sm_clock_mhz: float | None
-
     def read(self, with_processes: bool) -> Reading:
         """The device now."""
         ...
@@ -95,7 +87,6 @@ class Sampler:
     """Reads a source every `period_s` in a thread of its own, while in a `with`."""
 
     def __init__(self, source: Source, period_s: float = PERIOD_S) -> None:
-        self.highest_sm_clock_mhz = source.highest_sm_clock_mhz
         self._source, self._period_s = source, period_s
         self._readings: list[Reading] = []
         self._lock = threading.Lock()
@@ -141,7 +132,6 @@ class NvmlSource:
     def __init__(self, nvml: Any, handle: Any) -> None:
         self._nvml, self._handle = nvml, handle
         self._instant_power = self._power_field() is not None
-        self.highest_sm_clock_mhz = self._ask("nvmlDeviceGetMaxClockInfo", nvml.NVML_CLOCK_SM)
 
     def read(self, with_processes: bool) -> Reading:
         """The device now; what it does not support is None."""
@@ -190,21 +180,14 @@ def watch(stack: ExitStack, uuid: str | None) -> Watch:
     return Unwatched() if opened is None else stack.enter_context(Sampler(NvmlSource(*opened)))
 
 
-def why_dropped(readings: Iterable[Reading], highest_sm_clock_mhz: float | None) -> str | None:
+def why_dropped(readings: Iterable[Reading]) -> str | None:
     """Why a window with these readings is no measurement of a method, None where it is one.
 
-    The clock counts by its median, so that the moment between two windows, in which the device may rest, does not.
+    A low clock is no reason: a GPU that works is at its power cap, and what a method's own power makes of the clock is
+    part of how fast the method is.
     """
-    readings = tuple(readings)
-    slowdowns = sorted(SLOWDOWNS & {reason for reading in readings for reason in reading.throttle_reasons or ()})
-    if slowdowns:
-        return ", ".join(slowdowns)
-    clocks = _given(readings, lambda reading: reading.sm_clock_mhz)
-    if clocks and highest_sm_clock_mhz:
-        clock = statistics.median(clocks)
-        if clock < LOWEST_CLOCK_SHARE * highest_sm_clock_mhz:
-            return f"SM clock {clock:.0f} of {highest_sm_clock_mhz:.0f} MHz"
-    return None
+    slowdowns = SLOWDOWNS & {reason for reading in readings for reason in reading.throttle_reasons or ()}
+    return ", ".join(sorted(slowdowns)) or None
 
 
 @dataclass(frozen=True)

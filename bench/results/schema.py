@@ -80,6 +80,10 @@ class Spread(_Strict):
     max: float
 
 
+POWER_CAP: Final = "sw_power_cap"
+"""The reason for a clock below the highest that is no disturbance: the device draws all the power that it may."""
+
+
 class Telemetry(_Strict):
     """What the device told of itself during this line's measured windows of one block; None where it does not tell.
 

@@ -245,7 +245,7 @@ def _take_rounds(seats: Sequence[Seat], watch: Watch, wanted: int | None = None)
         found = {(seat.job.item, number): _stretch(seat.windows[number], watch) for seat in alive}
         watch.forget()
         stretches |= found
-        reasons = [telemetry.why_dropped(each.readings, watch.highest_sm_clock_mhz) for each in found.values()]
+        reasons = [telemetry.why_dropped(each.readings) for each in found.values()]
         reason = next(filter(None, reasons), None)
         if reason is None:
             kept.append(number)

@@ -103,8 +103,9 @@ def _notes(told: Sequence[Record]) -> list[str]:
     if any(record.telemetry is not None and record.telemetry.model_dump(exclude_none=True) for record in told):
         notes.append(
             "The rest is the driver's word, read beside the worker during its measured windows. A round in which the "
-            "device slowed down for its own protection, or ran below three quarters of its highest clock, is dropped "
-            "for every method of the block. Energy is for information: nothing is judged by it."
+            "device slowed down for its own protection is dropped for every method of the block. A clock held back by "
+            "the power cap is not: a GPU that works is at its cap, and what a method's power makes of the clock is "
+            "part of its speed. Energy is for information: nothing is judged by it."
         )
     return notes
 

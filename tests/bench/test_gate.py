@@ -6,7 +6,7 @@ from bench.gating.gate import judge, strictly
 from bench.gating.references import make
 from bench.gating.settings import GateSettings
 from bench.results.lines import lines
-from bench.results.schema import PeakMemory
+from bench.results.schema import PeakMemory, Spread, Telemetry
 from bench.results.store import LoadedRun
 from tests.bench import _gated_runs as runs
 from tests.bench._gated_runs import MIB, PEAK, blocks, case
@@ -276,6 +276,21 @@ def test_clocks_that_were_steady_on_both_sides_tighten_the_tolerance(loaded):
     visited = [*told(case(seed=2))[1:], case(seed=2)[0].model_copy(update={"telemetry": shared})]
     assert against(loaded, told(case(seed=1)), visited).tolerance == 0.05
     assert against(loaded, case(seed=1), case(seed=2), tolerance=0.1).tolerance == 0.1
+
+
+def test_a_clock_that_only_the_power_cap_moves_is_the_methods_own(loaded):
+    """A GPU that works is at its cap: with the wider tolerance a loss of 5 % would never be found there."""
+    capped = Telemetry(sm_clock_mhz=Spread(min=1545, median=1700, max=1920), foreign_processes=0)
+
+    def told(records, reasons):
+        telemetry = capped.model_copy(update={"throttle_reasons": reasons})
+        return [record.model_copy(update={"telemetry": telemetry}) for record in records]
+
+    def tolerance(reasons):
+        return against(loaded, told(case(seed=1), reasons), told(case(seed=2), reasons)).tolerance
+
+    assert tolerance(("sw_power_cap",)) == 0.03
+    assert tolerance(("applications_clocks_setting",)) == tolerance(()) == tolerance(None) == 0.05
 
 
 def test_a_batch_of_less_repetition_is_named_as_the_cause(loaded):

@@ -49,18 +49,19 @@ class TestCanary:
 
 
 class Slowing:
-    """Watches a device that slows down in some windows, counted from 1."""
-
-    highest_sm_clock_mhz = 1000.0
+    """Watches a device at its power cap that gets too hot in some windows, counted from 1."""
 
     def __init__(self, *slow: int):
         self.slow, self.windows = slow, 0
 
     def between(self, began_s, ended_s):
         self.windows += 1
-        clock = 700.0 if self.windows in self.slow else 1000.0
-        energy = [Reading(began_s, clock, energy_j=0.0), Reading(ended_s, clock, energy_j=3.0)]
-        return energy
+        hot = self.windows in self.slow
+        reasons = frozenset({"sw_power_cap", *(["hw_thermal_slowdown"] if hot else [])})
+        clock = 900.0 if hot else 700.0
+        return [
+            Reading(at_s, clock, energy_j=e, throttle_reasons=reasons) for at_s, e in ((began_s, 0.0), (ended_s, 3.0))
+        ]
 
     def forget(self):
         pass
@@ -75,8 +76,8 @@ class TestDroppedRounds:
         assert watch.windows == 2 + 3 * 2
         for record in records:
             assert (record.outcome, record.rounds, len(record.samples_s)) == ("ok", (1, 2), 2)
-            assert record.dropped_rounds == ("round 0: SM clock 700 of 1000 MHz",)
-            assert record.telemetry.sm_clock_mhz.min == 1000
+            assert record.dropped_rounds == ("round 0: hw_thermal_slowdown",)
+            assert record.telemetry.sm_clock_mhz.max == 700
             assert record.telemetry.energy_j == pytest.approx(6.0)
             slots = record.item_slots * record.steps_per_sample * 2
             assert record.telemetry.energy_per_1000_interactions_j == pytest.approx(6000 / slots)
@@ -89,6 +90,6 @@ class TestDroppedRounds:
             ("e2e", 0, 0, "skipped"), ("single_step", 0, 0, "skipped"),
             ("e2e", 0, 1, "ok"), ("single_step", 0, 1, "ok"),
         ]  # fmt: skip
-        assert records[0].reason == "every round was dropped; round 0: SM clock 700 of 1000 MHz"
+        assert records[0].reason == "every round was dropped; round 0: hw_thermal_slowdown"
         assert len(records[0].dropped_rounds) == 4
         assert records[0].item_slots is not None
