@@ -80,6 +80,11 @@ class RunSettings(_Strict):
     window_steps: Count | None = None
     """Steps of every window, whatever they take, rounded up to whole intervals; None goes by window_s. With as many
     windows for all, the lines of a case are timed on the same batches: a log's differ in load."""
+    lead_in_s: Annotated[StrictFloat, Field(ge=0)] = 0.2
+    """Untimed steps before each window of paired blocks on a GPU at its power cap: its clock is then this method's, and
+    not that of the one before."""
+    settled_window_s: Seconds = 0.25
+    """Shortest timed window there."""
     min_warmup_steps: Count = 2
     max_warmup_steps: Count = 96
     budget_s: Seconds = 20.0

@@ -94,9 +94,10 @@ class Telemetry(_Strict):
     power_w: float | None = None
     """Mean."""
     energy_j: float | None = None
-    """Of all measured windows, by the device's own counter."""
+    """Of all measured windows: their time by the power between changes of the device's own counter; None where that is
+    not known to 3 %."""
     energy_per_1000_interactions_j: float | None = None
-    """An interaction is one item slot stepped on. Advisory: short windows share the counter's ticks with neighbours."""
+    """An interaction is one item slot stepped on. Advisory: nothing is judged by it."""
     temperature_c: float | None = None
     """Largest."""
     throttle_reasons: tuple[str, ...] | None = None

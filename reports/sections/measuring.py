@@ -105,7 +105,15 @@ def _notes(told: Sequence[Record]) -> list[str]:
             "The rest is the driver's word, read beside the worker during its measured windows. A round in which the "
             "device slowed down for its own protection is dropped for every method of the block. A clock held back by "
             "the power cap is not: a GPU that works is at its cap, and what a method's power makes of the clock is "
-            "part of its speed. Energy is for information: nothing is judged by it."
+            "part of its speed. Energy is for information: nothing is judged by it, and where the counter's changes do "
+            "not tell it to 3 % there is none."
+        )
+    lead_ins = sorted({record.detail["lead_in_s"] for record in told if record.detail.get("lead_in_s")})
+    if lead_ins:
+        notes.append(
+            "The device was at its power cap, so each window follows untimed steps of the same process, for "
+            f"{words.listing(words.number(each, 1) for each in lead_ins)} s: the clock is then the method's own, "
+            "whoever ran before."
         )
     return notes
 

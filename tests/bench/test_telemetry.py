@@ -30,22 +30,51 @@ class TestDropping:
         assert why_dropped([Reading(0)]) is None
 
 
+def counted(changes: list[tuple[float, float]], step_s: float = 0.005) -> list[Reading]:
+    """What is read of a counter that stands at 900 J and changes so, a look every so often from 0.7 to 1.6 s."""
+    looks = [0.7 + step_s * number for number in range(int(0.9 / step_s))]
+    return [Reading(at, energy_j=max([900.0, *(joules for when, joules in changes if when <= at)])) for at in looks]
+
+
 class TestSummary:
     def test_a_device_that_tells_nothing_leaves_nulls(self):
         assert telemetry.summary([Stretch(0, 1, Unwatched().between(0, 1))], 100.0) == Telemetry()
         assert telemetry.summary([]) == Telemetry()
 
-    def test_energy_is_the_counters_growth_within_the_windows(self):
-        """The counter is read at other moments than the window's ends; between readings it grows evenly."""
-        readings = [Reading(at, energy_j=100.0 * at) for at in (0.0, 1.0, 2.0, 3.0)]
-        told = telemetry.summary([Stretch(0.5, 1.5, readings[:3]), Stretch(2.25, 2.5, readings[2:])], 5000.0)
-        assert told.energy_j == pytest.approx(125.0)
-        assert told.energy_per_1000_interactions_j == pytest.approx(25.0)
+    def test_energy_is_power_between_changes_of_the_counter_by_the_windows_time(self):
+        """The neighbour's 900 W, counted until 0.05 s into the window, are in no number; nor is what follows it."""
+        readings = counted(
+            [(1.05, 1000.0), (1.15, 1040.0), (1.25, 1070.0), (1.35, 1100.0), (1.45, 1130.0), (1.5, 1300)]
+        )
+        told = telemetry.summary([Stretch(1.0, 1.48, readings, own_from_s=0.8)] * 2, 5000.0)
+        assert told.energy_j == pytest.approx(2 * 0.48 * (1130 - 1000) / 0.4, rel=0.01)
+        assert told.energy_per_1000_interactions_j == pytest.approx(told.energy_j / 5)
 
-    def test_a_window_without_the_counter_leaves_no_energy(self):
-        """A sum over some windows only would be too small."""
-        known = Stretch(0, 1, [Reading(0, energy_j=0.0), Reading(1, energy_j=5.0)])
-        assert telemetry.summary([known, Stretch(1, 2, [Reading(1), Reading(2)])]).energy_j is None
+    def test_what_the_counter_may_owe_to_the_one_before_is_left_out(self):
+        readings = counted([(1.05, 1000.0), (1.15, 1040.0), (1.25, 1070.0), (1.35, 1100.0)])
+        told = telemetry.summary([Stretch(1.0, 1.4, readings)])  # what was counted at 1.05 began before 1.0
+        assert told.energy_j == pytest.approx(0.4 * 300, rel=0.01)
+
+    @pytest.mark.parametrize(
+        ("changes", "step_s"),
+        [
+            ([(1.15, 1030.0)], 0.005),
+            ([(1.15, 1030.0), (1.25, 1060.0)], 0.02),
+            ([(1.15, 1030.0), (1.25, 1060.0), (1.35, 1090.0)], 0.04),
+        ],
+        ids=["one change", "two, looked at every 20 ms", "three, looked at every 40 ms"],
+    )
+    def test_energy_that_is_not_known_to_3_percent_is_no_number(self, changes, step_s):
+        told = telemetry.summary([Stretch(1.0, 1.4, counted(changes, step_s), own_from_s=0.8)], 5000.0)
+        assert (told.energy_j, told.energy_per_1000_interactions_j) == (None, None)
+
+    def test_neighbours_readings_are_not_a_windows(self):
+        """A window without any of its own, of a millisecond, has those beside it."""
+        beside = [Reading(0.99, 1980.0, power_w=100.0), Reading(1.5, 1900.0, power_w=200.0)]
+        own = [beside[0], Reading(1.2, 1500.0, power_w=690.0), beside[1]]
+        assert telemetry.summary([Stretch(1.0, 1.4, own)]).sm_clock_mhz.max == 1500
+        assert telemetry.summary([Stretch(1.0, 1.4, own)]).power_w == 690
+        assert telemetry.summary([Stretch(1.0, 1.001, beside)]).power_w == 150
 
     def test_extremes_means_and_reasons(self):
         readings = [
@@ -79,6 +108,9 @@ class Counting:
         self.at_s += 1.0
         return Reading(self.at_s, energy_j=float(self.asked), processes={} if with_processes else None)
 
+    def energy_j(self):
+        return None
+
 
 class TestSampler:
     def test_a_stretch_gets_its_neighbours_and_what_is_forgotten_is_gone(self):
@@ -99,6 +131,16 @@ class TestSampler:
         assert not sampler._thread.is_alive()
         readings = sampler.between(0.0, 20.5)
         assert [reading.processes is not None for reading in readings[:11]] == [True, *[False] * 9, True]
+
+    def test_the_energy_counter_is_looked_at_more_often_than_all_else(self):
+        source = Counting()
+        source.energy_j = lambda: 7.0
+        with Sampler(source, period_s=0.001) as sampler:
+            while source.asked < 4:
+                pass
+        readings = sampler.between(0.0, float("inf"))
+        energies = [reading.energy_j for reading in readings[: 2 * telemetry.READINGS_EVERY]]
+        assert energies == [1.0, 7.0, 7.0, 7.0, 2.0, 7.0, 7.0, 7.0]
 
 
 class FakeNvml:
@@ -148,6 +190,7 @@ class TestNvml:
         assert reading.throttle_reasons == {"sw_power_cap", "hw_thermal_slowdown"}, "idleness is no throttling"
         assert reading.processes == {7: None}
         assert source.read(with_processes=False).processes is None
+        assert source.energy_j() == 7.5
 
     def test_power_over_a_second_has_to_do_where_there_is_no_other(self):
         source = NvmlSource(FakeNvml(nvmlDeviceGetPowerUsage=100_000), handle=None)

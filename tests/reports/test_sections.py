@@ -73,6 +73,14 @@ def test_a_line_tells_what_it_cost_and_what_the_device_did(tmp_path):
     assert "0.200 s in the median, 0.400 s at most" in section.notes[0]
 
 
+def test_lead_ins_are_told_where_windows_had_them(tmp_path):
+    def notes(**detail):
+        return " ".join(made(tmp_path, [_runs.record(overhead_s=0.5, detail=detail)]).notes)
+
+    assert "untimed steps of the same process, for 0.2 s" in notes(lead_in_s=0.2)
+    assert "untimed" not in notes()
+
+
 def test_columns_that_a_device_has_nothing_for_are_left_out(tmp_path):
     silent = Telemetry()  # a processor's
     section = made(tmp_path, [_runs.record(overhead_s=0.5, telemetry=silent), _runs.record("e2e", overhead_s=0.7)])
