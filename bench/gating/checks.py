@@ -128,6 +128,8 @@ def against_reference(line: LineResult, then: LineResult, tolerance: float, chec
     speeds = f"{times(line.speed_up.value)} now, {times(then.speed_up.value)} in the reference"
     allowed = f"{percent(tolerance, sign=False)} may be lost"
     input_differs = _input_differs(line, then)
+    if difference.loads and difference.standard_error is not None:
+        speeds += f"; compared at one load, since {difference.loads}"
 
     def tell(verdict: stats.Verdict) -> str:
         what = {
@@ -194,7 +196,10 @@ def decided(comparisons: Sequence[Comparison]) -> list[Check]:
     for each, decision in zip(comparisons, decisions, strict=True):
         verdict = decision.verdict
         code, reason = _RATIO_CODES[each.check.name][verdict], each.tell(verdict)
-        if each.difference.standard_error is None:
+        if each.difference.standard_error is None and each.difference.loads:
+            code = "load"
+            reason += f"; {each.difference.loads}, too far apart to compare"
+        elif each.difference.standard_error is None:
             code = "one-block"
             reason += "; one block has no interval, measure several (run.blocks, or --preset gate)"
         elif verdict == "inconclusive" and decision.p_alone <= stats.LEVEL:

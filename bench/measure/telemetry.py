@@ -1,4 +1,5 @@
-"""What the device does meanwhile, read beside the workers: clocks, power, energy, heat, throttling, other processes.
+"""What the machine does meanwhile, read beside the workers: a GPU's clocks, power, energy, heat, throttling and other
+processes, and how many tasks want the processor's cores.
 
 A thread of the managing process asks the driver every few milliseconds, for the energy counter more often than for all
 else; the workers know nothing of it. Afterwards the readings of any stretch of time can be had, by `time.monotonic`,
@@ -8,6 +9,7 @@ which all processes of a machine share. Whatever a device does not tell is None.
 from __future__ import annotations
 
 import math
+import os
 import statistics
 import threading
 import time
@@ -16,6 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -26,6 +29,9 @@ PERIOD_S = 0.005
 """Between two looks at the energy counter, whose changes are dated by it."""
 READINGS_EVERY = 4
 """Looks at the counter per reading of all else."""
+HOST_PERIOD_S = 0.02
+"""Between two looks at a machine without a GPU."""
+_LOADAVG = Path("/proc/loadavg")
 SAME_CLOCK = 1.03
 """Medians of the SM clock in this ratio are alike."""
 COUNTER_LAG_S = 0.1
@@ -61,6 +67,8 @@ class Reading:
     temperature_c: float | None = None
     throttle_reasons: frozenset[str] | None = None
     processes: dict[int, int | None] | None = None
+    runnable: int | None = None
+    """Tasks of the whole machine that run or wait for a core, the reader among them."""
 
 
 class Watch(Protocol):
@@ -76,7 +84,7 @@ class Watch(Protocol):
 
 
 class Unwatched:
-    """A device that tells nothing, as a processor does."""
+    """A machine that tells nothing."""
 
     def between(self, began_s: float, ended_s: float) -> Sequence[Reading]:
         """Nothing."""
@@ -99,10 +107,13 @@ class Source(Protocol):
 
 
 class Sampler:
-    """Reads a source every `period_s` in a thread of its own, while in a `with`."""
+    """Reads a source every `period_s` in a thread of its own, while in a `with`.
 
-    def __init__(self, source: Source, period_s: float = PERIOD_S) -> None:
-        self._source, self._period_s = source, period_s
+    all_every: looks at the energy counter per reading of all else, the latter among them.
+    """
+
+    def __init__(self, source: Source, period_s: float = PERIOD_S, all_every: int = READINGS_EVERY) -> None:
+        self._source, self._period_s, self._all_every = source, period_s, all_every
         self._readings: list[Reading] = []
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -143,10 +154,30 @@ class Sampler:
             self._ended.wait(self._period_s)
 
     def _reading(self, count: int) -> Reading | None:
-        if count % READINGS_EVERY == 0:
-            return self._source.read(count // READINGS_EVERY % PROCESSES_EVERY == 0)
+        if count % self._all_every == 0:
+            return self._source.read(count // self._all_every % PROCESSES_EVERY == 0)
         energy_j = self._source.energy_j()
         return None if energy_j is None else Reading(time.monotonic(), energy_j=energy_j)
+
+
+class HostSource:
+    """A machine without a GPU: how many tasks want its cores."""
+
+    def read(self, with_processes: bool) -> Reading:
+        """The machine now."""
+        return Reading(time.monotonic(), runnable=runnable_tasks())
+
+    def energy_j(self) -> float | None:
+        """Not told."""
+        return None
+
+
+def runnable_tasks(loadavg_file: Path = _LOADAVG) -> int | None:
+    """Tasks of the whole machine that run or wait for a core; None where the system does not tell."""
+    try:
+        return int(loadavg_file.read_text().split()[3].partition("/")[0])
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 class NvmlSource:
@@ -167,6 +198,7 @@ class NvmlSource:
             temperature_c=self._ask("nvmlDeviceGetTemperature", self._nvml.NVML_TEMPERATURE_GPU),
             throttle_reasons=self._throttle_reasons(),
             processes=self._processes() if with_processes else None,
+            runnable=runnable_tasks(),
         )
 
     def energy_j(self) -> float | None:
@@ -203,9 +235,13 @@ class NvmlSource:
 
 
 def watch(stack: ExitStack, uuid: str | None) -> Watch:
-    """Watches the CUDA device `uuid` until `stack` ends; where there is none, or no driver, nothing is seen."""
+    """Watches the CUDA device `uuid`, or without one, or a driver, the machine's load, until `stack` ends."""
     opened = None if uuid is None else stack.enter_context(device_handle(uuid))
-    return Unwatched() if opened is None else stack.enter_context(Sampler(NvmlSource(*opened)))
+    if opened is not None:
+        return stack.enter_context(Sampler(NvmlSource(*opened)))
+    if runnable_tasks() is None:
+        return Unwatched()
+    return stack.enter_context(Sampler(HostSource(), HOST_PERIOD_S, all_every=1))
 
 
 def why_dropped(readings: Iterable[Reading]) -> str | None:
@@ -250,12 +286,16 @@ def clock_depends_on_who_runs(stretches: Sequence[Stretch]) -> bool:
 
 
 def summary(
-    stretches: Sequence[Stretch], interactions: float | None = None, pid: int | None = None, residents: int = 1
+    stretches: Sequence[Stretch],
+    interactions: float | None = None,
+    pid: int | None = None,
+    residents: int = 1,
+    threads: int = 1,
 ) -> Telemetry:
     """What a worker's windows looked like from outside.
 
     interactions: item slots that all windows together stepped on; pid: the worker's; residents: processes of this run
-    that were on the device.
+    that were on the device; threads: what the worker computes with.
     """
     readings = [reading for stretch in stretches for reading in stretch.own_readings]
     clocks = _given(readings, lambda reading: reading.sm_clock_mhz)
@@ -277,11 +317,19 @@ def summary(
         throttle_reasons=tuple(sorted(frozenset().union(*reasons))) if reasons else None,
         foreign_processes=_foreign(processes, residents),
         process_memory_bytes=max(filter(None, own), default=None),
+        load=_load(stretches, threads),
     )
 
 
 def _given(readings: Iterable[Reading], field: Callable[[Reading], Any]) -> list[Any]:
     return [value for value in map(field, readings) if value is not None]
+
+
+def _load(stretches: Sequence[Stretch], threads: int) -> float | None:
+    """Others' tasks per core: all that are neither the worker's threads nor the one that looks."""
+    within = [r for stretch in stretches for r in stretch.readings if stretch.began_s <= r.at_s <= stretch.ended_s]
+    runnable = _given(within, lambda reading: reading.runnable)
+    return max(0.0, statistics.fmean(runnable) - threads - 1) / (os.cpu_count() or 1) if runnable else None
 
 
 def _foreign(processes: Sequence[dict[int, int | None]], residents: int) -> int | None:

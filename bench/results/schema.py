@@ -87,7 +87,7 @@ POWER_CAP: Final = "sw_power_cap"
 class Telemetry(_Strict):
     """What the device told of itself during this line's measured windows of one block; None where it does not tell.
 
-    Read beside the worker, from the driver. Dropped rounds are not in it.
+    Read beside the worker, from the driver and the system. Dropped rounds are not in it.
     """
 
     sm_clock_mhz: Spread | None = None
@@ -106,6 +106,8 @@ class Telemetry(_Strict):
     """Most processes on the device that are none of this run's."""
     process_memory_bytes: int | None = None
     """Most device memory that the driver counted for the worker."""
+    load: float | None = None
+    """Tasks of others that wanted a processor core, per core of the machine; mean."""
 
 
 class Record(_Strict):

@@ -56,7 +56,7 @@ def run(
 ) -> RunCounts:
     """Measures the cases of `items`, each in at least `run.blocks` blocks, less what `run_dir` holds already.
 
-    watch, free: what tells of the device meanwhile, and of the memory that workers may take; by default the run's
+    watch, free: what tells of the machine meanwhile, and of the memory that workers may take; by default the run's
     device. Raises as `bench.running.manager.run` does.
     """
     loaded = store.load(run_dir)
@@ -250,24 +250,25 @@ class _PairedCase:
 
     def _is_enough(self) -> bool:
         """Whether the intervals of all speed-ups that can still be measured, and of the canary, are narrow enough."""
-        compared = [self._values(line, replica) for line, replica in self.lines if self._is_going_on(line, replica)]
+        going_on = [each for each in self.lines if self._is_going_on(*each)]
+        compared = [pair for each in going_on if (pair := self._pair(*each)) is not None]
         return all(
             stats.enough(
-                values,
+                list(stats.block_values(*pair).values()),
+                stats.block_loads(*pair),
                 half_width=self.settings.half_width,
                 least=self.settings.blocks,
                 most=self.settings.max_blocks,
             )
-            for values in compared
-            if values is not None
+            for pair in compared
         )
 
-    def _values(self, line: MethodLine, replica: int) -> list[float] | None:
-        """Block values against e2e on the same engine; None for e2e itself, and where it is not measured."""
+    def _pair(self, line: MethodLine, replica: int) -> tuple[list[Record], list[Record]] | None:
+        """Records of e2e on the same engine and of the line; None for e2e itself, and where it is not measured."""
         reference = MethodLine(REFERENCE_METHOD, line.engine)
         if (line, replica) == (reference, 0) or not self._is_going_on(reference, 0):
             return None
-        return list(stats.block_values(self._replica(reference, 0), self._replica(line, replica)).values())
+        return self._replica(reference, 0), self._replica(line, replica)
 
     def _is_going_on(self, line: MethodLine, replica: int) -> bool:
         """Whether further blocks would measure the line."""

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from bench.configuration.config import RunSettings
 from bench.configuration.sweep import WorkItem
 from bench.measure import telemetry
+from bench.measure.cores import compute_threads
 from bench.measure.telemetry import Stretch, Watch
 from bench.results.schema import Exactness, Record, Schedule
 from bench.running import failures, worker
@@ -332,7 +333,8 @@ def _measurement(seat: Seat, schedule: Schedule, rounds: Rounds, residents: int)
         steps = sum(seat.windows[number].steps for number in kept)
         alone = not record.ranks  # of several devices one is watched, and its energy is not that of all users
         interactions = record.item_slots * steps if record.item_slots is not None and alone else None
-        columns["telemetry"] = telemetry.summary(stretches, interactions, seat.pid, residents)
+        threads = compute_threads(seat.job.config.run.device)
+        columns["telemetry"] = telemetry.summary(stretches, interactions, seat.pid, residents, threads)
         if schedule == "interleaved":
             columns["rounds"] = kept
     if seat.warm is not None:

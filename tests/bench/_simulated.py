@@ -155,7 +155,7 @@ class Gates:
     def _reference(self) -> list[stats.Estimate]:
         rng = np.random.default_rng((self.seed, 2))
         rows = values(self.world, rng, self.runs * self.cases, stats.MOST_BLOCKS).tolist()
-        return [stats.estimate(row[: stopped(row, least=self.reference_blocks)]) for row in rows]
+        return [stats.over_blocks(row[: stopped(row, least=self.reference_blocks)]) for row in rows]
 
     def reference(self, run: int) -> list[stats.Estimate]:
         """The estimates of the run's reference run, case by case."""
@@ -165,7 +165,7 @@ class Gates:
     def now(self) -> list[list[stats.Estimate]]:
         """The estimates of the gated runs, as first measured."""
         most = stats.MOST_BLOCKS
-        return [[stats.estimate(row[: stopped(row[:most])]) for row in run] for run in self._rows]
+        return [[stats.over_blocks(row[: stopped(row[:most])]) for row in run] for run in self._rows]
 
     @cached_property
     def _doubled(self) -> dict[tuple[int, int], stats.Estimate]:
@@ -175,7 +175,7 @@ class Gates:
         """The estimate with as many blocks again."""
         if (run, case) not in self._doubled:
             amount = 2 * self.now[run][case].blocks
-            self._doubled[run, case] = stats.estimate(self._rows[run][case][:amount])
+            self._doubled[run, case] = stats.over_blocks(self._rows[run][case][:amount])
         return self._doubled[run, case]
 
     def verdicts(

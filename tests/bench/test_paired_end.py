@@ -20,9 +20,10 @@ class TestEnd:
 
     def test_precision_ends_a_case(self, tmp_path):
         counts, events, records = self.steps(tmp_path, max_blocks=9, half_width=0.999999, window_s=0.02)
-        values = stats.block_values(records[::2], records[1::2])
-        assert stats.enough(list(values.values()), half_width=0.999999, least=2, most=9)
-        assert not stats.enough(list(values.values())[:-1], half_width=0.999999, least=2, most=9)
+        values = list(stats.block_values(records[::2], records[1::2]).values())
+        loads = stats.block_loads(records[::2], records[1::2])
+        assert stats.enough(values, loads, half_width=0.999999, least=2, most=9)
+        assert not stats.enough(values[:-1], loads[:-1], half_width=0.999999, least=2, most=9)
         assert of(events, Extended) == [Extended(2 * blocks) for blocks in range(3, len(values) + 1)]
         assert counts.total == 2 * len(values)
 

@@ -54,7 +54,7 @@ def block_values(turns: Sequence[Turn], method: Line) -> np.ndarray:
 
 
 def estimates(turns: Sequence[Turn], method: Line) -> list[stats.Estimate]:
-    return [stats.estimate(row) for row in block_values(turns, method).tolist()]
+    return [stats.over_blocks(row) for row in block_values(turns, method).tolist()]
 
 
 def settled(line: Line) -> float:
@@ -121,7 +121,7 @@ def verdicts(then: Sequence[Turn], now: Sequence[Turn], blocks: int = LED_IN.blo
     """Of single_step in each run, at the tolerance of a device of one's own, from the first blocks of it."""
     values = [block_values(turns, SINGLE_STEP) for turns in (now, then)]
     pairs = zip(values[0][:, :blocks].tolist(), values[1][:, : LED_IN.blocks].tolist(), strict=True)
-    found = [stats.difference(stats.estimate(ours), stats.estimate(theirs)) for ours, theirs in pairs]
+    found = [stats.difference(stats.over_blocks(ours), stats.over_blocks(theirs)) for ours, theirs in pairs]
     return [simulated.verdicts([each], 0.03)[0] for each in found]
 
 

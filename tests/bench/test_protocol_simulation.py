@@ -95,7 +95,7 @@ def test_samples_of_one_process_are_no_substitute_for_blocks(world):
 
 def coverage(rows: list[list[float]], amounts: list[int]) -> float:
     """How often the nominal 95 % interval over the first blocks holds the truth, 0."""
-    estimates = [stats.estimate(row[:amount]) for row, amount in zip(rows, amounts, strict=True)]
+    estimates = [stats.over_blocks(row[:amount]) for row, amount in zip(rows, amounts, strict=True)]
     return float(np.mean([each.low <= 0 <= each.high for each in estimates]))
 
 
@@ -121,7 +121,7 @@ def test_stopping_at_once_would_cover_less():
 @pytest.mark.parametrize("world", [STEADY, SHARED], ids=["steady", "shared"])
 def test_the_precision_asked_for_is_reached(world):
     rows = simulated.values(world, np.random.default_rng(6), 500, stats.MOST_BLOCKS).tolist()
-    estimates = [stats.estimate(row[: simulated.stopped(row)]) for row in rows]
+    estimates = [stats.over_blocks(row[: simulated.stopped(row)]) for row in rows]
     assert np.mean([each.half_width <= stats.HALF_WIDTH for each in estimates]) >= 0.95
     if world is STEADY:
         assert np.mean([each.blocks for each in estimates]) < 7, "a steady machine must not pay for rough ones"

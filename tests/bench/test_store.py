@@ -346,6 +346,7 @@ def test_the_format_is_the_one_of_the_golden_file():
             throttle_reasons=("sw_power_cap",),
             foreign_processes=0,
             process_memory_bytes=4,
+            load=0.5,
         ),
         warmup_steps=16,
         setup_s=1.5,

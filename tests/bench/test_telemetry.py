@@ -170,7 +170,7 @@ class TestNvml:
     def test_what_a_device_does_not_support_is_none(self):
         source = NvmlSource(FakeNvml(), handle=None)
         reading = source.read(with_processes=True)
-        assert reading == Reading(reading.at_s)
+        assert reading == Reading(reading.at_s, runnable=reading.runnable)
 
     def test_units_are_ours(self):
         field = SimpleNamespace(nvmlReturn=0, value=SimpleNamespace(uiVal=512_000))
@@ -196,6 +196,29 @@ class TestNvml:
         source = NvmlSource(FakeNvml(nvmlDeviceGetPowerUsage=100_000), handle=None)
         assert source.read(with_processes=False).power_w == 100.0
 
-    def test_a_processor_is_not_watched(self):
+    def test_without_a_gpu_the_load_is_watched(self):
         with ExitStack() as stack:
-            assert isinstance(telemetry.watch(stack, None), Unwatched)
+            seen = telemetry.watch(stack, None)
+            assert isinstance(seen, Unwatched if telemetry.runnable_tasks() is None else Sampler)
+            assert all(reading.sm_clock_mhz is None for reading in seen.between(0.0, float("inf")))
+
+
+class TestLoad:
+    @pytest.mark.parametrize(
+        ("text", "expected"), [("8.97 8.90 6.01 8/147 18891\n", 8), ("", None), ("1 2 3 x/y 5", None)]
+    )
+    def test_the_system_tells_how_many_tasks_want_a_core(self, text, expected, tmp_path):
+        (tmp_path / "loadavg").write_text(text)
+        assert telemetry.runnable_tasks(tmp_path / "loadavg") == expected
+        assert telemetry.runnable_tasks(tmp_path / "none") is None
+
+    def test_others_are_those_beyond_the_workers_threads_and_the_one_that_looks(self, monkeypatch):
+        monkeypatch.setattr(telemetry.os, "cpu_count", lambda: 2)
+        readings = [
+            Reading(0.9, runnable=99),
+            *(Reading(1.0 + at / 10, runnable=tasks) for at, tasks in enumerate((7, 9))),
+        ]
+        window = Stretch(1.0, 1.2, readings)
+        assert telemetry.summary([window], threads=2).load == (8 - 2 - 1) / 2
+        assert telemetry.summary([window], threads=9).load == 0.0
+        assert telemetry.summary([Stretch(2.0, 3.0, readings)]).load is None
