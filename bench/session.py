@@ -189,7 +189,8 @@ def double(run_dir: Path, cases: Sequence[Mapping[str, Any]], console: Console) 
         present = {record.block for record in records if record.case == case.axes()}
         wanted.setdefault(2 * len(present), []).append(case)
     for blocks, chosen in wanted.items():
-        longer = config.run.model_copy(update={"blocks": blocks, "max_blocks": max(blocks, config.run.max_blocks)})
+        most, budget_s = max(blocks, config.run.max_blocks), 2 * config.run.case_budget_s
+        longer = config.run.model_copy(update={"blocks": blocks, "max_blocks": most, "case_budget_s": budget_s})
         extended = config.model_copy(update={"run": longer})
         items = tuple(item for item in sweep.plan(extended) if item.case in chosen)
         if not items:

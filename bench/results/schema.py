@@ -84,19 +84,24 @@ class Spread(_Strict):
     max: float
 
 
+POWER_CAP: Final = "sw_power_cap"
+"""The reason for a clock below the highest that is no disturbance: the device draws all the power that it may."""
+
+
 class Telemetry(_Strict):
     """What the device told of itself during this line's measured windows of one block; None where it does not tell.
 
-    Read beside the worker, from the driver. Dropped rounds are not in it.
+    Read beside the worker, from the driver and the system. Dropped rounds are not in it.
     """
 
     sm_clock_mhz: Spread | None = None
     power_w: float | None = None
     """Mean."""
     energy_j: float | None = None
-    """Of all measured windows, by the device's own counter."""
+    """Of all measured windows: their time by the power between changes of the device's own counter; None where that is
+    not known to 3 %."""
     energy_per_1000_interactions_j: float | None = None
-    """An interaction is one item slot stepped on. Advisory: short windows share the counter's ticks with neighbours."""
+    """An interaction is one item slot stepped on. Advisory: nothing is judged by it."""
     temperature_c: float | None = None
     """Largest."""
     throttle_reasons: tuple[str, ...] | None = None
@@ -105,6 +110,8 @@ class Telemetry(_Strict):
     """Most processes on the device that are none of this run's."""
     process_memory_bytes: int | None = None
     """Most device memory that the driver counted for the worker."""
+    load: float | None = None
+    """Tasks of others that wanted a processor core, per core of the machine; mean."""
 
 
 Parts = dict[str, str]

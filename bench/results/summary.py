@@ -259,8 +259,7 @@ def _identity(row: Row, columns: tuple[str, ...] = (*AXES, *SETTING)) -> tuple[A
 
 def _ratio(lines: _Lines, reference: tuple[Any, ...], method: tuple[Any, ...]) -> stats.Estimate | None:
     """Reference / method over the blocks that hold both; None where none does."""
-    values = stats.block_values(lines.get(reference, ()), lines.get(method, ()))
-    return stats.estimate(list(values.values())) if values else None
+    return stats.compared(lines.get(reference, ()), lines.get(method, ()))
 
 
 def _compare(summary: list[Row], lines: _Lines) -> None:

@@ -43,6 +43,9 @@ from gram_core.batch import Batch
 FIRST_TIMED = 1_000_000
 """The number of the batch that the first window begins with, or the next that begins an epoch: behind whatever warms
 up."""
+FIRST_LEADING_IN = 2 * FIRST_TIMED
+"""The number of the batch that the first lead-in begins with: none of them is a measured one, which methods that reuse
+encodings would then find fresh."""
 TAKES = 3
 """Of a window: the first meets sizes, the second captures them, the third replays."""
 LONG_S = 10.0
@@ -71,7 +74,7 @@ def measure_in_turns(
     def windows(subject: Subject) -> None:
         say(subject.warm_up_told())
         while isinstance(order := hear(), TakeWindow):
-            say(subject.window_told())
+            say(subject.window_told(order))
         subject.keep(order.kept, order.reason)
 
     return _measure(job, say, windows, clock)
@@ -147,7 +150,11 @@ class Subject:
         self._losses: list[float] = []
         self._waits: list[float] = []
         self._waited: list[float] = []
-        self._began_s = 0.0
+        self._began_s = self._ended_s = 0.0
+        """Of the last timed steps."""
+        self._led_in_s = 0.0
+        """Before the last window."""
+        self._lead_in_batches = FIRST_LEADING_IN
         self._retaken_s: list[float] = []
         """What each take that was not kept took beyond the one that was."""
         self._discarded_s = 0.0
@@ -190,8 +197,12 @@ class Subject:
         self._batches_made, self._ahead = -(-FIRST_TIMED // epoch) * epoch, []
         self._sample = self._counted_batches(self._batches_made)
 
-    def window(self) -> Window:
-        """One measured window; taken again, on the same batches, where something became ready in it."""
+    def window(self, lead_in_s: float = 0.0) -> Window:
+        """One measured window; taken again, on the same batches, where something became ready in it.
+
+        lead_in_s: how long to step before it, on other batches and untimed.
+        """
+        self._lead_in(lead_in_s)
         ready, takes = self._made_ready(), [self._take()]
         while len(takes) < TAKES and takes[-1].seconds < LONG_S and ready != (now := self._made_ready()):
             ready, self._ahead = now, self._stepping
@@ -211,11 +222,14 @@ class Subject:
         stepped_s = self.setup_s + sum(unit.seconds for unit in self.warm.units)
         return Warm(initialised_s, stepped_s - initialised_s, self.warm.spent_s)
 
-    def window_told(self) -> Took:
+    def window_told(self, order: TakeWindow) -> Took:
         """One measured window, its batches made beforehand, and what the manager wants to know of it."""
-        self._prepare(self._units_per_window * self.built.method.interval)
-        window = self.window()
-        return Took(self._began_s, time.monotonic(), window.seconds, window.steps, self._discarded_s)
+        settings, interval = self.job.config.run, self.built.method.interval
+        self._units_per_window = clocks.units_per_window(self.warm.units, settings, interval, order.least_s)
+        self._prepare(self._units_per_window * interval)
+        window = self.window(order.lead_in_s)
+        led_in_s = self._led_in_s
+        return Took(self._began_s, self._ended_s, window.seconds, window.steps, self._discarded_s, led_in_s)
 
     def keep(self, kept: Sequence[int], reason: str | None) -> None:
         """Forgets all windows but these, by their positions; raises NothingKept, with the reason, for none."""
@@ -270,10 +284,18 @@ class Subject:
                 )
         return columns
 
+    def _lead_in(self, seconds: float) -> None:
+        """Untimed steps until the device's clock and power are those of this method's steps, whoever stepped before."""
+        steps = clocks.lead_in_units(self.warm.units, self.built.method.interval, seconds) * self.built.method.interval
+        self._led_in_s = 0.0
+        if steps:
+            batches = [self._batch(self._lead_in_batches + place) for place in range(steps)]
+            self._lead_in_batches += steps
+            self._led_in_s = self._timed(batches).seconds
+
     def _take(self) -> Window:
         """A window that may be kept, and in `_waited` what its device waited, per step, where the engine tells."""
         self._waited_s()
-        self._began_s = time.monotonic()
         window = self._run(self._units_per_window)
         waited_s = self._waited_s()
         self._waited = [] if waited_s is None else [waited_s / window.steps]
@@ -302,12 +324,14 @@ class Subject:
         losses: list[Tensor] = []
 
         def work() -> None:
+            self._began_s = time.monotonic()
             for batch in training.ahead(batches):
                 losses.append(method.step(batch))
             if then is not None:
                 then()
 
         window = clocks.timed(work, len(batches), self.clock)
+        self._ended_s = time.monotonic()
         self._keep_losses(training.joint_losses(torch.stack(losses)).detach().double().tolist())
         return window
 

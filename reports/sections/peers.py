@@ -67,11 +67,8 @@ class _Blocks:
     def speed(self, row: Row, own: Row) -> Compared | None:
         """How many times as fast as ours."""
         lines = [self._lines.get((words.case(each), each["label"]), []) for each in (own, row)]
-        values = stats.block_values(*lines)
-        if not values:
-            return None
-        found = stats.estimate(list(values.values()))
-        return found.value, *(found.interval or (None, None))
+        found = stats.compared(*lines)
+        return None if found is None else (found.value, *(found.interval or (None, None)))
 
 
 def _cases(rows: Iterable[Row]) -> list[list[Row]]:

@@ -83,12 +83,14 @@ def _headline(leaders: Sequence[Row], rows: Sequence[Row], reference: Row) -> st
     if not leaders:
         return f"No method reached end-to-end training's quality on {_place(reference)}"
     best = leaders[0]
-    if best["speed_up_quality"] < 1:
-        return f"No method reached end-to-end training's quality sooner than it did itself, on {_place(reference)}"
     if _includes_one(best):
         return (
             f"{best['label']} reaches end-to-end training's quality, but not measurably sooner, on {_place(reference)}"
         )
+    if best["speed_up_quality"] < 1:
+        sooner = any(row["speed_up_quality"] > 1 for row in leaders)
+        who = "No exact method" if sooner else "No method"
+        return f"{who} reached end-to-end training's quality sooner than it did itself, on {_place(reference)}"
     speed = words.times(best["speed_up_quality"])
     return f"{best['label']} reaches end-to-end training's quality {speed} as fast on {_place(reference)}"
 

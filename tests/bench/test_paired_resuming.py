@@ -159,7 +159,7 @@ class TestTruncated:
         """With a measurement that takes no time, of records as short as they can be, since there are thousands."""
         taken: list[list[int]] = []
 
-        def interleaved(jobs, *_) -> list[Measurement]:
+        def interleaved(jobs, *_, **__) -> list[Measurement]:
             taken.append([job.item.block for job in jobs])
             return [Measurement(job.item, _short_record(job.item), 0.0) for job in jobs]
 

@@ -358,6 +358,7 @@ def test_the_format_is_the_one_of_the_golden_file():
             throttle_reasons=("sw_power_cap",),
             foreign_processes=0,
             process_memory_bytes=4,
+            load=0.5,
         ),
         warmup_steps=16,
         setup_s=1.5,
@@ -377,7 +378,7 @@ def test_the_format_is_the_one_of_the_golden_file():
         throughput_per_s=Throughput(users=64.0, item_slots=3520.0, real_tokens=70400.0),
         loss=Loss(first=1.609, last=1.5),
         ranks=(
-            Rank(peak_memory_bytes=PeakMemory(allocated=1), resident_peak_bytes=5, unique_items=300.0),
+            Rank(peak_memory_bytes=PeakMemory(allocated=1), resident_peak_bytes=5, unique_items=300.0, alone_s=0.125),
             Rank(peak_memory_bytes=PeakMemory(allocated=1), resident_peak_bytes=6, unique_items=320.0),
         ),
         communication_s=0.01,

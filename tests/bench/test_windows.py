@@ -10,7 +10,7 @@ import torch
 
 from bench.measure.sample import LEAST
 from bench.running.cf_steps import cf_step_s
-from bench.running.messages import Job
+from bench.running.messages import Job, TakeWindow
 from bench.running.subject import TAKES, Subject
 from gram_core.batch import Batch
 from tests.bench._small_runs import config, item
@@ -156,9 +156,34 @@ def test_no_step_is_lost_to_a_window_taken_again() -> None:
     """What is told to the manager is the take that was kept."""
     one = subject(meetings=1)
     one.warm_up()
-    told = one.window_told()
+    told = one.window_told(TakeWindow())
     assert (told.seconds, told.discarded_s) == (STEP_S * told.steps, READY_S * told.steps)
     assert len(one._measured) == len(one.windows) == 1
+
+
+def test_a_lead_in_steps_on_batches_of_its_own_and_is_not_timed() -> None:
+    """Methods that reuse encodings would find the window's fresh, had the lead-in stepped on them."""
+    plain, led_in = subject(), subject()
+    for one in (plain, led_in):
+        one.warm_up()
+    orders = TakeWindow(), TakeWindow(lead_in_s=3 * STEP_S, least_s=2 * STEP_S)
+    told = [one.window_told(order) for one, order in zip((plain, led_in), orders, strict=True)]
+    assert [each.led_in_s for each in told] == [0, 3 * STEP_S]
+    assert [(each.seconds, each.steps) for each in told] == [(STEP_S, 1), (2 * STEP_S, 2)]
+    assert timed_batches(led_in)[:1] == timed_batches(plain)
+    again = led_in.window_told(orders[1])
+    assert (again.led_in_s, again.steps) == (3 * STEP_S, 2)
+    met = led_in.built.method._met  # type: ignore[attr-defined]
+    timed = {tuple(batch.items.flatten().tolist()) for window in led_in._measured for batch in window}
+    assert len(met) >= led_in.warm.steps + 2 * 3 + 2 * 2
+    assert all(met[key] == 1 for key in timed)
+
+
+def test_what_becomes_ready_in_a_lead_in_takes_no_window_again() -> None:
+    one = subject(meetings=1)
+    one.warm_up()
+    one.window_told(TakeWindow(lead_in_s=READY_S))
+    assert one._facts()["detail"]["windows_taken_again"] == 1, "by what the window itself met"
 
 
 def test_a_long_window_is_not_taken_again() -> None:

@@ -73,6 +73,22 @@ def test_a_line_tells_what_it_cost_and_what_the_device_did(tmp_path):
     assert "0.200 s in the median, 0.400 s at most" in section.notes[0]
 
 
+def test_the_load_of_a_processor_is_told_with_its_range(tmp_path):
+    records = [_runs.record(block=block, telemetry=Telemetry(load=load)) for block, load in enumerate((0.04, 2.96))]
+    section = made(tmp_path, records)
+    assert cells(section) == [{"Method": "single_step", "Load": "0.0 to 3.0"}]
+    assert section.notes[0].startswith("Load: tasks of others")
+    assert len(section.notes) == 1, "no driver said anything"
+
+
+def test_lead_ins_are_told_where_windows_had_them(tmp_path):
+    def notes(**detail):
+        return " ".join(made(tmp_path, [_runs.record(overhead_s=0.5, detail=detail)]).notes)
+
+    assert "untimed steps of the same process, for 0.2 s" in notes(lead_in_s=0.2)
+    assert "untimed" not in notes()
+
+
 def test_columns_that_a_device_has_nothing_for_are_left_out(tmp_path):
     silent = Telemetry()  # a processor's
     section = made(tmp_path, [_runs.record(overhead_s=0.5, telemetry=silent), _runs.record("e2e", overhead_s=0.7)])
