@@ -80,8 +80,8 @@ class RunSettings(_Strict):
     """Shortest timed window; short steps are repeated to fill it."""
     window_steps: Count | None = None
     """Steps of every window, whatever they take, rounded up to whole intervals, each on a new batch. None goes by
-    window_s, and takes one of the log's most typical batches per window: the same for every line of a case, but for
-    those that accumulate or keep encodings."""
+    window_s, and round a few of the log's most typical batches: the same for every line of a case, but for those that
+    accumulate or keep encodings."""
     lead_in_s: Annotated[StrictFloat, Field(ge=0)] = 0.2
     """Untimed steps before each window of paired blocks on a GPU at its power cap: its clock is then this method's, and
     not that of the one before."""

@@ -106,8 +106,9 @@ class RankedSubject(Subject):
     def _made_ready(self) -> int:
         return int(self.ranks.host_sum(torch.tensor([super()._made_ready()])))
 
-    def _counted_batches(self, first: int) -> None:
-        """None: what repeats is counted in the joined batches that were timed."""
+    def _whole_batch(self, number: int) -> Batch:
+        size = self.ranks.size
+        return _joined([self.built.workload.batches(number * size + rank) for rank in range(size)])
 
     def _own_batches(self) -> list[Batch]:
         return [batch for window in self._measured for batch in window]

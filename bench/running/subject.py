@@ -4,11 +4,12 @@ setup -> warm-up -> windows -> facts. Batches are made ahead of each window and 
 holds steps and nothing else. Whoever drives a subject decides whose turn it is: a worker alone runs it straight
 through, and workers that are resident together can be given one window at a time.
 
-All lines of a case are timed on the same batches, those most typical of the log: each window is one of them, stepped on
-as often as it takes to fill the window. A line that accumulates, or works with encodings of earlier steps, meets new
-batches in every step instead, as does every line where windows are counted in steps (`window_steps`); these begin at
-the same batch, however long each warmed up. What becomes ready within a window, a graph of a size not met before, is
-set-up: the window is taken again.
+All lines of a case are timed on the same few batches, those most typical of the log. Windows go round them: the first
+begins with the first of them, the next with the second, and a line that takes more steps to fill a window goes on from
+there. So every line steps on all of them, and on none more often than on the others. A line that accumulates, or works
+with encodings of earlier steps, meets new batches in every step instead, as does every line where windows are counted
+in steps (`window_steps`); these begin at the same batch, however long each warmed up. What becomes ready within a
+window, a graph of a size not met before, is set-up: the window is taken again.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -46,6 +48,8 @@ up."""
 FIRST_LEADING_IN = 2 * FIRST_TIMED
 """The number of the batch that the first lead-in begins with: none of them is a measured one, which methods that reuse
 encodings would then find fresh."""
+FEWEST_TIMED = 2
+"""Batches that windows go round, where so many were counted: one alone would hide what changes from step to step."""
 TAKES = 3
 """Of a window: the first meets sizes, the second captures them, the third replays."""
 LONG_S = 10.0
@@ -162,6 +166,8 @@ class Subject:
         self._units_per_window = 1
         self._sample: Sample | None = None
         """What of the log was counted, once warm."""
+        self._round: tuple[Batch, ...] = ()
+        """The batches that windows go round; none where each step meets a new one."""
 
     @property
     def _warm_up_steps(self) -> int:
@@ -195,7 +201,9 @@ class Subject:
         _settle_garbage()  # compilers leave as much behind as imports do
         epoch = self.built.workload.steps_per_epoch or 1
         self._batches_made, self._ahead = -(-FIRST_TIMED // epoch) * epoch, []
-        self._sample = self._counted_batches(self._batches_made)
+        workload = self.built.workload
+        self._sample = sample(self._whole_batch, self._batches_made, workload.table, workload.steps_per_epoch)
+        self._round = tuple(self._batch(number) for number in self._round_of(self._sample))
 
     def window(self, lead_in_s: float = 0.0) -> Window:
         """One measured window; taken again, on the same batches, where something became ready in it.
@@ -337,26 +345,20 @@ class Subject:
 
     def _prepare(self, steps: int) -> None:
         """Makes batches ahead of the clock until there are so many."""
-        if self._typical and len(self._ahead) < steps:
-            number = self._typical[len(self.windows) % len(self._typical)]
-            self._ahead = [self._batch(number)] * steps
         while len(self._ahead) < steps:
-            self._ahead.append(self._batch(self._batches_made))
-            self._batches_made += 1
+            if self._round:
+                place = len(self.windows) + len(self._ahead)
+                self._ahead.append(replace(self._round[place % len(self._round)]))  # plans know a batch by its identity
+            else:
+                self._ahead.append(self._batch(self._batches_made))
+                self._batches_made += 1
 
-    @property
-    def _typical(self) -> tuple[int, ...]:
-        """The batches that windows are taken on in turn; empty where each step meets a new one."""
+    def _round_of(self, counted: Sample) -> tuple[int, ...]:
+        """Numbers of the batches to go round: as many as every line is sure to take windows."""
         run, built = self.job.config.run, self.built
-        if self._sample is None or run.window_steps is not None:
+        if run.window_steps is not None or built.method.interval > 1 or built.exactness == "stale":
             return ()
-        if built.method.interval > 1 or built.exactness == "stale":
-            return ()
-        return self._sample.numbers[: run.rounds if run.paired else run.min_samples]
-
-    def _counted_batches(self, first: int) -> Sample | None:
-        workload = self.built.workload
-        return sample(self._batch, first, workload.table, workload.steps_per_epoch)
+        return counted.numbers[: max(FEWEST_TIMED, run.rounds if run.paired else run.min_samples)]
 
     def _build(self) -> Built:
         return build(self.job.config, self.job.item, self.device)
@@ -369,6 +371,10 @@ class Subject:
 
     def _batch(self, number: int) -> Batch:
         return self.built.workload.batches(number)
+
+    def _whole_batch(self, number: int) -> Batch:
+        """That of all processes that train together."""
+        return self._batch(number)
 
     def _reserved_bytes(self) -> int:
         return reserved_bytes(self.device)
@@ -401,12 +407,11 @@ class Subject:
         counted = self._sample
         if counted is None:
             return {}
-        met = sum(len(window) for window in self._measured)
         return {
             "ratio_batches": counted.batches,
             "ratio_relative_error": counted.relative_error,
-            "timed_batches": min(len(self.windows), len(self._typical)) if self._typical else met,
-            "timed_typical": bool(self._typical),
+            "timed_batches": len({id(batch.items) for window in self._measured for batch in window}),
+            "timed_typical": bool(self._round),
         }
 
     def _waited_s(self) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 import pytest
@@ -68,8 +69,9 @@ def test_every_line_is_timed_on_the_same_batches(other: dict[str, int]) -> None:
     assert timed[0][0] != timed[0][1]
 
 
-def test_a_faster_line_takes_the_same_batches_more_often() -> None:
-    """On further ones, of another load, a ratio of the two times would hold that load as well."""
+def test_a_faster_line_goes_round_the_same_batches() -> None:
+    """On further ones, of another load, a ratio of the two times would hold that load as well; on one alone for a whole
+    window, a step would find all as its predecessor left it, which in training no step does."""
     timed = []
     for window_s in (STEP_S, 5 * STEP_S):
         one = subject(window_s=window_s)
@@ -77,7 +79,19 @@ def test_a_faster_line_takes_the_same_batches_more_often() -> None:
         one.take_windows()
         timed.append(timed_batches(one))
         assert one.record().item_repetition_ratio == one._sample.item_repetition_ratio  # type: ignore[union-attr]
-    assert timed[1] == [batch for batch in timed[0] for _ in range(5)]
+    assert timed[1] == [timed[0][(window + step) % 3] for window in range(3) for step in range(5)]
+    assert [timed[1].count(batch) for batch in timed[0]] == [5] * 3
+
+
+@pytest.mark.parametrize(("settings", "batches"), [(dict(min_samples=1), 2), (dict(blocks=2, rounds=5), 5)])
+def test_there_are_as_many_batches_as_windows_for_sure_but_never_one(settings: dict[str, Any], batches: int) -> None:
+    one = subject(window_s=7 * STEP_S, **settings)
+    one.warm_up()
+    one.take_windows()
+    timed = timed_batches(one)
+    assert sum(batch not in timed[:place] for place, batch in enumerate(timed)) == batches
+    assert all(batch != following for batch, following in itertools.pairwise(timed[:7]))
+    assert one._facts()["detail"]["timed_batches"] == batches
 
 
 def test_windows_beyond_those_that_every_line_takes_are_on_the_same_batches() -> None:
@@ -165,6 +179,7 @@ def test_a_lead_in_steps_on_batches_of_its_own_and_is_not_timed() -> None:
     """Methods that reuse encodings would find the window's fresh, had the lead-in stepped on them."""
     plain, led_in = subject(), subject()
     for one in (plain, led_in):
+        one._built = dataclasses.replace(one.built, exactness="stale")
         one.warm_up()
     orders = TakeWindow(), TakeWindow(lead_in_s=3 * STEP_S, least_s=2 * STEP_S)
     told = [one.window_told(order) for one, order in zip((plain, led_in), orders, strict=True)]
