@@ -178,20 +178,20 @@ def frames(records: Iterable[Record]) -> Frames:
     )
 
 
-def summarise(records: Iterable[Record]) -> pd.DataFrame:
-    """One row per case x method label x engine: `frames(records).summary`."""
-    return frames(records).summary
-
-
 def _frame(rows: list[Row], columns: tuple[str, ...]) -> pd.DataFrame:
     frame = pd.DataFrame([[row.get(column) for column in columns] for row in rows], columns=list(columns), dtype=object)
     numbers = {column: float for column in columns if column not in _TEXT}
     return frame.astype(numbers)
 
 
-def _is_drawn(workload: Any) -> bool:
-    """Whether a workload's log is drawn at random."""
-    return str(workload).partition(":")[0] in ("synthetic", "shape")
+def provenance(case: Mapping[str, Any], detail: Mapping[str, Any]) -> Row:
+    """weights: real or random; log: real or synthetic. As the record says; by name where it failed earlier."""
+    random = str(case.get("encoder")).startswith("shape:")
+    drawn = str(case.get("workload")).partition(":")[0] in ("synthetic", "shape")
+    return {
+        "weights": detail.get("weights") or ("random" if random else "real"),
+        "log": detail.get("log") or ("synthetic" if drawn else "real"),
+    }
 
 
 def _record_row(record: Record) -> Row:
@@ -204,8 +204,7 @@ def _record_row(record: Record) -> Row:
     }
     row |= {name: getattr(record, name, None) for name in _COUNTS}
     row["ranks_unique_items"] = sum(rank.unique_items or 0.0 for rank in record.ranks) or None
-    row["weights"] = record.detail.get("weights") or ("random" if str(row["encoder"]).startswith("shape:") else "real")
-    row["log"] = record.detail.get("log") or ("synthetic" if _is_drawn(row["workload"]) else "real")
+    row |= provenance(record.case, record.detail)
     row["samples"] = len(record.samples_s)
     row["median_s"] = median(record.samples_s) if record.outcome == "ok" and record.samples_s else None
     rates, loss, peaks = record.throughput_per_s, record.loss, record.peak_memory_bytes

@@ -22,7 +22,7 @@ from scipy.special import stdtrit
 
 from bench.results import stats
 from bench.results.stats import REFERENCE
-from bench.results.summary import AXES, LINE, SETTING
+from bench.results.summary import AXES, LINE, SETTING, provenance
 from bench.results.training import TrainingPoint, trainings
 
 _IDENTITY = (*AXES, *SETTING, *LINE, "label", "exactness", "weights", "log")
@@ -102,9 +102,7 @@ def _identity_of(point: TrainingPoint) -> Row:
     case["asked_repetition_ratio"] = case.pop("item_repetition_ratio", None)
     row: Row = {axis: case.get(axis) for axis in AXES}
     row |= {name: getattr(point, name) for name in (*SETTING, *LINE, "label", "exactness", "seed")}
-    row["weights"] = "random" if str(row["encoder"]).startswith("shape:") else "real"
-    row["log"] = "real"
-    return row
+    return row | provenance(point.case, point.detail)
 
 
 def _point_columns(metrics: Sequence[str]) -> tuple[str, ...]:
@@ -132,9 +130,6 @@ def _seed_row(own: Sequence[TrainingPoint], metrics: Sequence[str]) -> Row:
     row = _identity_of(last)
     row |= {"outcome": last.outcome, "reason": last.reason, "stopped": last.stopped}
     row |= {name: getattr(last, name) for name in ("train_s", "step", "epoch", "interactions")}
-    weights = last.detail.get("weights")
-    row["weights"] = weights or row["weights"]
-    row["log"] = last.detail.get("log") or row["log"]
     best = next((point for point in reversed(own) if point.test), None)
     if best is not None:
         row |= {"validation": best.validation.get(metrics[0]), "best_s": best.train_s}
