@@ -5,7 +5,7 @@ Every method starts from the same parameters and takes the same batches; only wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,11 +17,14 @@ from bench.build import build, build_method, optimization
 from bench.configuration.case import Case
 from bench.configuration.config import Config
 from bench.configuration.sweep import MethodLine, WorkItem
+from bench.errors import UsageError
 from bench.methods import REFERENCE
 from gram_core.batch import Batch, ItemTable, every_slot, unique_items
 from gram_core.exactness import GradientRecorder, parameters, total_norm
 from gram_core.training import Optimization, Training
 
+LOOKED_AT = 100
+"""Batches among which those with a gradient are looked for."""
 ROUNDING_ONLY = 1e-12
 """A parameter whose gradient stays below this share of the whole has none in exact arithmetic: it is rounding."""
 WORK = {"cpu": 2e9, "cuda": 1e12}
@@ -65,7 +68,13 @@ class VerifiedCase:
         self.modules: dict[str, nn.Module] = {"encoder": built.training.encoder, "cf": built.training.cf_module}  # type: ignore[dict-item]
         self.start = parameters(self.modules)
         slots = None if users else self._slots_within(WORK[device.type], case)
-        self.batches = [with_a_repeat(cut(built.workload.batches(step), users, slots)) for step in range(steps)]
+        found = telling(built.workload.batches, steps)
+        if not found:
+            raise UsageError(
+                f"{case.workload}: in its first {LOOKED_AT} batches nobody has a history, so that there is no gradient "
+                "to compare; raise sweep.batch_size or the workload's min_history."
+            )
+        self.batches = [with_a_repeat(cut(batch, users, slots)) for batch in found]
 
     def _slots_within(self, work: float, case: Case) -> int:
         """Item slots of a batch that end-to-end training takes within `work`, two users' candidates at least."""
@@ -177,23 +186,43 @@ class _Watch:
             self.norms.setdefault(name, []).append(total_norm([gradient]))
 
 
+def telling(batches: Callable[[int], Batch], count: int) -> list[Batch]:
+    """The first `count` batches in which somebody's encodings meet a history, fewer (or none) among LOOKED_AT."""
+    found: list[Batch] = []
+    for number in range(LOOKED_AT):
+        batch = batches(number)
+        if _has_history(batch).any():
+            found.append(batch)
+        if len(found) == count:
+            break
+    return found
+
+
+def _has_history(batch: Batch) -> Tensor:
+    """Whose loss depends on items met before: bool [B]. A first response has none before it."""
+    before = 1 if batch.items.shape[1] > batch.history_length else 2
+    return batch.mask[:, : batch.history_length].sum(1) >= before
+
+
 def cut(batch: Batch, users: int | None, slots: int | None) -> Batch:
     """At most `users` of the batch's users, or as many (two at least), and as much history, as `slots` item slots hold.
 
-    Of the history, the columns that most users have are kept, in their order.
+    Users with a history go before those without. Of the history, the columns that most users have are kept, in their
+    order.
     """
     candidates = batch.items.shape[1] - batch.history_length
     history, kept = batch.history_length, users or batch.users
     if slots is not None:
         kept = min(batch.users, max(2, slots // batch.items.shape[1]))
         history = min(history, max(2, slots // kept - candidates))
-    held = batch.mask[:kept, : batch.history_length].sum(0)
+    rows = torch.sort(torch.argsort(_has_history(batch), descending=True, stable=True)[:kept]).values
+    held = batch.mask[rows, : batch.history_length].sum(0)
     columns = torch.sort(torch.argsort(held, descending=True, stable=True)[:history]).values
     columns = torch.cat([columns, torch.arange(batch.history_length, batch.items.shape[1])])
-    targets = batch.targets[:kept]
+    targets = batch.targets[rows]
     if targets.dim() == 2:
         targets = targets[:, columns]
-    return Batch(batch.items[:kept][:, columns], batch.mask[:kept][:, columns], targets, len(columns) - candidates)
+    return Batch(batch.items[rows][:, columns], batch.mask[rows][:, columns], targets, len(columns) - candidates)
 
 
 def with_a_repeat(batch: Batch) -> Batch:

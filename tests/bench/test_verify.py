@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 
 from bench import registry
-from bench._verify_case import cut, with_a_repeat
+from bench._verify_case import cut, telling, with_a_repeat
 from bench.configuration.config import Config, ModelSettings, RunSettings, Sweep
 from bench.errors import UsageError
 from bench.verify import STEPS, VerifyReport, verify
@@ -217,6 +217,19 @@ def test_cutting_keeps_candidates_and_the_fullest_history_columns():
     assert cut(whole, 1, None).items.tolist() == [[1, 2, 3, 4, 90, 91]]
     response = dataclasses.replace(batch([[1, 2, 3], [4, 5, 6]], candidates=0), targets=torch.eye(2, 3))
     assert cut(response, None, 4).targets.tolist() == [[1, 0], [0, 1]]
+
+
+def test_users_without_a_history_are_passed_over():
+    """Their loss moves nothing: a batch of them would call exact methods wrong, for want of a gradient."""
+    silent = torch.tensor([[False, False, True, True], [True, False, True, True], [False, False, True, True]])
+    ranking = Batch(torch.arange(12).reshape(3, 4), silent, torch.tensor([0, 1, 0]), 2)
+    kept = cut(ranking, 1, None)
+    assert (kept.items.tolist(), kept.targets.tolist()) == ([[4, 5, 6, 7]], [1])
+    nobody = Batch(ranking.items, silent & torch.tensor([False, False, True, True]), ranking.targets, 2)
+    assert telling(lambda number: ranking if number % 3 else nobody, 4) == [ranking] * 4
+    assert telling(lambda _: nobody, 2) == []
+    one_response = Batch(torch.tensor([[5, 6]]), torch.tensor([[False, True]]), torch.zeros(1, 2), 2)
+    assert telling(lambda _: one_response, 2) == []
 
 
 def test_a_batch_without_repeats_gets_one():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import tomllib
 
 import pytest
@@ -15,6 +16,7 @@ from bench.results.summary import frames
 from reports import tables, toml, words
 from reports.terminal import print_summary
 from tests.reports import _runs
+from tests.reports._terminals import ascii_terminal, written
 
 
 @pytest.mark.parametrize(
@@ -141,6 +143,31 @@ def test_the_terminal_shows_every_kind_of_run(name, width, tmp_path):
     if name in ("full", "blocks") and width >= 80:
         assert "single_step" in shown
         assert words.TIMES in shown
+
+
+@pytest.mark.parametrize("name", _runs.SCENARIOS)
+def test_an_ascii_terminal_shows_every_kind_of_run(name, tmp_path):
+    """Signs that it lacks must not end a run in an error after all its measurements."""
+    out = ascii_terminal()
+    print_summary(load(_runs.write(tmp_path, _runs.SCENARIOS[name]())), Console(file=out, width=80))
+    assert written(out)
+    if name == "blocks":
+        assert re.search(r"\d\.\d+x", written(out))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2.97\u00d7", "2.97x"),
+        ("a \u00b7 b", "a - b"),
+        ("\u00b11.2\u202f%", "+-1.2 %"),
+        ("\u6a21 \u00e9 \udc80", "? e ?"),
+    ],
+)
+def test_what_a_terminal_cannot_write_becomes_plain(text, expected):
+    out = ascii_terminal()
+    out.write(text)
+    assert written(out) == expected
 
 
 def test_the_terminal_says_what_was_not_measured(tmp_path):
