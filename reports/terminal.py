@@ -77,13 +77,15 @@ def drawn(table: tables.Table, labels: set[str] | None, noted: set[str], groups:
                 *(_cell(row[place], noted=table.columns[place].label in noted) for place in shown),
             )
         drawn.add_row()
-    if table.left_out:
-        drawn.caption = f"{table.caption} {words.count(table.left_out, 'more line')} in summary.csv."
+    if table.left_out or table.caption:
+        more = f"{words.count(table.left_out, 'more line')} in summary.csv." if table.left_out else ""
+        drawn.caption = f"{table.caption} {more}".strip()
     return drawn
 
 
 def _cell(cell: tables.Cell, *, noted: bool) -> Text:
     """A cell; its note, such as a speed-up's interval, only where there is room."""
     style = {"strong": "bold", "muted": "dim", "bad": "red"}.get(cell.kind, "")
-    text = Text("ok" if cell.text == words.OUTCOMES["ok"] else cell.text, style=style)
+    shown = cell.text if noted else cell.short or cell.text
+    text = Text("ok" if shown == words.OUTCOMES["ok"] else shown, style=style)
     return text.append(f" ({cell.note})", "dim") if noted and cell.note else text

@@ -111,7 +111,7 @@ def _headline(leaders: Sequence[Row], rows: Sequence[Row], reference: Row) -> st
         return (
             f"{best['label']} reaches end-to-end training's quality, but not measurably sooner, on {_place(reference)}"
         )
-    speed = words.times(best["speed_up_quality"])
+    speed = words.speed_up(best, "speed_up_quality")
     return f"{best['label']} reaches end-to-end training's quality {speed} as fast on {_place(reference)}"
 
 
@@ -157,7 +157,7 @@ def _sooner(rows: Sequence[Row]) -> list[str]:
         spread = words.ratio_range(row["speed_up_quality_low"], row["speed_up_quality_high"])
         unsure = ", so not told apart from e2e" if _includes_one(row) else ""
         over = f" (95 % {spread}{unsure})" if spread else ""
-        told.append(f"{words.times(row['speed_up_quality'])} as soon by {row['label']}{over}")
+        told.append(f"{words.speed_up(row, 'speed_up_quality')} as soon by {row['label']}{over}")
     alone = "" if words.exists(reached[0]["speed_up_quality_low"]) else ", by one seed"
     return [f"{words.listing(told)}{alone}"]
 
@@ -206,7 +206,7 @@ def _near(rows: Sequence[Row], leaders: Sequence[Row], first: str) -> list[str]:
         return []
     row = max(stale, key=lambda row: row["speed_up_best"])
     return [
-        f"{row['label']}, which is stale, has its best {words.times(row['speed_up_best'])} as soon and "
+        f"{row['label']}, which is stale, has its best {words.speed_up(row, 'speed_up_best')} as soon and "
         f"{difference(row[f'difference_{first}'])} points from e2e's {metric(first)}."
     ]
 
@@ -240,11 +240,11 @@ def _card(row: Row, first: str) -> Card:
     return Card(
         label=row["label"],
         exactness=words.exactness(row),
-        speed_up=words.times(row["speed_up_quality"]),
+        speed_up=words.speed_up(row, "speed_up_quality"),
         spread=words.ratio_range(row["speed_up_quality_low"], row["speed_up_quality_high"]),
         quality=points(row[f"test_{first}"]),
         difference=difference(row[f"difference_{first}"]) + (f" ({spread})" if spread else ""),
-        time=f"{time(row['best_s'])}, {words.times(row['speed_up_best'])} as fast as e2e",
+        time=f"{time(row['best_s'])}, {words.speed_up(row, 'speed_up_best')} as fast as e2e",
         memory=memory,
         case=words.case(row),
     )

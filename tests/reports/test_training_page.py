@@ -76,7 +76,7 @@ def test_the_first_sentence_says_who_gets_to_e2es_quality_how_much_sooner_and_wh
     row = frames(_trainings.several()).only({"label": "single_step"}).summary.iloc[0]
     spread = words.ratio_range(row["speed_up_quality_low"], row["speed_up_quality_high"])
     assert told[0] == (
-        f"With dkt: e2e's AUC, to within 0.5 points, is reached {words.times(row['speed_up_quality'])} as soon by "
+        f"With dkt: e2e's AUC, to within 0.5 points, is reached {words.speed_up(row, 'speed_up_quality')} as soon by "
         f"single_step (95 % {spread}); by multi_step N=10 with only 2 of 3 seeds and by multi_step N=0.5E with only 1 "
         "of 3 seeds; never by multi_step N=1E, frozen and ids_only."
     )
