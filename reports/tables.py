@@ -17,6 +17,7 @@ Row = Mapping[str, Any]
 
 MAY_BE_ONE = f"may be 1{words.TIMES}"
 """Of a ratio whose interval holds 1."""
+HOLDS_ONE = f"{MAY_BE_ONE.capitalize()}: the 95 % interval holds 1, so that there may be no difference."
 HEADLINE_CASES = 12
 """Cases that a headline table shows in full; more would bury the few that a reader came for."""
 
@@ -68,6 +69,12 @@ class Table:
     def rows(self) -> int:
         """Rows in all groups."""
         return sum(len(group.rows) for group in self.groups)
+
+    @property
+    def below(self) -> str:
+        """The caption, and what MAY_BE_ONE means where a cell says so."""
+        found = any(MAY_BE_ONE in cell.note for group in self.groups for row in group.rows for cell in row)
+        return " ".join(part for part in (self.caption, HOLDS_ONE if found else "") if part)
 
 
 HEADLINE_COLUMNS = (
@@ -141,10 +148,6 @@ def _headline(title: str, rows: list[Row]) -> Table:
         for case, lines in chosen.items()
     )
     left_out = len(rows) - sum(len(lines) for lines in chosen.values())
-    if any(cell.note.endswith(MAY_BE_ONE) for group in groups for cells in group.rows for cell in cells):
-        caption = (
-            f"{caption} {MAY_BE_ONE.capitalize()}: the 95 % interval holds 1, so that it may be no difference.".strip()
-        )
     return Table(HEADLINE_COLUMNS, groups, caption, left_out, title)
 
 
@@ -214,7 +217,7 @@ def ratio_cell(row: Row, name: str) -> Cell:
         return Cell(text, "strong")
     short = f"{text} ±{words.percent((high / low) ** 0.5 - 1)}"
     if words.may_be_one(low, high):
-        return Cell(text, "", f"{spread}, {MAY_BE_ONE}", short=short)
+        return Cell(text, "", f"{spread}, {MAY_BE_ONE}", short=f"{text}, {MAY_BE_ONE}")
     return Cell(text, "strong", spread, short=short)
 
 

@@ -77,9 +77,12 @@ def drawn(table: tables.Table, labels: set[str] | None, noted: set[str], groups:
                 *(_cell(row[place], noted=table.columns[place].label in noted) for place in shown),
             )
         drawn.add_row()
-    if table.left_out or table.caption:
-        more = f"{words.count(table.left_out, 'more line')} in summary.csv." if table.left_out else ""
-        drawn.caption = f"{table.caption} {more}".strip()
+    below = []
+    if table.left_out:
+        below += [table.caption, f"{words.count(table.left_out, 'more line')} in summary.csv."]
+    if any(tables.MAY_BE_ONE in row[place].note for group in table.groups for row in group.rows for place in shown):
+        below += [tables.HOLDS_ONE]
+    drawn.caption = " ".join(part for part in below if part) or None
     return drawn
 
 
