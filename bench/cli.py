@@ -51,7 +51,7 @@ PresetOption = Annotated[
     typer.Option(
         "--preset",
         metavar="NAME",
-        help="smoke: a minute; quick: ten; full: the file as it is. If left out: full with --config or on a GPU, "
+        help="smoke: a minute; quick: a few; full: the file as it is. If left out: full with --config or on a GPU, "
         "else quick.",
     ),
 ]
