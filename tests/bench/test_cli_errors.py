@@ -74,7 +74,7 @@ def test_every_command_prints_on_an_ascii_terminal(tmp_path):
         "    except SystemExit as end: print(words[0], 'ended with', end.code)\n"
     )
     environment = os.environ | {"PYTHONIOENCODING": "ascii", "LANG": "C", "PYTHONPATH": str(COMMITTED.parent)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=tmp_path, env=environment, timeout=200)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=tmp_path, env=environment, timeout=300)
     printed, told = done.stdout.decode("ascii"), done.stderr.decode("ascii")
     assert printed.count("ended with") == len(commands), told
     assert "the harness failed" not in told

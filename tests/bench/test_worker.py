@@ -17,7 +17,7 @@ TEXT = 8
 CPU = torch.device("cpu")
 
 
-def messages_of(job: Job, timeout_s: float = 60) -> list:
+def messages_of(job: Job, timeout_s: float = 300) -> list:
     """Everything a worker says, to its last word."""
     said = []
     with Worker(worker.main, job) as process:
