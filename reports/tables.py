@@ -202,8 +202,8 @@ def _speed_up(row: Row, name: str, outcome: str, reference: str, fastest: float 
     if words.exists(value):
         if row["method"] == reference:
             return Cell(words.times(value), "muted")
-        bar = None if fastest is None else min(1.0, value / fastest)
-        return replace(ratio_cell(row, name), bar=bar)
+        cell = ratio_cell(row, name)
+        return replace(cell, bar=min(1.0, value / fastest)) if fastest is not None and cell.kind else cell
     if row["outcome"] != "ok" or row[outcome] == "ok":
         return Cell(words.MISSING, "muted")
     return Cell(words.MISSING, "muted", note=f"{reference} {words.OUTCOMES[row[outcome]]}")
@@ -297,7 +297,7 @@ def precision(frames: Frames, limit: int = 200) -> Table:
     for row in rows.head(limit).to_dict("records"):
         cells = (
             Cell(row["label"], "strong"),
-            Cell(words.speed_up(row), "strong"),
+            Cell(words.speed_up(row), ratio_cell(row, "speed_up").kind),
             Cell(
                 words.ratio_range(row["speed_up_low"], row["speed_up_high"]),
                 note=MAY_BE_ONE if words.may_be_one(row["speed_up_low"], row["speed_up_high"]) else "",
