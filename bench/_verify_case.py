@@ -211,20 +211,22 @@ def _with_history(batch: Batch) -> Tensor:
 def cut(batch: Batch, users: int | None, slots: int | None) -> Batch:
     """At most `users` of the batch's users, or as many (two at least), and as much history, as `slots` item slots hold.
 
-    Of the history, the columns that most users have are kept, in their order.
+    Users with a history go before those without. Of the history, the columns that most users have are kept, in their
+    order.
     """
     candidates = batch.items.shape[1] - batch.history_length
     history, kept = batch.history_length, users or batch.users
     if slots is not None:
         kept = min(batch.users, max(2, slots // batch.items.shape[1]))
         history = min(history, max(2, slots // kept - candidates))
-    held = batch.mask[:kept, : batch.history_length].sum(0)
+    rows = torch.sort(torch.argsort(_with_history(batch), descending=True, stable=True)[:kept]).values
+    held = batch.mask[rows, : batch.history_length].sum(0)
     columns = torch.sort(torch.argsort(held, descending=True, stable=True)[:history]).values
     columns = torch.cat([columns, torch.arange(batch.history_length, batch.items.shape[1])])
-    targets = batch.targets[:kept]
+    targets = batch.targets[rows]
     if targets.dim() == 2:
         targets = targets[:, columns]
-    return Batch(batch.items[:kept][:, columns], batch.mask[:kept][:, columns], targets, len(columns) - candidates)
+    return Batch(batch.items[rows][:, columns], batch.mask[rows][:, columns], targets, len(columns) - candidates)
 
 
 def with_a_repeat(batch: Batch) -> Batch:

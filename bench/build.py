@@ -138,6 +138,7 @@ def build(
     )
     detail = {
         "weights": loaded.weights,
+        "log": workload.log,
         "encoder": loaded.description,
         "workload": dict(workload.facts),
         "method_settings": asdict(settings),

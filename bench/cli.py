@@ -8,6 +8,7 @@ Nothing here imports torch before it has to: mistakes are told at once.
 from __future__ import annotations
 
 import functools
+import sys
 import traceback
 from collections.abc import Callable
 from enum import StrEnum
@@ -21,6 +22,7 @@ from bench import session
 from bench.configuration import sweep
 from bench.errors import BenchError, Interrupted, UsageError
 from bench.results.store import ResultsError
+from reports.plain_signs import write_in_plain_signs
 
 NOT_EXACT = 3
 
@@ -49,7 +51,7 @@ PresetOption = Annotated[
     typer.Option(
         "--preset",
         metavar="NAME",
-        help="smoke: a minute; quick: ten; full: the file as it is. If left out: full with --config or on a GPU, "
+        help="smoke: a minute; quick: a few; full: the file as it is. If left out: full with --config or on a GPU, "
         "else quick.",
     ),
 ]
@@ -84,7 +86,7 @@ def _end(code: int, sentence: str, debug: bool) -> NoReturn:
     """Ends the program from within an exception's handler."""
     if debug:
         traceback.print_exc()
-    typer.echo(f"gram-bench: {sentence}", err=True)
+    print(f"gram-bench: {sentence}", file=sys.stderr)  # typer.echo writes UTF-8 to a terminal that knows ASCII only
     raise typer.Exit(code)
 
 
@@ -361,4 +363,5 @@ def list_(debug: DebugOption = False) -> None:
 
 def main() -> None:
     """Runs the command line and exits."""
+    write_in_plain_signs(sys.stdout, sys.stderr)
     app()

@@ -77,6 +77,8 @@ class ProgressView:
                 self._describe(f"{item} · {phase}")
             case BlockBegan(case=case, block=block, schedule=schedule):
                 self._describe(f"{case} · block {block}, {schedule}")
+                if not self.console.is_terminal:  # where no bar shows that a block is under way
+                    self._line(Text(f"{case} · block {block}, {schedule}", style="dim"))
             case TookTurn(item=item, round=number):
                 self._describe(f"{item} · round {number}")
             case Extended(total=total):

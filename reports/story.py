@@ -122,8 +122,7 @@ def _headline(leaders: list[dict[str, Any]], origin: str) -> str:
 
 def _may_be_one(row: Row, name: str = "speed_up") -> bool:
     """Whether the interval of a ratio leaves open which of the two is faster."""
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    return words.exists(low) and words.exists(high) and low <= 1 <= high
+    return words.may_be_one(row[f"{name}_low"], row[f"{name}_high"])
 
 
 def _reference(row: Row, summary: pd.DataFrame, method: str) -> dict[str, Any] | None:

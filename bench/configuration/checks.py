@@ -155,10 +155,6 @@ def _swept(config: Config, axis: str) -> Iterator[tuple[Path, Any]]:
                     yield (*place, "part", number, axis, position), value
 
 
-def _swept_at(config: Config, axis: str, value: Any) -> Path:
-    return next(path for path, found in _swept(config, axis) if found == value)
-
-
 def _known(path: Path, name: str, package: str, kind: str) -> None:
     _one_of(path, name, registry.names(package), kind)
 

@@ -46,6 +46,9 @@ NEGLIGIBLE: Final = 0.001
 NOTE_LEVEL: Final = 0.01
 """How often steady blocks may be called outlying, or drifting."""
 
+_MEDIAN_OVER_MEAN: Final = math.sqrt(math.pi / 2)
+"""The standard error of a median of normal values, in that of their mean."""
+
 Verdict = Literal["pass", "fail", "inconclusive"]
 
 
@@ -178,6 +181,17 @@ def _mean(values: Sequence[float], confidence: float) -> tuple[float, float, flo
 @cache
 def _quantile(degrees: int, probability: float) -> float:
     return float(stdtrit(degrees, probability))
+
+
+def scatter(windows: Sequence[float]) -> float | None:
+    """Half the 95 % interval of the median of one process's windows, relative; None where one window tells nothing.
+
+    How far another process would come out is not in it, so that it is the least that a time of one process may be off.
+    """
+    logs = [math.log(seconds) for seconds in windows if seconds > 0]
+    if len(logs) < 2:
+        return None
+    return math.expm1(_MEDIAN_OVER_MEAN * _mean(logs, 0.95)[2])
 
 
 def hodges_lehmann(values: Sequence[float]) -> float:

@@ -107,6 +107,7 @@ class Workload:
 
     batches: step 0, 1, ... -> its batch; the same for the same seed and step whatever was asked before.
     steps_per_epoch: None where there is no such thing as an epoch. facts: what was realised, for the record.
+    log: whether interactions were observed, or drawn at random.
     validation, test: where something is held out. cold_items: int64, sorted; they are in no training batch.
     """
 
@@ -114,6 +115,7 @@ class Workload:
     batches: Callable[[int], Batch]
     steps_per_epoch: int | None
     facts: Mapping[str, Any]
+    log: Literal["real", "synthetic"] = "real"
     validation: HeldOut | None = None
     test: HeldOut | None = None
     cold_items: Tensor = field(default_factory=_no_items)

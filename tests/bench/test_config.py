@@ -9,7 +9,9 @@ import pytest
 from bench import registry
 from bench.configuration import config as configuration
 from bench.configuration.config import load, requested_device, restore
+from bench.configuration.sweep import plan
 from bench.errors import ConfigError
+from bench.results import stats
 from bench.training.settings import TrainSettings
 
 COMMITTED = Path(__file__).parents[2] / "bench.toml"
@@ -30,6 +32,17 @@ def complaint(path, *overrides, preset="full", device="cpu") -> str:
         load(path, preset, overrides, device)
     assert raised.value.exit_code == 2
     return str(raised.value)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_every_speed_up_of_a_first_look_has_an_interval(device):
+    """One process a line showed a newcomer 0.85x and 1.31x where exact methods do the same work."""
+    config = load(COMMITTED, "quick", (), device)
+    assert config.run.paired
+    assert config.run.blocks >= stats.LEAST_BLOCKS
+    assert all("e2e" in part.method for part in config.sweep.parts())
+    lines = {(item.case, item.line) for item in plan(config)}
+    assert len(lines) <= 10, "few lines in many blocks, or it is no first look"
 
 
 def test_defaults_fill_what_the_file_leaves_out(write):

@@ -226,7 +226,7 @@ for block in range(1000):
 def test_a_full_disk_is_a_clear_error_and_leaves_every_earlier_record(run_dir, room):
     """The limit on the file's size stands in for the disk; it cuts a write in the middle just as a full disk does."""
     done = subprocess.run(
-        [sys.executable, "-c", _FILL, str(run_dir), str(room)], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", _FILL, str(run_dir), str(room)], capture_output=True, text=True, check=True, timeout=300
     )
     written, message = done.stdout.splitlines()
     assert "cannot write" in message

@@ -51,6 +51,7 @@ EXPECTED = [((0, 0.0), (1, 1.0), (2, 1.0)), ((0, 1.0), (3, 0.0), (1, 1.0))]
 
 def test_rows_become_histories_in_order_of_time_and_what_is_dropped_is_told(write):
     workload = table.build(write(), request("response"))
+    assert workload.log == "real"
     assert responses(workload) == EXPECTED
     assert workload.facts["rows_read"] == 10
     assert workload.facts["rows_dropped"] == {

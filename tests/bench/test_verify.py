@@ -222,6 +222,19 @@ def test_cutting_keeps_candidates_and_the_fullest_history_columns():
     assert cut(response, None, 4).targets.tolist() == [[1, 0], [0, 1]]
 
 
+def test_users_without_a_history_are_passed_over():
+    """Their loss moves nothing: a batch of them would call exact methods wrong, for want of a gradient."""
+    silent = torch.tensor([[False, False, True, True], [True, False, True, True], [False, False, True, True]])
+    ranking = Batch(torch.arange(12).reshape(3, 4), silent, torch.tensor([0, 1, 0]), 2)
+    kept = cut(ranking, 1, None)
+    assert (kept.items.tolist(), kept.targets.tolist()) == ([[4, 5, 6, 7]], [1])
+    nobody = Batch(ranking.items, silent & torch.tensor([False, False, True, True]), ranking.targets, 2)
+    assert with_histories(lambda number: ranking if number % 3 else nobody, 4) == ([ranking] * 4, True)
+    assert with_histories(lambda _: nobody, 2) == ([nobody] * 2, False)
+    one_response = Batch(torch.tensor([[5, 6]]), torch.tensor([[False, True]]), torch.zeros(1, 2), 2)
+    assert with_histories(lambda _: one_response, 2) == ([one_response] * 2, False)
+
+
 def test_a_batch_without_repeats_gets_one():
     """Otherwise a method that gets repeats wrong would be exact on it."""
     made = with_a_repeat(batch([[1, 2, 90, 91], [3, 4, 92, 93]]))

@@ -123,7 +123,7 @@ def test_a_stale_peer_that_wins_is_named_with_the_interval_of_the_pairs(tmp_path
         )
     ]
     notes = " ".join(section(tmp_path, records).notes)
-    assert f"beaten in 1: by speedyfeed on synthetic at ratio 4.00 (2.00{words.TIMES}, 2.000 to 2.000" in notes
+    assert f"beaten in 1: by speedyfeed on synthetic at ratio 4.00 (2.000{words.TIMES}, 2.000 to 2.000" in notes
 
 
 def test_engines_are_told_apart_and_what_was_not_at_its_best_is_said(tmp_path):

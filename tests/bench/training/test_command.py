@@ -25,7 +25,7 @@ from bench.training.plan import plan
 from tests.bench import _small_runs
 
 ROOT = Path(__file__).parents[3]
-PATIENCE_S = 120
+PATIENCE_S = 300
 TIMES = {"train_s", "evaluation_s", "peak_memory_bytes"}
 
 
