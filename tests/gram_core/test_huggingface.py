@@ -56,5 +56,5 @@ def test_a_text_that_is_too_long_is_refused():
 
 
 def test_an_unknown_pooling_is_refused_with_those_there_are():
-    with pytest.raises(ValueError, match="'max' is none of mean, cls, attention"):
-        pooling_module("max", 8)
+    with pytest.raises(ValueError, match="'median' is none of mean, cls, last, max, attention"):
+        pooling_module("median", 8)

@@ -1,0 +1,102 @@
+"""Where a folder keeps its model, and what may be read of it: decided from its JSON files alone, without torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ADAPTER_FILE = "adapter_config.json"
+MODULES_FILE = "modules.json"
+
+
+@dataclass(frozen=True)
+class EncoderFolder:
+    """root: as the user named it. model: where config.json lies; None of an adapter. adapter: where an adapter's
+    configuration lies, None of a model. base: the model that the adapter's configuration names."""
+
+    root: Path
+    model: Path | None
+    adapter: Path | None = None
+    base: str | None = None
+
+
+def open_folder(root: Path) -> EncoderFolder:
+    """The parts of an existing folder. Raises ValueError, a sentence without its subject, where it holds no encoder
+    that could be loaded without running code of its own."""
+    if (root / ADAPTER_FILE).is_file():
+        base = read_json(root / ADAPTER_FILE).get("base_model_name_or_path")
+        return EncoderFolder(root, None, root, base or None)
+    model = _model_folder(root)
+    config = read_json(model / "config.json")
+    _refuse_own_code(model, config)
+    if not config.get("model_type"):
+        raise ValueError(
+            f"{model / 'config.json'} has no model_type, so it is no transformers model; give the folder that "
+            "save_pretrained wrote"
+        )
+    return EncoderFolder(root, model)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object that a file holds; {} where there is no file. Raises ValueError for a file that holds none."""
+    found = _parsed(file)
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} holds no JSON object")
+    return found
+
+
+def read_modules(root: Path) -> list[dict[str, Any]]:
+    """The entries of a sentence-transformers folder's modules.json, in their order; [] where there is none."""
+    found = _parsed(root / MODULES_FILE)
+    entries = found if isinstance(found, list) else []
+    if found and not all(isinstance(entry, dict) and isinstance(entry.get("type"), str) for entry in entries):
+        raise ValueError(f"{root / MODULES_FILE} is no list of modules")
+    return sorted(entries, key=lambda entry: entry.get("idx", 0))
+
+
+def kind_of(entry: dict[str, Any]) -> str:
+    """The class of an entry of modules.json: Transformer, Pooling, ..."""
+    return str(entry["type"]).rpartition(".")[2]
+
+
+def _parsed(file: Path) -> Any:
+    if not file.is_file():
+        return {}
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} is no JSON file ({error})") from error
+
+
+def _model_folder(root: Path) -> Path:
+    """The folder with config.json: what modules.json says, the root itself, or the only one below it."""
+    for entry in read_modules(root):
+        if kind_of(entry) == "Transformer":
+            named = root / str(entry.get("path") or "")
+            if (named / "config.json").is_file():
+                return named
+            raise ValueError(f"{root / MODULES_FILE} names the model {named}, which holds no config.json")
+    if (root / "config.json").is_file():
+        return root
+    below = sorted(file.parent for file in root.glob("*/config.json") if "model_type" in read_json(file))
+    if len(below) == 1:
+        return below[0]
+    if below:
+        names = ", ".join(folder.name for folder in below)
+        raise ValueError(f"{root.absolute()} holds several models ({names}); name the one that is meant")
+    raise ValueError(
+        f"{root.absolute()} holds no config.json, so it is no model; give the folder that save_pretrained wrote"
+    )
+
+
+def _refuse_own_code(model: Path, config: dict[str, Any]) -> None:
+    tokenizer = read_json(model / "tokenizer_config.json")
+    for file, found in (("config.json", config), ("tokenizer_config.json", tokenizer)):
+        own = found.get("auto_map") or {}
+        if any(name in own for name in ("AutoConfig", "AutoModel", "AutoTokenizer")):
+            raise ValueError(
+                f"{file} asks for code of its own (auto_map), which is never run here; where transformers has this "
+                'family itself, remove "auto_map" from the file, or convert the model to one that it has'
+            )
