@@ -122,7 +122,7 @@ def run(
     if dry_run:
         from bench.dry_run import print_plan
 
-        print_plan(plan, console)
+        print_plan(plan, session.check_encoders(plan.config, download=False), console)
         return
     run_dir = session.start(plan, out)
     session.say(progress, f"{plan.title}; results go to {run_dir}")
@@ -148,7 +148,7 @@ def train(
     console, progress = Console(), Console(stderr=True)
     _warn(progress, trainings.warnings(plan.config))
     if dry_run:
-        trainings.print_plan(plan, items, console)
+        trainings.print_plan(plan, items, session.check_encoders(plan.config.training(), download=False), console)
         return
     run_dir = trainings.start(plan, items, out)
     session.say(progress, f"{plan.title}; results go to {run_dir}")
@@ -208,6 +208,7 @@ def verify(
     """Check in float64 that the exact methods are exact, on your encoder and data; exit code 3 if one is not."""
     plan = session.resolve(_request(config, preset, device, changes))
     session.check_methods(plan)
+    session.check_encoders(plan.config)
     session.fetch_assets(plan.config, Console(stderr=True))
     from bench.verify import verify as examine
 
@@ -237,6 +238,7 @@ def profile(
     if items[0].case.world_size > 1:
         raise UsageError("profile looks into one process: choose a case with world_size=1 by --case.")
     session.check_methods(plan)
+    session.check_encoders(plan.config)
     session.make_folder(out)
     session.fetch_assets(plan.config, Console(stderr=True))
     from bench.profile import profile as examine

@@ -116,6 +116,19 @@ def check_methods(plan: Plan) -> None:
         raise ConfigError(f"{plan.config_file or '--set'}, [{key_name(fault.path)}]: {fault}") from fault
 
 
+def check_encoders(config: Config, *, download: bool = True) -> dict[str, str]:
+    """Loads the user's own encoders of the sweep, which imports torch; how each encoder of the sweep encodes, in words.
+
+    download: whether those of the hub that are not here yet are fetched. Raises ConfigError.
+    """
+    from bench.encoders._examine import examine
+
+    try:
+        return examine(config, download=download)
+    except ValueError as error:
+        raise ConfigError(f"sweep.encoder: {error}") from error
+
+
 def start(plan: Plan, out: Path, kind: RunKind = "run", planned: int | None = None) -> Path:
     """Makes the run's directory below `out` and writes run.json; raises UsageError where either can't be.
 
@@ -125,6 +138,7 @@ def start(plan: Plan, out: Path, kind: RunKind = "run", planned: int | None = No
 
     manager.prepare(*([processes.SCORING] if kind == "train" else []))  # first: it imports while this process goes on
     check_methods(plan)
+    check_encoders(plan.config if kind == "run" else plan.config.training())
     try:
         run_dir = store.create_run_dir(out, plan.preset if kind == "run" else f"{kind}-{plan.preset}")
         info = RunInfo(

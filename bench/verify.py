@@ -135,7 +135,7 @@ def verify(
                 verified = VerifiedCase(off, case, device, STEPS, users)
             except ValueError as error:
                 raise UsageError(f"{_label(case)}: {error}") from error
-            rows += _Comparison(off, verified, f"{_label(case)}: {verified.facts}").rows(
+            rows += _Comparison(off, verified, f"{_label(case)}: {verified.facts}; {verified.encoding}").rows(
                 [line for line in lines if line not in missing]
             )
     for size, asked in _together(off).items():

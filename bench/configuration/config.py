@@ -108,7 +108,11 @@ class ModelSettings(_Strict):
 
     candidates: Annotated[StrictInt, Field(ge=2)] = 5
     """C = 1 + npratio: the clicked item and its sampled negatives."""
-    pooling: Literal["mean", "cls", "attention"] = "mean"
+    pooling: Literal["auto", "last", "mean", "cls", "max", "attention"] = "auto"
+    """auto: as a sentence-transformers folder says, prompt, dense layers, normalisation and longest text included; the
+    last token of other causal models, the mean of all others."""
+    base: StrictStr | None = None
+    """The encoder that a folder's adapters belong to, in place of the one that it names."""
 
 
 def _layers(value: Any) -> Any:

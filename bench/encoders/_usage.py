@@ -38,11 +38,11 @@ class DenseFiles:
 
 @dataclass(frozen=True)
 class Usage:
-    """pooling: None where the folder names none. head: what follows it, in order. prompt: stands before every text.
+    """pooling, head: of token states, in this order. prompt: stands before every text.
     prompts: names of those there are. longest: tokens of a text, None where nothing is said. lower_case: whether
     texts are lowered first."""
 
-    pooling: Pooling | None
+    pooling: Pooling
     head: tuple[DenseFiles | Literal["normalize"], ...] = ()
     prompt: str = ""
     prompts: tuple[str, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bench import assets
@@ -10,12 +11,19 @@ from bench.encoders._base import Dropout, LoadedEncoder, no_argument
 if TYPE_CHECKING:
     import torch
 
+    from gram_core.encoders.pooling import Pooling
+
 ASSETS = ("minilm",)
 
 
 def check(argument: str | None) -> None:
     """Raises ValueError where an argument is given."""
     no_argument("minilm", argument)
+
+
+def pooling(argument: str | None) -> Pooling:
+    """What it is published with."""
+    return "mean"
 
 
 def load(
@@ -31,4 +39,7 @@ def load(
     from bench.encoders._huggingface import load_pretrained
 
     folder = assets.fetch("minilm")
-    return load_pretrained(folder, name="all-MiniLM-L6-v2", layers=layers, device=device, dtype=dtype, dropout=dropout)
+    loaded = load_pretrained(
+        folder, name="all-MiniLM-L6-v2", layers=layers, device=device, dtype=dtype, dropout=dropout
+    )
+    return replace(loaded, pooling=pooling(argument))

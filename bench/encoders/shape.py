@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.encoders._base import AssetTokenizer, Dropout, LoadedEncoder
 
 if TYPE_CHECKING:
     import torch
+
+    from gram_core.encoders.pooling import Pooling
 
 ASSETS: tuple[str, ...] = ()
 
@@ -23,7 +25,7 @@ BERT_VOCABULARY = 30_522
 @dataclass(frozen=True)
 class Shape:
     """Sizes of an encoder. source: whose they are; ends: ids that open and close a text; special: ids that are no text;
-    options: what else its configuration needs."""
+    options: what else its configuration needs; pooling: what its model is published with."""
 
     family: str
     layers: int
@@ -34,7 +36,8 @@ class Shape:
     source: str
     ends: tuple[int, int]
     special: frozenset[int]
-    options: dict[str, int] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    pooling: Pooling = "mean"
 
 
 _BERT_SPECIAL = frozenset({0, *range(100, 104)})
@@ -71,6 +74,11 @@ def check(argument: str | None) -> None:
     nearest = get_close_matches(argument or "", SHAPES, n=1, cutoff=0.4)
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""
     raise ValueError(f'encoder "shape:{argument or ""}" names no shape; {hint}valid: {", ".join(SHAPES)}')
+
+
+def pooling(argument: str | None) -> Pooling:
+    """What the model of this shape is published with."""
+    return SHAPES[str(argument)].pooling
 
 
 def load(
@@ -110,4 +118,5 @@ def load(
         tokenizer=AssetTokenizer("minilm") if shape.vocabulary == BERT_VOCABULARY else None,
         ends=shape.ends,
         special_token_ids=shape.special,
+        pooling=shape.pooling,
     )
