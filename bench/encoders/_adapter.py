@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from bench.encoders._base import Dropout
 from bench.encoders._folder import EncoderFolder
-from bench.encoders._weight_files import pickled
+from bench.encoders._weight_files import read_adapters
 
 MISSING = 'adapters need the package peft, which is not installed: pip install "gram-bench[lora]"'
 
@@ -54,7 +54,7 @@ def with_adapters_of(model: PreTrainedModel, folder: Path, dropout: Dropout) -> 
         adapted = peft.PeftModel(model, config)
     except (TypeError, KeyError, AttributeError, ImportError) as error:
         raise ValueError(f"peft cannot read its adapter_config.json: {_first_line(error)}") from error
-    weights = _named_as_here(model, _weights(folder))
+    weights = _named_as_here(model, read_adapters(folder))
     trained = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
     try:
         result = peft.set_peft_model_state_dict(adapted, dict(weights))
@@ -99,17 +99,6 @@ def _peft() -> Any:
 def _set_dropout(config: Any, dropout: Dropout) -> None:
     if dropout not in (None, "shared") and hasattr(config, "lora_dropout"):
         config.lora_dropout = 0.0 if dropout == "off" else float(dropout)
-
-
-def _weights(folder: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    if (folder / "adapter_model.safetensors").is_file():
-        return load_file(folder / "adapter_model.safetensors")
-    found = pickled(folder, "adapter_model.bin")
-    if found is None:
-        raise ValueError(f"{folder} holds neither adapter_model.safetensors nor adapter_model.bin")
-    return found
 
 
 def _named_as_here(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ import pickle
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -14,11 +15,24 @@ from bench.encoders._folder import read_json
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
     """The tensors of a small module's folder, by name. Raises ValueError where there are none."""
-    if (folder / "model.safetensors").is_file():
-        return load_file(folder / "model.safetensors")
-    found = pickled(folder, "pytorch_model.bin")
+    return _one_of(folder, "model.safetensors", "pytorch_model.bin")
+
+
+def read_adapters(folder: Path) -> dict[str, Tensor]:
+    """The same of adapters."""
+    return _one_of(folder, "adapter_model.safetensors", "adapter_model.bin")
+
+
+def _one_of(folder: Path, safe: str, pickles: str) -> dict[str, Tensor]:
+    if (folder / safe).is_file():
+        try:
+            with torch._C.DisableTorchFunction():  # as of `_read`
+                return load_file(folder / safe)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{folder / safe} is damaged: {error}") from error
+    found = pickled(folder, pickles)
     if found is None:
-        raise ValueError(f"{folder} holds neither model.safetensors nor pytorch_model.bin")
+        raise ValueError(f"{folder} holds neither {safe} nor {pickles}")
     return found
 
 

@@ -19,7 +19,9 @@ from transformers import (
     ViTConfig,
     ViTModel,
 )
+from typer.testing import CliRunner
 
+from bench.cli import app
 from bench.encoders import _base
 from bench.encoders._encoding import encoding_of
 from gram_core.batch import ItemTable
@@ -318,6 +320,24 @@ def test_encodings_are_those_of_sentence_transformers(tmp_path, case):
         assert plain.shape != found.shape or not torch.allclose(plain, found, atol=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["dense", "adapters"])
+def test_what_verify_loads_in_float64_are_the_same_weights(tmp_path, kind):
+    """Files are read as they are stored while everything else that asks for float32 gets float64."""
+    if kind == "dense":
+        pytest.importorskip("sentence_transformers")
+        published(tmp_path, tmp_path / "model", *parts_of(["mean", "dense"]))
+    else:
+        adapted(tmp_path, tmp_path / "model")
+    encoder, texts = encoder_of(tmp_path / "model")
+    with torch.no_grad():
+        expected = encoder(texts)
+        with Float64Throughout():
+            wide, _ = encoder_of(tmp_path / "model", dtype=torch.float64)
+            found = wide(texts)
+    assert found.dtype == torch.float64
+    assert torch.allclose(found.float(), expected, atol=1e-5)
+
+
 def test_older_folders_name_their_pooling_by_flags(tmp_path):
     pytest.importorskip("sentence_transformers")
     published(tmp_path, tmp_path / "model", *parts_of(["cls"]))
@@ -465,3 +485,54 @@ def test_the_hub_and_a_folder_of_the_same_files_are_the_same_encoder(tmp_path, m
     assert hub.tokenizer.fingerprint == path.tokenizer.fingerprint
     assert hub.description.partition(":")[2] == path.description.partition(":")[2]
     shutil.rmtree(tmp_path / "model")
+
+
+COMMANDS = {
+    "run": ["run", "--out", "out"],
+    "dry run": ["run", "--dry-run"],
+    "verify": ["verify"],
+    "profile": ["profile", "--out", "out"],
+    "train": ["train", "--out", "out"],
+    "dry training": ["train", "--dry-run"],
+}
+
+
+def command(name, folder, text_length=8):
+    trains = COMMANDS[name][0] == "train"
+    axes = {"encoder": [f"path:{folder}"], "workload": ["movielens" if trains else "synthetic"]}
+    axes |= {"text_length": [text_length], "layers": ["all"], "part": []}
+    table = "train.sweep" if trains else "sweep"
+    changes = [part for key, value in axes.items() for part in ("--set", f"{table}.{key}={json.dumps(value)}")]
+    first, *rest = COMMANDS[name]
+    return CliRunner().invoke(app, [first, "--preset", "smoke", "--device", "cpu", *rest, *changes])
+
+
+def test_every_command_says_what_is_wrong_before_anything_is_measured(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "model")
+    weights = load_file(tmp_path / "model/model.safetensors")
+    save_file({f"bad.{key}": value for key, value in weights.items()}, tmp_path / "model/model.safetensors")
+    said = set()
+    for name in COMMANDS:
+        result = command(name, tmp_path / "model")
+        assert result.exit_code == 2, (name, result.output)
+        said.add(result.stderr.strip().splitlines()[-1])
+        assert not (tmp_path / "out").exists()
+    assert len(said) == 1
+    assert "would stay random" in said.pop()
+
+
+def test_texts_that_are_too_long_are_refused_before_anything_is_measured(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "model")
+    result = command("run", tmp_path / "model", text_length=131)
+    assert result.exit_code == 2
+    assert "text_length 131 is more than the 130 tokens" in result.stderr
+
+
+def test_a_dry_run_names_pooling_prompt_and_normalisation(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "model", "qwen3")
+    result = command("dry run", tmp_path / "model")
+    assert result.exit_code == 0, result.output
+    assert "encoding: last token (the model is causal), no prompt, not normalised" in result.stdout

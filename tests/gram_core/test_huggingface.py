@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gram_core.encoders.huggingface import HuggingFaceEncoder
-from gram_core.encoders.pooling import pooling_module
+from gram_core.encoders.pooling import LastPooling, MeanPooling, pooling_module
 from gram_core.exactness import Float64Throughout
 from tests.gram_core import _models as m
 
@@ -39,6 +39,32 @@ def test_pooling_reads_the_last_hidden_states(family):
     states = m.make_encoder(family).model(input_ids=text.tokens[None]).last_hidden_state[0]
     assert torch.allclose(m.make_encoder(family, "mean")(text)[0], states.mean(0), atol=1e-12)
     assert torch.allclose(m.make_encoder(family, "cls")(text)[0], states[0], atol=1e-12)
+
+
+@poolings
+def test_a_head_follows_the_pooling(pooling):
+    """Projection, residual and unit length, by hand."""
+    texts = m.make_table().texts(torch.arange(8))
+    encoder, plain = m.make_encoder(pooling=pooling, with_head=True), m.make_encoder(pooling=pooling)
+    if pooling == "attention":
+        plain.pooling.load_state_dict(encoder.pooling.state_dict())
+    dense = encoder.head[0]
+    pooled = plain(texts)
+    summed = torch.tanh(pooled @ dense.linear.weight.T + dense.linear.bias) + pooled @ dense.residual.weight.T
+    found = encoder(texts)
+    assert encoder.width == found.shape[1] == 16
+    assert torch.allclose(found, summed / summed.norm(dim=1, keepdim=True), atol=1e-12)
+
+
+@families
+def test_auto_takes_the_last_token_of_a_causal_model(family):
+    assert type(m.make_encoder(family, "auto").pooling) is MeanPooling
+    if family == "bert":
+        model = m.make_encoder().model
+        model.config.is_decoder = True
+        for layer in model.encoder.layer:
+            layer.attention.self.is_causal = layer.attention.self.is_decoder = True
+        assert type(HuggingFaceEncoder(model, pad_token_id=0, text_length=8, pooling="auto").pooling) is LastPooling
 
 
 def test_computed_tokens_count_padding():
