@@ -42,9 +42,9 @@ def probe(model: PreTrainedModel, pad_token_id: int) -> Probed:
     long, short = _texts(model, pad_token_id)
     changed = long.clone()
     changed[-1] = short[0]
-    with torch.no_grad(), _evaluating(model), _WatchedTables() as tables:
+    with torch.no_grad(), evaluating(model), _WatchedTables() as tables:
         alone = _states(model, long[None])
-    with torch.no_grad(), _evaluating(model):
+    with torch.no_grad(), evaluating(model):
         other, short_alone = _states(model, changed[None]), _states(model, short[None])
         padded = torch.stack([long, F.pad(short, (0, LONG - SHORT), value=pad_token_id)])
         mask = torch.ones_like(padded)
@@ -89,7 +89,8 @@ def _states(model: PreTrainedModel, ids: Tensor, mask: Tensor | None = None) -> 
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within, the model is evaluated: nothing drops, nothing is checkpointed; then each module is as it was."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
