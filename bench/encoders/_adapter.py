@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from bench.encoders._base import Dropout
 from bench.encoders._folder import EncoderFolder
+from bench.encoders._model_files import first_line
 from bench.encoders._weight_files import read_adapters
 
 MISSING = 'adapters need the package peft, which is not installed: pip install "gram-bench[lora]"'
@@ -53,13 +54,13 @@ def with_adapters_of(model: PreTrainedModel, folder: Path, dropout: Dropout) -> 
         config.inference_mode = False  # or nothing of it would be trained
         adapted = peft.PeftModel(model, config)
     except (TypeError, KeyError, AttributeError, ImportError) as error:
-        raise ValueError(f"peft cannot read its adapter_config.json: {_first_line(error)}") from error
+        raise ValueError(f"peft cannot read its adapter_config.json: {first_line(error)}") from error
     weights = _named_as_here(model, read_adapters(folder))
     trained = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
     try:
         result = peft.set_peft_model_state_dict(adapted, dict(weights))
     except (RuntimeError, KeyError) as error:
-        raise ValueError(f"its adapters' weights do not fit the base model: {_first_line(error)}") from error
+        raise ValueError(f"its adapters' weights do not fit the base model: {first_line(error)}") from error
     missing = sorted(trained & set(result.missing_keys))
     if missing:
         raise ValueError(
@@ -120,7 +121,3 @@ def _described(config: Any) -> str:
     rank = f" of rank {config.r}" if hasattr(config, "r") else ""
     saved = getattr(config, "modules_to_save", None)
     return f"{kind} adapters{rank}" + (f", {', '.join(saved)} trained in full" if saved else "")
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".strip().splitlines()[0]

@@ -92,11 +92,29 @@ def _model_folder(root: Path) -> Path:
 
 
 def _refuse_own_code(model: Path, config: dict[str, Any]) -> None:
-    tokenizer = read_json(model / "tokenizer_config.json")
-    for file, found in (("config.json", config), ("tokenizer_config.json", tokenizer)):
-        own = found.get("auto_map") or {}
-        if any(name in own for name in ("AutoConfig", "AutoModel", "AutoTokenizer")):
-            raise ValueError(
-                f"{file} asks for code of its own (auto_map), which is never run here; where transformers has this "
-                'family itself, remove "auto_map" from the file, or convert the model to one that it has'
-            )
+    """Code beside a model of a family that transformers has itself is no need: it is left aside."""
+    if _asks(config, "AutoConfig", "AutoModel") and not _is_known(config.get("model_type")):
+        raise ValueError(
+            f"config.json asks for code of its own (auto_map), which is never run here, and transformers has no family "
+            f"{config.get('model_type')} itself; convert the model to one that it has"
+        )
+    if _asks(read_json(model / "tokenizer_config.json"), "AutoTokenizer"):
+        raise ValueError(
+            "tokenizer_config.json asks for code of its own (auto_map), which is never run here; where a "
+            'tokenizer.json lies beside it, remove "auto_map" to have that read'
+        )
+
+
+def _asks(config: dict[str, Any], *names: str) -> bool:
+    return any(name in (config.get("auto_map") or {}) for name in names)
+
+
+def _is_known(family: Any) -> bool:
+    from transformers import CONFIG_MAPPING
+
+    return family in CONFIG_MAPPING
+
+
+def has_own_code(model: Path) -> bool:
+    """Whether code lies beside the model that is left aside."""
+    return _asks(read_json(model / "config.json"), "AutoConfig", "AutoModel")

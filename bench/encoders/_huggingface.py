@@ -18,7 +18,7 @@ from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 from bench.encoders import _base as encoders
 from bench.encoders._adapter import base_of, with_adapters_of
 from bench.encoders._base import Dropout, LoadedEncoder, Tokenizer
-from bench.encoders._folder import MODULES_FILE, EncoderFolder, open_folder
+from bench.encoders._folder import MODULES_FILE, EncoderFolder, has_own_code, open_folder
 from bench.encoders._model_files import attention_of, config_of, model_of
 from bench.encoders._own_tokenizer import ends_of, own_tokenizer, refuse_unknown_ids
 from gram_core.encoders.pooling import Pooling
@@ -57,11 +57,12 @@ def load_pretrained(
         model: Any = model_of(folder.model, config, dtype)
         tokenizer, remark = own_tokenizer(folder.model)
     stored = stored_dtype(folder.model) or str(getattr(config, "dtype", None) or "a type that is not stated")
+    aside = f", by transformers' own {config.model_type}, not its folder's code" if has_own_code(folder.model) else ""
     model.to(device)
     return _finish(
         model,
         weights="real",
-        description=f"{name}: {depth}, real weights stored in {stored.removeprefix('torch.')}{remark}",
+        description=f"{name}: {depth}, real weights stored in {stored.removeprefix('torch.')}{remark}{aside}",
         tokenizer=tokenizer,
         ends=ends_of(tokenizer),
         special=tokenizer.special_token_ids if tokenizer else frozenset(),
@@ -104,7 +105,7 @@ def build_random(
     seed: int,
     dropout: Dropout,
     tokenizer: Tokenizer | None,
-    ends: tuple[int | None, int],
+    ends: tuple[int | None, int | None],
     special_token_ids: frozenset[int],
     pooling: Pooling | None = None,
 ) -> LoadedEncoder:

@@ -18,7 +18,7 @@ def config_of(folder: Path) -> PretrainedConfig:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"transformers cannot read its config.json: {_first_line(error)}") from error
+        raise ValueError(f"transformers cannot read its config.json: {first_line(error)}") from error
     if any(getattr(config, part, None) is not None for part in ("vision_config", "audio_config")):
         raise ValueError(
             f"a {config.model_type} reads more than texts; save its text model alone (model.text_model or "
@@ -61,7 +61,7 @@ def model_of(folder: Path, config: PretrainedConfig, dtype: torch.dtype) -> PreT
             **own,
         )
     except (OSError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise ValueError(f"its weights could not be loaded: {_first_line(error)}") from error
+        raise ValueError(f"its weights could not be loaded: {first_line(error)}") from error
     kept: PreTrainedModel = model
     if config.is_encoder_decoder and getattr(model, "decoder", None) is not None:
         kept = model.get_encoder()
@@ -100,7 +100,8 @@ def _refuse_unfit(model: PreTrainedModel, kept: PreTrainedModel, found: dict[str
             )
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """An error's message as far as it is one line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 

@@ -8,7 +8,9 @@ import transformers
 from transformers import AutoTokenizer
 
 from bench.encoders._base import BackendTokenizer, FileTokenizer, Tokenizer, TransformersTokenizer
+from bench.encoders._model_files import first_line
 
+_FILES = ("tokenizer*.json", "vocab*", "*.model", "spiece*")
 _SAMPLES = ("Toy Story's 3rd NIGHT", "Amélie  ÉLAN \uff21\uff11 \ufb01lm", "a\u0301 <b>x</b>\n\tb", "你好, мир")
 """Texts in which tokenizers that normalise differently differ."""
 
@@ -23,7 +25,9 @@ def own_tokenizer(folder: Path) -> tuple[Tokenizer | None, str]:
         return FileTokenizer(file), ""
     try:
         own = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError, AttributeError):
+    except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
+        if any(any(folder.glob(name)) for name in _FILES):
+            raise ValueError(f"its tokenizer could not be loaded: {first_line(error)}") from error
         return None, ""  # an encoder without tokenizer still runs on synthetic texts
     backend = getattr(own, "backend_tokenizer", None)
     special = frozenset(own.all_special_ids)

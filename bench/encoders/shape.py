@@ -1,7 +1,7 @@
 """`shape:NAME`: an encoder built from sizes alone, with random weights: for speed and memory, where no weights are.
 
-A shape has no text of its own. Those with BERT's vocabulary of 30,522 borrow MiniLM's tokenizer, which has the same
-one, when a workload has real texts.
+Sizes are those of each model's published config.json. A shape has no text of its own. Those with BERT's vocabulary of
+30,522 borrow MiniLM's tokenizer, which has the same one, when a workload has real texts.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Shape:
     inner: int
     vocabulary: int
     source: str
-    ends: tuple[int, int]
+    ends: tuple[int | None, int | None]
     special: frozenset[int]
     options: dict[str, Any] = field(default_factory=dict)
     pooling: Pooling = "mean"
@@ -49,6 +49,10 @@ def _bert(layers: int, width: int, heads: int, inner: int, source: str, family: 
     return Shape(family, layers, width, heads, inner, BERT_VOCABULARY, source, (101, 102), _BERT_SPECIAL)
 
 
+def _rope(theta: float) -> dict[str, Any]:
+    return {"rope_type": "default", "rope_theta": theta}
+
+
 SHAPES = {
     "tiny": Shape("bert", 2, 32, 2, 64, 512, "no published model, for tests", (1, 2), frozenset({0, 1, 2})),
     "minilm": _bert(6, 384, 12, 1536, "all-MiniLM-L6-v2"),
@@ -60,6 +64,73 @@ SHAPES = {
     ),
     "mpnet-base": Shape(
         "mpnet", 12, 768, 12, 3072, 30_527, "mpnet-base", (0, 2), frozenset({0, 1, 2, 3, 104, 30_526}), _MPNET_OPTIONS
+    ),
+    "qwen3-embedding-0.6b": Shape(
+        "qwen3",
+        28,
+        1024,
+        16,
+        3072,
+        151_669,
+        "Qwen3-Embedding-0.6B",
+        (None, 151_643),
+        frozenset(range(151_643, 151_669)),
+        {
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "max_position_embeddings": 32_768,
+            "rope_parameters": _rope(1_000_000.0),
+            "tie_word_embeddings": True,
+        },
+        "last",
+    ),
+    "tinyllama-1.1b": Shape(
+        "llama",
+        22,
+        2048,
+        32,
+        5632,
+        32_000,
+        "TinyLlama-1.1B",
+        (1, None),
+        frozenset(range(3)),
+        {"num_key_value_heads": 4, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5},
+        "last",
+    ),
+    "embeddinggemma-300m": Shape(
+        "gemma3_text",
+        24,
+        768,
+        3,
+        1152,
+        262_144,
+        "EmbeddingGemma-300M without its two dense layers",
+        (2, 1),
+        frozenset(range(4)),
+        {
+            "num_key_value_heads": 1,
+            "head_dim": 256,
+            "max_position_embeddings": 2048,
+            "sliding_window": 512,
+            "use_bidirectional_attention": True,
+            "layer_types": [*["sliding_attention"] * 5, "full_attention"] * 4,
+            "rope_parameters": {"sliding_attention": _rope(10_000.0), "full_attention": _rope(1_000_000.0)},
+        },
+    ),
+    "eurobert-210m": Shape(
+        "eurobert",
+        12,
+        768,
+        12,
+        3072,
+        128_256,
+        "EuroBERT-210m",
+        (128_000, 128_001),
+        frozenset(range(128_000, 128_256)),
+        {"rope_parameters": _rope(250_000.0)},
+    ),
+    "modernbert-large": Shape(
+        "modernbert", 28, 1024, 16, 2624, 50_368, "ModernBERT-large", (50_281, 50_282), frozenset(range(50_280, 50_285))
     ),
     "modernbert-base": Shape(
         "modernbert", 22, 768, 12, 1152, 50_368, "ModernBERT-base", (50_281, 50_282), frozenset(range(50_280, 50_285))

@@ -18,12 +18,21 @@ from gram_core.encoders.pooling import Pooling, pooling_module
 from gram_core.encoders.probe import is_causal
 
 
+def batch_dependent(module: nn.Module) -> str | None:
+    """The first part that computes with statistics of its batch in training, by name and type; None where none does."""
+    for name, part in module.named_modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            return f"{name}, a {type(part).__name__}" if name else f"a {type(part).__name__}"
+    return None
+
+
 class HuggingFaceEncoder(nn.Module):
     """Texts -> encodings [n, d] through `model`'s last hidden states, a pooling and, where there is one, a head.
 
     text_length: L, the most tokens a text may have; longer ones raise ValueError (truncate the item table).
     pooling: "auto" takes the last token's state of a causal model, which it tries, and the mean of any other.
-    head: parts of `gram_core.encoders.head` in the order in which they are applied to pooled texts.
+    head: parts of `gram_core.encoders.head` in the order in which they are applied to pooled texts. Raises ValueError for
+    batch normalisation anywhere in it: what it computes is not a function of one text.
     padding: "max_length" pads every text to L, as fixed-size input pipelines do; "longest" to the longest
     of the call.
     """
@@ -39,6 +48,13 @@ class HuggingFaceEncoder(nn.Module):
         head: nn.Sequential | None = None,
     ):
         super().__init__()
+        for part, whole in (("model", model), ("head", head)):
+            if whole is not None and (name := batch_dependent(whole)) is not None:
+                raise ValueError(
+                    f"the encoder's {part} normalises by its batch ({name}), so that an encoding depends on which texts "
+                    "are encoded together, and neither deduplication nor chunks leave gradients as they are; put a "
+                    "LayerNorm in its place"
+                )
         self.model = model
         if pooling == "auto":
             pooling = "last" if is_causal(model, pad_token_id) else "mean"

@@ -222,12 +222,32 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path):
 def test_code_of_its_own_is_refused_without_asking(tmp_path, place, monkeypatch):
     save(tmp_path)
     found = json.loads((tmp_path / place).read_text())
-    key = "AutoModel" if place == "config.json" else "AutoTokenizer"
-    (tmp_path / place).write_text(json.dumps({**found, "auto_map": {key: "mine.Model"}}))
+    own = {"AutoTokenizer": "mine.Tokenizer"}
+    if place == "config.json":
+        own, found["model_type"] = {"AutoConfig": "mine.Config", "AutoModel": "mine.Model"}, "my_bert"
+    (tmp_path / place).write_text(json.dumps({**found, "auto_map": own}))
     (tmp_path / "mine.py").write_text("raise SystemExit('executed')")
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked on the terminal"))
     with pytest.raises(ValueError, match="code of its own"):
         _base.check(f"path:{tmp_path}")
+
+
+def test_code_beside_a_family_that_transformers_has_is_left_aside_and_said_so(tmp_path):
+    """As published folders of EuroBERT are: the code is older than the library's own."""
+    model = save(tmp_path, "eurobert")
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "mine.Model"}}))
+    (tmp_path / "mine.py").write_text("raise SystemExit('executed')")
+    loaded = load(tmp_path)
+    assert torch.equal(states_of(loaded.model, [5, 9]), states_of(model, [5, 9]))
+    assert "by transformers' own eurobert, not its folder's code" in loaded.description
+
+
+def test_a_tokenizer_that_cannot_be_read_is_no_missing_one(tmp_path):
+    save(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(ValueError, match="its tokenizer could not be loaded"):
+        load(tmp_path)
 
 
 def test_a_type_that_transformers_does_not_know_is_one_sentence(tmp_path):

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from torch import nn
 
+from gram_core.encoders.head import Dense
 from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.encoders.pooling import LastPooling, MeanPooling, pooling_module
 from gram_core.exactness import Float64Throughout
@@ -65,6 +67,18 @@ def test_auto_takes_the_last_token_of_a_causal_model(family):
         for layer in model.encoder.layer:
             layer.attention.self.is_causal = layer.attention.self.is_decoder = True
         assert type(HuggingFaceEncoder(model, pad_token_id=0, text_length=8, pooling="auto").pooling) is LastPooling
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d, nn.SyncBatchNorm])
+def test_batch_normalisation_is_refused(norm):
+    """A text's encoding would change with its neighbours, so that no deduplication is exact."""
+    model = m.make_encoder().model
+    model.encoder.layer[1].output.LayerNorm = norm(32)
+    with pytest.raises(ValueError, match=r"encoder\.layer\.1\.output\.LayerNorm, a .*BatchNorm.*put a LayerNorm"):
+        HuggingFaceEncoder(model, pad_token_id=0, text_length=8)
+    head = nn.Sequential(Dense(32, 8, activation=norm(8)))
+    with pytest.raises(ValueError, match="head normalises by its batch"):
+        HuggingFaceEncoder(m.make_encoder().model, pad_token_id=0, text_length=8, head=head)
 
 
 def test_computed_tokens_count_padding():
