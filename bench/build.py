@@ -15,7 +15,7 @@ from torch import nn
 
 from bench import registry, together
 from bench.configuration.case import Case
-from bench.configuration.config import Config, ModelSettings, RunSettings
+from bench.configuration.config import Config, LoraSettings, ModelSettings, RunSettings
 from bench.configuration.method_settings import AUTO
 from bench.configuration.sweep import WorkItem
 from bench.encoders import _base as encoders
@@ -104,6 +104,8 @@ def build(
         dropout=run.dropout,
         base=config.model.base,
     )
+    if case.adapter != "none":
+        loaded = adapted(loaded, config.model.lora, case.encoder, seed)
     encoding = encoding_of(loaded, config.model.pooling, case.encoder)
     loaded = encoding.loaded
     check_length(loaded, case.encoder, case.text_length)
@@ -155,6 +157,18 @@ def build(
     }
     claim = exactness(chosen, run.dropout, settings, run.max_grad_norm)
     return Built(workload, training, method, claim, detail, encoding.description)
+
+
+def adapted(loaded: LoadedEncoder, lora: LoraSettings, encoder: str, seed: int) -> LoadedEncoder:
+    """The encoder, which the sweep names `encoder`, with fresh adapters in it, which alone are trained."""
+    from bench.encoders._adapter import with_fresh_adapters
+
+    try:
+        model = with_fresh_adapters(loaded.model, rank=lora.rank, alpha=lora.alpha, targets=lora.targets, seed=seed)
+    except ValueError as error:
+        raise ValueError(f'encoder "{encoder}" with adapters: {error}') from error
+    described = f"LoRA adapters of rank {lora.rank}, alpha {lora.alpha:g}, on {', '.join(lora.targets)}"
+    return replace(loaded, model=model, description=f"{loaded.description}, {described}")
 
 
 def _shared_out(steps_per_epoch: int | None, world_size: int) -> int | None:

@@ -190,7 +190,8 @@ def _groups(config: Config, world_size: int | None = None) -> list[tuple[list[Ca
         case = item.case
         if world_size not in (None, case.world_size):
             continue
-        key = (case.workload, case.cf_module, case.encoder, case.layers, case.history_length, case.text_length)
+        model = (case.encoder, case.adapter, case.layers)
+        key = (case.workload, case.cf_module, *model, case.history_length, case.text_length)
         cases, lines = found.setdefault(key, ({}, {}))
         cases[case] = None
         lines[replace(item.line, accumulation_steps=None)] = None
@@ -252,9 +253,9 @@ def _small(config: Config, cases: list[Case], users: int) -> Case:
 
 def _label(case: Case) -> str:
     depth = "" if case.layers is None else f" layers={case.layers}"
-    return (
-        f"{case.workload} {case.cf_module} {case.encoder}{depth} history={case.history_length} text={case.text_length}"
-    )
+    adapter = "" if case.adapter == "none" else f" adapter={case.adapter}"
+    sizes = f"history={case.history_length} text={case.text_length}"
+    return f"{case.workload} {case.cf_module} {case.encoder}{depth}{adapter} {sizes}"
 
 
 class _Comparison:

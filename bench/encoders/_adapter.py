@@ -71,19 +71,27 @@ def with_adapters_of(model: PreTrainedModel, folder: Path, dropout: Dropout) -> 
 
 
 def with_fresh_adapters(
-    model: PreTrainedModel, *, rank: int, alpha: float, targets: tuple[str, ...], dropout: float, seed: int
+    model: PreTrainedModel, *, rank: int, alpha: float, targets: tuple[str, ...], seed: int
 ) -> PreTrainedModel:
     """The model with LoRA of this rank in the linears that `targets` names, "all-linear" for all; all else is frozen.
 
-    seed: of their weights; no other random state moves. Raises ValueError where no linear has such a name.
+    seed: of their weights; no other random state moves. Raises ValueError, a sentence without its subject, where no
+    linear has such a name.
     """
     peft = _peft()
+    if getattr(model, "peft_config", None):
+        raise ValueError("it has adapters of its own, which are trained; set sweep.adapter to none for it")
     named: Any = "all-linear" if targets == ("all-linear",) else list(targets)
-    config = peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=named)
+    config = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=named)
     device, dtype = model.device, model.dtype
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        adapted = peft.PeftModel(model, config)
+        try:
+            adapted = peft.PeftModel(model, config)
+        except ValueError as error:
+            raise ValueError(
+                f"model.lora.targets do not fit a {model.config.model_type}: {first_line(error)}"
+            ) from error
     inner: Any = adapted.get_base_model()
     placed: PreTrainedModel = inner.to(device, dtype)
     return placed

@@ -20,10 +20,13 @@ def examine(config: Config, *, download: bool) -> dict[str, str]:
     """
     layers: dict[str, set[int | str]] = {}
     text_length: dict[str, int] = {}
+    adapted: set[str] = set()
     for part in config.sweep.parts():
         for encoder in part.encoder:
             layers.setdefault(encoder, set()).update(part.layers)
             text_length[encoder] = max(*part.text_length, text_length.get(encoder, 0))
+            if "lora" in part.adapter:
+                adapted.add(encoder)
     found: dict[str, str] = {}
     for encoder in layers:
         scheme, argument = encoders.split(encoder)
@@ -32,7 +35,7 @@ def examine(config: Config, *, download: bool) -> dict[str, str]:
             asked = config.model.pooling
             found[encoder] = f"pooling {module.pooling(argument) if asked == 'auto' else asked}"
         elif download or getattr(module, "cached", _always)(argument):
-            found[encoder] = _loaded(config, encoder, layers[encoder], text_length[encoder])
+            found[encoder] = _loaded(config, encoder, layers[encoder], text_length[encoder], encoder in adapted)
         else:
             found[encoder] = "not downloaded yet, and not examined"
     return found
@@ -42,9 +45,10 @@ def _always(argument: str | None) -> bool:
     return True
 
 
-def _loaded(config: Config, encoder: str, layers: set[int | str], text_length: int) -> str:
+def _loaded(config: Config, encoder: str, layers: set[int | str], text_length: int, with_adapters: bool) -> str:
     import torch
 
+    from bench.build import adapted
     from bench.encoders._encoding import check_length, encoding_of
     from bench.encoders._huggingface import keep_first_layers
     from gram_core.encoders.huggingface import HuggingFaceEncoder
@@ -73,4 +77,6 @@ def _loaded(config: Config, encoder: str, layers: set[int | str], text_length: i
     for number in layers:
         if isinstance(number, int):
             keep_first_layers(copy.deepcopy(loaded.model.config), number, encoder)
+    if with_adapters:
+        adapted(loaded, config.model.lora, encoder, config.run.seed)
     return f"{loaded.description}; encoding: {encoding.description}"

@@ -31,8 +31,8 @@ class HuggingFaceEncoder(nn.Module):
 
     text_length: L, the most tokens a text may have; longer ones raise ValueError (truncate the item table).
     pooling: "auto" takes the last token's state of a causal model, which it tries, and the mean of any other.
-    head: parts of `gram_core.encoders.head` in the order in which they are applied to pooled texts. Raises ValueError for
-    batch normalisation anywhere in it: what it computes is not a function of one text.
+    head: parts of `gram_core.encoders.head` in the order in which they are applied to pooled texts.
+    Raises ValueError for batch normalisation anywhere in it: what that computes is not a function of one text.
     padding: "max_length" pads every text to L, as fixed-size input pipelines do; "longest" to the longest
     of the call.
     """
@@ -51,9 +51,9 @@ class HuggingFaceEncoder(nn.Module):
         for part, whole in (("model", model), ("head", head)):
             if whole is not None and (name := batch_dependent(whole)) is not None:
                 raise ValueError(
-                    f"the encoder's {part} normalises by its batch ({name}), so that an encoding depends on which texts "
-                    "are encoded together, and neither deduplication nor chunks leave gradients as they are; put a "
-                    "LayerNorm in its place"
+                    f"the encoder's {part} normalises by its batch ({name}), so that an encoding depends on which "
+                    "texts are encoded together, and neither deduplication nor chunks leave gradients as they are; put "
+                    "a LayerNorm in its place"
                 )
         self.model = model
         if pooling == "auto":
