@@ -224,7 +224,9 @@ def _finish(
         pad_token_id=pad,
         opening_token_id=ends[0],
         closing_token_id=ends[1],
-        special_token_ids=special | {token for token in (pad, *ends) if token is not None},
+        special_token_ids=frozenset(
+            token for token in (*special, pad, *ends) if token is not None and token < config.vocab_size
+        ),
         vocab_size=rows if folder is not None else config.vocab_size,
         longest_text=longest,
         weights=weights,

@@ -66,6 +66,9 @@ def model_of(folder: Path, config: PretrainedConfig, dtype: torch.dtype) -> PreT
     if config.is_encoder_decoder and getattr(model, "decoder", None) is not None:
         kept = model.get_encoder()
     _refuse_unfit(model, kept, found)
+    with torch.no_grad():
+        for parameter in kept.parameters():  # XLNet's stay in float32, whatever is asked for; buffers are meant to
+            parameter.data = parameter.data.to(dtype)
     return kept
 
 

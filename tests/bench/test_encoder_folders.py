@@ -91,6 +91,17 @@ def test_every_family_is_loaded_with_its_weights_and_its_kind_of_pooling(family,
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_loaded_in_float64_as_verify_does(family, tmp_path):
+    save(tmp_path, family)
+    with Float64Throughout(), torch.no_grad():
+        encoder, texts = encoder_of(tmp_path, dtype=torch.float64)
+        assert encoder(texts).dtype == torch.float64
+    assert {parameter.dtype for parameter in encoder.parameters()} == {torch.float64}
+    loaded = load(tmp_path)
+    assert max(loaded.special_token_ids, default=0) < loaded.vocab_size
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_longest_text_fits_and_one_token_more_does_not(family, tmp_path):
     """Families that count positions from behind the padding id have room for fewer tokens than rows."""
     save(tmp_path, family)
