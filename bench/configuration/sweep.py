@@ -93,10 +93,12 @@ def cases(part: SweepAxes) -> tuple[Case, ...]:
     for workload in part.workload:
         ratios = part.item_repetition_ratio if takes_ratio(workload) else (None,)
         sizes = (part.layers, part.batch_size, part.history_length, part.text_length, ratios)
-        axes = (part.cf_module, part.encoder, part.adapter, *sizes, part.precision, _together(part))
-        for cf_module, encoder, adapter, layers, *others, precision, together in itertools.product(*axes):
-            depth = layers if isinstance(layers, int) else None
-            found[Case(workload, encoder, depth, *others, precision, cf_module, *together, adapter)] = None
+        models = tuple(itertools.product(part.encoder, part.adapter))
+        axes = (part.cf_module, models, *sizes, part.precision, _together(part))
+        for cf_module, model, layers, batch, history, text, ratio, precision, together in itertools.product(*axes):
+            (encoder, adapter), depth = model, layers if isinstance(layers, int) else None
+            asked = (batch, history, text, ratio, precision, cf_module, *together)
+            found[Case(workload, encoder, depth, *asked, adapter)] = None
     return tuple(found)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,8 @@ def with_adapters_of(model: PreTrainedModel, folder: Path, dropout: Dropout) -> 
             )
         _set_dropout(config, dropout)
         config.inference_mode = False  # or nothing of it would be trained
-        adapted = peft.PeftModel(model, config)
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of transformers, at peft
+            adapted = peft.PeftModel(model, config)
     except (TypeError, KeyError, AttributeError, ImportError) as error:
         raise ValueError(f"peft cannot read its adapter_config.json: {first_line(error)}") from error
     weights = _named_as_here(model, read_adapters(folder))
@@ -87,7 +89,8 @@ def with_fresh_adapters(
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         try:
-            adapted = peft.PeftModel(model, config)
+            with warnings.catch_warnings(action="ignore", category=FutureWarning):
+                adapted = peft.PeftModel(model, config)
         except ValueError as error:
             raise ValueError(
                 f"model.lora.targets do not fit a {model.config.model_type}: {first_line(error)}"

@@ -28,7 +28,7 @@ class Operations(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Counts what has a formula, or what it is made of."""
         given = kwargs or {}
-        formula = _FORMULAS.get(func._overloadpacket) or flop_registry.get(func._overloadpacket)
+        formula: Any = _FORMULAS.get(func._overloadpacket) or flop_registry.get(func._overloadpacket)
         if formula is None and func is not torch.ops.prim.device.default:
             with self:
                 parts = func.decompose(*args, **given)
