@@ -1,4 +1,4 @@
-"""`minilm`: all-MiniLM-L6-v2 with its real weights and tokenizer; 6 layers, d 384, 22.6 million parameters."""
+"""`minilm`: all-MiniLM-L6-v2, real weights and tokenizer; 6 layers, d 384, 22.6 million parameters, pooled by mean."""
 
 from __future__ import annotations
 

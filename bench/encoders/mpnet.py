@@ -1,4 +1,4 @@
-"""`mpnet`: all-mpnet-base-v2 with its real weights and tokenizer; 12 layers, d 768, no token types, padding id 1."""
+"""`mpnet`: all-mpnet-base-v2, real weights and tokenizer; 12 layers, d 768, no token types, pooled by mean."""
 
 from __future__ import annotations
 

@@ -13,17 +13,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from gram_core.batch import Texts
+from gram_core.batch_statistics import refuse_batch_statistics
 from gram_core.encoders.head import head_width
 from gram_core.encoders.pooling import Pooling, pooling_module
 from gram_core.encoders.probe import is_causal
-
-
-def batch_dependent(module: nn.Module) -> str | None:
-    """The first part that computes with statistics of its batch in training, by name and type; None where none does."""
-    for name, part in module.named_modules():
-        if isinstance(part, nn.modules.batchnorm._BatchNorm):
-            return f"{name}, a {type(part).__name__}" if name else f"a {type(part).__name__}"
-    return None
 
 
 class HuggingFaceEncoder(nn.Module):
@@ -48,13 +41,9 @@ class HuggingFaceEncoder(nn.Module):
         head: nn.Sequential | None = None,
     ):
         super().__init__()
-        for part, whole in (("model", model), ("head", head)):
-            if whole is not None and (name := batch_dependent(whole)) is not None:
-                raise ValueError(
-                    f"the encoder's {part} normalises by its batch ({name}), so that an encoding depends on which "
-                    "texts are encoded together, and neither deduplication nor chunks leave gradients as they are; put "
-                    "a LayerNorm in its place"
-                )
+        refuse_batch_statistics(model, "the encoder's model")
+        if head is not None:
+            refuse_batch_statistics(head, "the encoder's head")
         self.model = model
         if pooling == "auto":
             pooling = "last" if is_causal(model, pad_token_id) else "mean"
