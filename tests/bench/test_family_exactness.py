@@ -1,4 +1,4 @@
-"""Every family of text encoders is trained exactly, in each engine: whole, frozen in part, checkpointed, by adapters."""
+"""Every family of text encoders is trained exactly by each engine: whole, frozen in part, checkpointed, by adapters."""
 
 import copy
 
