@@ -64,6 +64,7 @@ class VerifiedCase:
         self.config = config
         built = build(config, WorkItem(case, MethodLine(REFERENCE, "eager")), device)
         self.training = built.training
+        self.encoding = f"encoding: {built.encoding}"
         self.modules: dict[str, nn.Module] = {"encoder": built.training.encoder, "cf": built.training.cf_module}  # type: ignore[dict-item]
         self.start = parameters(self.modules)
         slots = None if users else self._slots_within(WORK[device.type], case)

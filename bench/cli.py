@@ -126,8 +126,7 @@ def run(
     if dry_run:
         from bench.dry_run import print_plan
 
-        preflight.check(plan.config, progress, dry=True)
-        print_plan(plan, console)
+        print_plan(plan, preflight.check(plan.config, progress, dry=True), console)
         return
     preflight.check_writable(out)
     session.begin(plan)
@@ -158,8 +157,8 @@ def train(
     from bench import preflight
 
     if dry_run:
-        preflight.check(plan.config.training(), progress, for_training=True, dry=True)
-        trainings.print_plan(plan, items, console)
+        encodings = preflight.check(plan.config.training(), progress, for_training=True, dry=True)
+        trainings.print_plan(plan, items, encodings, console)
         return
     preflight.check_writable(out)
     session.begin(plan, "train")
@@ -222,6 +221,7 @@ def verify(
     """Check in float64 that the exact methods are exact, on your encoder and data; exit code 3 if one is not."""
     plan = session.resolve(_request(config, preset, device, changes))
     session.check_methods(plan)
+    session.check_encoders(plan.config)
     from bench import preflight
 
     preflight.read(plan.config, Console(stderr=True))
@@ -253,6 +253,7 @@ def profile(
     if items[0].case.world_size > 1:
         raise UsageError("profile looks into one process: choose a case with world_size=1 by --case.")
     session.check_methods(plan)
+    session.check_encoders(plan.config)
     session.make_folder(out)
     from bench import preflight
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich.console import Console
 
 from bench.configuration.case import Case
@@ -12,8 +14,11 @@ WORKER_START_S = 2.0
 """Roughly what a worker needs beside its budget."""
 
 
-def print_plan(plan: Plan, console: Console) -> None:
-    """Cases in the order of measuring, counts, and bounds of the duration."""
+def print_plan(plan: Plan, encodings: Mapping[str, str], console: Console) -> None:
+    """Cases in the order of measuring, counts, and bounds of the duration.
+
+    encodings: how each encoder encodes.
+    """
     run = plan.config.run
     lines: dict[Case, list[str]] = {}
     for item in plan.items:
@@ -25,6 +30,7 @@ def print_plan(plan: Plan, console: Console) -> None:
         say(console, f"{number:4}  {case}" + ("" if alike else f": {', '.join(methods)}"))
     if alike:
         say(console, f"Each with {', '.join(next(iter(lines.values())))}.")
+    print_encodings(encodings, console)
     blocks = f" in {count(run.blocks, 'block')}" if run.paired else ""
     say(
         console,
@@ -42,3 +48,9 @@ def print_plan(plan: Plan, console: Console) -> None:
     least, most = duration(measurements * windows * run.window_s), duration(measurements * blocks_more * run.timeout_s)
     likely = duration(measurements * (run.budget_s + WORKER_START_S))
     say(console, f"At least {least}, at most {most} (run.timeout_s each); {likely} where run.budget_s holds all steps.")
+
+
+def print_encodings(encodings: Mapping[str, str], console: Console) -> None:
+    """How each encoder encodes, a line each."""
+    for encoder, words in encodings.items():
+        say(console, f"{encoder}: {words}")

@@ -26,14 +26,15 @@ from bench.workloads._base import WorkloadRequest
 from bench.workloads._real_log import no_tokenizer
 
 
-def check(config: Config, console: Console, *, for_training: bool = False, dry: bool = False) -> None:
-    """Raises UsageError, and AssetError; tells on `console` what of a log is left out.
+def check(config: Config, console: Console, *, for_training: bool = False, dry: bool = False) -> dict[str, str]:
+    """Raises UsageError, and AssetError; tells on `console` what of a log is left out. Returns how encoders encode.
 
     for_training: the sweep is that of `[train]`, with what it holds out. dry: nothing is downloaded, and what that
     would need is not checked. A log that comes as an asset has what a measurement needs, and is looked at for what a
     training holds out.
     """
     _check_encoders(config, "train.sweep" if for_training else "sweep")
+    encodings = session.check_encoders(config, download=not dry)
     if not dry:
         session.fetch_assets(config, console)
     told: set[str] = set()
@@ -48,6 +49,7 @@ def check(config: Config, console: Console, *, for_training: bool = False, dry: 
             _build(config, case, for_training)
         except ValueError as error:
             raise UsageError(str(error)) from error
+    return encodings
 
 
 def read(config: Config, console: Console) -> None:
@@ -71,7 +73,10 @@ def _cases(config: Config) -> Iterator[Case]:
 
 
 def _check_encoders(config: Config, place: str) -> None:
-    """Raises ConfigError for a text that is too long, or real texts without a tokenizer to read them."""
+    """Raises ConfigError for a text that is too long, or real texts without a tokenizer to read them.
+
+    Of encoders that are known without being loaded; of the user's own `session.check_encoders` says it.
+    """
     for case in dict.fromkeys(replace(case, batch_size=1, item_repetition_ratio=None) for case in _cases(config)):
         limits = _limits(case.encoder)
         if limits is None:

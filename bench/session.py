@@ -124,6 +124,19 @@ def begin(plan: Plan, kind: RunKind = "run") -> None:
     check_methods(plan)
 
 
+def check_encoders(config: Config, *, download: bool = True) -> dict[str, str]:
+    """Loads the user's own encoders of the sweep, which imports torch; how each encoder of the sweep encodes, in words.
+
+    download: whether those of the hub that are not here yet are fetched. Raises ConfigError.
+    """
+    from bench.encoders._examine import examine
+
+    try:
+        return examine(config, download=download)
+    except ValueError as error:
+        raise ConfigError(f"sweep.encoder: {error}") from error
+
+
 def start(plan: Plan, out: Path, kind: RunKind = "run", planned: int | None = None) -> Path:
     """Makes the run's directory below `out` and writes run.json; raises UsageError where either can't be.
 

@@ -141,7 +141,7 @@ def verify(
                 verified = VerifiedCase(off, case, device, STEPS, users)
             except ValueError as error:
                 raise UsageError(f"{_label(case)}: {error}") from error
-            compared = _Comparison(off, verified, f"{_label(case)}: {verified.facts}")
+            compared = _Comparison(off, verified, f"{_label(case)}: {verified.facts}; {verified.encoding}")
             if compared.total < ALIVE and not verified.has_history:
                 silent.append(f"{_label(case)}: {NO_GRADIENT}")
                 continue
@@ -200,7 +200,8 @@ def _groups(config: Config, world_size: int | None = None) -> list[tuple[list[Ca
         case = item.case
         if world_size not in (None, case.world_size):
             continue
-        key = (case.workload, case.cf_module, case.encoder, case.layers, case.history_length, case.text_length)
+        model = (case.encoder, case.adapter, case.layers)
+        key = (case.workload, case.cf_module, *model, case.history_length, case.text_length)
         cases, lines = found.setdefault(key, ({}, {}))
         cases[case] = None
         lines[replace(item.line, accumulation_steps=None)] = None
@@ -262,9 +263,9 @@ def _small(config: Config, cases: list[Case], users: int) -> Case:
 
 def _label(case: Case) -> str:
     depth = "" if case.layers is None else f" layers={case.layers}"
-    return (
-        f"{case.workload} {case.cf_module} {case.encoder}{depth} history={case.history_length} text={case.text_length}"
-    )
+    adapter = "" if case.adapter == "none" else f" adapter={case.adapter}"
+    sizes = f"history={case.history_length} text={case.text_length}"
+    return f"{case.workload} {case.cf_module} {case.encoder}{depth}{adapter} {sizes}"
 
 
 class _Comparison:

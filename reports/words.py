@@ -39,6 +39,7 @@ SETTING_COLUMNS = (
     "workload",
     "encoder",
     "layers",
+    "adapter",
     "cf_module",
     "history_length",
     "world_size",
@@ -216,8 +217,10 @@ def exactness(row: Mapping[str, Any]) -> str:
 
 
 def encoder(row: Mapping[str, Any]) -> str:
-    """`minilm, first 2 layers`."""
+    """`minilm, first 2 layers`; `minilm with lora` where only adapters are trained."""
     name = plain(row["encoder"])
+    if row.get("adapter", "none") != "none":
+        name += f" with {plain(row['adapter'])}"
     if not exists(row["layers"]):
         return name
     return f"{name}, first layer" if row["layers"] == 1 else f"{name}, first {plain(row['layers'])} layers"

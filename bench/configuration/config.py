@@ -46,6 +46,10 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str | int | float) else value
 
 
+_AXIS = BeforeValidator(_as_list), Field(min_length=1)
+Names = Annotated[tuple[StrictStr, ...], *_AXIS]
+
+
 class RunSettings(_Strict):
     """`[run]`: how every measurement of the run is taken."""
 
@@ -110,12 +114,27 @@ class RunSettings(_Strict):
         return self.blocks > 1 or self.canary
 
 
+class LoraSettings(_Strict):
+    """`[model.lora]`: the adapters of sweep.adapter = "lora"."""
+
+    rank: Count = 16
+    alpha: Annotated[StrictFloat, Field(gt=0)] = 32.0
+    """What they add is multiplied by alpha / rank."""
+    targets: Names = ("all-linear",)
+    """Names, or ends of names, of the linears that get one; "all-linear": every one."""
+
+
 class ModelSettings(_Strict):
     """`[model]`: what sits on the encodings."""
 
     candidates: Annotated[StrictInt, Field(ge=2)] = 5
     """C = 1 + npratio: the clicked item and its sampled negatives."""
-    pooling: Literal["mean", "cls", "attention"] = "mean"
+    pooling: Literal["auto", "last", "mean", "cls", "max", "attention"] = "auto"
+    """auto: as a sentence-transformers folder says, prompt, dense layers, normalisation and longest text included; the
+    last token of other causal models, the mean of all others."""
+    lora: LoraSettings = LoraSettings()
+    base: EncoderName | None = None
+    """The encoder that a folder's adapters belong to, in place of the one that it names."""
 
 
 def _layers(value: Any) -> Any:
@@ -134,14 +153,13 @@ def _accumulation_steps(value: Any) -> Any:
     raise ValueError('expected a whole number of at least 1, a fraction of an epoch such as "0.5E", or "auto"')
 
 
-_AXIS = BeforeValidator(_as_list), Field(min_length=1)
-Names = Annotated[tuple[StrictStr, ...], *_AXIS]
 Encoders = Annotated[tuple[EncoderName, ...], *_AXIS]
 Counts = Annotated[tuple[Count, ...], *_AXIS]
 Layers = Annotated[tuple[Annotated[int | str, PlainValidator(_layers)], ...], *_AXIS]
 Ratios = Annotated[tuple[Annotated[StrictFloat, Field(ge=1, allow_inf_nan=False)], ...], *_AXIS]
 AccumulationSteps = Annotated[tuple[Annotated[int | str, PlainValidator(_accumulation_steps)], ...], *_AXIS]
 Precisions = Annotated[tuple[Precision, ...], *_AXIS]
+Adapters = Annotated[tuple[Literal["none", "lora"], ...], *_AXIS]
 Ways = Annotated[tuple[Literal["local", "global"], ...], *_AXIS]
 
 
@@ -165,6 +183,8 @@ class SweepAxes(_Strict):
     world_size: Counts = (1,)
     """Processes that train together, each on batch_size users of its own and, where there are GPUs, on one of them."""
     deduplicate: Ways = ("local",)
+    adapter: Adapters = ("none",)
+    """What of the encoder is trained: all, or adapters as `[model.lora]` says."""
 
 
 class Sweep(SweepAxes):

@@ -44,6 +44,7 @@ class Floor(_Strict):
     cf_module: StrictStr | None = None
     world_size: StrictInt | None = None
     deduplicate: StrictStr | None = None
+    adapter: StrictStr | None = None
 
     def conditions(self) -> dict[str, Any]:
         """What a line must be, by name; the method among it."""

@@ -94,7 +94,9 @@ def case_title(case: Mapping[str, Any]) -> str:
     shown = "".join(part(name, axis) for name, axis in (*sizes, ("ratio", "item_repetition_ratio")))
     together = (("ranks", "world_size"), ("deduplicate", "deduplicate")) if case.get("world_size", 1) != 1 else ()
     ranks = "".join(part(name, axis) for name, axis in together)
-    return f"{case.get('workload')} {case.get('encoder')}{shown} {case.get('cf_module')} {case.get('precision')}{ranks}"
+    adapter = "" if case.get("adapter", "none") == "none" else part("adapter", "adapter")
+    named = f"{case.get('workload')} {case.get('encoder')}{adapter}"
+    return f"{named}{shown} {case.get('cf_module')} {case.get('precision')}{ranks}"
 
 
 def lines(records: Iterable[Record]) -> tuple[LineResult, ...]:

@@ -20,7 +20,12 @@ Exactness = Literal["exact", "stale", "other-model"]
 Schedule = Literal["solo", "interleaved", "alternated"]
 RunKind = Literal["run", "train"]
 AxisValue = str | int | float | None
-LATER_AXES: Final[dict[str, AxisValue]] = {"cf_module": "nrms", "world_size": 1, "deduplicate": "local"}
+LATER_AXES: Final[dict[str, AxisValue]] = {
+    "cf_module": "nrms",
+    "world_size": 1,
+    "deduplicate": "local",
+    "adapter": "none",
+}
 """Axes that came later, and what every case before them had."""
 
 
@@ -141,7 +146,7 @@ class Record(_Strict):
 
     `case` maps axis to value: workload, encoder, layers, batch_size, history_length, text_length,
     item_repetition_ratio (as asked for; None where the workload's own log decides), precision, cf_module, world_size,
-    deduplicate. Of several processes that trained together, counts and rates are those of all of them, joined.
+    deduplicate, adapter. Of several processes that trained together, counts and rates are those of all of them, joined.
     `accumulation_steps` belongs to the method and is None where the method has none.
     Counts are per step, means over the measured batches.
     """

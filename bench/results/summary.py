@@ -39,6 +39,7 @@ AXES = (
     "cf_module",
     "world_size",
     "deduplicate",
+    "adapter",
 )
 """A case's axes as columns; the ratio asked for is renamed, so that the plain name is the realised one."""
 SETTING = ("engine", "dropout", "padding", "optimizer")

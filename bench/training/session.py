@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -10,6 +10,7 @@ from rich.console import Console
 from bench import contents, session
 from bench.configuration import checks
 from bench.configuration.config import Config
+from bench.dry_run import print_encodings
 from bench.errors import ConfigError, Interrupted
 from bench.progress import count, duration
 from bench.results import training
@@ -67,13 +68,14 @@ def warnings(config: Config) -> list[str]:
     return ["a part of train.sweep leaves out e2e, so nothing can be compared with it"] if without else []
 
 
-def print_plan(plan: Plan, items: Sequence[TrainItem], console: Console) -> None:
-    """What `train --dry-run` prints: the lines of each case, the seeds, and when a line ends."""
+def print_plan(plan: Plan, items: Sequence[TrainItem], encodings: Mapping[str, str], console: Console) -> None:
+    """What `train --dry-run` prints: the lines of each case, how each encoder encodes, seeds, and when a line ends."""
     settings = plan.config.train
     say(console, plan.title)
     for case in dict.fromkeys(item.case for item in items):
         lines = dict.fromkeys(str(item.line) for item in items if item.case == case)
         say(console, f"{case}: {', '.join(lines)}")
+    print_encodings(encodings, console)
     seeds = f"seed{'s' * (len(settings.seeds) > 1)} {', '.join(map(str, settings.seeds))}"
     say(console, f"{count(len(items), 'training')}, {seeds}, each in a process of its own.")
     limits = [

@@ -22,6 +22,8 @@ def stand(training: Training, encoder: PackedEncoder, *, summed: bool = False) -
     optimization = training.optimization
     if encoder.compute_dtype == encoder.encoder.model.dtype or not can_stand(optimization, encoder.weights):
         return None
+    if encoder.encoder.head_parameters():  # a step of `StandingOptimization` moves the packed pass's weights alone
+        return None
     standing = SummedStandingWeights if summed else StandingWeights
     travels = None if optimization.joint is None else optimization.joint.dtype or torch.float32
     encoder.standing = standing(encoder.weights, encoder.compute_dtype, travels)

@@ -238,9 +238,15 @@ def test_an_unknown_preset_is_answered_with_the_nearest():
 def test_every_key_of_the_committed_file_is_explained():
     """A newcomer reads bench.toml, not the models: every key stands there, with its comment or in one."""
     text = COMMITTED.read_text(encoding="utf-8")
-    for model in (configuration.RunSettings, configuration.ModelSettings, configuration.SweepAxes, TrainSettings):
+    for model in (
+        configuration.RunSettings,
+        configuration.ModelSettings,
+        configuration.LoraSettings,
+        configuration.SweepAxes,
+        TrainSettings,
+    ):
         for key in model.model_fields:
-            assert f"\n{key} = " in text or f"\n# {key} = " in text, key
+            assert any(f"\n{written}" in text for written in (f"{key} = ", f"# {key} = ", f"[model.{key}]")), key
 
 
 def test_a_wrong_configuration_is_told_without_importing_torch(write):

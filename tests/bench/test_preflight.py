@@ -119,24 +119,33 @@ def test_limits_are_those_of_the_encoder_as_it_is_loaded(encoder, asset, monkeyp
     if encoder in ("minilm", "mpnet"):
         asset(encoder)
     for name, shape in SHAPES.items():
-        monkeypatch.setitem(SHAPES, name, replace(shape, width=32, heads=2, inner=64))
+        few = {key: 1 if key == "num_key_value_heads" else 16 for key in shape.options if "head" in key}
+        monkeypatch.setitem(SHAPES, name, replace(shape, width=32, heads=2, inner=64, options={**shape.options, **few}))
     cpu = torch.device("cpu")
     loaded = encoders.load(encoder, layers=1, device=cpu, dtype=torch.float32, seed=0, dropout="off")
     found = encoders.limits(encoder)
     assert (found.longest_text, found.has_tokenizer) == (loaded.longest_text, loaded.tokenizer is not None)
 
 
-def test_limits_of_a_folder_are_read_off_its_files(tmp_path):
+@pytest.mark.parametrize("options", [("--dry-run",), ()])
+@pytest.mark.parametrize("command", ["run", "train"])
+def test_a_folder_takes_what_its_files_say(refused, log, tmp_path, command, options):
+    """It has positions for 512 tokens, and no tokenizer."""
     torch = pytest.importorskip("torch")
     loaded = encoders.load(
         "shape:tiny", layers=1, device=torch.device("cpu"), dtype=torch.float32, seed=0, dropout=None
     )
     loaded.model.save_pretrained(tmp_path / "model")
-    found = encoders.limits(f"path:{tmp_path / 'model'}")
-    assert (found.longest_text, found.has_tokenizer) == (512, False)
+    changes = [*TABLE, *SMALL, f"encoder=['path:{tmp_path / 'model'}']", *log()]
+    sentence = refused(command, [*changes, "text_length=[513]"], *options)
+    assert "text_length 513 is more than the 512 tokens of path:" in sentence
+    sentence = refused(command, [*changes, "text_length=[512]"], *options)
+    assert "sweep.encoder: table has real texts, and path:" in sentence
+    assert "has no tokenizer" in sentence
 
 
 def test_every_source_of_encoders_says_what_it_takes():
-    """One that leaves it out is loaded by a worker before it is known to be too short."""
+    """One that leaves it out is loaded by a worker before it is known to be too short; ADAPTS has it loaded earlier."""
     for scheme in registry.names(encoders.PACKAGE):
-        assert hasattr(registry.load(encoders.PACKAGE, scheme), "limits"), scheme
+        module = registry.load(encoders.PACKAGE, scheme)
+        assert hasattr(module, "limits") != hasattr(module, "ADAPTS"), scheme

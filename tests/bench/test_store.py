@@ -332,6 +332,7 @@ def test_the_format_is_the_one_of_the_golden_file():
             "cf_module": "dkt",
             "world_size": 2,
             "deduplicate": "global",
+            "adapter": "none",
         },
         method="multi_step",
         engine="eager",
