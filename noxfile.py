@@ -24,10 +24,13 @@ PARALLEL = ["--numprocesses", "logical", "--maxprocesses", "4", "--dist", "loads
 CONSTRAINTS = [] if shutil.which("nvidia-smi") else ["--constraint", "constraints-cpu.txt"]
 
 
-def install(session: nox.Session, *requirements: str) -> None:
-    """Installs into the session's own environment; with --no-venv the present one is taken as it is."""
+def install(session: nox.Session, *requirements: str, shown: bool = False) -> None:
+    """Installs into the session's own environment; with --no-venv the present one is taken as it is.
+
+    shown: whether pip tells how far it is, which takes a minute or more the first time.
+    """
     if not isinstance(session.virtualenv, PassthroughEnv):
-        session.install("--quiet", *CONSTRAINTS, *requirements)
+        session.install(*([] if shown else ["--quiet"]), *CONSTRAINTS, *requirements, silent=not shown)
 
 
 def run(session: nox.Session, *arguments: str) -> None:
@@ -62,7 +65,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Measures a sweep and renders its report: `nox -s bench -- --preset full`."""
-    install(session, "-e", ".")
+    install(session, "-e", ".", shown=True)
     run(session, "-m", "bench", "run", *session.posargs)
 
 

@@ -5,7 +5,7 @@ Every method starts from the same parameters and takes the same batches; only wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +24,8 @@ from gram_core.training import Optimization, Training
 
 ROUNDING_ONLY = 1e-12
 """A parameter whose gradient stays below this share of the whole has none in exact arithmetic: it is rounding."""
+LOOKED_AT = 1_000
+"""Batches, at most, among which those with a history are looked for."""
 WORK = {"cpu": 2e9, "cuda": 1e12}
 """Weights times tokens that end-to-end training may take per step: what a verification's time follows."""
 
@@ -62,10 +64,14 @@ class VerifiedCase:
         self.config = config
         built = build(config, WorkItem(case, MethodLine(REFERENCE, "eager")), device)
         self.training = built.training
+        self.encoding = f"encoding: {built.encoding}"
         self.modules: dict[str, nn.Module] = {"encoder": built.training.encoder, "cf": built.training.cf_module}  # type: ignore[dict-item]
         self.start = parameters(self.modules)
         slots = None if users else self._slots_within(WORK[device.type], case)
-        self.batches = [with_a_repeat(cut(built.workload.batches(step), users, slots)) for step in range(steps)]
+        self.batches, self.has_history = with_histories(
+            lambda step: cut(built.workload.batches(step), users, slots), steps
+        )
+        self.batches = [with_a_repeat(batch) for batch in self.batches]
 
     def _slots_within(self, work: float, case: Case) -> int:
         """Item slots of a batch that end-to-end training takes within `work`, two users' candidates at least."""
@@ -145,8 +151,13 @@ class VerifiedCase:
         return {name: trace.parameters[name] - self.start[name] for name in names}
 
     def with_another_token(self) -> ItemTable | None:
-        """The texts with one token of one item of the first batch exchanged; None where there is no other token."""
-        table, items = self.training.table, unique_items(self.batches[0]).items
+        """The texts with one token of one item of the first batch exchanged; None where there is no other token.
+
+        An item of a user with a history, if there is one: others' losses depend on no text.
+        """
+        table, batch = self.training.table, self.batches[0]
+        users = told if (told := _with_history(batch)).any() else torch.ones_like(told)
+        items = batch.items[users][batch.mask[users]].unique()
         item = int(items[torch.argmax(table.lengths[items])])
         place = int(table.offsets[item] + table.lengths[item] // 2)
         starts, ends = table.offsets[:-1][items], table.offsets[1:][items]
@@ -177,23 +188,46 @@ class _Watch:
             self.norms.setdefault(name, []).append(total_norm([gradient]))
 
 
+def with_histories(batches: Callable[[int], Batch], steps: int) -> tuple[list[Batch], bool]:
+    """So many batches, those first in which somebody's history says something, and whether there is one.
+
+    Where nobody has read or answered anything before, no loss depends on a text, and all methods agree on nothing.
+    """
+    told: list[Batch] = []
+    silent: list[Batch] = []
+    for step in range(LOOKED_AT):
+        batch = batches(step)
+        (told if _with_history(batch).any() else silent).append(batch)
+        if len(told) == steps:
+            break
+    return [*told, *silent][:steps], bool(told)
+
+
+def _with_history(batch: Batch) -> Tensor:
+    """Which users, [B], have read an item, or answered two: the first of them is not predicted from anything."""
+    least = 2 if batch.targets.dim() == 2 else 1
+    return batch.mask[:, : batch.history_length].sum(1) >= least
+
+
 def cut(batch: Batch, users: int | None, slots: int | None) -> Batch:
     """At most `users` of the batch's users, or as many (two at least), and as much history, as `slots` item slots hold.
 
-    Of the history, the columns that most users have are kept, in their order.
+    Users with a history go before those without. Of the history, the columns that most users have are kept, in their
+    order.
     """
     candidates = batch.items.shape[1] - batch.history_length
     history, kept = batch.history_length, users or batch.users
     if slots is not None:
         kept = min(batch.users, max(2, slots // batch.items.shape[1]))
         history = min(history, max(2, slots // kept - candidates))
-    held = batch.mask[:kept, : batch.history_length].sum(0)
+    rows = torch.sort(torch.argsort(_with_history(batch), descending=True, stable=True)[:kept]).values
+    held = batch.mask[rows, : batch.history_length].sum(0)
     columns = torch.sort(torch.argsort(held, descending=True, stable=True)[:history]).values
     columns = torch.cat([columns, torch.arange(batch.history_length, batch.items.shape[1])])
-    targets = batch.targets[:kept]
+    targets = batch.targets[rows]
     if targets.dim() == 2:
         targets = targets[:, columns]
-    return Batch(batch.items[:kept][:, columns], batch.mask[:kept][:, columns], targets, len(columns) - candidates)
+    return Batch(batch.items[rows][:, columns], batch.mask[rows][:, columns], targets, len(columns) - candidates)
 
 
 def with_a_repeat(batch: Batch) -> Batch:

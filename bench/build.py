@@ -15,11 +15,12 @@ from torch import nn
 
 from bench import contents, registry, together
 from bench.configuration.case import Case
-from bench.configuration.config import Config, ModelSettings, RunSettings
+from bench.configuration.config import Config, LoraSettings, ModelSettings, RunSettings
 from bench.configuration.method_settings import AUTO
 from bench.configuration.sweep import WorkItem
 from bench.encoders import _base as encoders
 from bench.encoders._base import LoadedEncoder
+from bench.encoders._encoding import check_length, encoding_of
 from bench.handicaps import that_hold
 from bench.measure.clock import CudaClock, HostClock
 from bench.methods import check_available, exactness, method_class, registered_class
@@ -54,6 +55,8 @@ class Built:
     exactness: Exactness
     detail: dict[str, Any]
     inputs: Inputs
+    encoding: str
+    """How token states become encodings, in words."""
 
     @property
     def encoder(self) -> ContentEncoder:
@@ -95,11 +98,20 @@ def build(
     dtype = set_precision(case.precision, device)
     set_deterministic(run.deterministic)
     before = contents.of_case(config, case)
-    loaded = encoders.load(case.encoder, layers=case.layers, device=device, dtype=dtype, seed=seed, dropout=run.dropout)
-    if case.text_length > loaded.longest_text:
-        raise ValueError(
-            f"text_length {case.text_length} is more than the {loaded.longest_text} tokens of {case.encoder}"
-        )
+    loaded = encoders.load(
+        case.encoder,
+        layers=case.layers,
+        device=device,
+        dtype=dtype,
+        seed=seed,
+        dropout=run.dropout,
+        base=config.model.base,
+    )
+    if case.adapter != "none":
+        loaded = adapted(loaded, config.model.lora, case.encoder, seed)
+    encoding = encoding_of(loaded, config.model.pooling, case.encoder)
+    loaded = encoding.loaded
+    check_length(loaded, case.encoder, case.text_length)
     cf_class = cf_module_class(case.cf_module)
     hold_out = config.train.hold_out if for_training else None
     workload = build_workload(config, case, loaded, task=cf_class.task, hold_out=hold_out)
@@ -109,8 +121,9 @@ def build(
         loaded.model,
         pad_token_id=loaded.pad_token_id,
         text_length=case.text_length,
-        pooling=config.model.pooling,
+        pooling=encoding.pooling,
         padding=run.padding,
+        head=encoding.head,
     )
     cf_module = cf_class(encoder.width).to(device, dtype)
     for module in (encoder, cf_module):
@@ -138,14 +151,29 @@ def build(
     )
     detail = {
         "weights": loaded.weights,
-        "encoder": loaded.description,
+        "log": workload.log,
+        "encoder": f"{loaded.description}; encoding: {encoding.description}",
+        "encoding": {"pooling": encoding.pooling, "prompt": encoding.prompt, "normalised": encoding.normalised},
         "workload": dict(workload.facts),
         "method_settings": asdict(settings),
         "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
+        "trainable_parameters": sum(p.numel() for p in encoder.parameters() if p.requires_grad),
         **({"handicaps": handicaps} if handicaps else {}),
     }
     claim = exactness(chosen, run.dropout, settings, run.max_grad_norm)
-    return Built(workload, training, method, claim, detail, inputs)
+    return Built(workload, training, method, claim, detail, inputs, encoding.description)
+
+
+def adapted(loaded: LoadedEncoder, lora: LoraSettings, encoder: str, seed: int) -> LoadedEncoder:
+    """The encoder, which the sweep names `encoder`, with fresh adapters in it, which alone are trained."""
+    from bench.encoders._adapter import with_fresh_adapters
+
+    try:
+        model = with_fresh_adapters(loaded.model, rank=lora.rank, alpha=lora.alpha, targets=lora.targets, seed=seed)
+    except ValueError as error:
+        raise ValueError(f'encoder "{encoder}" with adapters: {error}') from error
+    described = f"LoRA adapters of rank {lora.rank}, alpha {lora.alpha:g}, on {', '.join(lora.targets)}"
+    return replace(loaded, model=model, description=f"{loaded.description}, {described}")
 
 
 def _shared_out(steps_per_epoch: int | None, world_size: int) -> int | None:
@@ -190,7 +218,16 @@ def build_workload(
     """The case's item texts and batches."""
     module = workloads.load(case.workload)
     settings = config.workload.get(workloads.split(case.workload)[0]) or module.Settings()
-    return module.build(settings, workload_request(config.model, case, loaded, config.run.seed, task, hold_out))
+    workload: Workload = module.build(
+        settings, workload_request(config.model, case, loaded, config.run.seed, task, hold_out)
+    )
+    highest = int(workload.table.tokens.max()) if len(workload.table.tokens) else 0
+    if highest >= loaded.vocab_size:
+        raise ValueError(
+            f"{case.encoder}: a text of {case.workload} has the token id {highest} (an added token) and the model has "
+            f"rows for 0 to {loaded.vocab_size - 1}; take that token out of the texts, or resize the model's embeddings"
+        )
+    return workload
 
 
 def workload_request(

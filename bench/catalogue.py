@@ -8,6 +8,7 @@ from rich.table import Table
 from bench import registry
 from bench.configuration import checks, config
 from bench.configuration.method_settings import method_names
+from bench.encoders.shape import SHAPES
 
 
 def entries() -> dict[str, dict[str, str]]:
@@ -22,6 +23,7 @@ def entries() -> dict[str, dict[str, str]]:
     found = {"methods": {name: registry.summary(package, name) for name, package in method_names().items()}}
     for kind, package in packages.items():
         found[kind] = {name: registry.summary(package, name) for name in registry.names(package)}
+    found["shapes"] = {name: f"{shape.source}, pooled by {shape.pooling}" for name, shape in SHAPES.items()}
     return {**found, "presets": config.presets()}
 
 

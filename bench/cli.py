@@ -8,6 +8,7 @@ Nothing here imports torch before it has to: mistakes are told at once.
 from __future__ import annotations
 
 import functools
+import sys
 import traceback
 from collections.abc import Callable
 from enum import StrEnum
@@ -21,6 +22,7 @@ from bench import session
 from bench.configuration import sweep
 from bench.errors import BenchError, Interrupted, UsageError
 from bench.results.store import ResultsError
+from reports.plain_signs import write_in_plain_signs
 
 NOT_EXACT = 3
 
@@ -49,7 +51,7 @@ PresetOption = Annotated[
     typer.Option(
         "--preset",
         metavar="NAME",
-        help="smoke: a minute; quick: ten; full: the file as it is. If left out: full with --config or on a GPU, "
+        help="smoke: a minute; quick: a few; full: the file as it is. If left out: full with --config or on a GPU, "
         "else quick.",
     ),
 ]
@@ -84,7 +86,7 @@ def _end(code: int, sentence: str, debug: bool) -> NoReturn:
     """Ends the program from within an exception's handler."""
     if debug:
         traceback.print_exc()
-    typer.echo(f"gram-bench: {sentence}", err=True)
+    print(f"gram-bench: {sentence}", file=sys.stderr)  # typer.echo writes UTF-8 to a terminal that knows ASCII only
     raise typer.Exit(code)
 
 
@@ -119,11 +121,16 @@ def run(
     plan = session.resolve(_request(config, preset, device, changes, shard, dry_run=dry_run))
     console, progress = Console(), Console(stderr=True)
     _warn(progress, plan.warnings())
+    from bench import preflight
+
     if dry_run:
         from bench.dry_run import print_plan
 
-        print_plan(plan, console)
+        print_plan(plan, preflight.check(plan.config, progress, dry=True), console)
         return
+    preflight.check_writable(out)
+    session.begin(plan)
+    preflight.check(plan.config, progress)
     run_dir = session.start(plan, out)
     session.say(progress, f"{plan.title}; results go to {run_dir}")
     session.measure(plan.config, plan.items, run_dir, progress)
@@ -147,9 +154,15 @@ def train(
     plan, items = trainings.resolve(_request(config, preset, device, changes, dry_run=dry_run))
     console, progress = Console(), Console(stderr=True)
     _warn(progress, trainings.warnings(plan.config))
+    from bench import preflight
+
     if dry_run:
-        trainings.print_plan(plan, items, console)
+        encodings = preflight.check(plan.config.training(), progress, for_training=True, dry=True)
+        trainings.print_plan(plan, items, encodings, console)
         return
+    preflight.check_writable(out)
+    session.begin(plan, "train")
+    preflight.check(plan.config.training(), progress, for_training=True)
     run_dir = trainings.start(plan, items, out)
     session.say(progress, f"{plan.title}; results go to {run_dir}")
     trainings.train(plan.config, items, run_dir, progress)
@@ -208,7 +221,10 @@ def verify(
     """Check in float64 that the exact methods are exact, on your encoder and data; exit code 3 if one is not."""
     plan = session.resolve(_request(config, preset, device, changes))
     session.check_methods(plan)
-    session.fetch_assets(plan.config, Console(stderr=True))
+    session.check_encoders(plan.config)
+    from bench import preflight
+
+    preflight.read(plan.config, Console(stderr=True))
     from bench.verify import verify as examine
 
     console = Console(stderr=True)
@@ -237,8 +253,11 @@ def profile(
     if items[0].case.world_size > 1:
         raise UsageError("profile looks into one process: choose a case with world_size=1 by --case.")
     session.check_methods(plan)
+    session.check_encoders(plan.config)
     session.make_folder(out)
-    session.fetch_assets(plan.config, Console(stderr=True))
+    from bench import preflight
+
+    preflight.read(plan.config, Console(stderr=True))
     from bench.profile import profile as examine
 
     console = Console()
@@ -345,4 +364,5 @@ def list_(debug: DebugOption = False) -> None:
 
 def main() -> None:
     """Runs the command line and exits."""
+    write_in_plain_signs(sys.stdout, sys.stderr)
     app()

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import hashes, registry
+from bench import hashes
 from bench.encoders import _base as encoders
 from bench.errors import UsageError
 from bench.results import contents, store
@@ -30,13 +30,13 @@ def of_run(config: Config) -> RunInputs:
     parts = config.sweep.parts()
     return RunInputs(
         logs={name: _hashed(log_files(config, name)) for part in parts for name in part.workload},
-        encoders={name: _hashed(encoder_files(name)) for part in parts for name in part.encoder},
+        encoders={name: _hashed(encoder_files(config, name)) for part in parts for name in part.encoder},
     )
 
 
 def of_case(config: Config, case: Case) -> Inputs:
     """Of one case's log and encoder; raises UsageError where a file can't be read."""
-    return Inputs(log=_hashed(log_files(config, case.workload)), encoder=_hashed(encoder_files(case.encoder)))
+    return Inputs(log=_hashed(log_files(config, case.workload)), encoder=_hashed(encoder_files(config, case.encoder)))
 
 
 def log_files(config: Config, workload: str) -> Files:
@@ -47,11 +47,9 @@ def log_files(config: Config, workload: str) -> Files:
     return found
 
 
-def encoder_files(encoder: str) -> Files:
+def encoder_files(config: Config, encoder: str) -> Files:
     """What an encoder is made of, by part."""
-    scheme, argument = encoders.split(encoder)
-    found: Files = registry.load(encoders.PACKAGE, scheme).contents(argument)
-    return found
+    return encoders.files_by_part(encoder, config.model.base)
 
 
 def _hashed(files: Files) -> Parts:
@@ -112,7 +110,7 @@ def check_measured(run_dir: Path, measured: Sequence[Measured]) -> None:
 
 def _where(config: Config, change: Changed) -> str:
     """`the log of table is another one: interactions (/data/log.csv)`."""
-    files = log_files(config, change.name) if change.kind == "log" else encoder_files(change.name)
+    files = log_files(config, change.name) if change.kind == "log" else encoder_files(config, change.name)
     parts = [f"{part} ({place})" if (place := _place(files.get(part))) else part for part in change.parts]
     return f"{change.subject} has become another one: {', '.join(parts)}"
 

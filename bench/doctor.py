@@ -20,7 +20,7 @@ from rich.text import Text
 
 from bench import assets
 from bench.environment import cuda_obstacle, describe, library_versions
-from bench.measure.cores import usable_cores
+from bench.measure.cores import multiplies_bf16, usable_cores
 from bench.measure.nvml import device_handle
 from bench.results.schema import Environment
 
@@ -108,6 +108,13 @@ def _device(environment: Environment) -> Iterator[Finding]:
     if obstacle is not None:
         advice = "times will be the processor's; speed-ups on a GPU differ"
         yield Finding("device", "warning", f"{environment.cpu}, no GPU: {obstacle}", advice)
+        if multiplies_bf16() is False:
+            yield Finding(
+                "bf16",
+                "warning",
+                "the processor has no instructions for it (AVX-512 BF16 or AMX), so that one step can take a minute",
+                "measure in float32 here: --set 'sweep.precision=[\"float32\"]'",
+            )
         return
     memory = environment.device_memory_bytes
     size = "" if memory is None else f", {memory / GIB:.0f} GiB"

@@ -31,10 +31,11 @@ def of_file(path: Path) -> str:
 
 
 def of_files(paths: Sequence[Path]) -> str:
-    """Of several files together, with their names; of one, its own."""
+    """Of several files together, with their names below the folder that holds them all; of one, its own."""
     if len(paths) == 1:
         return of_file(paths[0])
-    return of_parts({path.name: of_file(path) for path in paths})
+    above = os.path.commonpath([path.parent for path in paths]) if paths else ""
+    return of_parts({path.relative_to(above).as_posix(): of_file(path) for path in paths})
 
 
 def of_text(text: str) -> str:

@@ -31,7 +31,6 @@ from bench.measure.trace import Trace, read_trace
 from bench.results.schema import PeakMemory
 from bench.running.messages import Job
 from bench.running.subject import Subject
-from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.phases import PHASES
 from gram_core.protocols import Method
 
@@ -106,10 +105,10 @@ def _profile(config: Config, item: WorkItem, out: Path) -> Profile:
                 stack.enter_context(function.uncaptured())
             phases = _traced(lambda: subject.steps(UNITS), out / f"{name}.uncaptured.trace.json", device)
     training, method = subject.built.training, subject.built.method
-    assert isinstance(training.encoder, HuggingFaceEncoder), "a run builds no other"
+    peak = peak_memory(device)  # before operations are counted, which takes memory of its own
     batches = subject.recent_batches(steps)
     passes = method.encoded_items(batches)
-    flops = step_flops(training.encoder.model, training, batches, passes, forward_only(method, len(passes), steps))
+    flops = step_flops(training, batches, passes, forward_only(method, len(passes), steps))
     dtype = torch.bfloat16 if training.amp_dtype is torch.bfloat16 else next(training.encoder.parameters()).dtype
     rates, traffic = measure_rates(device, dtype), optimizer_bytes(training)
     device_s = None if replayed.device_s is None else replayed.device_s / steps
@@ -125,7 +124,7 @@ def _profile(config: Config, item: WorkItem, out: Path) -> Profile:
         rates=rates,
         compute_floor_s=flops / rates.matrix_flops_per_s,
         traffic_floor_s=traffic / rates.bytes_per_s,
-        peak_memory_bytes=peak_memory(device),
+        peak_memory_bytes=peak,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from types import TracebackType
 from typing import Self
@@ -24,6 +25,18 @@ def duration(seconds: float | None) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def count(amount: int, noun: str, several: str = "") -> str:
+    """`1 case`, `3 cases`; several: the plural where it is not formed with an s."""
+    return f"{amount:,} {noun if amount == 1 else several or f'{noun}s'}"
+
+
+def significant(value: float, digits: int = 4) -> str:
+    """A positive number with so many significant digits, and all of those before the point: 0.01234, 12.30, 11,190."""
+    rounded = float(f"{value:.{digits}g}")
+    decimals = max(0, digits - 1 - math.floor(math.log10(rounded))) if rounded > 0 else 0
+    return f"{rounded:,.{decimals}f}"
 
 
 class ProgressView:
@@ -55,7 +68,7 @@ class ProgressView:
         match event:
             case Planned(total=total, recorded=recorded):
                 before = f", {recorded} are there already" if recorded else ""
-                self._line(Text(f"{total} measurements to take{before}"))
+                self._line(Text(f"{count(total, 'measurement')} to take{before}"))
                 self._task = self._bar.add_task("starting", total=total)
             case Started(item=item, eta_s=eta_s):
                 left = f" · {duration(eta_s)} left" if eta_s is not None else ""
@@ -64,6 +77,8 @@ class ProgressView:
                 self._describe(f"{item} · {phase}")
             case BlockBegan(case=case, block=block, schedule=schedule):
                 self._describe(f"{case} · block {block}, {schedule}")
+                if not self.console.is_terminal:  # where no bar shows that a block is under way
+                    self._line(Text(f"{case} · block {block}, {schedule}", style="dim"))
             case TookTurn(item=item, round=number):
                 self._describe(f"{item} · round {number}")
             case Extended(total=total):
@@ -97,4 +112,4 @@ def _finished(event: Finished) -> Text:
 def _result(record: Record) -> str:
     if record.outcome != "ok" or not record.samples_s:
         return "-"
-    return f"{statistics.median(record.samples_s) * 1000:.4g} ms/step"
+    return f"{significant(statistics.median(record.samples_s) * 1000)} ms/step"

@@ -116,15 +116,33 @@ def check_methods(plan: Plan) -> None:
         raise ConfigError(f"{plan.config_file or '--set'}, [{key_name(fault.path)}]: {fault}") from fault
 
 
+def begin(plan: Plan, kind: RunKind = "run") -> None:
+    """Has workers' process started, which imports while this one goes on, and methods judge their settings."""
+    from bench.running import manager, processes
+
+    manager.prepare(*([processes.SCORING] if kind == "train" else []))
+    check_methods(plan)
+
+
+def check_encoders(config: Config, *, download: bool = True) -> dict[str, str]:
+    """Loads the user's own encoders of the sweep, which imports torch; how each encoder of the sweep encodes, in words.
+
+    download: whether those of the hub that are not here yet are fetched. Raises ConfigError.
+    """
+    from bench.encoders._examine import examine
+
+    try:
+        return examine(config, download=download)
+    except ValueError as error:
+        raise ConfigError(f"sweep.encoder: {error}") from error
+
+
 def start(plan: Plan, out: Path, kind: RunKind = "run", planned: int | None = None) -> Path:
     """Makes the run's directory below `out` and writes run.json; raises UsageError where either can't be.
 
     planned: how many records there will be; the plan's measurements if left out.
     """
-    from bench.running import manager, processes
-
-    manager.prepare(*([processes.SCORING] if kind == "train" else []))  # first: it imports while this process goes on
-    check_methods(plan)
+    begin(plan, kind)
     try:
         run_dir = store.create_run_dir(out, plan.preset if kind == "run" else f"{kind}-{plan.preset}")
         info = RunInfo(
@@ -184,7 +202,8 @@ def double(run_dir: Path, cases: Sequence[Mapping[str, Any]], console: Console) 
         present = {record.block for record in records if record.case == case.axes()}
         wanted.setdefault(2 * len(present), []).append(case)
     for blocks, chosen in wanted.items():
-        longer = config.run.model_copy(update={"blocks": blocks, "max_blocks": max(blocks, config.run.max_blocks)})
+        most, budget_s = max(blocks, config.run.max_blocks), 2 * config.run.case_budget_s
+        longer = config.run.model_copy(update={"blocks": blocks, "max_blocks": most, "case_budget_s": budget_s})
         extended = config.model_copy(update={"run": longer})
         items = tuple(item for item in sweep.plan(extended) if item.case in chosen)
         if not items:

@@ -67,5 +67,5 @@ def distributed(training: Training, ranks: Ranks, deduplicate: Any, run: RunSett
     if deduplicate == "auto":
         encoder: Any = training.encoder
         dtype = training.amp_dtype or next(encoder.parameters()).dtype
-        options["costs"] = exchange_costs(encoder.model, encoder.width, training.table.lengths, dtype, ranks)
+        options["costs"] = exchange_costs(encoder, training.table.lengths, dtype, ranks)
     return DistributedTraining.of(training, ranks, deduplicate, **options)

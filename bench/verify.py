@@ -19,7 +19,7 @@ from rich.text import Text
 from torch import Tensor
 
 from bench import verify_ranks
-from bench._verify_case import Trace, VerifiedCase, share_of
+from bench._verify_case import LOOKED_AT, Trace, VerifiedCase, share_of
 from bench.build import cf_module_class
 from bench.configuration import sweep
 from bench.configuration.case import Case
@@ -45,6 +45,11 @@ ALIVE = 1e-8
 """The least norm of a gradient that is no rounding."""
 CHANGED = 1e-6
 """The least relative change of gradients that another text makes."""
+
+NO_GRADIENT = (
+    f"nobody in the first {LOOKED_AT:,} batches has a history, so that no loss depends on a text and there is no "
+    "gradient to compare; verify needs a log with histories, or another CF module"
+)
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ class VerifyReport:
     rows: tuple[VerifyRow, ...]
     left_out: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
-    """Lines that can't run here, with the reason."""
+    """Lines that can't run here, and cases that have no gradient, with the reason."""
 
     @property
     def passed(self) -> bool:
@@ -125,6 +130,7 @@ def verify(
     groups = _groups(off)
     chosen, left_out = groups[: MOST_CASES[device.type]], groups[MOST_CASES[device.type] :]
     rows: list[VerifyRow] = []
+    silent: list[str] = []
     missing = {line: reason for _, lines in chosen for line in lines if (reason := _missing(config, line))}
     for cases, lines in chosen:
         case = _small(off, cases, users or FEW_USERS)
@@ -135,9 +141,11 @@ def verify(
                 verified = VerifiedCase(off, case, device, STEPS, users)
             except ValueError as error:
                 raise UsageError(f"{_label(case)}: {error}") from error
-            rows += _Comparison(off, verified, f"{_label(case)}: {verified.facts}").rows(
-                [line for line in lines if line not in missing]
-            )
+            compared = _Comparison(off, verified, f"{_label(case)}: {verified.facts}; {verified.encoding}")
+            if compared.total < ALIVE and not verified.has_history:
+                silent.append(f"{_label(case)}: {NO_GRADIENT}")
+                continue
+            rows += compared.rows([line for line in lines if line not in missing])
     for size, asked in _together(off).items():
         several = asked[: MOST_CASES[device.type] // 2]
         left_out += asked[len(several) :]
@@ -147,7 +155,9 @@ def verify(
                 say(f"{_label(case)} world_size={size}")
             known = tuple(line for line in lines if line not in missing)
             rows += _on_ranks(verify_ranks.Asked(off, case, known, device.type, STEPS, users))
-    skipped = tuple(f"{line}: {reason}" for line, reason in missing.items())
+    if silent and not rows:
+        raise UsageError(silent[0])
+    skipped = (*(f"{line}: {reason}" for line, reason in missing.items()), *silent)
     return VerifyReport(tuple(rows), tuple(_label(cases[0]) for cases, _ in left_out), skipped)
 
 
@@ -190,7 +200,8 @@ def _groups(config: Config, world_size: int | None = None) -> list[tuple[list[Ca
         case = item.case
         if world_size not in (None, case.world_size):
             continue
-        key = (case.workload, case.cf_module, case.encoder, case.layers, case.history_length, case.text_length)
+        model = (case.encoder, case.adapter, case.layers)
+        key = (case.workload, case.cf_module, *model, case.history_length, case.text_length)
         cases, lines = found.setdefault(key, ({}, {}))
         cases[case] = None
         lines[replace(item.line, accumulation_steps=None)] = None
@@ -252,9 +263,9 @@ def _small(config: Config, cases: list[Case], users: int) -> Case:
 
 def _label(case: Case) -> str:
     depth = "" if case.layers is None else f" layers={case.layers}"
-    return (
-        f"{case.workload} {case.cf_module} {case.encoder}{depth} history={case.history_length} text={case.text_length}"
-    )
+    adapter = "" if case.adapter == "none" else f" adapter={case.adapter}"
+    sizes = f"history={case.history_length} text={case.text_length}"
+    return f"{case.workload} {case.cf_module} {case.encoder}{depth}{adapter} {sizes}"
 
 
 class _Comparison:

@@ -178,11 +178,6 @@ class ChunkedEncoding:
         self.encodings = torch.cat([chunk.encodings.detach() for chunk in self._chunks])
         """[n, d], detached."""
 
-    @property
-    def recomputed_chunks(self) -> int:
-        """How many chunks run forward twice."""
-        return sum(not chunk.kept for chunk in self._chunks)
-
     def backward(self, gradient: Tensor) -> None:
         """Adds to the encoder's `.grad` what dL/d encodings [n, d] makes of it. Once only: graphs are freed.
 

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from gram_core.batch import Batch, ItemTable, Selection, unique_items
+from gram_core.batch_statistics import refuse_batch_statistics
 from gram_core.encoding_buffer import EncodingBuffer
 from gram_core.loss_terms import loss_terms
 from gram_core.phases import phase
@@ -134,7 +135,7 @@ class Training:
     """Item texts, models and optimization of one training run.
 
     amp_dtype: compute dtype of autocast, None for none; master weights, encodings and the loss keep
-    their own dtype either way.
+    their own dtype either way. Raises ValueError for an encoder that normalises by its batch.
     """
 
     table: ItemTable
@@ -148,6 +149,8 @@ class Training:
 
     def __post_init__(self) -> None:
         self.device = next(iter(self.encoder.parameters())).device
+        if isinstance(self.encoder, nn.Module):
+            refuse_batch_statistics(self.encoder, "the encoder", as_it_is=True)
 
     @property
     def capturable(self) -> bool:

@@ -98,7 +98,7 @@ def _side(line: LineResult | None) -> str:
 def estimated(estimate: Estimate) -> str:
     """A speed-up with its interval."""
     spread = words.ratio_range(*estimate.interval) if estimate.interval else "one block"
-    return f"{words.times(estimate.value)} ({spread})"
+    return f"{words.times(estimate.value, *(estimate.interval or ()))} ({spread})"
 
 
 def _difference(found: Difference | None) -> str:

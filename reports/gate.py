@@ -38,9 +38,10 @@ def conditions(report: GateReport) -> list[str]:
     canary = report.canary
     if canary is not None:
         spread = words.ratio_range(canary.low, canary.high)
+        itself = words.times(canary.ratio, canary.low, canary.high)
         trusted = "within" if canary.trusted else "which leaves"
         told.append(
-            f"Canary: e2e against itself is {words.times(canary.ratio)}{f' ({spread})' if spread else ''} over "
+            f"Canary: e2e against itself is {itself}{f' ({spread})' if spread else ''} over "
             f"{words.count(canary.blocks, 'block')}, {trusted} 1 ± {words.percent(canary.limit)}."
         )
     return told + [f"{note[:1].upper()}{note[1:]}." for note in report.notes]
@@ -70,7 +71,7 @@ def _rows(line: LineVerdict) -> Iterator[tuple[Cell, ...]]:
             Cell(line.label if first else "", "strong"),
             Cell(check.verdict, _KINDS[check.verdict]),
             Cell(check.code),
-            Cell(words.times(line.speed_up), note=spread) if first else Cell(""),
+            Cell(words.times(line.speed_up, line.speed_up_low, line.speed_up_high), note=spread) if first else Cell(""),
             Cell(words.plain(line.blocks)) if first else Cell(""),
             Cell(check.reason),
         )

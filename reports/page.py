@@ -13,7 +13,7 @@ from bench.results import stats
 from bench.results.store import LoadedRun, ResultsError, load, read_info
 from bench.results.summary import Frames, frames
 from bench.results.verdicts import read as read_verdicts
-from reports import figures, gate, rendering, sections, story, tables, words
+from reports import figures, gate, inputs, rendering, sections, story, tables, words
 from reports.figures import Drawn
 from reports.rendering import Rendered
 from reports.training import page as training_page
@@ -49,9 +49,9 @@ def _context(run: LoadedRun, derived: Frames, drawn: Iterable[Drawn]) -> dict[st
     engines = tables.engines(derived)
     trust = stats.trust(run.records, stats.canary_limit(run.info))
     return {
-        **rendering.reproduction(run.info, tables.inputs(run.records)),
+        **rendering.reproduction(run.info, inputs.inputs(run.records)),
         **_gate(run),
-        "story": story.tell(derived, run.info),
+        "story": inputs.with_left_out(story.tell(derived, run.info), run.records),
         "origin_names": words.ORIGINS,
         "results": [
             {"name": words.ORIGINS[origin], "note": _NOTES[origin], "tables": tables.headlines(part)}

@@ -153,4 +153,4 @@ def joined(parts: Iterable[str]) -> str:
 def left_out(table: tables.Table) -> str:
     """What stands below a table."""
     more = f"{words.count(table.left_out, 'more line')} in summary.csv." if table.left_out else ""
-    return " ".join(part for part in (table.caption, more) if part)
+    return " ".join(part for part in (table.below, more) if part)

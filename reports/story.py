@@ -63,9 +63,9 @@ def tell(frames: Frames, info: RunInfo) -> Story:
     origins = pd.Series([words.origin(row) for row in methods[["weights", "log"]].to_dict("records")], methods.index)
     first = next(origin for origin in words.ORIGINS if (origins == origin).any())
     rows = _against_fastest_engine(methods[origins == first], summary)
-    rows.sort(key=lambda row: -row["speed_up"])
+    rows.sort(key=lambda row: (_may_be_one(row), -row["speed_up"]))
     leaders = list({row["exactness"]: row for row in reversed(rows)}.values())
-    leaders.sort(key=lambda row: (row["exactness"] != "exact", -row["speed_up"]))
+    leaders.sort(key=lambda row: (row["exactness"] != "exact", _may_be_one(row), -row["speed_up"]))
     best = leaders[0]
     sentences = [
         _what(best, summary),
@@ -76,7 +76,7 @@ def tell(frames: Frames, info: RunInfo) -> Story:
         *_rescued(summary),
     ]
     cards = tuple(_card(row, summary) for row in leaders)
-    return Story(_headline(best, first), tuple(sentences), cards, first)
+    return Story(_headline(leaders, first), tuple(sentences), cards, first)
 
 
 def _against_fastest_engine(methods: pd.DataFrame, summary: pd.DataFrame) -> list[dict[str, Any]]:
@@ -101,17 +101,28 @@ def _nothing(summary: pd.DataFrame, info: RunInfo) -> Story:
     return Story("Nothing was measured", (sentence,), (), None)
 
 
-def _headline(best: Row, origin: str) -> str:
+def _headline(leaders: list[dict[str, Any]], origin: str) -> str:
+    """No more than the leading result's interval says; leaders: exact ones first."""
+    best = leaders[0]
     place = {
         "real": f"on {best['workload']} with {best['encoder']}",
         "synthetic-log": f"on a synthetic log with {best['encoder']}",
         "random-weights": f"on {best['encoder']} with random weights",
     }[origin]
-    ratio = words.number(best["item_repetition_ratio"])
+    where = f"{place}, at a repetition ratio of {words.number(best['item_repetition_ratio'])}"
+    if _may_be_one(best):
+        spread = words.ratio_range(best["speed_up_low"], best["speed_up_high"])
+        told = f"{words.times(best['speed_up'])}, 95 % interval {spread}"
+        return f"{best['label']} is not distinguishable in speed from end-to-end training ({told}) {where}"
     if best["speed_up"] < 1:
-        return f"No method was faster than end-to-end training {place}, at a repetition ratio of {ratio}"
-    speed = f"{best['label']} is {words.times(best['speed_up'])} as fast as end-to-end training"
-    return f"{speed} {place}, at a repetition ratio of {ratio}"
+        faster = any(row["speed_up"] > 1 for row in leaders)
+        return f"No {'exact ' if faster else ''}method was faster than end-to-end training {where}"
+    return f"{best['label']} is {words.times(best['speed_up'])} as fast as end-to-end training {where}"
+
+
+def _may_be_one(row: Row, name: str = "speed_up") -> bool:
+    """Whether the interval of a ratio leaves open which of the two is faster."""
+    return words.may_be_one(row[f"{name}_low"], row[f"{name}_high"])
 
 
 def _reference(row: Row, summary: pd.DataFrame, method: str) -> dict[str, Any] | None:
@@ -142,7 +153,7 @@ def _what(best: Row, summary: pd.DataFrame) -> str:
 def _interval(best: Row) -> list[str]:
     spread = words.ratio_range(best["speed_up_low"], best["speed_up_high"])
     if not spread:
-        return []
+        return ["It was measured in one block, so that the error of its speed-up is not known."]
     blocks = words.count(int(best["speed_up_blocks"]), "block")
     width = words.width(best["speed_up_half_width"])
     return [f"Over {blocks} of fresh processes the 95 % interval of its speed-up is {spread} ({width})."]
@@ -161,11 +172,13 @@ def _beyond_deduplication(measured: pd.DataFrame) -> list[str]:
         return []
     most = told.loc[beyond[told.index].idxmax()]
     share = f"{len(told)} of {words.count(len(lines), 'line')} of exact methods {'is' if len(told) == 1 else 'are'}"
+    saved = "what smaller batches save beside it, as memory"
+    if words.exists(most["speed_up_low"]):
+        why = f"its interval lies beyond that ratio, so that it is no noise but {saved}"
+    else:
+        why = f"that is noise, which several processes tell (run.blocks=6), or {saved}"
     ratio = f"{words.times(most['speed_up'])} at a repetition ratio of {words.number(most['item_repetition_ratio'])}"
-    return [
-        f"{share} faster than deduplication by itself can be, {most['label']} by most ({ratio}): that is noise, which "
-        "several processes tell (run.blocks=6), or what smaller batches save beside it, as memory."
-    ]
+    return [f"{share} faster than deduplication by itself can be, {most['label']} by most ({ratio}): {why}."]
 
 
 def environment(trust: Trust | None) -> str:
@@ -193,22 +206,24 @@ def _caveats(best: Row, leaders: list[dict[str, Any]]) -> list[str]:
         condition = "" if best["dropout"] == "off" else " only with dropout off, which this run had on"
         sentences.append(f"It leaves end-to-end training's gradient unchanged{condition}{_beside_unique(best)}.")
     for row in leaders:
+        speed = f"{row['label']} reaches {words.times(row['speed_up'])}, but"
+        if _may_be_one(row):
+            speed = f"{row['label']} is not distinguishable in speed from e2e, and"
         if row["exactness"] == "stale":
             sentences.append(
-                f"{row['label']} reaches {words.times(row['speed_up'])}, but is stale: it works with encodings older "
-                "than the encoder, so one of its steps is not worth one end-to-end step. Judge it by quality over time."
+                f"{speed} is stale: it works with encodings older than the encoder, so one of its steps is not worth "
+                "one end-to-end step. Judge it by quality over time."
             )
         elif row["exactness"] == "other-model":
-            sentences.append(
-                f"{row['label']} reaches {words.times(row['speed_up'])}, but trains another model: it is a bound and "
-                "not a replacement."
-            )
+            sentences.append(f"{speed} trains another model: it is a bound and not a replacement.")
     return sentences
 
 
 def _beside_unique(row: Row) -> str:
     if not words.exists(row["speed_up_unique"]):
         return ""
+    if _may_be_one(row, "speed_up_unique"):
+        return ", and is not distinguishable in speed from e2e_unique, which only deduplicates"
     return f", and runs at {words.times(row['speed_up_unique'])} the speed of e2e_unique, which only deduplicates"
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
-from bench.results.schema import Record, RunInfo
+from bench.results.schema import RunInfo
 from bench.results.summary import REFERENCE, UNIQUE_REFERENCE, Frames
-from bench.results.training import TrainingPoint
 from reports import words
 
 Row = Mapping[str, Any]
 
+MAY_BE_ONE = f"may be 1{words.TIMES}"
+"""Of a ratio whose interval holds 1."""
+HOLDS_ONE = f"{MAY_BE_ONE.capitalize()}: the 95 % interval holds 1, so that there may be no difference."
 HEADLINE_CASES = 12
 """Cases that a headline table shows in full; more would bury the few that a reader came for."""
 
@@ -39,6 +41,8 @@ class Cell:
     kind: str = ""
     note: str = ""
     bar: float | None = None
+    short: str = ""
+    """What stands for text and note where there is no room for the note; empty where the text will do."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,12 @@ class Table:
     def rows(self) -> int:
         """Rows in all groups."""
         return sum(len(group.rows) for group in self.groups)
+
+    @property
+    def below(self) -> str:
+        """The caption, and what MAY_BE_ONE means where a cell says so."""
+        found = any(MAY_BE_ONE in cell.note for group in self.groups for row in group.rows for cell in row)
+        return " ".join(part for part in (self.caption, HOLDS_ONE if found else "") if part)
 
 
 HEADLINE_COLUMNS = (
@@ -166,7 +176,7 @@ def _measures(row: Row, fastest: float | None = None) -> tuple[Cell, ...]:
     ratio = Cell(words.number(row["item_repetition_ratio"]))
     if words.exists(row["interval_repetition_ratio"]):
         ratio = Cell(ratio.text, note=f"{words.number(row['interval_repetition_ratio'])} per interval")
-    blocks = f"{words.plain(row['ok_blocks'])} of {words.plain(row['blocks'])} blocks"
+    blocks = f"{words.plain(row['ok_blocks'])} of {words.count(int(row['blocks']), 'block')}"
     outcome = Cell(words.OUTCOMES[row["outcome"]], "muted" if row["outcome"] == "ok" else "bad")
     if row["outcome"] == "ok" and row["ok_blocks"] < row["blocks"]:
         outcome = Cell(outcome.text, "bad", note=blocks)
@@ -175,9 +185,9 @@ def _measures(row: Row, fastest: float | None = None) -> tuple[Cell, ...]:
         ratio,
         _speed_up(row, "speed_up", "reference_outcome", REFERENCE, fastest),
         _speed_up(row, "speed_up_unique", "unique_reference_outcome", UNIQUE_REFERENCE),
-        Cell(words.milliseconds(row["median_s"])),
-        Cell(words.rate(row["users_per_s"])),
-        Cell(words.rate(row["real_tokens_per_s"])),
+        Cell(words.milliseconds(row["median_s"], row["scatter"])),
+        Cell(words.rate(row["users_per_s"], row["scatter"])),
+        Cell(words.rate(row["real_tokens_per_s"], row["scatter"])),
         Cell(words.gibibytes(row["memory_bytes"])),
         Cell(words.percent(row["memory_ratio"]).removesuffix(" %")),
         Cell(words.exactness(row), "badge"),
@@ -189,13 +199,25 @@ def _speed_up(row: Row, name: str, outcome: str, reference: str, fastest: float 
     """The speed-up, or why there is none although the row itself was measured."""
     value = row[name]
     if words.exists(value):
-        spread = words.ratio_range(row[f"{name}_low"], row[f"{name}_high"])
-        is_reference = row["method"] == reference
-        bar = None if fastest is None or is_reference else min(1.0, value / fastest)
-        return Cell(words.times(value), "muted" if is_reference else "strong", "" if is_reference else spread, bar)
+        if row["method"] == reference:
+            return Cell(words.times(value), "muted")
+        cell = ratio_cell(row, name)
+        return replace(cell, bar=min(1.0, value / fastest)) if fastest is not None and cell.kind else cell
     if row["outcome"] != "ok" or row[outcome] == "ok":
         return Cell(words.MISSING, "muted")
     return Cell(words.MISSING, "muted", note=f"{reference} {words.OUTCOMES[row[outcome]]}")
+
+
+def ratio_cell(row: Row, name: str) -> Cell:
+    """A ratio with its interval; no result to point at where the interval leaves open that there is no difference."""
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    text, spread = words.speed_up(row, name), words.ratio_range(low, high)
+    if not spread:
+        return Cell(text, "strong")
+    short = f"{text} ±{words.percent((high / low) ** 0.5 - 1)}"
+    if words.may_be_one(low, high):
+        return Cell(text, "", f"{spread}, {MAY_BE_ONE}", short=f"{text}, {MAY_BE_ONE}")
+    return Cell(text, "strong", spread, short=short)
 
 
 def every_result(frames: Frames, limit: int = 500) -> Table:
@@ -212,8 +234,8 @@ def _costs(row: Row) -> tuple[Cell, ...]:
     padding = computed / tokens if words.exists(tokens) and words.exists(computed) and tokens else None
     return (
         Cell(words.number(padding)),
-        Cell(words.milliseconds(row["host_wait_s"])),
-        Cell(words.number(row["setup_s"])),
+        Cell(words.milliseconds(row["host_wait_s"], row["scatter"])),
+        Cell(words.number(row["setup_s"], 2)),
     )
 
 
@@ -247,10 +269,9 @@ def engines(frames: Frames, limit: int = 60) -> Table:
     for row in rows.head(limit).to_dict("records"):
         cells = (
             Cell(row["label"], "strong"),
-            Cell(words.times(row["engine_share"])),
-            Cell(words.times(row["method_share"])),
-            Cell(words.times(row["total"]), "strong"),
-            Cell(words.milliseconds(row["median_s"])),
+            *(replace(ratio_cell(row, share), kind="") for share in ("engine_share", "method_share")),
+            ratio_cell(row, "total"),
+            Cell(words.milliseconds(row["median_s"], row["scatter"])),
         )
         grouped.setdefault(words.case(row), []).append(cells)
     groups = tuple(Group(title, tuple(made)) for title, made in grouped.items())
@@ -275,11 +296,14 @@ def precision(frames: Frames, limit: int = 200) -> Table:
     for row in rows.head(limit).to_dict("records"):
         cells = (
             Cell(row["label"], "strong"),
-            Cell(words.times(row["speed_up"]), "strong"),
-            Cell(words.ratio_range(row["speed_up_low"], row["speed_up_high"])),
+            Cell(words.speed_up(row), ratio_cell(row, "speed_up").kind),
+            Cell(
+                words.ratio_range(row["speed_up_low"], row["speed_up_high"]),
+                note=MAY_BE_ONE if words.may_be_one(row["speed_up_low"], row["speed_up_high"]) else "",
+            ),
             Cell(words.percent(row["speed_up_half_width"]).removesuffix(" %")),
             Cell(words.plain(row["speed_up_blocks"])),
-            Cell(f"{words.number(row['speed_up_hodges_lehmann'], 4)}{words.TIMES}"),
+            Cell(words.times(row["speed_up_hodges_lehmann"], row["speed_up_low"], row["speed_up_high"])),
             Cell(words.ratio_range(row["canary_low"], row["canary_high"]) or words.MISSING, "muted"),
             Cell(row["speed_up_notes"], "bad" if row["speed_up_notes"] else ""),
         )
@@ -334,30 +358,6 @@ def environment(info: RunInfo) -> list[tuple[str, str]]:
         ("Preset", info.preset),
     ]
     return [(name, value) for name, value in lines if value]
-
-
-def inputs(records: Sequence[Record | TrainingPoint]) -> list[tuple[str, str]]:
-    """What encoders and workloads say about themselves in their records' details, as far as all records agree."""
-    found: dict[str, Any] = {}
-    for record in records:
-        case, detail = record.case, record.detail
-        for kind in ("encoder", "workload"):
-            name = words.encoder({"layers": None, **case}) if kind == "encoder" else words.plain(case.get(kind))
-            if kind in detail:
-                found[name] = _agreed(found.get(name, detail[kind]), detail[kind])
-    return [(name, _facts(facts)) for name, facts in found.items() if facts]
-
-
-def _agreed(facts: Any, others: Any) -> Any:
-    if isinstance(facts, Mapping) and isinstance(others, Mapping):
-        return {name: value for name, value in facts.items() if name in others and others[name] == value}
-    return facts
-
-
-def _facts(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{str(name).replace('_', ' ')} {_facts(entry)}" for name, entry in value.items())
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def markdown(table: Table) -> str:

@@ -9,7 +9,7 @@ from rich.text import Text
 from bench.results import stats
 from bench.results.store import LoadedRun
 from bench.results.summary import Frames, frames
-from reports import story, tables, words
+from reports import inputs, story, tables, words
 
 _NARROW = ("Method", "Repetition ratio", "Speed-up against e2e", "Time per step", "Peak memory", "Outcome")
 _MIDDLE = ("Gradient", "Against e2e_unique")
@@ -21,7 +21,7 @@ MIDDLE, WIDE = 110, 150
 def summary(run: LoadedRun, width: int = 100) -> RenderableType:
     """The headline, one table per origin of the input, and how many lines were not measured."""
     derived = frames(run.records)
-    told = story.tell(derived, run.info)
+    told = inputs.with_left_out(story.tell(derived, run.info), run.records)
     parts: list[RenderableType] = [Text(told.headline, style="bold"), *(Text(each) for each in told.sentences), Text()]
     for origin, part in tables.origins(derived).items():
         for table in tables.headlines(part):
@@ -77,13 +77,18 @@ def drawn(table: tables.Table, labels: set[str] | None, noted: set[str], groups:
                 *(_cell(row[place], noted=table.columns[place].label in noted) for place in shown),
             )
         drawn.add_row()
+    below = []
     if table.left_out:
-        drawn.caption = f"{table.caption} {words.count(table.left_out, 'more line')} in summary.csv."
+        below += [table.caption, f"{words.count(table.left_out, 'more line')} in summary.csv."]
+    if any(tables.MAY_BE_ONE in row[place].note for group in table.groups for row in group.rows for place in shown):
+        below += [tables.HOLDS_ONE]
+    drawn.caption = " ".join(part for part in below if part) or None
     return drawn
 
 
 def _cell(cell: tables.Cell, *, noted: bool) -> Text:
     """A cell; its note, such as a speed-up's interval, only where there is room."""
     style = {"strong": "bold", "muted": "dim", "bad": "red"}.get(cell.kind, "")
-    text = Text("ok" if cell.text == words.OUTCOMES["ok"] else cell.text, style=style)
+    shown = cell.text if noted else cell.short or cell.text
+    text = Text("ok" if shown == words.OUTCOMES["ok"] else shown, style=style)
     return text.append(f" ({cell.note})", "dim") if noted and cell.note else text

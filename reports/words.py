@@ -39,6 +39,7 @@ SETTING_COLUMNS = (
     "workload",
     "encoder",
     "layers",
+    "adapter",
     "cf_module",
     "history_length",
     "world_size",
@@ -69,21 +70,72 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:,.{decimals}f}".replace(",", NARROW_SPACE)
 
 
-def rate(value: float | None) -> str:
-    """Three significant digits of something per second: 609 000."""
-    if value is None or not exists(value) or math.isinf(value) or abs(value) < 1000:
+def known(value: float | None, half_width: float | None, most: int = 4) -> str:
+    """A number with the digits that its half-width leaves known: 2.97 ± 0.05, 3.5 ± 1.0, 120 ± 40; `most` of them.
+
+    The half-width is taken to two digits where they are at most 35, else to one, and the number to the same place
+    (Particle Data Group, Review of Particle Physics, Introduction: rounding). Where it is not known, three digits.
+    """
+    if value is None or not exists(value) or value == 0 or math.isinf(value):
         return number(value)
-    return number(round(value, 2 - math.floor(math.log10(abs(value)))))
+    if half_width is None or not exists(half_width):
+        return number(value)
+    first = -math.floor(math.log10(abs(value)))
+    last = first + most - 1
+    if math.isinf(half_width):
+        last = first
+    elif half_width > 0:
+        place = -math.floor(math.log10(half_width))
+        last = min(last, place + (half_width * 10.0**place < 3.55))
+    last = max(last, first)
+    return f"{round(value, last):,.{max(0, last)}f}".replace(",", NARROW_SPACE)
 
 
-def times(value: float | None) -> str:
-    """A speed-up: 2.97×."""
-    return f"{number(value)}{TIMES}" if exists(value) else MISSING
+def _part(value: float | None, scatter: float | None) -> float | None:
+    """A relative half-width as an absolute one."""
+    return None if value is None or scatter is None else abs(value) * scatter
 
 
-def milliseconds(value_s: float | None) -> str:
-    """Seconds as a number of milliseconds."""
-    return number(value_s * 1000) if value_s is not None and exists(value_s) else MISSING
+def rate(value: float | None, scatter: float | None = None) -> str:
+    """Something per second: 609 000, three significant digits where its relative half-width leaves as many."""
+    if value is None or not exists(value) or math.isinf(value):
+        return number(value)
+    if scatter is None or not exists(scatter):
+        return number(value) if abs(value) < 1000 else number(round(value, 2 - math.floor(math.log10(abs(value)))))
+    return known(value, _part(value, scatter), 3)
+
+
+def times(value: float | None, low: float | None = None, high: float | None = None) -> str:
+    """A speed-up with no more digits than its interval leaves known: 2.97×, 4.0×."""
+    if value is None or not exists(value):
+        return MISSING
+    half = (high - low) / 2 if low is not None and high is not None and exists(low) and exists(high) else None
+    return f"{known(value, half)}{TIMES}"
+
+
+def scattered(value: float | None, scatter: float | None) -> str:
+    """A speed-up of one process a line, with no more digits than the scatter of their windows leaves known."""
+    return f"{known(value, _part(value, scatter), 3)}{TIMES}" if exists(value) else MISSING
+
+
+def speed_up(row: Mapping[str, Any], name: str = "speed_up") -> str:
+    """A summary row's ratio `name`, with the digits that its interval leaves known, or else its windows' scatter."""
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    if exists(low) and exists(high):
+        return times(row[name], low, high)
+    return scattered(row[name], row.get("speed_up_scatter"))
+
+
+def may_be_one(low: float | None, high: float | None) -> bool:
+    """Whether an interval leaves open that there is no difference: it holds 1, and more than it."""
+    return low is not None and high is not None and exists(low) and exists(high) and low <= 1 <= high and low < high
+
+
+def milliseconds(value_s: float | None, scatter: float | None = None) -> str:
+    """Seconds as a number of milliseconds, with the digits that a relative half-width leaves known."""
+    if value_s is None or not exists(value_s):
+        return MISSING
+    return known(value_s * 1000, _part(value_s * 1000, scatter), 3)
 
 
 def gibibytes(value: float | None) -> str:
@@ -130,12 +182,10 @@ def moment(iso: str) -> str:
         return iso
 
 
-def duration(seconds: float) -> str:
-    """Three significant digits in the unit that suits: 42.0 s, 7.50 min, 135 h."""
-    for unit, length in (("h", 3600.0), ("min", 60.0)):
-        if seconds >= 1.5 * length:
-            return f"{number(seconds / length)} {unit}"
-    return f"{number(seconds)} s"
+def duration(seconds: float, scatter: float | None = None) -> str:
+    """In the unit that suits, with the digits that a relative half-width leaves known: 42.0 s, 7.50 min, 135 h."""
+    unit, length = next(((u, n) for u, n in (("h", 3600.0), ("min", 60.0)) if seconds >= 1.5 * n), ("s", 1.0))
+    return f"{known(seconds / length, _part(seconds / length, scatter), 3)} {unit}"
 
 
 def row_of(record: Record) -> dict[str, Any]:
@@ -167,8 +217,10 @@ def exactness(row: Mapping[str, Any]) -> str:
 
 
 def encoder(row: Mapping[str, Any]) -> str:
-    """`minilm, first 2 layers`."""
+    """`minilm, first 2 layers`; `minilm with lora` where only adapters are trained."""
     name = plain(row["encoder"])
+    if row.get("adapter", "none") != "none":
+        name += f" with {plain(row['adapter'])}"
     if not exists(row["layers"]):
         return name
     return f"{name}, first layer" if row["layers"] == 1 else f"{name}, first {plain(row['layers'])} layers"
@@ -216,9 +268,9 @@ def listing(words: Iterable[str]) -> str:
     return items[0] if len(items) == 1 else ", ".join(items[:-1]) + f" and {items[-1]}" if items else ""
 
 
-def count(amount: int, noun: str) -> str:
-    """`1 case`, `3 cases`."""
-    return f"{number(amount, 1)} {noun}{'' if amount == 1 else 's'}"
+def count(amount: int, noun: str, several: str = "") -> str:
+    """`1 case`, `3 cases`; several: the plural where it is not formed with an s."""
+    return f"{number(amount, 1)} {noun if amount == 1 else several or f'{noun}s'}"
 
 
 def order(values: Iterable[Any]) -> list[Any]:

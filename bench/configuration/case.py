@@ -14,7 +14,8 @@ class Case:
     layers: the encoder's first so many layers, None for all of them; history_length, text_length: per user and
     per item; item_repetition_ratio: as asked for, None where the workload's own log decides; cf_module: what reads
     the encodings. world_size: processes that train together, each on batch_size users of its own; deduplicate: whether
-    each of them encodes its own unique items ("local"), or all together each item once ("global").
+    each of them encodes its own unique items ("local"), or all together each item once ("global"). adapter: what of the
+    encoder is trained, all ("none") or adapters of low rank in it ("lora").
     """
 
     workload: str
@@ -28,6 +29,7 @@ class Case:
     cf_module: str = "nrms"
     world_size: int = 1
     deduplicate: str = "local"
+    adapter: str = "none"
 
     def axes(self) -> dict[str, AxisValue]:
         """What a `Record` stores as its `case`."""
@@ -37,7 +39,8 @@ class Case:
         depth = "" if self.layers is None else f" layers={self.layers}"
         ratio = "" if self.item_repetition_ratio is None else f" ratio={self.item_repetition_ratio:g}"
         ranks = "" if self.world_size == 1 else f" ranks={self.world_size} deduplicate={self.deduplicate}"
+        adapter = "" if self.adapter == "none" else f" adapter={self.adapter}"
         return (
-            f"{self.workload} {self.encoder}{depth} batch={self.batch_size} history={self.history_length} "
+            f"{self.workload} {self.encoder}{depth}{adapter} batch={self.batch_size} history={self.history_length} "
             f"text={self.text_length}{ratio} {self.cf_module} {self.precision}{ranks}"
         )

@@ -6,6 +6,7 @@ import ast
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import BaseModel, ValidationError
@@ -106,6 +107,9 @@ def check(config: Config) -> None:
         _known(path, name, ENGINES, "engine")
     for path, name in _swept(config, "encoder"):
         _check_encoder(path, name)
+    for path, name in _swept(config, "adapter"):
+        if name != "none" and find_spec("peft") is None:
+            raise Fault(path, f'{key_name(path)}: "{name}" needs the package peft: pip install "gram-bench[lora]".')
     for name, table in config.method.items():
         _one_of(("method", name), name, methods, "method")
         _check_method_table(config, name, table)
@@ -153,10 +157,6 @@ def _swept(config: Config, axis: str) -> Iterator[tuple[Path, Any]]:
             if axis in part.model_fields_set:
                 for position, value in enumerate(getattr(part, axis)):
                     yield (*place, "part", number, axis, position), value
-
-
-def _swept_at(config: Config, axis: str, value: Any) -> Path:
-    return next(path for path, found in _swept(config, axis) if found == value)
 
 
 def _known(path: Path, name: str, package: str, kind: str) -> None:

@@ -46,6 +46,10 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str | int | float) else value
 
 
+_AXIS = BeforeValidator(_as_list), Field(min_length=1)
+Names = Annotated[tuple[StrictStr, ...], *_AXIS]
+
+
 class RunSettings(_Strict):
     """`[run]`: how every measurement of the run is taken."""
 
@@ -79,8 +83,14 @@ class RunSettings(_Strict):
     window_s: Seconds = 0.1
     """Shortest timed window; short steps are repeated to fill it."""
     window_steps: Count | None = None
-    """Steps of every window, whatever they take, rounded up to whole intervals; None goes by window_s. With as many
-    windows for all, the lines of a case are timed on the same batches: a log's differ in load."""
+    """Steps of every window, whatever they take, rounded up to whole intervals, each on a new batch. None goes by
+    window_s, and round a few of the log's most typical batches: the same for every line of a case, but for those that
+    accumulate or keep encodings."""
+    lead_in_s: Annotated[StrictFloat, Field(ge=0)] = 0.2
+    """Untimed steps before each window of paired blocks on a GPU at its power cap: its clock is then this method's, and
+    not that of the one before."""
+    settled_window_s: Seconds = 0.25
+    """Shortest timed window there."""
     min_warmup_steps: Count = 2
     max_warmup_steps: Count = 96
     budget_s: Seconds = 20.0
@@ -109,12 +119,27 @@ class RunSettings(_Strict):
         return self.blocks > 1 or self.canary
 
 
+class LoraSettings(_Strict):
+    """`[model.lora]`: the adapters of sweep.adapter = "lora"."""
+
+    rank: Count = 16
+    alpha: Annotated[StrictFloat, Field(gt=0)] = 32.0
+    """What they add is multiplied by alpha / rank."""
+    targets: Names = ("all-linear",)
+    """Names, or ends of names, of the linears that get one; "all-linear": every one."""
+
+
 class ModelSettings(_Strict):
     """`[model]`: what sits on the encodings."""
 
     candidates: Annotated[StrictInt, Field(ge=2)] = 5
     """C = 1 + npratio: the clicked item and its sampled negatives."""
-    pooling: Literal["mean", "cls", "attention"] = "mean"
+    pooling: Literal["auto", "last", "mean", "cls", "max", "attention"] = "auto"
+    """auto: as a sentence-transformers folder says, prompt, dense layers, normalisation and longest text included; the
+    last token of other causal models, the mean of all others."""
+    lora: LoraSettings = LoraSettings()
+    base: EncoderName | None = None
+    """The encoder that a folder's adapters belong to, in place of the one that it names."""
 
 
 def _layers(value: Any) -> Any:
@@ -133,8 +158,6 @@ def _accumulation_steps(value: Any) -> Any:
     raise ValueError('expected a whole number of at least 1, a fraction of an epoch such as "0.5E", or "auto"')
 
 
-_AXIS = BeforeValidator(_as_list), Field(min_length=1)
-Names = Annotated[tuple[StrictStr, ...], *_AXIS]
 Encoders = Annotated[tuple[EncoderName, ...], *_AXIS]
 Counts = Annotated[tuple[Count, ...], *_AXIS]
 Layers = Annotated[tuple[Annotated[int | str, PlainValidator(_layers)], ...], *_AXIS]
@@ -142,6 +165,7 @@ Ratios = Annotated[tuple[Annotated[StrictFloat, Field(ge=1, allow_inf_nan=False)
 AccumulationSteps = Annotated[tuple[Annotated[int | str, PlainValidator(_accumulation_steps)], ...], *_AXIS]
 Precisions = Annotated[tuple[Precision, ...], *_AXIS]
 Ways = Annotated[tuple[Literal["local", "global", "auto"], ...], *_AXIS]
+Adapters = Annotated[tuple[Literal["none", "lora"], ...], *_AXIS]
 
 
 class SweepAxes(_Strict):
@@ -164,6 +188,8 @@ class SweepAxes(_Strict):
     world_size: Counts = (1,)
     """Processes that train together, each on batch_size users of its own and, where there are GPUs, on one of them."""
     deduplicate: Ways = ("local",)
+    adapter: Adapters = ("none",)
+    """What of the encoder is trained: all, or adapters as `[model.lora]` says."""
 
 
 class Sweep(SweepAxes):

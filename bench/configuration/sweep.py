@@ -94,10 +94,12 @@ def cases(part: SweepAxes) -> tuple[Case, ...]:
     for workload in part.workload:
         ratios = part.item_repetition_ratio if takes_ratio(workload) else (None,)
         sizes = (part.layers, part.batch_size, part.history_length, part.text_length, ratios)
-        axes = (part.cf_module, part.encoder, *sizes, part.precision, _together(part))
-        for cf_module, encoder, layers, batch, history, text, ratio, precision, together in itertools.product(*axes):
-            depth = layers if isinstance(layers, int) else None
-            found[Case(workload, encoder, depth, batch, history, text, ratio, precision, cf_module, *together)] = None
+        models = tuple(itertools.product(part.encoder, part.adapter))
+        axes = (part.cf_module, models, *sizes, part.precision, _together(part))
+        for cf_module, model, layers, batch, history, text, ratio, precision, together in itertools.product(*axes):
+            (encoder, adapter), depth = model, layers if isinstance(layers, int) else None
+            asked = (batch, history, text, ratio, precision, cf_module, *together)
+            found[Case(workload, encoder, depth, *asked, adapter)] = None
     return tuple(found)
 
 
@@ -137,6 +139,7 @@ def _order(found: tuple[Case, ...]) -> Callable[[Case], tuple[float, ...]]:
             rank[case.workload],
             rank[case.cf_module],
             rank[case.encoder],
+            rank[case.adapter],
             math.inf if case.layers is None else case.layers,
             rank[case.precision],
             case.batch_size * case.history_length * case.text_length,
@@ -150,7 +153,9 @@ def _order(found: tuple[Case, ...]) -> Callable[[Case], tuple[float, ...]]:
 
 
 def _names(found: tuple[Case, ...]) -> list[str]:
-    return [name for case in found for name in (case.workload, case.cf_module, case.encoder, case.precision)]
+    return [
+        name for case in found for name in (case.workload, case.cf_module, case.encoder, case.adapter, case.precision)
+    ]
 
 
 def shard_of(items: Sequence[WorkItem], shard: str | None) -> tuple[WorkItem, ...]:

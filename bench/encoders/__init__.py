@@ -7,5 +7,11 @@ Each file defines
     contents(argument) -> dict[str, list[Path] | str]
                                                   weights, configuration, tokenizer: the files of each, or a text that
                                                   says what it is; empty where nothing is there yet
+    pooling(argument: str | None) -> Pooling | None
+                                                  what its encodings are pooled by, None where loading it shows
+    limits(argument: str | None) -> Limits        how long a text it takes, and whether it has a tokenizer; instant
     load(argument, *, layers, device, dtype, seed, dropout) -> LoadedEncoder
+
+and ADAPTS, where `load` and `contents` take the `base` of adapters too and what is loaded is the user's own; it is
+loaded before anything is measured, which shows what it takes, so that it has no `limits`.
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,13 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from bench.encoders._folder import EncoderFolder
+    from gram_core.encoders.pooling import Pooling
+
 PACKAGE = "bench.encoders"
+
+Files = Mapping[str, "list[Path] | str"]
+"""What an encoder is made of, by part: files, or a text that says what it is."""
 
 Dropout = float | Literal["off", "shared"] | None
 """0 and "off": no dropout; None and "shared": the configuration's own probabilities; a number: that, everywhere."""
@@ -40,6 +46,67 @@ class Tokenizer(Protocol):
         ...
 
 
+class BackendTokenizer:
+    """A tokenizer of the tokenizers library, as another library has set it up."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, special_token_ids: frozenset[int] = frozenset()):
+        self._backend = _uncut(type(backend).from_str(backend.to_str()))
+        self._special = special_token_ids | _special_ids(self._backend)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that it does, options included."""
+        return hashlib.sha256(self._backend.to_str().encode()).hexdigest()
+
+    @property
+    def special_token_ids(self) -> frozenset[int]:
+        """Ids of the added tokens that are marked special, and what its library calls so."""
+        return self._special
+
+    @property
+    def highest_id(self) -> int:
+        """Of its vocabulary, added tokens left out: a text has those only where it spells them."""
+        return max(self._backend.get_vocab(with_added_tokens=False).values(), default=0)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """One list of token ids per text, special tokens included."""
+        return [encoding.ids for encoding in self._backend.encode_batch(list(texts))]
+
+
+class PromptedTokenizer:
+    """Another tokenizer on texts that a prompt stands before, lowered first where that is asked for."""
+
+    def __init__(self, tokenizer: Tokenizer, prompt: str, lower_case: bool):
+        self._tokenizer, self._prompt, self._lower_case = tokenizer, prompt, lower_case
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the tokenizer and what it is given."""
+        given = f"{self._tokenizer.fingerprint} {self._lower_case} {self._prompt}"
+        return hashlib.sha256(given.encode()).hexdigest()
+
+    @property
+    def special_token_ids(self) -> frozenset[int]:
+        """The tokenizer's own."""
+        return self._tokenizer.special_token_ids
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """One list of token ids per text, those of the prompt included."""
+        whole = [self._prompt + text for text in texts]
+        return self._tokenizer.encode([text.lower() for text in whole] if self._lower_case else whole)
+
+
+def _uncut(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def _special_ids(backend: tokenizers.Tokenizer) -> frozenset[int]:
+    added = backend.get_added_tokens_decoder()
+    return frozenset(number for number, token in added.items() if token.special)
+
+
 class FileTokenizer:
     """The tokenizer of a `tokenizer.json`."""
 
@@ -54,8 +121,12 @@ class FileTokenizer:
     @property
     def special_token_ids(self) -> frozenset[int]:
         """Ids of the added tokens that are marked special."""
-        added = self._backend.get_added_tokens_decoder()
-        return frozenset(number for number, token in added.items() if token.special)
+        return _special_ids(self._backend)
+
+    @property
+    def highest_id(self) -> int:
+        """Of its vocabulary, added tokens left out: a text has those only where it spells them."""
+        return max(self._backend.get_vocab(with_added_tokens=False).values(), default=0)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """One list of token ids per text, special tokens included."""
@@ -65,10 +136,7 @@ class FileTokenizer:
     def _backend(self) -> tokenizers.Tokenizer:
         from tokenizers import Tokenizer as Backend
 
-        backend = Backend.from_file(str(self._path))
-        backend.no_truncation()
-        backend.no_padding()
-        return backend
+        return _uncut(Backend.from_file(str(self._path)))
 
 
 class AssetTokenizer(FileTokenizer):
@@ -83,7 +151,7 @@ class AssetTokenizer(FileTokenizer):
 
 
 class TransformersTokenizer:
-    """A tokenizer that transformers loaded: for folders and hub names that have no `tokenizer.json`."""
+    """A tokenizer of transformers that has no backend of the tokenizers library."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self._tokenizer = tokenizer
@@ -112,6 +180,11 @@ class TransformersTokenizer:
         """What the tokenizer itself calls special."""
         return frozenset(self._tokenizer.all_special_ids)
 
+    @property
+    def highest_id(self) -> int:
+        """Of its vocabulary, added tokens left out: a text has those only where it spells them."""
+        return max(set(self._tokenizer.get_vocab().values()) - set(self._tokenizer.added_tokens_decoder), default=0)
+
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """One list of token ids per text, special tokens included."""
         return self._tokenizer(list(texts), padding=False, truncation=False, verbose=False)["input_ids"]
@@ -123,8 +196,10 @@ class LoadedEncoder:
 
     tokenizer: None where the encoder has no text of its own (`shape:tiny`). opening_token_id, closing_token_id: what
     a text starts and ends with, None where the encoder has no such token. special_token_ids: never to be drawn as a
-    random token. longest_text: tokens that its positions allow. weights: "random" measures speed and memory only.
-    description: one line for people.
+    random token. vocab_size: rows of its table of words. longest_text: tokens that its positions allow. weights:
+    "random" measures speed and memory only. description: one line for people. causal: whether tokens are blind to later
+    ones. folder: where its files lie, None where it has none. pooling: what its published use pools by, None where
+    nothing says.
     """
 
     model: PreTrainedModel
@@ -137,6 +212,25 @@ class LoadedEncoder:
     longest_text: int
     weights: Literal["real", "random"]
     description: str
+    causal: bool = False
+    folder: EncoderFolder | None = None
+    pooling: Pooling | None = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an encoder can be given, known without its weights. longest_text: in tokens."""
+
+    longest_text: int
+    has_tokenizer: bool
+
+
+def limits(encoder: str) -> Limits | None:
+    """What `encoder` can be given; None where that is not known before it is loaded."""
+    scheme, argument = split(encoder)
+    module = registry.load(PACKAGE, scheme)
+    found: Limits | None = module.limits(argument) if hasattr(module, "limits") else None
+    return found
 
 
 def split(encoder: str) -> tuple[str, str | None]:
@@ -151,31 +245,53 @@ def check(encoder: str) -> None:
     registry.load(PACKAGE, scheme).check(argument)
 
 
+def files_by_part(encoder: str, base: str | None = None) -> Files:
+    """What `encoder` is made of; base: see `load`."""
+    scheme, argument = split(encoder)
+    module = registry.load(PACKAGE, scheme)
+    found: Files = module.contents(argument, base) if hasattr(module, "ADAPTS") else module.contents(argument)
+    return found
+
+
 def load(
-    encoder: str, *, layers: int | None, device: torch.device, dtype: torch.dtype, seed: int, dropout: Dropout
+    encoder: str,
+    *,
+    layers: int | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    seed: int,
+    dropout: Dropout,
+    base: str | None = None,
 ) -> LoadedEncoder:
     """The encoder that `encoder` names: its first `layers` layers (all if None), in `dtype` on `device`.
 
-    seed: of the weights where they are random. Raises ValueError as `check` does or where it has fewer layers,
+    seed: of the weights where they are random. base: the encoder that adapters were trained on, in place of the one
+    that their configuration names. Raises ValueError as `check` does or where it has fewer layers,
     `bench.assets.AssetError` where its files cannot be had.
     """
     scheme, argument = split(encoder)
     module = registry.load(PACKAGE, scheme)
     module.check(argument)
-    loaded: LoadedEncoder = module.load(argument, layers=layers, device=device, dtype=dtype, seed=seed, dropout=dropout)
+    more = {"base": base} if base is not None and hasattr(module, "ADAPTS") else {}
+    loaded: LoadedEncoder = module.load(
+        argument, layers=layers, device=device, dtype=dtype, seed=seed, dropout=dropout, **more
+    )
     return loaded
 
 
-_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin")
 """The first that a folder holds is what transformers loads."""
-_CONFIGURATION = ("config.json", "adapter_config.json", "*.index.json")
+_CONFIGURATION = (
+    "config.json", "adapter_config.json", "*.index.json", "modules.json", "sentence_*_config.json",
+    "config_sentence_transformers.json",
+)  # fmt: skip
 _TOKENIZER = (
     "tokenizer*", "vocab*", "merges*", "special_tokens_map*", "added_tokens*", "*.model", "*.spm", "*.tiktoken",
     "*.codes",
 )  # fmt: skip
 
 
-def files_of(folder: Path) -> dict[str, list[Path] | str]:
+def files_of(folder: Path) -> dict[str, list[Path]]:
     """What a model's folder holds, as `contents` tells it."""
 
     def matching(*patterns: str) -> list[Path]:
@@ -185,7 +301,7 @@ def files_of(folder: Path) -> dict[str, list[Path] | str]:
     return {"weights": weights, "configuration": matching(*_CONFIGURATION), "tokenizer": matching(*_TOKENIZER)}
 
 
-def asset_files(name: str) -> dict[str, list[Path] | str]:
+def asset_files(name: str) -> Files:
     """The same of an encoder that is an asset; nothing where it has not been fetched yet."""
     asset = assets.ASSETS[name]
     return files_of(asset.folder) if assets.is_present(asset) else {}

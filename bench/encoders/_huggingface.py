@@ -7,17 +7,22 @@ import struct
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
-from bench.encoders._base import Dropout, FileTokenizer, LoadedEncoder, Tokenizer, TransformersTokenizer
-
-POSITIONS_BEHIND_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer")
-"""Families that count positions from the padding id + 1."""
+from bench.encoders import _base as encoders
+from bench.encoders._adapter import with_adapters_of
+from bench.encoders._base import Dropout, LoadedEncoder, Tokenizer
+from bench.encoders._folder import MODULES_FILE, EncoderFolder, base_of, has_own_code, open_folder
+from bench.encoders._model_files import attention_of, config_of, model_of
+from bench.encoders._own_tokenizer import ends_of, own_tokenizer, refuse_unknown_ids
+from gram_core.encoders.pooling import Pooling
+from gram_core.encoders.probe import probe
 
 UNBOUNDED = 1 << 20
 """Longest text of a model without a table of positions."""
@@ -33,28 +38,61 @@ def load_pretrained(
     device: torch.device,
     dtype: torch.dtype,
     dropout: Dropout,
-    tokenizer: Tokenizer | None = None,
+    base: str | None = None,
 ) -> LoadedEncoder:
-    """The model of a folder or hub name with its own weights. Raises OSError where there is none."""
-    local = Path(source).is_dir()
+    """The model of a folder with its own weights, or with its adapters on their base model.
+
+    base: in place of the base model that adapters name. Raises ValueError, saying what to do, where the folder holds
+    no encoder of texts, weights that are not the model's, or a tokenizer that is not.
+    """
+    folder = open_folder(Path(source))
+    if folder.adapter is not None:
+        sizes: dict[str, Any] = dict(layers=layers, device=device, dtype=dtype, seed=0, dropout=dropout)
+        return _adapted(folder, encoders.load(base_of(folder, base), **sizes), name, dropout)
+    assert folder.model is not None, "what is no adapter is a model"
     with _quiet():
-        config = AutoConfig.from_pretrained(source)
+        config = config_of(folder.model)
         depth = keep_first_layers(config, layers, name)
         set_dropout(config, dropout)
-        model = AutoModel.from_pretrained(source, config=config, dtype=dtype, attn_implementation=_attention(config))
-        if tokenizer is None:
-            tokenizer = _own_tokenizer(source)
-    stored = stored_dtype(Path(source)) if local else None
-    stored = stored or str(getattr(config, "dtype", None) or "an unstated type").removeprefix("torch.")
+        model: Any = model_of(folder.model, config, dtype)
+        tokenizer, remark = own_tokenizer(folder.model)
+    stored = stored_dtype(folder.model) or str(getattr(config, "dtype", None) or "a type that is not stated")
+    aside = f", by transformers' own {config.model_type}, not its folder's code" if has_own_code(folder.model) else ""
     model.to(device)
     return _finish(
         model,
         weights="real",
-        description=f"{name}: {depth}, real weights stored in {stored}",
+        description=f"{name}: {depth}, real weights stored in {stored.removeprefix('torch.')}{remark}{aside}",
         tokenizer=tokenizer,
-        ends=_ends(tokenizer),
+        ends=ends_of(tokenizer),
         special=tokenizer.special_token_ids if tokenizer else frozenset(),
+        folder=folder,
     )
+
+
+def _adapted(folder: EncoderFolder, base: LoadedEncoder, name: str, dropout: Dropout) -> LoadedEncoder:
+    """`base` with the adapters of a folder, and with the tokenizer of the folder where it has one."""
+    assert folder.adapter is not None, "asked for adapters"
+    dtype, device = base.model.dtype, base.model.device
+    adapted, adapters = with_adapters_of(base.model, folder.adapter, dropout)
+    model: Any = adapted
+    with _quiet():
+        tokenizer, remark = own_tokenizer(folder.root)
+    described = f"{name}: {adapters}{remark} on {base.description}"
+    changed = replace(base, model=model.to(device, dtype), description=described)
+    if tokenizer is not None:
+        refuse_unknown_ids(tokenizer, base.vocab_size)
+        opening, closing = ends_of(tokenizer)
+        ends = {token for token in (base.pad_token_id, opening, closing) if token is not None}
+        changed = replace(
+            changed,
+            tokenizer=tokenizer,
+            opening_token_id=opening,
+            closing_token_id=closing,
+            special_token_ids=tokenizer.special_token_ids | ends,
+        )
+    says = (folder.root / MODULES_FILE).is_file() or base.folder is None
+    return replace(changed, folder=folder if says else base.folder)
 
 
 def build_random(
@@ -67,19 +105,20 @@ def build_random(
     seed: int,
     dropout: Dropout,
     tokenizer: Tokenizer | None,
-    ends: tuple[int, int],
+    ends: tuple[int | None, int | None],
     special_token_ids: frozenset[int],
+    pooling: Pooling | None = None,
 ) -> LoadedEncoder:
     """A model of this configuration with random weights, drawn on `device` from `seed`; no other random state moves.
 
-    ends: what a text opens and closes with.
+    ends: what a text opens and closes with. pooling: as the model is published.
     """
     depth = keep_first_layers(config, layers, name)
     set_dropout(config, dropout)
     devices = [device] if device.type == "cuda" else []
     with _quiet(), torch.random.fork_rng(devices), torch.device(device):
         torch.manual_seed(seed)
-        model = AutoModel.from_config(config, dtype=dtype, attn_implementation=_attention(config))
+        model = AutoModel.from_config(config, dtype=dtype, attn_implementation=attention_of(config))
     model.to(device)
     return _finish(
         model,
@@ -88,6 +127,7 @@ def build_random(
         tokenizer=tokenizer,
         ends=ends,
         special=special_token_ids,
+        pooling=pooling,
     )
 
 
@@ -95,13 +135,18 @@ def keep_first_layers(config: PretrainedConfig, layers: int | None, name: str) -
     """Cuts the configuration to its first `layers` layers; says what it has then. Raises ValueError out of range."""
     total = config.num_hidden_layers
     if layers is None:
-        return f"{total} layers"
+        return f"{total} layer{'s' * (total != 1)}"
     if not 1 <= layers <= total:
-        raise ValueError(f"{name} has {total} layers; layers = {layers} must be between 1 and {total}")
+        raise ValueError(
+            f"{name} has {total} layer{'s' * (total != 1)}; layers = {layers} must be between 1 and {total}"
+        )
     kinds = getattr(config, "layer_types", None)
     if kinds is not None:
         config.layer_types = kinds[:layers]
-    config.num_hidden_layers = layers
+    try:
+        config.num_hidden_layers = layers
+    except (NotImplementedError, AttributeError) as error:
+        raise ValueError(f"a {config.model_type} cannot be cut to its first layers; set sweep.layers to all") from error
     return f"first {layers} of {total} layers"
 
 
@@ -143,34 +188,6 @@ def _quiet() -> Iterator[None]:
             transformers.logging.enable_progress_bar()
 
 
-def _attention(config: PretrainedConfig) -> str:
-    """sdpa wherever the model has it (MPNet's relative positions have none)."""
-    model_class = AutoModel._model_mapping.get(type(config), None)
-    return "sdpa" if getattr(model_class, "_supports_sdpa", False) else "eager"
-
-
-def _own_tokenizer(source: str | Path) -> Tokenizer | None:
-    file = Path(source) / "tokenizer.json"
-    if file.is_file():
-        return FileTokenizer(file)
-    try:
-        found = TransformersTokenizer(AutoTokenizer.from_pretrained(source))
-    except (OSError, ValueError, KeyError, ImportError):
-        return None  # an encoder without tokenizer still runs on synthetic texts
-    understood = set(found.encode(["the film"])[0]) - found.special_token_ids
-    return found if understood else None  # where no file is, transformers makes one up that knows no word
-
-
-def _ends(tokenizer: Tokenizer | None) -> tuple[int | None, int | None]:
-    """What the tokenizer opens and closes a text with, read off the empty text."""
-    if tokenizer is None:
-        return None, None
-    empty, text = tokenizer.encode(["", "a"])
-    opens = bool(empty) and text[0] == empty[0]
-    closes = len(empty) > opens and text[-1] == empty[-1]
-    return empty[0] if opens else None, empty[-1] if closes else None
-
-
 def _finish(
     model: PreTrainedModel,
     *,
@@ -179,25 +196,44 @@ def _finish(
     tokenizer: Tokenizer | None,
     ends: tuple[int | None, int | None],
     special: frozenset[int],
+    folder: EncoderFolder | None = None,
+    pooling: Pooling | None = None,
 ) -> LoadedEncoder:
     if getattr(model, "pooler", None) is not None:
         model.register_module(
             "pooler", None
         )  # its parameters would get no gradient: encodings are pooled from the last layer
     config: Any = model.config
+    embedding: Any = model.get_input_embeddings()
+    rows = int(embedding.weight.shape[0])
+    if folder is not None and tokenizer is not None:
+        refuse_unknown_ids(tokenizer, rows)
     pad = config.pad_token_id if config.pad_token_id is not None else 0
-    longest = getattr(config, "max_position_embeddings", None) or UNBOUNDED
-    if config.model_type in POSITIONS_BEHIND_PADDING:
-        longest -= pad + 1
+    longest, causal = getattr(config, "max_position_embeddings", None) or UNBOUNDED, pooling == "last"
+    if longest <= 0:
+        longest = UNBOUNDED
+    if model.device.type != "meta":
+        try:
+            found = probe(model, pad)
+        except ValueError as error:
+            raise ValueError(f"a {config.model_type} cannot encode texts here: {error}") from error
+        if found.width != config.hidden_size:
+            raise ValueError(f"a {config.model_type} gives states of width {found.width}, not {config.hidden_size}")
+        longest, causal = min(longest, found.longest or longest), found.causal
     return LoadedEncoder(
         model=model,
         tokenizer=tokenizer,
         pad_token_id=pad,
         opening_token_id=ends[0],
         closing_token_id=ends[1],
-        special_token_ids=special | {token for token in (pad, *ends) if token is not None},
-        vocab_size=config.vocab_size,
+        special_token_ids=frozenset(
+            token for token in (*special, pad, *ends) if token is not None and token < config.vocab_size
+        ),
+        vocab_size=rows if folder is not None else config.vocab_size,
         longest_text=longest,
         weights=weights,
         description=f"{description}, d {config.hidden_size}, {config._attn_implementation} attention",
+        causal=causal,
+        folder=folder,
+        pooling=pooling,
     )

@@ -1,15 +1,17 @@
-"""`mpnet`: all-mpnet-base-v2 with its real weights and tokenizer; 12 layers, d 768, no token types, padding id 1."""
+"""`mpnet`: all-mpnet-base-v2, real weights and tokenizer; 12 layers, d 768, no token types, pooled by mean."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bench import assets
-from bench.encoders._base import Dropout, LoadedEncoder, asset_files, no_argument
+from bench.encoders._base import Dropout, Files, Limits, LoadedEncoder, asset_files, no_argument
 
 if TYPE_CHECKING:
     import torch
+
+    from gram_core.encoders.pooling import Pooling
 
 ASSETS = ("mpnet",)
 
@@ -19,9 +21,19 @@ def check(argument: str | None) -> None:
     no_argument("mpnet", argument)
 
 
-def contents(argument: str | None) -> dict[str, list[Path] | str]:
+def contents(argument: str | None) -> Files:
     """The asset's files."""
     return asset_files("mpnet")
+
+
+def limits(argument: str | None) -> Limits:
+    """See `bench.encoders._base.limits`."""
+    return Limits(512, has_tokenizer=True)
+
+
+def pooling(argument: str | None) -> Pooling:
+    """What it is published with."""
+    return "mean"
 
 
 def load(
@@ -37,4 +49,7 @@ def load(
     from bench.encoders._huggingface import load_pretrained
 
     folder = assets.fetch("mpnet")
-    return load_pretrained(folder, name="all-mpnet-base-v2", layers=layers, device=device, dtype=dtype, dropout=dropout)
+    loaded = load_pretrained(
+        folder, name="all-mpnet-base-v2", layers=layers, device=device, dtype=dtype, dropout=dropout
+    )
+    return replace(loaded, pooling=pooling(argument))

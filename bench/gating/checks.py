@@ -62,11 +62,6 @@ class Comparison:
     tolerance: float
     tell: Callable[[stats.Verdict], str]
 
-    @property
-    def p_fail(self) -> float:
-        """Of the loss, for itself alone."""
-        return self.difference.p_below(math.log1p(-self.tolerance))
-
 
 def outcome(line: LineResult, then: LineResult | None) -> Check:
     """How the line ended, against how it ended then; without a then, it must have been measured."""
@@ -132,6 +127,8 @@ def against_reference(line: LineResult, then: LineResult, tolerance: float, chec
     change = _change(difference)
     speeds = f"{times(line.speed_up.value)} now, {times(then.speed_up.value)} in the reference"
     allowed = f"{percent(tolerance, sign=False)} may be lost"
+    if difference.loads and difference.standard_error is not None:
+        speeds += f"; compared at one load, since {difference.loads}"
 
     def tell(verdict: stats.Verdict) -> str:
         what = {"pass": "speed-up held", "fail": "speed-up lost", "inconclusive": "cannot tell"}
@@ -192,18 +189,22 @@ def decided(comparisons: Sequence[Comparison]) -> list[Check]:
     """The verdicts on all speed-ups of the gate, which are one family of tests."""
     verdicts: dict[stats.Verdict, Verdict] = {"pass": "PASS", "fail": "FAIL", "inconclusive": "INCONCLUSIVE"}
     decided = []
-    for each, p_fail in zip(comparisons, stats.holm([each.p_fail for each in comparisons]), strict=True):
-        verdict = stats.decide(each.difference, each.tolerance, p_fail=p_fail)
+    decisions = stats.decide([(each.difference, each.tolerance) for each in comparisons])
+    for each, decision in zip(comparisons, decisions, strict=True):
+        verdict = decision.verdict
         code, reason = _RATIO_CODES[each.check.name][verdict], each.tell(verdict)
-        if each.difference.standard_error is None:
+        if each.difference.standard_error is None and each.difference.loads:
+            code = "load"
+            reason += f"; {each.difference.loads}, too far apart to compare"
+        elif each.difference.standard_error is None:
             code = "one-block"
             reason += "; one block has no interval, measure several (run.blocks, or --preset gate)"
-        elif verdict == "inconclusive" and each.p_fail <= stats.LEVEL:
+        elif verdict == "inconclusive" and decision.p_alone <= stats.LEVEL:
             code = "loss-among-many"
             reason += f"; by itself a loss, among {len(comparisons)} comparisons perhaps chance"
         decided.append(
             each.check.model_copy(
-                update={"verdict": verdicts[verdict], "code": code, "reason": reason, "p_fail": p_fail}
+                update={"verdict": verdicts[verdict], "code": code, "reason": reason, "p_fail": decision.p_fail}
             )
         )
     return decided

@@ -39,6 +39,8 @@ NOTHING_MEASURED = 5
 
 STEADY_TOLERANCE = 0.03
 SHARED_TOLERANCE = 0.05
+NOTED_LOAD = 0.25
+"""Tasks per core between the least and the most of a run's blocks that are worth a note."""
 
 
 _EXIT_CODES: dict[Code, int] = {
@@ -111,8 +113,8 @@ def _tolerance(run: LoadedRun, settings: GateSettings, reference: Reference | No
     if settings.tolerance != "auto":
         return settings.tolerance, "set by gate.tolerance"
     if steady_clocks(run) and (reference is None or reference.steady_clocks):
-        return STEADY_TOLERANCE, "clocks were steady and the device was ours alone"
-    return SHARED_TOLERANCE, "a shared machine, or one that does not say that its clocks were steady"
+        return STEADY_TOLERANCE, "nothing but power moved the clocks, and the device was ours alone"
+    return SHARED_TOLERANCE, "a shared machine, or one that does not say what moved its clocks"
 
 
 def _line(line: LineResult, checks: Iterable[Check]) -> LineVerdict:
@@ -194,6 +196,10 @@ def _notes(
         )
     if canary is None:
         notes.append("no canary was measured, so whether e2e is as fast as itself here is not known")
+    loads = [record.telemetry.load for record in run.records if record.telemetry is not None]
+    known = [load for load in loads if load is not None]
+    if known and max(known) - min(known) > NOTED_LOAD:
+        notes.append(f"others' tasks per processor core moved between {min(known):.1f} and {max(known):.1f} meanwhile")
     dropped = sum(len(record.dropped_rounds) for record in run.records)
     if dropped:
         notes.append(f"{dropped} rounds were dropped for what the device did meanwhile")

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from bench.errors import NothingMeasured, UsageError
 from bench.results import differences, files, stats, store
 from bench.results.lines import LineResult, lines
-from bench.results.schema import Environment
+from bench.results.schema import POWER_CAP, Environment
 from bench.results.store import LoadedRun
 from bench.results.verdicts import SCHEMA_VERSION, CanaryVerdict
 
@@ -89,15 +89,18 @@ def refuse_untrusted(reference: Reference, run_dir: Path) -> None:
 
 
 def steady_clocks(run: LoadedRun) -> bool:
-    """Whether the device says that it kept its clock and had no other guest in every measured window.
+    """Whether the device says that nothing but a method's own power moved its clock, and that it had no other guest.
 
-    A processor does not say.
+    Where the power cap decides the clock, the clock belongs to the method, and whether it repeats is in the intervals
+    and the canary. A processor does not say.
     """
     told = [record.telemetry for record in run.records if record.outcome == "ok"]
-    spreads = [each.sm_clock_mhz for each in told if each is not None and each.sm_clock_mhz is not None]
-    if not told or len(spreads) < len(told) or any(each.foreign_processes for each in told if each is not None):
+    clocks = [each.sm_clock_mhz for each in told if each is not None]
+    if not told or len(clocks) < len(told) or None in clocks or any(each.foreign_processes for each in told if each):
         return False
-    return min(each.min for each in spreads) >= STEADY * max(each.max for each in spreads)
+    free = [each.sm_clock_mhz for each in told if each and POWER_CAP not in (each.throttle_reasons or ())]
+    spreads = [each for each in free if each is not None]
+    return not spreads or min(each.min for each in spreads) >= STEADY * max(each.max for each in spreads)
 
 
 STEADY = 0.97

@@ -44,6 +44,7 @@ class Floor(_Strict):
     cf_module: StrictStr | None = None
     world_size: StrictInt | None = None
     deduplicate: StrictStr | None = None
+    adapter: StrictStr | None = None
 
     def conditions(self) -> dict[str, Any]:
         """What a line must be, by name; the method among it."""
@@ -67,7 +68,8 @@ class GateSettings(_Strict):
     """`[gate]`."""
 
     tolerance: Share = "auto"
-    """The part of a speed-up that may be lost against a reference; auto: 3 % where the clocks were steady, else 5 %."""
+    """The part of a speed-up that may be lost against a reference; auto: 3 % where nothing but power moved the clocks,
+    else 5 %."""
     canary_limit: Share = "auto"
     """How far e2e may lie from itself before nothing timed is believed; auto: 1 % on a GPU, 3 % on a processor."""
     retry: StrictBool = True

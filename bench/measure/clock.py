@@ -18,6 +18,8 @@ from typing import Any, Protocol
 WARM_STEPS = 5
 WARM_TOLERANCE = 0.02
 WARMUP_SHARE_OF_BUDGET = 0.5
+SETTLES_ITSELF = 5
+"""A unit of so many lead-ins needs none: what the device does at its beginning is a small part of it."""
 
 
 class Clock(Protocol):
@@ -182,13 +184,23 @@ def warm_up(
             quiet = 0
 
 
-def units_per_window(units: Sequence[Window], settings: TimingSettings, steps: int) -> int:
-    """How many units of so many steps a window takes: for `window_steps`, or to last `window_s` by the fastest of the
-    warm-up's last five."""
+def units_per_window(units: Sequence[Window], settings: TimingSettings, steps: int, least_s: float = 0.0) -> int:
+    """How many units of so many steps a window takes: for `window_steps`, or to last `window_s`, and `least_s` where
+    that is longer, by the fastest of the warm-up's last five."""
     if settings.window_steps is not None:
         return math.ceil(settings.window_steps / steps)
+    return max(1, _units(units, steps, max(settings.window_s, least_s)))
+
+
+def lead_in_units(units: Sequence[Window], steps: int, lead_in_s: float) -> int:
+    """How many units of so many steps last `lead_in_s`; none where one is so long that it settles by itself."""
+    amount = _units(units, steps, lead_in_s)
+    return 0 if amount == 1 and _units(units, steps, SETTLES_ITSELF * lead_in_s) == 1 else amount
+
+
+def _units(units: Sequence[Window], steps: int, seconds: float) -> int:
     unit_s = steps * min(window.step_s for window in units[-WARM_STEPS:])
-    return max(1, math.ceil(settings.window_s / unit_s)) if unit_s > 0 else 1
+    return math.ceil(seconds / unit_s) if unit_s > 0 else 0
 
 
 def samples(window: Callable[[], Window], settings: TimingSettings, clock: Clock, spent_s: float) -> Iterator[Window]:

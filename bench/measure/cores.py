@@ -1,4 +1,4 @@
-"""How many processor cores this process may really use, and how many threads it computes with."""
+"""How many processor cores this process may really use, how many threads it computes with, and what they can do."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import os
 from pathlib import Path
 
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_CPUINFO = Path("/proc/cpuinfo")
+_BF16 = frozenset(("avx512_bf16", "amx_bf16", "bf16"))
+"""What Linux calls instructions that multiply bf16; the last one on Arm."""
 
 
 def usable_cores(quota_file: Path = _QUOTA) -> int:
@@ -34,3 +37,13 @@ def compute_threads(device: str) -> int:
     asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     usable = usable_cores() if device == "cpu" else 1
     return min(usable, int(asked)) if asked.isdigit() and int(asked) else usable
+
+
+def multiplies_bf16(cpuinfo_file: Path = _CPUINFO) -> bool | None:
+    """Whether the processor has instructions for products of bf16; None where the system does not tell."""
+    try:
+        lines = cpuinfo_file.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    told = [line.partition(":")[2].split() for line in lines if line.partition(":")[0].strip() in ("flags", "Features")]
+    return bool(_BF16.intersection(told[0])) if told else None

@@ -9,52 +9,111 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor
 from transformers import PreTrainedModel
 
+from bench.measure.operations import Operations
 from gram_core.batch import Batch
+from gram_core.encoders.huggingface import HuggingFaceEncoder
+from gram_core.encoders.probe import evaluating
 from gram_core.training import Training
 
-FORWARD_AND_BACKWARD = 3
-"""A backward pass multiplies twice where the forward pass multiplies once."""
 REPEATS = 5
+_TRIED = (3, 5, 8)
+"""Lengths of texts from which the operations of others follow."""
 
 
-def encoder_flops(model: PreTrainedModel, lengths: Tensor) -> int:
-    """Forward operations of a transformer encoder on texts of these lengths [n]: matrix products and attention."""
-    embeddings = {id(module) for module in model.get_submodule("embeddings").modules()}
-    per_token = sum(
-        2 * module.in_features * module.out_features
-        for module in model.modules()
-        if isinstance(module, nn.Linear) and id(module) not in embeddings
-    )
-    config = model.config
-    attention = 4 * int(config.num_hidden_layers) * int(config.hidden_size)
-    return per_token * int(lengths.sum()) + attention * int((lengths * lengths).sum())
+class EncoderOperations:
+    """Operations of an encoder on texts of any lengths, counted while it runs on a few.
+
+    backward: of forward and backward pass, with the gradients that its parameters ask for: frozen ones have none.
+    Of n texts of L tokens they are k + n (a + b L + c L^2): k is what a call does whatever it is given. A model of
+    which that does not hold is run on every length.
+    """
+
+    def __init__(self, encoder: HuggingFaceEncoder | PreTrainedModel, *, backward: bool = False):
+        self._encoder, self._backward = encoder, backward
+        self._counted: dict[int, int] = {}
+        self._of_call = 2 * self._one(_TRIED[0]) - self._count(_TRIED[0], texts=2)
+        of_text = [self._one(length) - self._of_call for length in _TRIED]
+        self._curve = _through(_TRIED, of_text)
+
+    def of(self, lengths: Tensor) -> int:
+        """Of one pass over texts of these lengths [n]."""
+        distinct, texts = (part.tolist() for part in torch.unique(lengths, return_counts=True))
+        if not distinct:
+            return 0
+        each = self._predicted
+        if self._one(distinct[-1]) != self._of_call + each(distinct[-1]):
+            each = self._measured
+        return self._of_call + sum(number * each(length) for number, length in zip(texts, distinct, strict=True))
+
+    def _predicted(self, length: int) -> int:
+        a, b, c = self._curve
+        return round(a + b * length + c * length * length)
+
+    def _measured(self, length: int) -> int:
+        return self._one(length) - self._of_call
+
+    def _one(self, length: int) -> int:
+        if length not in self._counted:
+            self._counted[length] = self._count(length, texts=1)
+        return self._counted[length]
+
+    def _count(self, length: int, texts: int) -> int:
+        encoder = self._encoder
+        model: Any = encoder.model if isinstance(encoder, HuggingFaceEncoder) else encoder
+        embedding = model.get_input_embeddings().weight
+        ids = torch.full((texts, length), embedding.shape[0] - 1, device=embedding.device)
+        mask = torch.ones_like(ids)
+        trained = [parameter for parameter in encoder.parameters() if parameter.requires_grad] if self._backward else []
+        with evaluating(encoder), torch.set_grad_enabled(bool(trained)), Operations() as counter:
+            found = model(input_ids=ids, attention_mask=mask).last_hidden_state
+            if isinstance(encoder, HuggingFaceEncoder):
+                found = encoder.finish(encoder.pooling(found.to(model.dtype), mask.bool()))
+            if trained:
+                torch.autograd.grad(found.sum(), trained, allow_unused=True)
+        return counter.total
+
+
+def _through(places: Sequence[int], values: Sequence[int]) -> tuple[Fraction, Fraction, Fraction]:
+    """a, b, c of the parabola a + b x + c x^2 through three points."""
+    (x, y, z), (p, q, r) = places, values
+    first, second = Fraction(q - p, y - x), Fraction(r - q, z - y)
+    c = (second - first) / (z - x)
+    b = first - c * (x + y)
+    return p - b * x - c * x * x, b, c
+
+
+def encoder_flops(encoder: HuggingFaceEncoder | PreTrainedModel, lengths: Tensor, *, backward: bool = False) -> int:
+    """Operations of an encoder on texts of these lengths [n] in one pass; backward: of its backward pass too."""
+    return EncoderOperations(encoder, backward=backward).of(lengths)
 
 
 def cf_flops(training: Training, batch: Batch) -> int:
-    """Operations of the CF module's loss on a batch, forward and backward, as torch counts them."""
+    """Operations of the CF module's loss on a batch, forward and backward."""
     slots = torch.zeros(*batch.items.shape, training.encoder.width, device=training.device, requires_grad=True)
-    with FlopCounterMode(display=False) as counter:
+    with Operations() as counter:
         training.cf_module.loss(slots, batch.to(training.device)).backward()
     for parameter in training.cf_module.parameters():
         parameter.grad = None
-    return int(counter.get_total_flops())
+    return counter.total
 
 
 def optimizer_bytes(training: Training) -> int:
-    """Fewest bytes of one update of encoder and CF module: each parameter, gradient and state read, all but the
-    gradient written."""
+    """Fewest bytes of one update of encoder and CF module: of all that is trained, parameters, gradients and states
+    read, all but gradients written."""
     states = {torch.optim.AdamW: 2, torch.optim.Adam: 2, torch.optim.SGD: 0}
     total = 0
     for optimizer in (training.optimization.encoder_optimizer, training.optimization.cf_optimizer):
         for group in optimizer.param_groups if optimizer is not None else ():
             kept = 1 + states.get(type(optimizer), 2)
-            total += sum((2 * kept + 1) * p.numel() * p.element_size() for p in group["params"])
+            moved = (p for p in group["params"] if p.requires_grad)
+            total += sum((2 * kept + 1) * p.numel() * p.element_size() for p in moved)
     return total
 
 
@@ -104,7 +163,6 @@ def _wait(device: torch.device) -> None:
 
 
 def step_flops(
-    model: PreTrainedModel,
     training: Training,
     batches: Sequence[Batch],
     passes: Sequence[Tensor],
@@ -114,8 +172,10 @@ def step_flops(
 
     forward_only: which of the passes have no backward.
     """
+    assert isinstance(training.encoder, HuggingFaceEncoder), "a run builds no other"
     total = sum(cf_flops(training, batches[0]) for _ in batches)
+    encoder = training.encoder
+    counts = {forward: EncoderOperations(encoder, backward=not forward) for forward in set(forward_only)}
     for items, forward in zip(passes, forward_only, strict=True):
-        times = 1 if forward else FORWARD_AND_BACKWARD
-        total += times * encoder_flops(model, training.table.lengths[items])
+        total += counts[forward].of(training.table.lengths[items])
     return total / len(batches)

@@ -1,12 +1,15 @@
-"""What the device does meanwhile, read beside the workers: clocks, power, energy, heat, throttling, other processes.
+"""What the machine does meanwhile, read beside the workers: a GPU's clocks, power, energy, heat, throttling and other
+processes, and how many tasks want the processor's cores.
 
-A thread of the managing process asks the driver every few milliseconds; the workers know nothing of it. Afterwards
-the readings of any stretch of time can be had, by `time.monotonic`, which all processes of a machine share. Whatever
-a device does not tell is None.
+A thread of the managing process asks the driver every few milliseconds, for the energy counter more often than for all
+else; the workers know nothing of it. Afterwards the readings of any stretch of time can be had, by `time.monotonic`,
+which all processes of a machine share. Whatever a device does not tell is None.
 """
 
 from __future__ import annotations
 
+import math
+import os
 import statistics
 import threading
 import time
@@ -14,21 +17,33 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
 from bench.measure.nvml import device_handle
-from bench.results.schema import Spread, Telemetry
+from bench.results.schema import POWER_CAP, Spread, Telemetry
 
-PERIOD_S = 0.02
+PERIOD_S = 0.005
+"""Between two looks at the energy counter, whose changes are dated by it."""
+READINGS_EVERY = 4
+"""Looks at the counter per reading of all else."""
+HOST_PERIOD_S = 0.02
+"""Between two looks at a machine without a GPU."""
+_LOADAVG = Path("/proc/loadavg")
+SAME_CLOCK = 1.03
+"""Medians of the SM clock in this ratio are alike."""
+COUNTER_LAG_S = 0.1
+"""What the energy counter adds may have been used so long before: it changes every 100 ms."""
+ENERGY_ERROR = 0.03
+"""Energy that is not known so well, relative, by two standard errors, is no number."""
 PROCESSES_EVERY = 10
 """Readings per look at the device's processes, which takes the driver longer than all else."""
-LOWEST_CLOCK_SHARE = 0.75
-"""Of the highest SM clock: a round measured below is dropped."""
 
 THROTTLE_REASONS = {
     0x2: "applications_clocks_setting",
-    0x4: "sw_power_cap",
+    0x4: POWER_CAP,
     0x8: "hw_slowdown",
     0x10: "sync_boost",
     0x20: "sw_thermal_slowdown",
@@ -52,12 +67,12 @@ class Reading:
     temperature_c: float | None = None
     throttle_reasons: frozenset[str] | None = None
     processes: dict[int, int | None] | None = None
+    runnable: int | None = None
+    """Tasks of the whole machine that run or wait for a core, the reader among them."""
 
 
 class Watch(Protocol):
     """Something that has watched a device; a test's watch has seen what the test says."""
-
-    highest_sm_clock_mhz: float | None
 
     def between(self, began_s: float, ended_s: float) -> Sequence[Reading]:
         """Readings of that time, with the last one before it and the first one after it, as far as there are any."""
@@ -69,9 +84,7 @@ class Watch(Protocol):
 
 
 class Unwatched:
-    """A device that tells nothing, as a processor does."""
-
-    highest_sm_clock_mhz: float | None = None
+    """A machine that tells nothing."""
 
     def between(self, began_s: float, ended_s: float) -> Sequence[Reading]:
         """Nothing."""
@@ -84,19 +97,23 @@ class Unwatched:
 class Source(Protocol):
     """What a `Sampler` asks."""
 
-    highest_sm_clock_mhz: float | None
-
     def read(self, with_processes: bool) -> Reading:
         """The device now."""
         ...
 
+    def energy_j(self) -> float | None:
+        """Its energy counter alone."""
+        ...
+
 
 class Sampler:
-    """Reads a source every `period_s` in a thread of its own, while in a `with`."""
+    """Reads a source every `period_s` in a thread of its own, while in a `with`.
 
-    def __init__(self, source: Source, period_s: float = PERIOD_S) -> None:
-        self.highest_sm_clock_mhz = source.highest_sm_clock_mhz
-        self._source, self._period_s = source, period_s
+    all_every: looks at the energy counter per reading of all else, the latter among them.
+    """
+
+    def __init__(self, source: Source, period_s: float = PERIOD_S, all_every: int = READINGS_EVERY) -> None:
+        self._source, self._period_s, self._all_every = source, period_s, all_every
         self._readings: list[Reading] = []
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -130,9 +147,37 @@ class Sampler:
         count = 0
         while not self._ended.is_set():
             with self._lock:
-                self._readings.append(self._source.read(count % PROCESSES_EVERY == 0))
+                reading = self._reading(count)
+                if reading is not None:
+                    self._readings.append(reading)
             count += 1
             self._ended.wait(self._period_s)
+
+    def _reading(self, count: int) -> Reading | None:
+        if count % self._all_every == 0:
+            return self._source.read(count // self._all_every % PROCESSES_EVERY == 0)
+        energy_j = self._source.energy_j()
+        return None if energy_j is None else Reading(time.monotonic(), energy_j=energy_j)
+
+
+class HostSource:
+    """A machine without a GPU: how many tasks want its cores."""
+
+    def read(self, with_processes: bool) -> Reading:
+        """The machine now."""
+        return Reading(time.monotonic(), runnable=runnable_tasks())
+
+    def energy_j(self) -> float | None:
+        """Not told."""
+        return None
+
+
+def runnable_tasks(loadavg_file: Path = _LOADAVG) -> int | None:
+    """Tasks of the whole machine that run or wait for a core; None where the system does not tell."""
+    try:
+        return int(loadavg_file.read_text().split()[3].partition("/")[0])
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 class NvmlSource:
@@ -141,20 +186,25 @@ class NvmlSource:
     def __init__(self, nvml: Any, handle: Any) -> None:
         self._nvml, self._handle = nvml, handle
         self._instant_power = self._power_field() is not None
-        self.highest_sm_clock_mhz = self._ask("nvmlDeviceGetMaxClockInfo", nvml.NVML_CLOCK_SM)
 
     def read(self, with_processes: bool) -> Reading:
         """The device now; what it does not support is None."""
-        energy_mj = self._ask("nvmlDeviceGetTotalEnergyConsumption")
+        energy_j, at_s = self.energy_j(), time.monotonic()
         return Reading(
-            at_s=time.monotonic(),
+            at_s=at_s,
             sm_clock_mhz=self._ask("nvmlDeviceGetClockInfo", self._nvml.NVML_CLOCK_SM),
             power_w=self._power_w(),
-            energy_j=None if energy_mj is None else energy_mj / 1e3,
+            energy_j=energy_j,
             temperature_c=self._ask("nvmlDeviceGetTemperature", self._nvml.NVML_TEMPERATURE_GPU),
             throttle_reasons=self._throttle_reasons(),
             processes=self._processes() if with_processes else None,
+            runnable=runnable_tasks(),
         )
+
+    def energy_j(self) -> float | None:
+        """What the device has used since its driver was loaded."""
+        energy_mj = self._ask("nvmlDeviceGetTotalEnergyConsumption")
+        return None if energy_mj is None else energy_mj / 1e3
 
     def _ask(self, question: str, *arguments: Any) -> Any:
         try:
@@ -185,54 +235,79 @@ class NvmlSource:
 
 
 def watch(stack: ExitStack, uuid: str | None) -> Watch:
-    """Watches the CUDA device `uuid` until `stack` ends; where there is none, or no driver, nothing is seen."""
+    """Watches the CUDA device `uuid`, or without one, or a driver, the machine's load, until `stack` ends."""
     opened = None if uuid is None else stack.enter_context(device_handle(uuid))
-    return Unwatched() if opened is None else stack.enter_context(Sampler(NvmlSource(*opened)))
+    if opened is not None:
+        return stack.enter_context(Sampler(NvmlSource(*opened)))
+    if runnable_tasks() is None:
+        return Unwatched()
+    return stack.enter_context(Sampler(HostSource(), HOST_PERIOD_S, all_every=1))
 
 
-def why_dropped(readings: Iterable[Reading], highest_sm_clock_mhz: float | None) -> str | None:
+def why_dropped(readings: Iterable[Reading]) -> str | None:
     """Why a window with these readings is no measurement of a method, None where it is one.
 
-    The clock counts by its median, so that the moment between two windows, in which the device may rest, does not.
+    A low clock is no reason: a GPU that works is at its power cap, and what a method's own power makes of the clock is
+    part of how fast the method is.
     """
-    readings = tuple(readings)
-    slowdowns = sorted(SLOWDOWNS & {reason for reading in readings for reason in reading.throttle_reasons or ()})
-    if slowdowns:
-        return ", ".join(slowdowns)
-    clocks = _given(readings, lambda reading: reading.sm_clock_mhz)
-    if clocks and highest_sm_clock_mhz:
-        clock = statistics.median(clocks)
-        if clock < LOWEST_CLOCK_SHARE * highest_sm_clock_mhz:
-            return f"SM clock {clock:.0f} of {highest_sm_clock_mhz:.0f} MHz"
-    return None
+    slowdowns = SLOWDOWNS & {reason for reading in readings for reason in reading.throttle_reasons or ()}
+    return ", ".join(sorted(slowdowns)) or None
+
+
+def at_power_cap(readings: Iterable[Reading]) -> bool:
+    """Whether power held the clock back, so that who ran before may decide how fast a window begins."""
+    return any(POWER_CAP in (reading.throttle_reasons or ()) for reading in readings)
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """One measured window: when it was, by `time.monotonic`, and the readings of that time."""
+    """One measured window: when it was, by `time.monotonic`, and the readings of that time.
+
+    own_from_s: since when the device had done this worker's steps and no other work.
+    """
 
     began_s: float
     ended_s: float
     readings: Sequence[Reading] = ()
+    own_from_s: float | None = None
+
+    @property
+    def own_readings(self) -> Sequence[Reading]:
+        """Those within the window; those beside it where it is so short that none of the clock fell into it."""
+        within = [reading for reading in self.readings if self.began_s <= reading.at_s <= self.ended_s]
+        return within if any(reading.sm_clock_mhz is not None for reading in within) else self.readings
+
+
+def clock_depends_on_who_runs(stretches: Sequence[Stretch]) -> bool:
+    """Whether the median clocks of different workers' windows differ by more than clocks do by themselves."""
+    clocks = [_given(stretch.readings, lambda reading: reading.sm_clock_mhz) for stretch in stretches]
+    medians = [statistics.median(each) for each in clocks if each]
+    return bool(medians) and max(medians) > SAME_CLOCK * min(medians)
 
 
 def summary(
-    stretches: Sequence[Stretch], interactions: float | None = None, pid: int | None = None, residents: int = 1
+    stretches: Sequence[Stretch],
+    interactions: float | None = None,
+    pid: int | None = None,
+    residents: int = 1,
+    threads: int = 1,
 ) -> Telemetry:
     """What a worker's windows looked like from outside.
 
     interactions: item slots that all windows together stepped on; pid: the worker's; residents: processes of this run
-    that were on the device.
+    that were on the device; threads: what the worker computes with.
     """
-    readings = [reading for stretch in stretches for reading in stretch.readings]
+    readings = [reading for stretch in stretches for reading in stretch.own_readings]
     clocks = _given(readings, lambda reading: reading.sm_clock_mhz)
     power = _given(readings, lambda reading: reading.power_w)
     heat = _given(readings, lambda reading: reading.temperature_c)
     reasons = _given(readings, lambda reading: reading.throttle_reasons)
-    processes = _given(readings, lambda reading: reading.processes)
-    energies = [_energy_j(stretch) for stretch in stretches]
-    energy_j = sum(filter(None, energies)) if energies and None not in energies else None
-    own = [seen.get(pid or 0) for seen in processes]
+    seen = [reading for stretch in stretches for reading in stretch.readings]
+    processes = _given(seen, lambda reading: reading.processes)
+    counted_w = _counted_power_w(stretches)
+    seconds = sum(stretch.ended_s - stretch.began_s for stretch in stretches)
+    energy_j = None if counted_w is None else counted_w * seconds
+    own = [each.get(pid or 0) for each in processes]
     return Telemetry(
         sm_clock_mhz=Spread(min=min(clocks), median=statistics.median(clocks), max=max(clocks)) if clocks else None,
         power_w=statistics.fmean(power) if power else None,
@@ -242,11 +317,19 @@ def summary(
         throttle_reasons=tuple(sorted(frozenset().union(*reasons))) if reasons else None,
         foreign_processes=_foreign(processes, residents),
         process_memory_bytes=max(filter(None, own), default=None),
+        load=_load(stretches, threads),
     )
 
 
 def _given(readings: Iterable[Reading], field: Callable[[Reading], Any]) -> list[Any]:
     return [value for value in map(field, readings) if value is not None]
+
+
+def _load(stretches: Sequence[Stretch], threads: int) -> float | None:
+    """Others' tasks per core: all that are neither the worker's threads nor the one that looks."""
+    within = [r for stretch in stretches for r in stretch.readings if stretch.began_s <= r.at_s <= stretch.ended_s]
+    runnable = _given(within, lambda reading: reading.runnable)
+    return max(0.0, statistics.fmean(runnable) - threads - 1) / (os.cpu_count() or 1) if runnable else None
 
 
 def _foreign(processes: Sequence[dict[int, int | None]], residents: int) -> int | None:
@@ -255,21 +338,28 @@ def _foreign(processes: Sequence[dict[int, int | None]], residents: int) -> int 
     return max(0, *counts) if counts and max(counts) >= 0 else None
 
 
-def _energy_j(stretch: Stretch) -> float | None:
-    """The counter's growth over the window, its two ends interpolated between readings."""
-    known = [(reading.at_s, reading.energy_j) for reading in stretch.readings if reading.energy_j is not None]
-    if len(known) < 2:
+def _counted_power_w(stretches: Sequence[Stretch]) -> float | None:
+    """Mean power within the windows by the energy counter, None where it is not known to `ENERGY_ERROR`.
+
+    The counter changes every 100 ms by all that was used since. What lies between two of its changes within a window,
+    both so long after the worker began that they hold nothing of the one before, is this worker's use in exactly that
+    time. A change happened at some moment between two looks: the error of its date is that of a uniform value.
+    """
+    joules = seconds = variance = 0.0
+    for stretch in stretches:
+        own_from_s = stretch.began_s if stretch.own_from_s is None else stretch.own_from_s
+        edges = _edges(stretch.readings, max(stretch.began_s, own_from_s + COUNTER_LAG_S), stretch.ended_s)
+        if len(edges) >= 2:
+            (first_s, first_gap_s, first_j), *_, (last_s, last_gap_s, last_j) = edges
+            joules += last_j - first_j
+            seconds += last_s - first_s
+            variance += (first_gap_s**2 + last_gap_s**2) / 12
+    if not seconds or 2 * math.sqrt(variance) > ENERGY_ERROR * seconds:
         return None
-    ends = [_interpolated(known, at_s) for at_s in (stretch.began_s, stretch.ended_s)]
-    return max(0.0, ends[1] - ends[0])
+    return joules / seconds
 
 
-def _interpolated(known: Sequence[tuple[float, float]], at_s: float) -> float:
-    """The value at a time, on straight lines between what is known, level beyond its ends."""
-    place = bisect_left([time_s for time_s, _ in known], at_s)
-    if place == 0:
-        return known[0][1]
-    if place == len(known):
-        return known[-1][1]
-    (before_s, before), (after_s, after) = known[place - 1 : place + 1]
-    return before + (after - before) * (at_s - before_s) / (after_s - before_s)
+def _edges(readings: Sequence[Reading], from_s: float, until_s: float) -> list[tuple[float, float, float]]:
+    """Changes of the counter within this time: when, known to how many seconds, and what it was from then on."""
+    known = [(r.at_s, r.energy_j) for r in readings if r.energy_j is not None and from_s <= r.at_s <= until_s]
+    return [((a + b) / 2, b - a, after) for (a, before), (b, after) in pairwise(known) if after != before]

@@ -47,7 +47,7 @@ class Trace:
 
 def read_trace(path: Path) -> Trace:
     """The phases and kernels of a Chrome trace file."""
-    events = [event for event in json.loads(path.read_text())["traceEvents"] if event.get("ph") == "X"]
+    events = [event for event in json.loads(path.read_text(encoding="utf-8"))["traceEvents"] if event.get("ph") == "X"]
     annotations = sorted(
         (event for event in events if event.get("cat") == "user_annotation" and event["name"].startswith(PREFIX)),
         key=lambda event: event["ts"],

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal
 
+from bench.results import stats
 from bench.results.schema import Exactness, Record
 from bench.results.stats import REFERENCE
 
@@ -42,6 +43,11 @@ class Epoch:
     item_repetition_ratio: float | None
     reference_s: float | None
     of_batch: int | None = None
+
+    @property
+    def scatter(self) -> float | None:
+        """What the windows of one process leave open of its time, relative."""
+        return stats.scatter(self.record.samples_s)
 
     @property
     def speed_up(self) -> float | None:

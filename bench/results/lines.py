@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from bench.results import contents
 from bench.results.schema import AxisValue, CaseAxes, Inputs, Outcome, PeakMemory, Record
-from bench.results.stats import REFERENCE, Estimate, block_values, estimate
+from bench.results.stats import REFERENCE, Estimate, compared
 
 SAME_RATIO = 0.02
 """Relative: repetition ratios this near are the same."""
@@ -94,7 +94,9 @@ def case_title(case: Mapping[str, Any]) -> str:
     shown = "".join(part(name, axis) for name, axis in (*sizes, ("ratio", "item_repetition_ratio")))
     together = (("ranks", "world_size"), ("deduplicate", "deduplicate")) if case.get("world_size", 1) != 1 else ()
     ranks = "".join(part(name, axis) for name, axis in together)
-    return f"{case.get('workload')} {case.get('encoder')}{shown} {case.get('cf_module')} {case.get('precision')}{ranks}"
+    adapter = "" if case.get("adapter", "none") == "none" else part("adapter", "adapter")
+    named = f"{case.get('workload')} {case.get('encoder')}{adapter}"
+    return f"{named}{shown} {case.get('cf_module')} {case.get('precision')}{ranks}"
 
 
 def lines(records: Iterable[Record]) -> tuple[LineResult, ...]:
@@ -147,7 +149,6 @@ def _line(records: Sequence[Record], reference: Sequence[Record]) -> LineResult:
     first = records[0]
     worst = min(records, key=lambda record: WORST_FIRST.index(record.outcome))
     measured = [record for record in records if record.outcome == "ok"]
-    values = {} if first.method == REFERENCE else block_values(reference, records)
     ratio = _median(record.item_repetition_ratio for record in measured)
     return LineResult(
         case=first.case,
@@ -162,7 +163,7 @@ def _line(records: Sequence[Record], reference: Sequence[Record]) -> LineResult:
         reason=worst.reason,
         blocks=len(records),
         failed_blocks=len(records) - len(measured),
-        speed_up=estimate(tuple(values.values())) if values else None,
+        speed_up=None if first.method == REFERENCE else compared(reference, records),
         item_repetition_ratio=ratio,
         median_s=_median(median(record.samples_s) for record in measured if record.samples_s),
         peak_memory_bytes=PeakMemory(

@@ -20,7 +20,12 @@ Exactness = Literal["exact", "stale", "other-model"]
 Schedule = Literal["solo", "interleaved", "alternated"]
 RunKind = Literal["run", "train"]
 AxisValue = str | int | float | None
-LATER_AXES: Final[dict[str, AxisValue]] = {"cf_module": "nrms", "world_size": 1, "deduplicate": "local"}
+LATER_AXES: Final[dict[str, AxisValue]] = {
+    "cf_module": "nrms",
+    "world_size": 1,
+    "deduplicate": "local",
+    "adapter": "none",
+}
 """Axes that came later, and what every case before them had."""
 
 
@@ -84,19 +89,24 @@ class Spread(_Strict):
     max: float
 
 
+POWER_CAP: Final = "sw_power_cap"
+"""The reason for a clock below the highest that is no disturbance: the device draws all the power that it may."""
+
+
 class Telemetry(_Strict):
     """What the device told of itself during this line's measured windows of one block; None where it does not tell.
 
-    Read beside the worker, from the driver. Dropped rounds are not in it.
+    Read beside the worker, from the driver and the system. Dropped rounds are not in it.
     """
 
     sm_clock_mhz: Spread | None = None
     power_w: float | None = None
     """Mean."""
     energy_j: float | None = None
-    """Of all measured windows, by the device's own counter."""
+    """Of all measured windows: their time by the power between changes of the device's own counter; None where that is
+    not known to 3 %."""
     energy_per_1000_interactions_j: float | None = None
-    """An interaction is one item slot stepped on. Advisory: short windows share the counter's ticks with neighbours."""
+    """An interaction is one item slot stepped on. Advisory: nothing is judged by it."""
     temperature_c: float | None = None
     """Largest."""
     throttle_reasons: tuple[str, ...] | None = None
@@ -105,6 +115,8 @@ class Telemetry(_Strict):
     """Most processes on the device that are none of this run's."""
     process_memory_bytes: int | None = None
     """Most device memory that the driver counted for the worker."""
+    load: float | None = None
+    """Tasks of others that wanted a processor core, per core of the machine; mean."""
 
 
 Parts = dict[str, str]
@@ -134,7 +146,7 @@ class Record(_Strict):
 
     `case` maps axis to value: workload, encoder, layers, batch_size, history_length, text_length,
     item_repetition_ratio (as asked for; None where the workload's own log decides), precision, cf_module, world_size,
-    deduplicate. Of several processes that trained together, counts and rates are those of all of them, joined.
+    deduplicate, adapter. Of several processes that trained together, counts and rates are those of all of them, joined.
     `accumulation_steps` belongs to the method and is None where the method has none.
     Counts are per step, means over the measured batches.
     """
@@ -185,7 +197,8 @@ class Record(_Strict):
     item_slots: float | None = None
     unique_items: float | None = None
     item_repetition_ratio: float | None = None
-    """Realised: item_slots / unique_items of one batch."""
+    """Realised: item slots over unique items of one batch, counted on as many batches of the log as detail's
+    ratio_batches says; where it says nothing, on the measured ones."""
     steps_per_epoch: int | None = None
     """Batches in an epoch of the log as it was built; None where there is no such thing."""
     interval_unique_items: float | None = None

@@ -3,20 +3,23 @@
 A block is one set of fresh processes; its value y is the median over rounds of ln(t_reference / t_method). What one
 process shares with itself (memory layout, clocks, the neighbours of that minute) is the same in all of its samples,
 so samples are no independent evidence and blocks are: the interval is Student's t over block values, on blocks - 1
-degrees of freedom. `tests/bench/test_protocol_simulation.py` holds its coverage and the verdicts' error rates.
+degrees of freedom, wider where blocks are none either (`bench.results.drift`).
+`tests/bench/test_protocol_simulation.py` holds its coverage and the verdicts' error rates.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from statistics import fmean, median
 from typing import Final, Literal
 
 from scipy.special import stdtr, stdtrit
 
+from bench.results import drift
+from bench.results.drift import Load
 from bench.results.schema import Record, RunInfo
 
 REFERENCE: Final = "e2e"
@@ -43,6 +46,9 @@ NEGLIGIBLE: Final = 0.001
 NOTE_LEVEL: Final = 0.01
 """How often steady blocks may be called outlying, or drifting."""
 
+_MEDIAN_OVER_MEAN: Final = math.sqrt(math.pi / 2)
+"""The standard error of a median of normal values, in that of their mean."""
+
 Verdict = Literal["pass", "fail", "inconclusive"]
 
 
@@ -51,7 +57,8 @@ class Estimate:
     """A ratio over blocks, in ln; with one block there is a value and nothing known of its error.
 
     standard_error: of `log_ratio`, the mean over blocks. low, high: its t interval. hodges_lehmann: the median of all
-    pairwise means, which a few odd blocks barely move. notes: what a reader should know of the blocks.
+    pairwise means, which a few odd blocks barely move. notes: what a reader should know of the blocks. load: how their
+    values go with the processor's load; None where it was not read.
     """
 
     log_ratio: float
@@ -61,6 +68,7 @@ class Estimate:
     high: float | None
     hodges_lehmann: float
     notes: tuple[str, ...] = ()
+    load: Load | None = None
 
     @property
     def value(self) -> float:
@@ -91,6 +99,22 @@ def block_values(reference: Sequence[Record], method: Sequence[Record]) -> dict[
             if value is not None:
                 values[record.block] = value
     return dict(sorted(values.items()))
+
+
+def compared(reference: Sequence[Record], method: Sequence[Record]) -> Estimate | None:
+    """The speed-up of one line over another, whose records these are; None where they share no measured block."""
+    values = block_values(reference, method)
+    return over_blocks(list(values.values()), block_loads(reference, method)) if values else None
+
+
+def block_loads(reference: Sequence[Record], method: Sequence[Record]) -> list[float | None]:
+    """Others' tasks per core while the blocks of `block_values` were measured, the mean of both lines."""
+    loads: list[dict[int, float | None]] = [
+        {record.block: None if record.telemetry is None else record.telemetry.load for record in records}
+        for records in (reference, method)
+    ]
+    pairs = [(loads[0][block], loads[1][block]) for block in block_values(reference, method)]
+    return [None if theirs is None or ours is None else (theirs + ours) / 2 for theirs, ours in pairs]
 
 
 def _measured(record: Record) -> bool:
@@ -126,6 +150,26 @@ def estimate(values: Sequence[float], confidence: float = 0.95) -> Estimate:
     return Estimate(centre, error, amount, centre - half, centre + half, robust, notes)
 
 
+def over_blocks(values: Sequence[float], loads: Sequence[float | None] = (), confidence: float = 0.95) -> Estimate:
+    """`estimate` of blocks in their order, whose interval knows what moved meanwhile; loads: others' tasks per core."""
+    found = estimate(values, confidence)
+    if found.standard_error is None:
+        return found
+    load = drift.fit(values, loads)
+    plain = found.standard_error**2
+    if load is not None and drift.moved(load):
+        variance, note = load.variance, f"load was {load} tasks per core, and the interval covers what that does"
+    else:
+        variance = plain * found.blocks / drift.effective_blocks(values)
+        note = "neighbouring blocks are alike, so that the interval is one block's"
+    if variance <= plain:
+        return replace(found, load=load)
+    error = math.sqrt(variance)
+    half = error * _quantile(found.blocks - 1, (1 + confidence) / 2)
+    low, high = found.log_ratio - half, found.log_ratio + half
+    return replace(found, standard_error=error, low=low, high=high, notes=(*found.notes, note), load=load)
+
+
 def _mean(values: Sequence[float], confidence: float) -> tuple[float, float, float]:
     """Mean, its standard error, and half its t interval."""
     amount = len(values)
@@ -137,6 +181,17 @@ def _mean(values: Sequence[float], confidence: float) -> tuple[float, float, flo
 @cache
 def _quantile(degrees: int, probability: float) -> float:
     return float(stdtrit(degrees, probability))
+
+
+def scatter(windows: Sequence[float]) -> float | None:
+    """Half the 95 % interval of the median of one process's windows, relative; None where one window tells nothing.
+
+    How far another process would come out is not in it, so that it is the least that a time of one process may be off.
+    """
+    logs = [math.log(seconds) for seconds in windows if seconds > 0]
+    if len(logs) < 2:
+        return None
+    return math.expm1(_MEDIAN_OVER_MEAN * _mean(logs, 0.95)[2])
 
 
 def hodges_lehmann(values: Sequence[float]) -> float:
@@ -199,6 +254,7 @@ def _relative(log: float) -> str:
 
 def enough(
     values: Sequence[float],
+    loads: Sequence[float | None] = (),
     *,
     half_width: float = HALF_WIDTH,
     least: int = LEAST_BLOCKS,
@@ -208,11 +264,17 @@ def enough(
 
     Blocks whose spread happens to be small end a measurement early and get too narrow an interval (a nominal 95 %
     covers 92.7 % at worst). So unless the first `least` blocks are far more precise than asked, `EXTRA_BLOCKS` follow
-    the block at which the precision was first reached (93.6 %).
+    the block at which the precision was first reached (93.6 %). loads: others' tasks per core; where they moved, the
+    interval that covers them must be as narrow as well.
     """
     least = max(least, 2)
     if len(values) >= most:
         return True
+    load = drift.fit(values, loads)
+    if load is not None and drift.moved(load):
+        width = over_blocks(values, loads).half_width
+        if width is None or width > half_width:
+            return False
     mean = squares = 0.0
     for amount, value in enumerate(values, start=1):
         step = value - mean
@@ -228,13 +290,17 @@ def enough(
 
 @dataclass(frozen=True)
 class Difference:
-    """How far one ratio lies above another, in ln, with the errors of both (Welch); None where one error is unknown."""
+    """How far one ratio lies above another, in ln, with the errors of both (Welch); None where one error is unknown.
+
+    loads: where the processor's load moved, what it was; without an error the runs' loads lie too far apart.
+    """
 
     log_difference: float
     standard_error: float | None
     degrees_of_freedom: float | None
     low: float | None
     high: float | None
+    loads: str = ""
 
     def p_below(self, bound: float) -> float:
         """How likely a value this low would be if the true difference were `bound`; small: it lies below."""
@@ -253,10 +319,16 @@ class Difference:
 
 
 def difference(now: Estimate, reference: Estimate) -> Difference:
-    """`now` against an earlier estimate that has an error of its own: Welch's t."""
+    """`now` against an earlier estimate that has an error of its own: Welch's t, at one load where the load moved."""
     log = now.log_ratio - reference.log_ratio
     if now.standard_error is None or reference.standard_error is None:
         return Difference(log, None, None, None, None)
+    if now.load is not None and reference.load is not None and drift.moved(now.load, reference.load):
+        loads = f"load was {now.load} tasks per core now, {reference.load} in the reference"
+        at_one_load = drift.at_one_load(now.load, reference.load, log)
+        if at_one_load is None:
+            return Difference(log, None, None, None, None, loads)
+        return replace(_difference(*at_one_load), loads=loads)
     ours, theirs = now.standard_error**2, reference.standard_error**2
     weights = ours**2 / (now.blocks - 1) + theirs**2 / (reference.blocks - 1)
     degrees = (ours + theirs) ** 2 / weights if weights > 0 else float(now.blocks + reference.blocks - 2)
@@ -287,25 +359,28 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
     return tuple(adjusted)
 
 
-def decide(difference: Difference, tolerance: float, *, p_fail: float | None = None, level: float = LEVEL) -> Verdict:
-    """FAIL: surely lost more than the tolerance; PASS: surely did not; else INCONCLUSIVE.
+@dataclass(frozen=True)
+class Decision:
+    """A verdict on one of several differences. p_alone, p_fail: of its loss, by itself and as one of so many."""
 
-    p_fail: the p value of the loss after Holm's adjustment, where several cases are judged together. PASS needs none:
-    a run passes when every case does, and each alone errs at `level` at most.
+    verdict: Verdict
+    p_alone: float
+    p_fail: float
+
+
+def decide(differences: Sequence[tuple[Difference, float]], *, level: float = LEVEL) -> tuple[Decision, ...]:
+    """Verdicts on all differences of a run, each with the part that may be lost: its tolerance.
+
+    FAIL: surely lost more than the tolerance; PASS: surely did not; else INCONCLUSIVE. The losses are one family of
+    tests (Holm). PASS needs no adjustment: a run passes when every case does, and each alone errs at `level` at most.
     """
-    bound = math.log1p(-tolerance)
-    if (difference.p_below(bound) if p_fail is None else p_fail) <= level:
-        return "fail"
-    return "pass" if difference.p_above(bound) <= level else "inconclusive"
-
-
-def decide_all(differences: Sequence[Difference], tolerance: float, *, level: float = LEVEL) -> tuple[Verdict, ...]:
-    """`decide` for all gated cases of a run, with Holm over their losses."""
-    bound = math.log1p(-tolerance)
-    adjusted = holm([each.p_below(bound) for each in differences])
-    return tuple(
-        decide(each, tolerance, p_fail=p_fail, level=level) for each, p_fail in zip(differences, adjusted, strict=True)
-    )
+    bounds = [math.log1p(-tolerance) for _, tolerance in differences]
+    alone = [each.p_below(bound) for (each, _), bound in zip(differences, bounds, strict=True)]
+    decided = []
+    for (each, _), bound, p_alone, p_fail in zip(differences, bounds, alone, holm(alone), strict=True):
+        held: Verdict = "pass" if each.p_above(bound) <= level else "inconclusive"
+        decided.append(Decision("fail" if p_fail <= level else held, p_alone, p_fail))
+    return tuple(decided)
 
 
 @dataclass(frozen=True)

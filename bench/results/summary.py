@@ -39,6 +39,7 @@ AXES = (
     "cf_module",
     "world_size",
     "deduplicate",
+    "adapter",
 )
 """A case's axes as columns; the ratio asked for is renamed, so that the plain name is the realised one."""
 SETTING = ("engine", "dropout", "padding", "optimizer")
@@ -70,6 +71,7 @@ _COMPARED = (
     "speed_up_low",
     "speed_up_high",
     "speed_up_half_width",
+    "speed_up_scatter",
     "speed_up_blocks",
     "speed_up_hodges_lehmann",
     "speed_up_notes",
@@ -86,7 +88,7 @@ _COMPARED = (
 )
 _IDENTITY = (*AXES, *SETTING, *LINE, "label", "exactness", "weights", "log")
 
-RECORD_COLUMNS = (*_IDENTITY, "block", "seed", "outcome", "reason", "samples", "median_s", *_MEDIANS)
+RECORD_COLUMNS = (*_IDENTITY, "block", "seed", "outcome", "reason", "samples", "median_s", "scatter", *_MEDIANS)
 SUMMARY_COLUMNS = (
     *_IDENTITY,
     "outcome",
@@ -97,6 +99,7 @@ SUMMARY_COLUMNS = (
     "median_s",
     "min_s",
     "max_s",
+    "scatter",
     *_COMPARED,
     "reference_outcome",
     "unique_reference_outcome",
@@ -112,10 +115,9 @@ ENGINE_COLUMNS = (
     "label",
     "weights",
     "log",
-    "engine_share",
-    "method_share",
-    "total",
+    *(f"{share}{end}" for share in ("engine_share", "method_share", "total") for end in ("", "_low", "_high")),
     "median_s",
+    "scatter",
 )
 _TEXT = {
     *_IDENTITY,
@@ -178,20 +180,20 @@ def frames(records: Iterable[Record]) -> Frames:
     )
 
 
-def summarise(records: Iterable[Record]) -> pd.DataFrame:
-    """One row per case x method label x engine: `frames(records).summary`."""
-    return frames(records).summary
-
-
 def _frame(rows: list[Row], columns: tuple[str, ...]) -> pd.DataFrame:
     frame = pd.DataFrame([[row.get(column) for column in columns] for row in rows], columns=list(columns), dtype=object)
     numbers = {column: float for column in columns if column not in _TEXT}
     return frame.astype(numbers)
 
 
-def _is_drawn(workload: Any) -> bool:
-    """Whether a workload's log is drawn at random."""
-    return str(workload).partition(":")[0] in ("synthetic", "shape")
+def provenance(case: Mapping[str, Any], detail: Mapping[str, Any]) -> Row:
+    """weights: real or random; log: real or synthetic. As the record says; by name where it failed earlier."""
+    random = str(case.get("encoder")).startswith("shape:")
+    drawn = str(case.get("workload")).partition(":")[0] in ("synthetic", "shape")
+    return {
+        "weights": detail.get("weights") or ("random" if random else "real"),
+        "log": detail.get("log") or ("synthetic" if drawn else "real"),
+    }
 
 
 def _record_row(record: Record) -> Row:
@@ -204,10 +206,10 @@ def _record_row(record: Record) -> Row:
     }
     row |= {name: getattr(record, name, None) for name in _COUNTS}
     row["ranks_unique_items"] = sum(rank.unique_items or 0.0 for rank in record.ranks) or None
-    row["weights"] = record.detail.get("weights") or ("random" if str(row["encoder"]).startswith("shape:") else "real")
-    row["log"] = record.detail.get("log") or ("synthetic" if _is_drawn(row["workload"]) else "real")
+    row |= provenance(record.case, record.detail)
     row["samples"] = len(record.samples_s)
     row["median_s"] = median(record.samples_s) if record.outcome == "ok" and record.samples_s else None
+    row["scatter"] = stats.scatter(record.samples_s) if record.outcome == "ok" else None
     rates, loss, peaks = record.throughput_per_s, record.loss, record.peak_memory_bytes
     if rates is not None:
         row |= {
@@ -245,6 +247,7 @@ def _summary_row(line: list[Row]) -> Row:
     times = [each["median_s"] for each in measured if each["median_s"] is not None]
     if times:
         row |= {"median_s": median(times), "min_s": min(times), "max_s": max(times)}
+        row["scatter"] = stats.scatter(times) if len(times) > 1 else measured[0]["scatter"]
     row |= {name: _middle(measured or line, name) for name in _MEDIANS}
     for kind in ("allocated", "process"):
         if measured and row[f"{kind}_bytes"] is not None:
@@ -259,8 +262,7 @@ def _identity(row: Row, columns: tuple[str, ...] = (*AXES, *SETTING)) -> tuple[A
 
 def _ratio(lines: _Lines, reference: tuple[Any, ...], method: tuple[Any, ...]) -> stats.Estimate | None:
     """Reference / method over the blocks that hold both; None where none does."""
-    values = stats.block_values(lines.get(reference, ()), lines.get(method, ()))
-    return stats.estimate(list(values.values())) if values else None
+    return stats.compared(lines.get(reference, ()), lines.get(method, ()))
 
 
 def _compare(summary: list[Row], lines: _Lines) -> None:
@@ -280,9 +282,16 @@ def _compare(summary: list[Row], lines: _Lines) -> None:
                 row |= _with_interval(prefix, ratio)
                 if prefix == "speed_up":
                     row |= _quality(ratio)
+                    row["speed_up_scatter"] = _joined_scatter(row, reference) if ratio.blocks == 1 else None
         reference = references.get((_identity(row), REFERENCE))
         if reference and row.get("memory_kind") and row["memory_kind"] == reference.get("memory_kind"):
             row["memory_ratio"] = row["memory_bytes"] / reference["memory_bytes"] if reference["memory_bytes"] else None
+
+
+def _joined_scatter(row: Row, reference: Row | None) -> float | None:
+    """What the windows of both processes leave open of their ratio, relative."""
+    both = [each["scatter"] for each in (row, reference) if each is not None and each["scatter"] is not None]
+    return math.hypot(*both) if len(both) == 2 else None
 
 
 def _with_interval(name: str, ratio: stats.Estimate) -> Row:
@@ -326,5 +335,6 @@ def _engines(summary: list[Row], lines: _Lines) -> list[Row]:
             "method_share": _ratio(lines, same_engine, own),
             "total": _ratio(lines, eager, own),
         }
-        rows.append(row | {name: ratio.value for name, ratio in shares.items() if ratio is not None})
+        known = [_with_interval(name, ratio) for name, ratio in shares.items() if ratio is not None]
+        rows.append(row | {name: value for each in known for name, value in each.items()})
     return rows

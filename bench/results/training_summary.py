@@ -22,11 +22,11 @@ from scipy.special import stdtrit
 
 from bench.results import stats
 from bench.results.stats import REFERENCE
-from bench.results.summary import AXES, LINE, SETTING
+from bench.results.summary import AXES, LINE, SETTING, provenance
 from bench.results.training import TrainingPoint, trainings
 
 _IDENTITY = (*AXES, *SETTING, *LINE, "label", "exactness", "weights", "log")
-_TEXT = {*_IDENTITY, "outcome", "reason", "stopped", "memory_kind"}
+_TEXT = {*_IDENTITY, "outcome", "reason", "stopped", "undecidable", "memory_kind"}
 _MEANS = ("validation", "train_s", "best_s", "quality_s", "step", "epoch", "best_step", "best_epoch", "interactions")
 _RATIOS = {"best": "best_s", "quality": "quality_s", "epochs": "best_step"}
 
@@ -102,9 +102,7 @@ def _identity_of(point: TrainingPoint) -> Row:
     case["asked_repetition_ratio"] = case.pop("item_repetition_ratio", None)
     row: Row = {axis: case.get(axis) for axis in AXES}
     row |= {name: getattr(point, name) for name in (*SETTING, *LINE, "label", "exactness", "seed")}
-    row["weights"] = "random" if str(row["encoder"]).startswith("shape:") else "real"
-    row["log"] = "real"
-    return row
+    return row | provenance(point.case, point.detail)
 
 
 def _point_columns(metrics: Sequence[str]) -> tuple[str, ...]:
@@ -123,7 +121,17 @@ def _point_row(point: TrainingPoint, metrics: Sequence[str]) -> Row:
 def _seed_columns(metrics: Sequence[str]) -> tuple[str, ...]:
     measured = ("train_s", "step", "epoch", "interactions", "validation", "best_s", "best_step", "best_epoch")
     tests = (f"test_{name}" for name in metrics)
-    return ("outcome", "reason", "stopped", *measured, "quality_s", *tests, "memory_bytes", "memory_kind")
+    return (
+        "outcome",
+        "reason",
+        "stopped",
+        "undecidable",
+        *measured,
+        "quality_s",
+        *tests,
+        "memory_bytes",
+        "memory_kind",
+    )
 
 
 def _seed_row(own: Sequence[TrainingPoint], metrics: Sequence[str]) -> Row:
@@ -131,10 +139,9 @@ def _seed_row(own: Sequence[TrainingPoint], metrics: Sequence[str]) -> Row:
     last = own[-1]
     row = _identity_of(last)
     row |= {"outcome": last.outcome, "reason": last.reason, "stopped": last.stopped}
+    splits = last.detail.get("undecidable", {})
+    row["undecidable"] = " and ".join(f"the {split} split ({reason})" for split, reason in splits.items()) or None
     row |= {name: getattr(last, name) for name in ("train_s", "step", "epoch", "interactions")}
-    weights = last.detail.get("weights")
-    row["weights"] = weights or row["weights"]
-    row["log"] = last.detail.get("log") or row["log"]
     best = next((point for point in reversed(own) if point.test), None)
     if best is not None:
         row |= {"validation": best.validation.get(metrics[0]), "best_s": best.train_s}
@@ -174,7 +181,7 @@ def _case_of(row: Row, *, seed: bool = False) -> tuple[Any, ...]:
 def _summary_columns(metrics: Sequence[str]) -> tuple[str, ...]:
     tests = (f"{kind}_{name}{end}" for name in metrics for kind in ("test", "difference") for end in _ENDS)
     ratios = (f"speed_up_{name}{end}" for name in _RATIOS for end in _ENDS)
-    ended = ("outcome", "reason", "stopped", "seeds", "ok_seeds", "goal_seeds", "reached_seeds")
+    ended = ("outcome", "reason", "stopped", "undecidable", "seeds", "ok_seeds", "goal_seeds", "reached_seeds")
     return (*ended, *tests, *_MEANS, *ratios, "memory_bytes", "memory_kind", "memory_ratio")
 
 
@@ -197,6 +204,7 @@ def _summary_row(own: list[Row], reference: list[Row], metrics: Sequence[str]) -
     row["outcome"] = "ok" if done else failed[0]["outcome"] if failed else None
     row["reason"] = failed[0]["reason"] if failed else None
     row["stopped"] = ", ".join(dict.fromkeys(each["stopped"] for each in done))
+    row["undecidable"] = next((each["undecidable"] for each in done if each["undecidable"]), None)
     row |= {"seeds": len(own), "ok_seeds": len(done)}
     row["goal_seeds"], row["reached_seeds"] = len(_known(done, "goal")), len(_known(done, "quality_s"))
     for name in metrics:
@@ -207,7 +215,7 @@ def _summary_row(own: list[Row], reference: list[Row], metrics: Sequence[str]) -
     if row["reached_seeds"] < row["goal_seeds"]:
         row.pop("quality_s", None)  # a mean over those that got there would praise a line for those that did not
     for name, column in _RATIOS.items():
-        logs = _paired(done, reference, column, lambda a, b: math.log(b / a))
+        logs = _paired(_above_zero(done, column), _above_zero(reference, column), column, lambda a, b: math.log(b / a))
         if logs and (name != "quality" or row["reached_seeds"] == row["goal_seeds"]):
             ratio = stats.estimate(logs)
             low, high = ratio.interval or (None, None)
@@ -218,6 +226,10 @@ def _summary_row(own: list[Row], reference: list[Row], metrics: Sequence[str]) -
 
 def _known(rows: Iterable[Row], column: str) -> list[float]:
     return [row[column] for row in rows if row.get(column) is not None]
+
+
+def _above_zero(rows: Iterable[Row], column: str) -> list[Row]:
+    return [row for row in rows if (row.get(column) or 0) > 0]
 
 
 def _paired(

@@ -5,7 +5,7 @@ outcome    measured, as-before, fixed; newly-oom, newly-timeout, newly-error, ne
            reference); oom, timeout, error, skipped (nothing to hold against a floor); missing, renamed
 floor      above-floor; below-floor; floor-unclear
 reference  no-loss; speed-lost; unclear, loss-among-many (alone a loss, among so many comparisons perhaps chance)
-both       one-block (no interval), no-ratio (e2e was not measured)
+both       one-block (no interval), load (too different to compare), no-ratio (e2e was not measured)
 memory     memory-held; memory-grown; memory-unknown
 Any of them is `canary` where the environment is not trusted.
 """

@@ -26,7 +26,14 @@ class Job(NamedTuple):
 
 @dataclass(frozen=True)
 class TakeWindow:
-    """The manager gives the worker its turn: one window, and no other process computes meanwhile."""
+    """The manager gives the worker its turn: one window, and no other process computes meanwhile.
+
+    lead_in_s: how long to step before it, untimed, until the device runs as this worker makes it run; least_s: how long
+    the window is at least.
+    """
+
+    lead_in_s: float = 0.0
+    least_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,7 @@ class Took:
     """The worker has taken a window and hands its turn back.
 
     began_s, ended_s: by `time.monotonic`, which all processes share; seconds: of the timed work; discarded_s: of takes
-    of the same window that were not kept.
+    of the same window that were not kept; led_in_s: of the steps right before.
     """
 
     began_s: float
@@ -74,6 +81,7 @@ class Took:
     seconds: float
     steps: int
     discarded_s: float = 0.0
+    led_in_s: float = 0.0
 
 
 @dataclass(frozen=True)

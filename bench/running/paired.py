@@ -29,7 +29,7 @@ from bench.measure import room, telemetry
 from bench.measure.room import Room
 from bench.measure.telemetry import Watch
 from bench.results import stats, store
-from bench.results.schema import PeakMemory, Record
+from bench.results.schema import POWER_CAP, PeakMemory, Record
 from bench.running import skipping
 from bench.running.events import BlockBegan, Event, Extended, Finished, Planned, Started
 from bench.running.failures import Failure
@@ -56,7 +56,7 @@ def run(
 ) -> RunCounts:
     """Measures the cases of `items`, each in at least `run.blocks` blocks, less what `run_dir` holds already.
 
-    watch, free: what tells of the device meanwhile, and of the memory that workers may take; by default the run's
+    watch, free: what tells of the machine meanwhile, and of the memory that workers may take; by default the run's
     device. Raises as `bench.running.manager.run` does.
     """
     loaded = store.load(run_dir)
@@ -138,6 +138,7 @@ class _PairedCase:
         self.settings = run.config.run
         self.solo: dict[MethodLine, Record] = {}
         """Lines run alone for their peaks."""
+        self.block_began_s = 0.0
         self.crowded = False
         """Whether lines that should have fitted together did not."""
 
@@ -156,7 +157,7 @@ class _PairedCase:
             self._measure_block(items)
 
     def _measure_block(self, items: Sequence[WorkItem]) -> None:
-        began = time.monotonic()
+        self.block_began_s = began = time.monotonic()
         taken = {item: _untried(self._job(item), why) for item in items if (why := self._hopeless(item))}
         tried = [item for item in items if item not in taken]
         if self.settings.memory == "solo":
@@ -172,13 +173,18 @@ class _PairedCase:
         told = self.run.watch, self.run.on_event, self.run.starting
         if self._fit(items):
             self.run.on_event(BlockBegan(self.case, items[0].block, "interleaved"))
-            block = interleaved(jobs, *told)
+            block = interleaved(jobs, *told, capped=self._was_capped(), share_s=self._share_s(items[0].block))
             if not any(self._was_crowded(each) for each in block):
                 return block
             self.crowded = True
             self.run.started.clear()
         self.run.on_event(BlockBegan(self.case, items[0].block, "alternated"))
-        return alternated(jobs, *told)
+        return alternated(jobs, *told, capped=self._was_capped(), share_s=self._share_s(items[0].block))
+
+    def _was_capped(self) -> bool:
+        """Whether the device was at its power cap in an earlier block of the case."""
+        told = [record.telemetry for record in self._records() if record.telemetry is not None]
+        return any(POWER_CAP in (each.throttle_reasons or ()) for each in told)
 
     def _was_crowded(self, measurement: Measurement) -> bool:
         """Whether memory ran out that alone would have sufficed."""
@@ -244,24 +250,25 @@ class _PairedCase:
 
     def _is_enough(self) -> bool:
         """Whether the intervals of all speed-ups that can still be measured, and of the canary, are narrow enough."""
-        compared = [self._values(line, replica) for line, replica in self.lines if self._is_going_on(line, replica)]
+        going_on = [each for each in self.lines if self._is_going_on(*each)]
+        compared = [pair for each in going_on if (pair := self._pair(*each)) is not None]
         return all(
             stats.enough(
-                values,
+                list(stats.block_values(*pair).values()),
+                stats.block_loads(*pair),
                 half_width=self.settings.half_width,
                 least=self.settings.blocks,
                 most=self.settings.max_blocks,
             )
-            for values in compared
-            if values is not None
+            for pair in compared
         )
 
-    def _values(self, line: MethodLine, replica: int) -> list[float] | None:
-        """Block values against e2e on the same engine; None for e2e itself, and where it is not measured."""
+    def _pair(self, line: MethodLine, replica: int) -> tuple[list[Record], list[Record]] | None:
+        """Records of e2e on the same engine and of the line; None for e2e itself, and where it is not measured."""
         reference = MethodLine(REFERENCE_METHOD, line.engine)
         if (line, replica) == (reference, 0) or not self._is_going_on(reference, 0):
             return None
-        return list(stats.block_values(self._replica(reference, 0), self._replica(line, replica)).values())
+        return self._replica(reference, 0), self._replica(line, replica)
 
     def _is_going_on(self, line: MethodLine, replica: int) -> bool:
         """Whether further blocks would measure the line."""
@@ -272,8 +279,17 @@ class _PairedCase:
 
     def _is_overdue(self) -> bool:
         """Whether another block would overrun the case's budget, going by those that were taken."""
-        took_s = {record.block: record.detail.get("block_s", 0.0) for record in self._records()}
-        return sum(took_s.values()) * (1 + 1 / len(took_s)) > self.settings.case_budget_s if took_s else False
+        took_s = self._took_s()
+        return sum(took_s) * (1 + 1 / len(took_s)) > self.settings.case_budget_s if took_s else False
+
+    def _share_s(self, block: int) -> float:
+        """What this block may still take: its part of what is left of the case's budget, so that rounds fill it."""
+        left_s = self.settings.case_budget_s - sum(self._took_s()) - (time.monotonic() - self.block_began_s)
+        return left_s / max(1, self.settings.blocks - block)
+
+    def _took_s(self) -> list[float]:
+        """Seconds of each block so far."""
+        return list({record.block: record.detail.get("block_s", 0.0) for record in self._records()}.values())
 
     def _records(self, line: MethodLine | None = None) -> list[Record]:
         axes = self.case.axes()

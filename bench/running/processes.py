@@ -10,11 +10,13 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing import forkserver, reduction, resource_tracker
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -187,12 +189,17 @@ def warm_fork_server(*further: str) -> None:
 
     further: modules besides those that every worker needs.
 
+    It imports from where this process does: left to itself, the fork server of multiprocessing looks into the working
+    directory first, and workers measured another copy of this program that lies there, or is installed.
+
     It must not hear Ctrl-C, which a terminal sends to all of them: it, and every worker through it, inherits a mask
     that blocks the signal.
     """
     _context.set_forkserver_preload([*PRELOAD, *further])
     resource_tracker.ensure_running()  # by itself first: starting it lifts the mask
-    with _interrupts_blocked(), _environment_defaults(WORKER_ENVIRONMENT):
+    wanted = {name: os.environ.get(name, value) for name, value in WORKER_ENVIRONMENT.items()}
+    places = os.pathsep.join(str(Path(place).absolute()) for place in sys.path)
+    with _interrupts_blocked(), _environment(wanted | {"PYTHONPATH": places, "PYTHONSAFEPATH": "1"}):
         forkserver.ensure_running()
 
 
@@ -206,12 +213,15 @@ def _interrupts_blocked() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _environment_defaults(defaults: dict[str, str]) -> Iterator[None]:
-    """Environment variables for a process that is started within; those that are set already stay as they are."""
-    added = {name: value for name, value in defaults.items() if name not in os.environ}
-    os.environ.update(added)
+def _environment(wanted: dict[str, str]) -> Iterator[None]:
+    """Environment variables for a process that is started within."""
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
     try:
         yield
     finally:
-        for name in added:
-            os.environ.pop(name, None)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -74,7 +74,7 @@ def _measure(task: Task | None, connection: Connection | None) -> dict[str, Any]
             return
         say(subject.warm_up_told())
         while isinstance(order := _heard(ranks, connection), TakeWindow):
-            say(subject.window_told())
+            say(subject.window_told(order))
         assert isinstance(order, Finish)
         subject.keep(order.kept, order.reason)
 

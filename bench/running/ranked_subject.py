@@ -119,6 +119,10 @@ class RankedSubject(Subject):
         """The part of the measured steps in which items were shared."""
         return statistics.fmean(self._training.shares_items(batch) for batch in self._own_batches())
 
+    def _whole_batch(self, number: int) -> Batch:
+        size = self.ranks.size
+        return _joined([self.built.workload.batches(number * size + rank) for rank in range(size)])
+
     def _own_batches(self) -> list[Batch]:
         return [batch for window in self._measured for batch in window]
 

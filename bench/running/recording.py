@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bench import contents
 from bench.errors import BenchError
+from bench.progress import count
 from bench.results import store
 from bench.results.schema import Outcome, Record
 from bench.running.interrupts import held_back
@@ -40,7 +41,8 @@ def overhead(records: Iterable[Record]) -> str | None:
     if not seconds:
         return None
     usual, most = statistics.median(seconds), max(seconds)
-    return f"Beside its set-up and steps a process took {usual:.2f} s, at most {most:.2f} s ({len(seconds)} processes)."
+    processes = count(len(seconds), "process", "processes")
+    return f"Beside its set-up and steps a process took {usual:.2f} s, at most {most:.2f} s ({processes})."
 
 
 def write(run_dir: Path, record: Record) -> None:

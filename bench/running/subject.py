@@ -4,9 +4,12 @@ setup -> warm-up -> windows -> facts. Batches are made ahead of each window and 
 holds steps and nothing else. Whoever drives a subject decides whose turn it is: a worker alone runs it straight
 through, and workers that are resident together can be given one window at a time.
 
-All lines of a case are timed from the same batch on, however long each warmed up; a faster one goes further, unless
-windows are counted in steps (`window_steps`). What becomes ready within a window, a graph of a size not met before, is
-set-up: the window is taken again.
+All lines of a case are timed on the same few batches, those most typical of the log. Windows go round them: the first
+begins with the first of them, the next with the second, and a line that takes more steps to fill a window goes on from
+there. So every line steps on all of them, and on none more often than on the others. A line that accumulates, or works
+with encodings of earlier steps, meets new batches in every step instead, as does every line where windows are counted
+in steps (`window_steps`); these begin at the same batch, however long each warmed up. What becomes ready within a
+window, a graph of a size not met before, is set-up: the window is taken again.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -29,6 +33,7 @@ from bench.measure.clock import Clock, WarmUp, Window
 from bench.measure.cores import compute_threads
 from bench.measure.counts import batch_counts, encoder_counts
 from bench.measure.memory import fixed_bytes, peak_memory, reserved_bytes, resident_peak_bytes
+from bench.measure.sample import Sample, sample
 from bench.methods import exactness, method_class
 from bench.results.schema import Loss, Record, Throughput
 from bench.running import failures
@@ -40,6 +45,11 @@ from gram_core.batch import Batch
 FIRST_TIMED = 1_000_000
 """The number of the batch that the first window begins with, or the next that begins an epoch: behind whatever warms
 up."""
+FIRST_LEADING_IN = 2 * FIRST_TIMED
+"""The number of the batch that the first lead-in begins with: none of them is a measured one, which methods that reuse
+encodings would then find fresh."""
+FEWEST_TIMED = 2
+"""Batches that windows go round, where so many were counted: one alone would hide what changes from step to step."""
 TAKES = 3
 """Of a window: the first meets sizes, the second captures them, the third replays."""
 LONG_S = 10.0
@@ -68,7 +78,7 @@ def measure_in_turns(
     def windows(subject: Subject) -> None:
         say(subject.warm_up_told())
         while isinstance(order := hear(), TakeWindow):
-            say(subject.window_told())
+            say(subject.window_told(order))
         subject.keep(order.kept, order.reason)
 
     return _measure(job, say, windows, clock)
@@ -144,12 +154,20 @@ class Subject:
         self._losses: list[float] = []
         self._waits: list[float] = []
         self._waited: list[float] = []
-        self._began_s = 0.0
+        self._began_s = self._ended_s = 0.0
+        """Of the last timed steps."""
+        self._led_in_s = 0.0
+        """Before the last window."""
+        self._lead_in_batches = FIRST_LEADING_IN
         self._retaken_s: list[float] = []
         """What each take that was not kept took beyond the one that was."""
         self._discarded_s = 0.0
         """Of the last window."""
         self._units_per_window = 1
+        self._sample: Sample | None = None
+        """What of the log was counted, once warm."""
+        self._round: tuple[Batch, ...] = ()
+        """The batches that windows go round; none where each step meets a new one."""
 
     @property
     def _warm_up_steps(self) -> int:
@@ -183,9 +201,16 @@ class Subject:
         _settle_garbage()  # compilers leave as much behind as imports do
         epoch = self.built.workload.steps_per_epoch or 1
         self._batches_made, self._ahead = -(-FIRST_TIMED // epoch) * epoch, []
+        workload = self.built.workload
+        self._sample = sample(self._whole_batch, self._batches_made, workload.table, workload.steps_per_epoch)
+        self._round = tuple(self._batch(number) for number in self._round_of(self._sample))
 
-    def window(self) -> Window:
-        """One measured window; taken again, on the same batches, where something became ready in it."""
+    def window(self, lead_in_s: float = 0.0) -> Window:
+        """One measured window; taken again, on the same batches, where something became ready in it.
+
+        lead_in_s: how long to step before it, on other batches and untimed.
+        """
+        self._lead_in(lead_in_s)
         ready, takes = self._made_ready(), [self._take()]
         while len(takes) < TAKES and takes[-1].seconds < LONG_S and ready != (now := self._made_ready()):
             ready, self._ahead = now, self._stepping
@@ -205,11 +230,14 @@ class Subject:
         stepped_s = self.setup_s + sum(unit.seconds for unit in self.warm.units)
         return Warm(initialised_s, stepped_s - initialised_s, self.warm.spent_s)
 
-    def window_told(self) -> Took:
+    def window_told(self, order: TakeWindow) -> Took:
         """One measured window, its batches made beforehand, and what the manager wants to know of it."""
-        self._prepare(self._units_per_window * self.built.method.interval)
-        window = self.window()
-        return Took(self._began_s, time.monotonic(), window.seconds, window.steps, self._discarded_s)
+        settings, interval = self.job.config.run, self.built.method.interval
+        self._units_per_window = clocks.units_per_window(self.warm.units, settings, interval, order.least_s)
+        self._prepare(self._units_per_window * interval)
+        window = self.window(order.lead_in_s)
+        led_in_s = self._led_in_s
+        return Took(self._began_s, self._ended_s, window.seconds, window.steps, self._discarded_s, led_in_s)
 
     def keep(self, kept: Sequence[int], reason: str | None) -> None:
         """Forgets all windows but these, by their positions; raises NothingKept, with the reason, for none."""
@@ -234,7 +262,7 @@ class Subject:
     def record(self) -> Record:
         """The measurement."""
         median_s = statistics.median(window.step_s for window in self.windows)
-        counts = self._counts(list(itertools.chain.from_iterable(self._measured)))
+        counts = self._counts(list(itertools.chain.from_iterable(self._measured))) | self._ratio()
         return Record(
             **identity(self.job),
             outcome="ok",
@@ -264,10 +292,18 @@ class Subject:
                 )
         return columns
 
+    def _lead_in(self, seconds: float) -> None:
+        """Untimed steps until the device's clock and power are those of this method's steps, whoever stepped before."""
+        steps = clocks.lead_in_units(self.warm.units, self.built.method.interval, seconds) * self.built.method.interval
+        self._led_in_s = 0.0
+        if steps:
+            batches = [self._batch(self._lead_in_batches + place) for place in range(steps)]
+            self._lead_in_batches += steps
+            self._led_in_s = self._timed(batches).seconds
+
     def _take(self) -> Window:
         """A window that may be kept, and in `_waited` what its device waited, per step, where the engine tells."""
         self._waited_s()
-        self._began_s = time.monotonic()
         window = self._run(self._units_per_window)
         waited_s = self._waited_s()
         self._waited = [] if waited_s is None else [waited_s / window.steps]
@@ -296,20 +332,33 @@ class Subject:
         losses: list[Tensor] = []
 
         def work() -> None:
+            self._began_s = time.monotonic()
             for batch in training.ahead(batches):
                 losses.append(method.step(batch))
             if then is not None:
                 then()
 
         window = clocks.timed(work, len(batches), self.clock)
+        self._ended_s = time.monotonic()
         self._keep_losses(training.joint_losses(torch.stack(losses)).detach().double().tolist())
         return window
 
     def _prepare(self, steps: int) -> None:
         """Makes batches ahead of the clock until there are so many."""
         while len(self._ahead) < steps:
-            self._ahead.append(self._batch(self._batches_made))
-            self._batches_made += 1
+            if self._round:
+                place = len(self.windows) + len(self._ahead)
+                self._ahead.append(replace(self._round[place % len(self._round)]))  # plans know a batch by its identity
+            else:
+                self._ahead.append(self._batch(self._batches_made))
+                self._batches_made += 1
+
+    def _round_of(self, counted: Sample) -> tuple[int, ...]:
+        """Numbers of the batches to go round: as many as every line is sure to take windows."""
+        run, built = self.job.config.run, self.built
+        if run.window_steps is not None or built.method.interval > 1 or built.exactness == "stale":
+            return ()
+        return counted.numbers[: max(FEWEST_TIMED, run.rounds if run.paired else run.min_samples)]
 
     def _build(self) -> Built:
         return build(self.job.config, self.job.item, self.device)
@@ -322,6 +371,10 @@ class Subject:
 
     def _batch(self, number: int) -> Batch:
         return self.built.workload.batches(number)
+
+    def _whole_batch(self, number: int) -> Batch:
+        """That of all processes that train together."""
+        return self._batch(number)
 
     def _reserved_bytes(self) -> int:
         return reserved_bytes(self.device)
@@ -342,6 +395,23 @@ class Subject:
         return {
             **batch_counts(batches, built.workload.table, interval),
             **encoder_counts(batches, built.workload.table, built.encoder, built.method),
+        }
+
+    def _ratio(self) -> dict[str, float | None]:
+        """Of all counted batches, which are more than the timed ones."""
+        counted = self._sample
+        return {} if counted is None else {"item_repetition_ratio": counted.item_repetition_ratio}
+
+    def _basis(self) -> dict[str, Any]:
+        """Of how many batches the ratio and the times are."""
+        counted = self._sample
+        if counted is None:
+            return {}
+        return {
+            "ratio_batches": counted.batches,
+            "ratio_relative_error": counted.relative_error,
+            "timed_batches": len({id(batch.items) for window in self._measured for batch in window}),
+            "timed_typical": bool(self._round),
         }
 
     def _waited_s(self) -> float | None:
@@ -379,6 +449,7 @@ class Subject:
                 **self.built.detail,
                 **({"graphs": counts()} if (counts := getattr(self.built.graphs, "capture_counts", None)) else {}),
                 **({"windows_taken_again": len(self._retaken_s)} if self._retaken_s else {}),
+                **self._basis(),
                 "first_unit_s": self.warm.units[0].seconds if self.warm.units else None,
                 "threads": torch.get_num_threads(),
                 "resident_at_start_bytes": self._memory_at_start,

@@ -7,6 +7,7 @@ The token is a call that does not return before the worker's answer is there: a 
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 from bench.configuration.config import RunSettings
 from bench.configuration.sweep import WorkItem
 from bench.measure import telemetry
+from bench.measure.cores import compute_threads
 from bench.measure.telemetry import Stretch, Watch
 from bench.results.schema import Exactness, Record, Schedule
 from bench.running import failures, worker
@@ -77,11 +79,11 @@ class Seat:
             self.pid = self._process.pid
             self.warm = self._answer(Warm, None)
 
-    def turn(self, number: int) -> None:
+    def turn(self, number: int, order: TakeWindow) -> None:
         """One window, of round `number`."""
         with self._holding():
-            self._tell(TakeWindow())
-            took = self._answer(Took, TakeWindow())
+            self._tell(order)
+            took = self._answer(Took, order)
         if took is not None:
             self.windows[number] = took
             self._on_event(TookTurn(self.job.item, number, took.began_s, took.ended_s))
@@ -98,8 +100,8 @@ class Seat:
         """Seconds of the token that were neither set-up nor steps; None for a worker that never got warm."""
         if self.warm is None:
             return None
-        stepping_s = self.warm.warm_up_s + sum(took.seconds + took.discarded_s for took in self.windows.values())
-        return self.held_s - self.warm.setup_s - stepping_s
+        windows_s = sum(took.led_in_s + took.seconds + took.discarded_s for took in self.windows.values())
+        return self.held_s - self.warm.setup_s - self.warm.warm_up_s - windows_s
 
     def _tell(self, order: Order) -> None:
         assert self._process is not None, "start comes first"
@@ -167,18 +169,31 @@ class Rounds:
     dropped: tuple[str, ...]
     stretches: dict[tuple[WorkItem, int], Stretch]
     """What the device did during each line's window of each round."""
+    lead_in_s: float = 0.0
+    """Untimed steps before each window."""
 
 
 def interleaved(
-    jobs: Sequence[Job], watch: Watch, on_event: Callable[[Event], None], starting: Callable[[WorkItem], None]
+    jobs: Sequence[Job],
+    watch: Watch,
+    on_event: Callable[[Event], None],
+    starting: Callable[[WorkItem], None],
+    *,
+    capped: bool = False,
+    share_s: float = math.inf,
 ) -> list[Measurement]:
-    """All workers resident together, a window each per round. In the order of `jobs`."""
+    """All workers resident together, a window each per round. In the order of `jobs`.
+
+    capped: whether the device is known to be at its power cap when these lines run; share_s: what the block may take,
+    of which rounds take what is left.
+    """
+    until_s = time.monotonic() + share_s
     with contextlib.ExitStack() as stack:
         seats = [stack.enter_context(Seat(job, on_event)) for job in jobs]
         for seat in in_round(seats, jobs[0].item.block):
             starting(seat.job.item)
-            seat.start()
-        rounds = _take_rounds(seats, watch)
+            capped |= _start(seat, watch)
+        rounds = _take_rounds(seats, watch, capped=capped, until_s=until_s)
         for seat in seats:
             if seat.alive:
                 seat.finish(rounds.kept, _nothing_kept(rounds))
@@ -186,7 +201,13 @@ def interleaved(
 
 
 def alternated(
-    jobs: Sequence[Job], watch: Watch, on_event: Callable[[Event], None], starting: Callable[[WorkItem], None]
+    jobs: Sequence[Job],
+    watch: Watch,
+    on_event: Callable[[Event], None],
+    starting: Callable[[WorkItem], None],
+    *,
+    capped: bool = False,
+    share_s: float = math.inf,
 ) -> list[Measurement]:
     """One worker after another, from its start to its end, in an order that differs from block to block.
 
@@ -195,7 +216,8 @@ def alternated(
     taken = {}
     for job in in_round(jobs, jobs[0].item.block):
         starting(job.item)
-        taken[job.item] = _by_itself(job, watch, on_event, "alternated", job.config.run.rounds)
+        until_s, wanted = time.monotonic() + share_s / len(jobs), job.config.run.rounds
+        taken[job.item] = _by_itself(job, watch, on_event, "alternated", wanted, capped=capped, until_s=until_s)
     return [taken[job.item] for job in jobs]
 
 
@@ -208,23 +230,52 @@ def alone(
 
 
 def _by_itself(
-    job: Job, watch: Watch, on_event: Callable[[Event], None], schedule: Schedule, wanted: int
+    job: Job,
+    watch: Watch,
+    on_event: Callable[[Event], None],
+    schedule: Schedule,
+    wanted: int,
+    *,
+    capped: bool | None = None,
+    until_s: float = math.inf,
 ) -> Measurement:
     with Seat(job, on_event) as seat:
-        seat.start()
-        rounds = _take_rounds([seat], watch, wanted)
+        found = _start(seat, watch)
+        known = None if capped is None else capped or found
+        rounds = _take_rounds([seat], watch, wanted, capped=known, until_s=until_s)
         if seat.alive:
             seat.finish(rounds.kept, _nothing_kept(rounds))
         return _measurement(seat, schedule, rounds, residents=1)
 
 
-def _take_rounds(seats: Sequence[Seat], watch: Watch, wanted: int | None = None) -> Rounds:
-    """`wanted` rounds, by default those of the settings, fewer where the budget of all workers together is spent.
+def _start(seat: Seat, watch: Watch) -> bool:
+    """Starts a worker; whether the device was at its power cap meanwhile."""
+    began_s = time.monotonic()
+    seat.start()
+    found = telemetry.at_power_cap(watch.between(began_s, time.monotonic()))
+    watch.forget()
+    return found
 
-    A round in which the device slowed down for any line is dropped for all of them, and another one taken.
+
+def _take_rounds(
+    seats: Sequence[Seat],
+    watch: Watch,
+    wanted: int | None = None,
+    *,
+    capped: bool | None = False,
+    until_s: float = math.inf,
+) -> Rounds:
+    """`wanted` rounds, by default those of the settings, fewer where the budget of all workers together is spent or
+    another one would end after `until_s`.
+
+    A round in which the device slowed down for any line is dropped for all of them, and another one taken. Where power
+    decides the clock, each window is led in. capped: whether that is known already; None leaves it out. Where it shows
+    in the first round only, that round has shown it and no more: it is taken again.
     """
     settings: RunSettings = seats[0].job.config.run
     wanted = wanted or settings.rounds
+    settled = TakeWindow(settings.lead_in_s, settings.settled_window_s)
+    order = settled if capped else TakeWindow()
     began = time.monotonic()
     budget_s = len(seats) * settings.budget_s - sum(seat.warm.spent_s for seat in seats if seat.warm)
     first = seats[0].job.item.block  # so that blocks whose cycles the budget cuts short lack different orders
@@ -233,29 +284,38 @@ def _take_rounds(seats: Sequence[Seat], watch: Watch, wanted: int | None = None)
     stretches: dict[tuple[WorkItem, int], Stretch] = {}
     for number in range(ROUNDS_TRIED_PER_KEPT * wanted):
         elapsed_s = time.monotonic() - began
-        over = number > 0 and elapsed_s * (number + 1) / number > budget_s
+        next_s = elapsed_s * (number + 1) / number if number else 0.0
+        over = next_s > budget_s or began + next_s > until_s
         if len(kept) >= wanted or (over and len(kept) >= min(settings.min_samples, wanted)):
             break
         for seat in in_round(seats, first + number):
             if seat.alive:
-                seat.turn(number)
+                seat.turn(number, order)
         alive = [seat for seat in seats if seat.alive]
         if not alive:
             break
         found = {(seat.job.item, number): _stretch(seat.windows[number], watch) for seat in alive}
         watch.forget()
         stretches |= found
-        reasons = [telemetry.why_dropped(each.readings, watch.highest_sm_clock_mhz) for each in found.values()]
-        reason = next(filter(None, reasons), None)
-        if reason is None:
-            kept.append(number)
-        else:
+        readings = [reading for each in found.values() for reading in each.readings]
+        reason = telemetry.why_dropped(readings)
+        if reason is not None:
             dropped.append(f"round {number}: {reason}")
-    return Rounds(tuple(kept), tuple(dropped), stretches)
+        elif number == 0 and capped is False and _power_decides(list(found.values())):
+            order = settled
+        else:
+            kept.append(number)
+    return Rounds(tuple(kept), tuple(dropped), stretches, order.lead_in_s)
+
+
+def _power_decides(stretches: Sequence[Stretch]) -> bool:
+    capped = any(telemetry.at_power_cap(each.readings) for each in stretches)
+    return capped or telemetry.clock_depends_on_who_runs(stretches)
 
 
 def _stretch(took: Took, watch: Watch) -> Stretch:
-    return Stretch(took.began_s, took.ended_s, watch.between(took.began_s, took.ended_s))
+    readings = watch.between(took.began_s, took.ended_s)
+    return Stretch(took.began_s, took.ended_s, readings, took.began_s - took.led_in_s)
 
 
 def _nothing_kept(rounds: Rounds) -> str | None:
@@ -273,10 +333,12 @@ def _measurement(seat: Seat, schedule: Schedule, rounds: Rounds, residents: int)
         steps = sum(seat.windows[number].steps for number in kept)
         alone = not record.ranks  # of several devices one is watched, and its energy is not that of all users
         interactions = record.item_slots * steps if record.item_slots is not None and alone else None
-        columns["telemetry"] = telemetry.summary(stretches, interactions, seat.pid, residents)
+        threads = compute_threads(seat.job.config.run.device)
+        columns["telemetry"] = telemetry.summary(stretches, interactions, seat.pid, residents, threads)
         if schedule == "interleaved":
             columns["rounds"] = kept
     if seat.warm is not None:
         columns["overhead_s"] = seat.overhead_s
-        columns["detail"] = {**record.detail, "warm_up_s": seat.warm.warm_up_s, "held_s": seat.held_s}
+        led_in = {"lead_in_s": rounds.lead_in_s} if rounds.lead_in_s else {}
+        columns["detail"] = {**record.detail, "warm_up_s": seat.warm.warm_up_s, "held_s": seat.held_s, **led_in}
     return Measurement(seat.job.item, Record.model_validate({**dict(record), **columns}), seat.held_s)

@@ -19,12 +19,14 @@ class Planned:
 
 @dataclass(frozen=True)
 class Started:
-    """A worker begins. number: 1 for the first one of this call; eta_s: None before anything is known."""
+    """A worker begins. number: 1 for the first one of this call; eta_s: None before anything is known; earlier: the
+    evaluations of a former call that it goes on from."""
 
     item: TrainItem
     number: int
     total: int
     eta_s: float | None
+    earlier: tuple[TrainingPoint, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,18 @@ def quality(training: Training, task: Task, held_out: Sequence[Scored]) -> dict[
     return measured(judged(task, held_out, scores), task)
 
 
+def undecidable(task: Task, held_out: Sequence[Scored]) -> str | None:
+    """Why a split holds nothing right beside something wrong, so that no metric is defined; None where it does."""
+    if task == "ranking":
+        shown = [each.batch.mask[:, each.batch.history_length :].sum(1) for each in held_out]
+        several = any((candidates > 1).any() for candidates in shown)
+        return None if several else "none of its impressions shows more than one candidate"
+    right = [bool(value) for each in held_out for value in (each.batch.targets > 0.5)[each.batch.mask]]
+    if len(set(right)) == 2:
+        return None
+    return f"each of its responses is {'right' if right[0] else 'wrong'}" if right else "it holds no response"
+
+
 def all_of(split: HeldOut) -> list[Scored]:
     """Every held-out batch."""
     return [split.batches(number) for number in range(split.steps)]

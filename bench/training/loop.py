@@ -128,6 +128,12 @@ class Learner:
             stopped=self.stopped,
         )
 
+    def undecidable(self) -> dict[str, str]:
+        """Splits that no metric can be had of, each with its reason; of those that were scored."""
+        task = self.training.cf_module.task
+        found = {split: judging.undecidable(task, scored) for split, scored in self._scored.items()}
+        return {split: reason for split, reason in found.items() if reason is not None}
+
     def checkpoint(self) -> Checkpoint:
         """Everything that `restore` needs to go on from here."""
         kept = checkpoint.of(self.method, self.training)

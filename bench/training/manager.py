@@ -46,8 +46,10 @@ def run(config: Config, run_dir: Path, items: Sequence[TrainItem], on_event: Cal
     pace = Pace()
     for number, item in enumerate(todo, start=1):
         began = time.monotonic()
-        on_event(Started(item, number, len(todo), pace.remaining_s([each.work for each in todo[number - 1 :]])))
-        last = next((each for each in reversed(recorded.get(item.key, ())) if each.validation), None)
+        earlier = tuple(each for each in recorded.get(item.key, ()) if each.validation)
+        left_s = pace.remaining_s([each.work for each in todo[number - 1 :]])
+        on_event(Started(item, number, len(todo), left_s, earlier))
+        last = earlier[-1] if earlier else None
         point = _hopeless(config, run_dir, item, outcomes)
         if point is None:
             point = Recorder(TrainJob(config, item, run_dir), last, on_event).supervise()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -10,8 +10,9 @@ from rich.console import Console
 from bench import contents, session
 from bench.configuration import checks
 from bench.configuration.config import Config
+from bench.dry_run import print_encodings
 from bench.errors import ConfigError, Interrupted
-from bench.progress import duration
+from bench.progress import count, duration
 from bench.results import training
 from bench.session import Plan, Request, say
 from bench.training.plan import TrainItem
@@ -67,18 +68,24 @@ def warnings(config: Config) -> list[str]:
     return ["a part of train.sweep leaves out e2e, so nothing can be compared with it"] if without else []
 
 
-def print_plan(plan: Plan, items: Sequence[TrainItem], console: Console) -> None:
-    """What `train --dry-run` prints: the lines of each case, the seeds, and when a line ends."""
+def print_plan(plan: Plan, items: Sequence[TrainItem], encodings: Mapping[str, str], console: Console) -> None:
+    """What `train --dry-run` prints: the lines of each case, how each encoder encodes, seeds, and when a line ends."""
     settings = plan.config.train
     say(console, plan.title)
     for case in dict.fromkeys(item.case for item in items):
         lines = dict.fromkeys(str(item.line) for item in items if item.case == case)
         say(console, f"{case}: {', '.join(lines)}")
-    say(console, f"{len(items)} trainings, seeds {', '.join(map(str, settings.seeds))}, each in a process of its own.")
+    print_encodings(encodings, console)
+    seeds = f"seed{'s' * (len(settings.seeds) > 1)} {', '.join(map(str, settings.seeds))}"
+    say(console, f"{count(len(items), 'training')}, {seeds}, each in a process of its own.")
     limits = [
-        f"{settings.patience} evaluations without a better {settings.metric}",
-        *([f"{settings.max_epochs:g} epochs"] if settings.max_epochs is not None else []),
-        *([f"{settings.max_steps} steps"] if settings.max_steps is not None else []),
+        f"{count(settings.patience, 'evaluation')} without a better {settings.metric}",
+        *(
+            [f"{settings.max_epochs:g} epoch{'s' * (settings.max_epochs != 1)}"]
+            if settings.max_epochs is not None
+            else []
+        ),
+        *([count(settings.max_steps, "step")] if settings.max_steps is not None else []),
         *([f"{duration(settings.max_train_s)} of training"] if settings.max_train_s is not None else []),
     ]
     say(console, f"Each is evaluated every {settings.evaluate_every} and ends after {' or '.join(limits)}.")

@@ -103,7 +103,8 @@ def _detail(built: Any, learner: Any) -> dict[str, Any]:
     from bench.training import checkpoint
 
     counts = {"interval": learner.method.interval, "parameters_sha256": checkpoint.fingerprint(learner.training)}
-    return {**built.detail, **counts, "steps_per_epoch": built.workload.steps_per_epoch}
+    undecidable = {"undecidable": found} if (found := learner.undecidable()) else {}
+    return {**built.detail, **counts, **undecidable, "steps_per_epoch": built.workload.steps_per_epoch}
 
 
 def identity(job: TrainJob) -> dict[str, Any]:

@@ -11,9 +11,10 @@ Each file defines, and may be imported without torch,
                                             what it reads, by part: files, or a text that says what is drawn; a
                                             part that is not there yet is left out
     build(settings, request) -> Workload
-    prepare(settings, *, argument, task, say) -> None
-                                            optional: has in the cache what `build` would take long to make; `say` is
-                                            told, in one sentence, where it is not there yet
+    prepare(settings, *, argument, task, say) -> Mapping[str, Any] | None
+                                            optional: has in the cache what `build` would take long to make, and says
+                                            what reading it left out (`bench.results.left_out`); `say` is told, in one
+                                            sentence, where it is not there yet
 
 A case names it by its file's name, or as `scheme:argument` where it makes several (`shape:toeic`).
 """

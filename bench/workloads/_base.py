@@ -71,7 +71,7 @@ class WorkloadRequest(Axes):
 
     tokenizer: None where the encoder has no text of its own. opening_token_id, closing_token_id: what a text starts
     and ends with, where the encoder has it. special_token_ids: not to be drawn as random tokens. hold_out: None where
-    everything is trained on.
+    everything is trained on. without_texts: only to see whether the log has what is asked for; its texts are empty.
     """
 
     seed: int
@@ -82,6 +82,7 @@ class WorkloadRequest(Axes):
     special_token_ids: frozenset[int] = frozenset()
     tokenizer: Tokenizer | None = None
     hold_out: HoldOut | None = None
+    without_texts: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +107,7 @@ class Workload:
 
     batches: step 0, 1, ... -> its batch; the same for the same seed and step whatever was asked before.
     steps_per_epoch: None where there is no such thing as an epoch. facts: what was realised, for the record.
+    log: whether interactions were observed, or drawn at random.
     validation, test: where something is held out. cold_items: int64, sorted; they are in no training batch.
     """
 
@@ -113,6 +115,7 @@ class Workload:
     batches: Callable[[int], Batch]
     steps_per_epoch: int | None
     facts: Mapping[str, Any]
+    log: Literal["real", "synthetic"] = "real"
     validation: HeldOut | None = None
     test: HeldOut | None = None
     cold_items: Tensor = field(default_factory=_no_items)

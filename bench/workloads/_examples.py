@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from bench.results import left_out
 from bench.workloads._base import HeldOut, Scored, Workload, WorkloadRequest
 from bench.workloads._permutation import Permutation
 
@@ -89,7 +90,8 @@ def workload(
     users, train = request.batch_size, examples.train
     steps = len(train) // users
     if steps == 0:
-        raise ValueError(f"batch_size = {users} is more than the {len(train)} examples of {name}")
+        why = "".join(f"; {sentence.removesuffix('.')}" for sentence in left_out.sentences(name, facts))
+        raise ValueError(f"batch_size = {users} is more than the {len(train)} examples of {name}{why}")
     if request.hold_out is not None:
         for split, share in (("validation", request.hold_out.validation), ("test", request.hold_out.test)):
             held_out = getattr(examples, split)

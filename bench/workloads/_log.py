@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-FORMAT = 2
-"""Part of every key in the cache: another layout of these files is another log."""
+FORMAT = 3
+"""Part of every key in the cache: another layout of these files, or another way of reading what they are made of, is
+another log."""
 
 Ints = NDArray[np.int64]
 _ITEMS, _LABELS, _STARTS, _FIRSTS, _SIZES = "items.bin", "labels.bin", "starts.npy", "first_targets.npy", "sizes.json"

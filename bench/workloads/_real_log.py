@@ -37,6 +37,14 @@ def check_task(name: str, task: Task, only: Task) -> None:
         )
 
 
+def no_tokenizer(name: str, encoder: str) -> str:
+    """Why an encoder without a tokenizer cannot read a log's texts."""
+    return (
+        f"{name} has real texts, and {encoder} has no tokenizer to read them with; choose one that has, such as minilm "
+        "or shape:tinybert-6-768"
+    )
+
+
 def item_table(texts: Sequence[str], request: WorkloadRequest, name: str) -> tuple[ItemTable, float]:
     """The texts as the encoder reads them, cut at L tokens, and their mean length before; raises ValueError where the
     encoder has no tokenizer."""
@@ -44,11 +52,10 @@ def item_table(texts: Sequence[str], request: WorkloadRequest, name: str) -> tup
 
     from gram_core.batch import ItemTable
 
+    if request.without_texts:
+        return ItemTable(torch.zeros(len(texts), dtype=torch.int64), torch.arange(len(texts) + 1)), 1.0
     if request.tokenizer is None:
-        raise ValueError(
-            f"{name} has real texts, and this encoder has no tokenizer to read them with; choose one that has, "
-            "such as minilm or shape:tinybert-6-768"
-        )
+        raise ValueError(no_tokenizer(name, "this encoder"))
     tokens, offsets = tokenized(texts, request.tokenizer)
     table = ItemTable(torch.from_numpy(tokens), torch.from_numpy(offsets))
     return table.truncated(request.text_length, request.closing_token_id), float(np.diff(offsets).mean())

@@ -15,6 +15,7 @@ import numpy as np
 from bench import hashes
 from bench.workloads import _log
 from bench.workloads._base import MalformedData, Workload, WorkloadRequest
+from bench.workloads._dropped import Dropped
 from bench.workloads._examples import ScoredSettings
 from bench.workloads._kept import kept
 from bench.workloads._real_log import item_table, log_workload
@@ -100,7 +101,10 @@ def check_files(name: str, **paths: str | None) -> None:
             raise ValueError(f"workload.{name}.{setting}: there is no file {path}")
 
 
-def some_left(interactions: int, files: str) -> None:
-    """Raises MalformedData where nothing of a log is left."""
-    if interactions == 0:
-        raise MalformedData(f"{files}: no interaction is left to train on; every row was dropped")
+def some_left(dropped: Dropped, files: str) -> None:
+    """Raises MalformedData, with the reasons, where nothing of a log is left."""
+    if dropped.left == 0:
+        what = dropped.what.replace("_", " ")
+        raise MalformedData(
+            f"{files}: no interaction is left to train on; of {dropped.read:,} {what} all were dropped{dropped.why()}"
+        )

@@ -8,8 +8,7 @@ no token is wrong. Where a file has no labels (dev, test), they stand beside it 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 from bench.configuration.paths import DataPath
 from bench.workloads import _log
 from bench.workloads._base import Axes, MalformedData, Task, Workload, WorkloadRequest, no_argument
+from bench.workloads._dropped import Dropped
 from bench.workloads._examples import ScoredSettings
 from bench.workloads._lines import lines
 from bench.workloads._real_log import check_ratio, check_task
@@ -28,6 +28,7 @@ from bench.workloads._user_sort import UserSort
 ASSETS: tuple[str, ...] = ()
 TAKES_REPETITION_RATIO = False
 HOLDS_OUT = True
+REAL_TEXTS = True
 
 _CHUNK = 1 << 18
 """Exercises handed on at once."""
@@ -61,9 +62,9 @@ def check(settings: Settings, axes: Axes) -> None:
         check_files("duolingo", files=path)
 
 
-def prepare(settings: Settings, *, argument: str | None, task: Task, say: Callable[[str], None]) -> None:
-    """Reads the files into the cache; raises MalformedData naming file and line."""
-    _log_of(settings).kept(lambda: say("reading duolingo's files into the cache"))
+def prepare(settings: Settings, *, argument: str | None, task: Task, say: Callable[[str], None]) -> Mapping[str, Any]:
+    """Reads the files into the cache; raises MalformedData naming file and line. Returns what was left out."""
+    return _log_of(settings).kept(lambda: say("reading duolingo's files into the cache"))[1]
 
 
 def build(settings: Settings, request: WorkloadRequest) -> Workload:
@@ -99,9 +100,8 @@ def _write(settings: Settings, folder: Path) -> dict[str, Any]:
     users: dict[str, int] = {}
     items: dict[str, int] = {}
     seen: set[str] = set()
-    dropped: Counter[str] = Counter()
+    dropped = Dropped("exercises")
     rows: list[tuple[int, int, float, bool]] = []
-    read = 0
     sort = UserSort(folder)
 
     def hand_on() -> None:
@@ -112,11 +112,11 @@ def _write(settings: Settings, folder: Path) -> dict[str, Any]:
 
     for path in _files(settings):
         for exercise in _exercises(path):
-            read += 1
+            dropped.read += 1
             if not exercise.words:
-                dropped["exercise without tokens"] += 1
+                dropped.add("exercise without tokens", 1, f"{path}, line {exercise.line}")
             elif exercise.instance in seen:
-                dropped["duplicate exercise"] += 1
+                dropped.add("duplicate exercise", 1, f"{path}, line {exercise.line}")
             else:
                 seen.add(exercise.instance)
                 user = users.setdefault(exercise.user, len(users))
@@ -126,11 +126,13 @@ def _write(settings: Settings, folder: Path) -> dict[str, Any]:
                 hand_on()
     hand_on()
     with _log.LogWriter(folder) as writer:
-        dropped += sort.write(writer, drop_duplicates=False)
+        done = sort.write(writer, "keep")
         writer.finish(len(items))
-    some_left(read - dropped.total(), ", ".join(settings.files))
+    names = list(users)
+    dropped.add("user with one interaction", done.alone, lambda: f"user {names[done.examples['alone'][0]]}")
+    some_left(dropped, ", ".join(settings.files))
     keep_texts(folder, list(items))
-    return {"exercises_read": read, "dropped": dict(dropped)}
+    return dropped.facts()
 
 
 def _exercises(path: Path) -> Iterator[_Exercise]:

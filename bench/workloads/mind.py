@@ -8,7 +8,7 @@ the train split never mentions is cold with them; a click then stands among cand
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from bench.workloads._stored import StoredLog, check_files, keep_texts, some_lef
 ASSETS: tuple[str, ...] = ()
 TAKES_REPETITION_RATIO = False
 HOLDS_OUT = True
+REAL_TEXTS = True
 
 _SPLIT = 20
 """Stream of random numbers under the request's seed."""
@@ -58,9 +59,9 @@ def check(settings: Settings, axes: Axes) -> None:
         check_files("mind", bodies=settings.bodies)
 
 
-def prepare(settings: Settings, *, argument: str | None, task: Task, say: Callable[[str], None]) -> None:
-    """Reads the files into the cache; raises MalformedData naming file and line."""
-    _log_of(settings).kept(lambda: say("reading mind's files into the cache"))
+def prepare(settings: Settings, *, argument: str | None, task: Task, say: Callable[[str], None]) -> Mapping[str, Any]:
+    """Reads the files into the cache; raises MalformedData naming file and line. Returns what was left out."""
+    return _log_of(settings).kept(lambda: say("reading mind's files into the cache"))[1]
 
 
 def build(settings: Settings, request: WorkloadRequest) -> Workload:
@@ -106,13 +107,13 @@ def _write(settings: Settings, folder: Path) -> dict[str, Any]:
     bodies = read_bodies(Path(str(settings.bodies))) if settings.texts == "body" else {}
     folders = _folders(settings)
     news, texts, dropped_news = read_news(folders, settings.texts != "title", bodies)
-    facts: dict[str, Any] = {"news_dropped": dict(dropped_news)}
+    facts = dropped_news.facts()
     for split, source in zip(("train", "dev"), folders, strict=False):
         writer = ImpressionWriter(folder / split)
-        rows, dropped = write_impressions(source, news, writer)
+        left_out = write_impressions(source, news, writer, split)
         writer.finish()
-        facts |= {f"{split}_impressions_read": rows, f"{split}_dropped": dict(dropped)}
-        some_left(len(read(folder / split).shown), str(source / BEHAVIOR_FILE))
+        facts |= {name: value for each in left_out for name, value in each.facts().items()}
+        some_left(left_out[0], str(source / BEHAVIOR_FILE))
     keep_texts(folder, texts)
     return facts
 

@@ -21,6 +21,7 @@ from bench.workloads._real_log import check_ratio, item_table, log_workload
 ASSETS = ("movielens", "films")
 TAKES_REPETITION_RATIO = False
 HOLDS_OUT = True
+REAL_TEXTS = True
 
 LIKED = 4
 """The least rating that counts as a positive response."""

@@ -12,7 +12,7 @@ an epoch can gain, shrink with the scale.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
@@ -125,7 +125,7 @@ def build(settings: Settings, request: WorkloadRequest) -> Workload:
         "mean_text_tokens_uncut": float(uncut.mean()),
         **({"responses": "coin flips"} if shape.task == "response" else {}),
     }
-    return log_workload(log, table, settings, request, name, facts)
+    return replace(log_workload(log, table, settings, request, name, facts), log="synthetic")
 
 
 def prepare(settings: Settings, *, argument: str | None, task: Task, say: Callable[[str], None]) -> None:

@@ -109,7 +109,7 @@ def build(settings: Settings, request: WorkloadRequest) -> Workload:
         "asked_item_repetition_ratio": request.item_repetition_ratio,
         "item_repetition_ratio": users * slots / unique,
     }
-    return Workload(table, batch, settings.steps_per_epoch, facts)
+    return Workload(table, batch, settings.steps_per_epoch, facts, "synthetic")
 
 
 def _texts(settings: Settings, request: WorkloadRequest) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

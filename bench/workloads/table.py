@@ -6,23 +6,24 @@ such a label is a right response, any other a wrong one.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from bench.configuration.paths import DataPath
 from bench.workloads import _log
 from bench.workloads._base import Axes, Task, Workload, WorkloadRequest, no_argument
+from bench.workloads._dropped import Dropped
 from bench.workloads._examples import LogSettings
 from bench.workloads._real_log import check_ratio
 from bench.workloads._stored import StoredLog, check_files, keep_texts, some_left, stored_log
 from bench.workloads._table_files import EMPTY, UNKNOWN, Numbers, check_format, read_interactions, read_items
-from bench.workloads._user_sort import UserSort
+from bench.workloads._user_sort import Repeats, Sorted, UserSort
 
 ASSETS: tuple[str, ...] = ()
 TAKES_REPETITION_RATIO = False
 HOLDS_OUT = True
+REAL_TEXTS = True
 
 
 class Settings(LogSettings):
@@ -34,6 +35,9 @@ class Settings(LogSettings):
     """The same with user_id, item_id, timestamp (a number or an ISO date) and label (a number)."""
     positive_from: float = 1.0
     """The least label of a click or of a right response."""
+    repeated_rows: Repeats = "auto"
+    """Rows equal to an earlier one in all four values: "drop" takes them for one event written twice, "keep" for
+    several events; "auto" drops them unless times are coarse: a user's rows share one time, or few."""
 
 
 def check(settings: Settings, axes: Axes) -> None:
@@ -45,9 +49,9 @@ def check(settings: Settings, axes: Axes) -> None:
         check_format(getattr(settings, setting), f"workload.table.{setting}")
 
 
-def prepare(settings: Settings, *, argument: str | None, task: Task, say: Callable[[str], None]) -> None:
-    """Reads the files into the cache; raises MalformedData naming file and line."""
-    _log_of(settings, task).kept(lambda: say("reading table's files into the cache"))
+def prepare(settings: Settings, *, argument: str | None, task: Task, say: Callable[[str], None]) -> Mapping[str, Any]:
+    """Reads the files into the cache; raises MalformedData naming file and line. Returns what was left out."""
+    return _log_of(settings, task).kept(lambda: say("reading table's files into the cache"))[1]
 
 
 def build(settings: Settings, request: WorkloadRequest) -> Workload:
@@ -67,7 +71,7 @@ def _log_of(settings: Settings, task: Task) -> StoredLog:
     return StoredLog(
         "table",
         contents(settings, None),
-        (suffixes, settings.positive_from, task),
+        (suffixes, settings.positive_from, settings.repeated_rows, task),
         lambda folder: _write(settings, task, folder),
     )
 
@@ -75,22 +79,46 @@ def _log_of(settings: Settings, task: Task) -> StoredLog:
 def _write(settings: Settings, task: Task, folder: Path) -> dict[str, Any]:
     item_file, interaction_file = Path(str(settings.items)), Path(str(settings.interactions))
     numbers, texts, item_rows = read_items(item_file)
-    dropped: Counter[str] = Counter()
-    items, users, sort, read = Numbers(numbers), Numbers(), UserSort(folder), 0
+    dropped = Dropped("rows")
+    items, users, sort = Numbers(numbers), Numbers(), UserSort(folder)
     for chunk in read_interactions(interaction_file):
-        item, positive = items.of(chunk["item_id"], grow=False), (chunk["label"] >= settings.positive_from).to_numpy()
+        item, positive = items.of(chunk.items, grow=False), chunk.labels >= settings.positive_from
         reasons = {"item_id without a text": item == UNKNOWN, "item_id with an empty text": item == EMPTY}
         if task == "ranking":
             reasons["label below positive_from: no click"] = (item >= 0) & ~positive
         for reason, rows in reasons.items():
-            dropped[reason] += int(rows.sum())
+            if rows.any():
+                first = int(rows.argmax())
+                dropped.add(reason, int(rows.sum()), f'{chunk.place(first)}, item_id "{chunk.items[first]}"')
         kept_rows = (item >= 0) & (positive | (task == "response"))
-        columns = users.of(chunk["user_id"], grow=True), item, chunk["timestamp"].to_numpy(), positive
-        sort.add(*(column[kept_rows] for column in columns))
-        read += len(chunk)
+        user = users.of(chunk.users, grow=True)
+        sort.add(user[kept_rows], item[kept_rows], chunk.times[kept_rows], positive[kept_rows])
+        dropped.read += len(chunk)
     with _log.LogWriter(folder) as writer:
-        dropped += sort.write(writer, drop_duplicates=True)
+        done = sort.write(writer, settings.repeated_rows)
         writer.finish(len(texts))
-    some_left(read - dropped.total(), str(interaction_file))
+    _add_sorted(dropped, done, users, items)
+    some_left(dropped, str(interaction_file))
     keep_texts(folder, texts)
-    return {"rows_read": read, "dropped": dict(+dropped), "item_rows_dropped": dict(item_rows)}
+    notes = [_kept_repeats(done, dropped.read)] if done.repeated and done.kept else []
+    return {**dropped.facts(), **item_rows.facts(), **({"notes": notes} if notes else {})}
+
+
+def _add_sorted(dropped: Dropped, done: Sorted, users: Numbers, items: Numbers) -> None:
+    """What the sort left out."""
+
+    def example(kind: str) -> str:
+        user, item = done.examples[kind]
+        return f'user_id "{users.name(user)}", item_id "{items.name(item)}"'
+
+    if not done.kept:
+        dropped.add("duplicate row", done.repeated, lambda: example("repeated"))
+    dropped.add("user with one interaction", done.alone, lambda: example("alone"))
+
+
+def _kept_repeats(done: Sorted, read: int) -> str:
+    why = "since times are coarse: a user's rows share one, or few" if done.coarse else 'since repeated_rows = "keep"'
+    return (
+        f"{done.repeated:,} of {read:,} rows equal an earlier one in all four values and were kept, {why}; "
+        'workload.table.repeated_rows = "drop" drops them'
+    )

@@ -61,6 +61,36 @@ LAYOUTS = {"bert": _BERT, "distilbert": _DISTILBERT, "roberta": _ROBERTA, "xlm-r
 """Models that run packed, by `model_type`: layer norms behind the residual sums, positions from a table."""
 
 
+_PARTS = {nn.Linear, nn.LayerNorm, nn.Embedding, nn.Dropout, nn.ModuleList}
+"""Types of torch's own that the pass knows, exactly these: a subclass may compute something else."""
+
+
+def changed(model: PreTrainedModel) -> str | None:
+    """What makes a model of a known layout compute something else than the pass does, in a few words; None: nothing.
+
+    Adapters, parametrizations and subclasses change a module's type, pruning and observers hang hooks on it, and a
+    replaced `forward` is an attribute of the module itself.
+    """
+    library = (".".join(type(model).__module__.split(".")[:3]), "transformers.activations")
+    if not library[0].startswith("transformers.models."):
+        return f"the model is a {type(model).__qualname__} and not the library's own"
+    for name, module in model.named_modules():
+        if name.split(".")[0] == "pooler":  # not read
+            continue
+        if type(module) not in _PARTS and not type(module).__module__.startswith(library):
+            return f"{name} is a {type(module).__qualname__} and not the library's own"
+        if "forward" in vars(module):
+            return f"{name or 'the model'} has a forward of its own"
+        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+            return f"{name or 'the model'} has hooks"
+    config: Any = model.config
+    if getattr(config, "is_decoder", False):
+        return "a decoder's tokens see earlier ones only"
+    if getattr(config, "position_embedding_type", "absolute") not in ("absolute", None):
+        return f"its positions are {config.position_embedding_type}"
+    return None
+
+
 @dataclass(frozen=True, eq=False)
 class Linear:
     """A weight [out, in] and its bias [out]: parameters joined along their first dimension."""

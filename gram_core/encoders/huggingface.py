@@ -13,13 +13,19 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from gram_core.batch import Texts
+from gram_core.batch_statistics import refuse_batch_statistics
+from gram_core.encoders.head import head_width
 from gram_core.encoders.pooling import Pooling, pooling_module
+from gram_core.encoders.probe import is_causal
 
 
 class HuggingFaceEncoder(nn.Module):
-    """Texts -> encodings [n, d] through `model`'s last hidden states and a pooling.
+    """Texts -> encodings [n, d] through `model`'s last hidden states, a pooling and, where there is one, a head.
 
     text_length: L, the most tokens a text may have; longer ones raise ValueError (truncate the item table).
+    pooling: "auto" takes the last token's state of a causal model, which it tries, and the mean of any other.
+    head: parts of `gram_core.encoders.head` in the order in which they are applied to pooled texts.
+    Raises ValueError for batch normalisation anywhere in it: what that computes is not a function of one text.
     padding: "max_length" pads every text to L, as fixed-size input pipelines do; "longest" to the longest
     of the call.
     """
@@ -30,13 +36,21 @@ class HuggingFaceEncoder(nn.Module):
         *,
         pad_token_id: int,
         text_length: int,
-        pooling: Pooling = "mean",
+        pooling: Pooling | Literal["auto"] = "mean",
         padding: Literal["max_length", "longest"] = "max_length",
+        head: nn.Sequential | None = None,
     ):
         super().__init__()
+        refuse_batch_statistics(model, "the encoder's model")
+        if head is not None:
+            refuse_batch_statistics(head, "the encoder's head")
         self.model = model
-        self.width = int(model.config.hidden_size)
-        self.pooling = pooling_module(pooling, self.width).to(model.device, model.dtype)
+        if pooling == "auto":
+            pooling = "last" if is_causal(model, pad_token_id) else "mean"
+        hidden = int(model.config.hidden_size)
+        self.pooling = pooling_module(pooling, hidden).to(model.device, model.dtype)
+        self.head = None if head is None else head.to(model.device, model.dtype)
+        self.width = hidden if head is None else head_width(head, hidden)
         self.pad_token_id = pad_token_id
         self.text_length = text_length
         self.padding = padding
@@ -54,7 +68,18 @@ class HuggingFaceEncoder(nn.Module):
         ids, mask = (part.to(self.model.device, non_blocking=True) for part in padded)
         states = self.model(input_ids=ids, attention_mask=mask.to(torch.int64)).last_hidden_state
         with torch.autocast(states.device.type, enabled=False):
-            return self.pooling(states.to(self.model.dtype), mask)
+            return self.finish(self.pooling(states.to(self.model.dtype), mask))
+
+    def finish(self, pooled: Tensor) -> Tensor:
+        """Encodings [n, d] of pooled texts, in the dtype of the weights."""
+        if self.head is None:
+            return pooled
+        with torch.autocast(pooled.device.type, enabled=False):
+            return self.head(pooled)
+
+    def head_parameters(self) -> list[Tensor]:
+        """What is trained behind the pooling."""
+        return [] if self.head is None else list(self.head.parameters())
 
     def computed_tokens(self, lengths: Tensor) -> Tensor:
         """Padded tokens per text, int64 [n], for texts of these lengths encoded in one call."""

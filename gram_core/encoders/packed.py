@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from gram_core.batch import Texts
 from gram_core.encoders._aside import Aside
 from gram_core.encoders._packed_pass import Joined, Shape, backward, forward, gradients_to_come, in_order
-from gram_core.encoders._weights import LAYOUTS, joined_in, weights_of
+from gram_core.encoders._weights import LAYOUTS, changed, joined_in, weights_of
 from gram_core.encoders.huggingface import HuggingFaceEncoder
-from gram_core.encoders.pooling import ClsPooling, MeanPooling
+from gram_core.encoders.pooling import ClsPooling, LastPooling, MeanPooling
 from gram_core.encoders.standing import StandingWeights
 from gram_core.kernels.attention import tile_for
 from gram_core.kernels.segments import segment_mean, spread_means
@@ -31,14 +31,16 @@ def unsupported(encoder: HuggingFaceEncoder) -> str | None:
     config = encoder.model.config
     if config.model_type not in LAYOUTS:
         return f"model type {config.model_type} has position or attention rules of its own"
-    width = encoder.width // int(config.num_attention_heads)
+    if (reason := changed(encoder.model)) is not None:
+        return reason
+    width = int(config.hidden_size) // int(config.num_attention_heads)
     if getattr(config, LAYOUTS[config.model_type].activation) != "gelu":
         return f"its activation is {getattr(config, LAYOUTS[config.model_type].activation)} and not gelu"
     if encoder.model.device.type == "cuda" and (
         reason := _no_kernels(encoder.model.device, encoder.model.dtype, width)
     ):
         return reason
-    if not isinstance(encoder.pooling, (MeanPooling, ClsPooling)):
+    if type(encoder.pooling) not in (MeanPooling, ClsPooling, LastPooling):
         return "its pooling reads padded rows"
     if any(module.p > 0 for module in encoder.modules() if isinstance(module, nn.Dropout)):
         return "dropout inside attention needs padded rows"
@@ -114,7 +116,7 @@ class PackedEncoder(nn.Module):
         """Encodings [n, d] of packed texts on the device, capacity rows and all; they have one backward pass."""
         inputs = self.weights.parameters() if self.standing is None else [self.standing.anchor]
         keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
-        return _Encoding.apply(self, packed, keep, *inputs)
+        return self.encoder.finish(_Encoding.apply(self, packed, keep, *inputs))
 
     def joined(self) -> list[Joined]:
         """The linears' weights in the compute dtype."""
@@ -149,8 +151,8 @@ class _Encoding(torch.autograd.Function):
 
 
 def _pool(encoder: PackedEncoder, states: Tensor, packed: PackedTexts) -> Tensor:
-    if isinstance(encoder.encoder.pooling, ClsPooling):
-        pooled = states[packed.offsets[:-1].clamp(max=len(states) - 1).long()]
+    if not isinstance(encoder.encoder.pooling, MeanPooling):
+        pooled = states[_chosen(encoder, packed)]
     else:
         pooled = segment_mean(states, packed.offsets)
     return pooled.to(encoder.encoder.model.dtype)
@@ -158,13 +160,20 @@ def _pool(encoder: PackedEncoder, states: Tensor, packed: PackedTexts) -> Tensor
 
 def _pool_backward(encoder: PackedEncoder, gradient: Tensor, packed: PackedTexts) -> Tensor:
     """The gradient of the hidden states [T, d], in the compute dtype."""
-    if not isinstance(encoder.encoder.pooling, ClsPooling):
+    if isinstance(encoder.encoder.pooling, MeanPooling):
         return spread_means(gradient, packed.offsets, packed.text_of, encoder.compute_dtype)
     rows = gradient.new_zeros(len(packed.tokens), gradient.shape[1], dtype=encoder.compute_dtype)
     starts, stops = packed.offsets[:-1], packed.offsets[1:]
     real = (starts < stops)[:, None]  # a text of no tokens reads a row that is another's, or nobody's
-    first = starts.clamp(max=len(rows) - 1).long()
-    return rows.index_add_(0, first, torch.where(real, gradient, 0.0).to(rows.dtype))
+    chosen = _chosen(encoder, packed)
+    return rows.index_add_(0, chosen, torch.where(real, gradient, 0.0).to(rows.dtype))
+
+
+def _chosen(encoder: PackedEncoder, packed: PackedTexts) -> Tensor:
+    """The row of each text's first or last token, int64 [n]; of a text of no tokens, any row."""
+    last = isinstance(encoder.encoder.pooling, LastPooling)
+    rows = packed.offsets[1:] - 1 if last else packed.offsets[:-1]
+    return rows.clamp(0, len(packed.tokens) - 1).long()
 
 
 def _in_their_dtype(gradients: list[Tensor], parameters: list[Tensor]) -> list[Tensor]:

@@ -23,6 +23,8 @@ def stand(training: Training, encoder: PackedEncoder, *, summed: bool = False) -
     optimization = training.optimization
     if encoder.compute_dtype == encoder.encoder.model.dtype or not can_stand(optimization, encoder.weights):
         return None
+    if encoder.encoder.head_parameters():  # a step of `StandingOptimization` moves the packed pass's weights alone
+        return None
     joint = optimization.joint
     travels = None if joint is None else joint.dtype or torch.float32
     if summed:

@@ -57,7 +57,7 @@ class CapturedChunkedStep(CapturedExact):
         budget = method.settings.memory_budget
         self._room = None if budget is None else MemoryRoom(budget, training.device)
         self._summed = encoder.standing if isinstance(encoder.standing, SummedStandingWeights) else None
-        weights = [] if self._summed is not None else encoder.weights.parameters()
+        weights = [] if self._summed is not None else encoder.weights.parameters() + encoder.encoder.head_parameters()
         self._gradients = GradientSums([*training.cf_module.parameters(), *weights])
         device = training.device
         self._encode = CapturedFunction(self._device_encode, device, pool=self._pool)

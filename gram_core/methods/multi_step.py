@@ -147,11 +147,6 @@ class MultiStep:
         return self._adaptive.steps if self._adaptive else int(self.settings.accumulation_steps)
 
     @property
-    def items_touched(self) -> int:
-        """Items met since the encoder last moved."""
-        return len(self._buffer)
-
-    @property
     def pending(self) -> bool:
         """Whether an interval is open."""
         return self._steps > 0

@@ -57,21 +57,33 @@ def draw_all(frames: Frames, info: RunInfo) -> Iterator[Drawn]:
     """Every figure that has something to show: per setting the most telling input first, then the whole run's."""
     modules = discover()
     settings = _settings(frames)
+    taken: set[str] = set()
     for values, part in settings[:SETTINGS]:
         for name, module in modules.items():
             if not getattr(module, "WHOLE_RUN", False):
                 setting = words.setting(values)
-                slug = re.sub(r"[^a-z0-9]+", "-", setting.lower()).strip("-")
                 title = f"{words.ORIGINS[words.origin(values)]}: {setting}"
-                yield from drawn(module, _file_name(f"{name}--{slug}"), title, part, info)
+                yield from drawn(module, file_name(name, setting, taken), title, part, info)
     for name, module in modules.items():
         if getattr(module, "WHOLE_RUN", False):
             yield from drawn(module, name, "", frames, info)
 
 
-def _file_name(name: str) -> str:
-    """A name no longer than is comfortable for a file, and still no other's."""
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 9]}-{zlib.crc32(name.encode()):08x}"
+def file_name(module: str, setting: str, taken: set[str]) -> str:
+    """A figure's name: no longer than is comfortable for a file, and none of those `taken`, to which it is added.
+
+    Settings may differ in nothing that a file's name can hold, or in nothing that they print.
+    """
+    slug = re.sub(r"[^a-z0-9]+", "-", setting.lower()).strip("-")
+    whole = name = f"{module}--{slug}"
+    if len(whole) > LONGEST_NAME:
+        whole = name = f"{whole[: LONGEST_NAME - 9]}-{zlib.crc32(whole.encode()):08x}"
+    number = 1
+    while name in taken:
+        number += 1
+        name = f"{whole}-{number}"
+    taken.add(name)
+    return name
 
 
 def undrawn(frames: Frames) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ TITLE_WIDTH = 0.09
 
 
 def draw(
-    summary: pd.DataFrame, column: str, write: Callable[[float], str], colors: Colormap, norm: Normalize
+    summary: pd.DataFrame, column: str, write: Callable[[Mapping[str, Any]], str], colors: Colormap, norm: Normalize
 ) -> Figure | None:
     """`summary[column]` for every label in it; None where batch size or text length has but one value."""
     all_batches, all_texts = words.order(summary["batch_size"]), words.order(summary["text_length"])
@@ -50,8 +50,7 @@ def draw(
         sharey=True,
     )
     grid = sheet.axes
-    columns = ["label", "asked_repetition_ratio", "batch_size", "text_length", "outcome", "reference_outcome", column]
-    cells = {_place(row): row for row in summary[columns].to_dict("records")}
+    cells = {_place(row): row for row in summary.to_dict("records")}
     for row, label in enumerate(labels):
         for place, ratio in enumerate(ratios):
             ax = grid[row, place]
@@ -95,9 +94,13 @@ def _frame(grid: np.ndarray, batches: list, texts: list) -> None:
 
 
 def _panel(
-    ax: Axes, cells: dict[tuple[int, int], dict], column: str, write: Callable[[float], str], colors: Colormap,
+    ax: Axes,
+    cells: dict[tuple[int, int], dict],
+    column: str,
+    write: Callable[[Mapping[str, Any]], str],
+    colors: Colormap,
     norm: Normalize,
-) -> None:  # fmt: skip
+) -> None:
     measured = {place: row[column] for place, row in cells.items() if words.exists(row[column])}
     fills = [colors(norm(value)) for value in measured.values()]
     ax.add_collection(
@@ -106,7 +109,7 @@ def _panel(
     for (x, y), fill in zip(measured, fills, strict=True):
         light = np.dot(fill[:3], (0.299, 0.587, 0.114)) > 0.55
         color = _style.INK if light else "white"
-        ax.text(x, y, write(measured[x, y]), ha="center", va="center", fontsize=8, color=color)
+        ax.text(x, y, write(cells[x, y]), ha="center", va="center", fontsize=8, color=color)
     for (x, y), row in cells.items():
         if (x, y) not in measured:
             text, hatch = _missing(row)

@@ -22,4 +22,6 @@ def draw(frames: Frames, info: RunInfo) -> Figure | None:
         return None
     colors = LinearSegmentedColormap.from_list("memory", ["#f6f3fa", "#c9b8dd", "#7d5ba6", "#3b1f5b"])
     norm = LogNorm(known.min() / 1.2, known.max() * 1.2)
-    return _heat.draw(frames.summary, "memory_bytes", lambda value: words.number(value / words.GIB), colors, norm)
+    return _heat.draw(
+        frames.summary, "memory_bytes", lambda row: words.number(row["memory_bytes"] / words.GIB), colors, norm
+    )

@@ -31,4 +31,4 @@ def draw(frames: Frames, info: RunInfo) -> Figure | None:
     colors = LinearSegmentedColormap.from_list(
         "slower-faster", [(0, "#d55e00"), (0.5, "#faf9f6"), (0.75, "#8fc4e3"), (1, "#00588a")]
     )
-    return _heat.draw(summary, "speed_up", words.times, colors, LogNorm(1 / reach, reach))
+    return _heat.draw(summary, "speed_up", words.speed_up, colors, LogNorm(1 / reach, reach))

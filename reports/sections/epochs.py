@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from bench.results.epochs import Epoch, epochs
+from bench.results.stats import REFERENCE
 from bench.results.store import LoadedRun
 from bench.results.summary import Frames
 from reports import paper, words
 from reports.sections import Section
-from reports.tables import Cell, Column, Group, Table
+from reports.tables import Cell, Column, Group, Row, Table, ratio_cell
 
 PLACE = 40
 
@@ -29,27 +30,46 @@ def make(run: LoadedRun, derived: Frames) -> Section | None:
     found = epochs(run.records)
     if not found:
         return None
+    rows = {(words.case(row), row["label"]): row for row in derived.summary.to_dict("records")}
     groups: dict[str, list[tuple[Cell, ...]]] = {}
     for each in found[:LIMIT]:
-        groups.setdefault(words.case(words.row_of(each.record)), []).append(_row(each))
+        case = words.case(words.row_of(each.record))
+        groups.setdefault(case, []).append(_row(each, rows.get((case, each.label))))
     made = tuple(Group(title, tuple(rows)) for title, rows in groups.items())
     table = Table(COLUMNS, made, left_out=max(0, len(found) - LIMIT))
     return Section("epochs", "What an epoch would take", tuple(_notes(found)), (table,), "Epochs")
 
 
-def _row(each: Epoch) -> tuple[Cell, ...]:
+def _row(each: Epoch, line: Row | None) -> tuple[Cell, ...]:
     theirs = paper.speed_up(each.record.case.get("workload"), each.label)
-    lent = "" if each.of_batch is None else f"e2e at batch {each.of_batch}"
     return (
         Cell(each.label, "strong"),
         Cell(words.number(each.item_repetition_ratio)),
         Cell(words.number(each.steps, 1)),
-        Cell(words.duration(each.seconds)),
-        Cell(words.times(each.speed_up), "strong", note=lent),
+        Cell(words.duration(each.seconds, each.scatter)),
+        _speed_up(each, line),
         Cell(words.times(theirs) if theirs else words.MISSING, "muted"),
         Cell(each.exactness, "badge"),
-        Cell("its own steps" if each.basis == "steps" else "a shorter interval"),
+        Cell("its own steps" if each.basis == "steps" else "a shorter interval", note=_timed(each)),
     )
+
+
+def _timed(each: Epoch) -> str:
+    """How many batches its steps were timed on, where its record says so."""
+    detail = each.record.detail
+    if not detail.get("timed_batches"):
+        return ""
+    batches = words.count(detail["timed_batches"], "batch", "batches")
+    typical = f", the most typical of {detail['ratio_batches']}" if detail.get("timed_typical") else ""
+    return f"{batches} of the log{typical}"
+
+
+def _speed_up(each: Epoch, line: Row | None) -> Cell:
+    """An epoch of as many steps of the line's own is as much sooner as a step is, with the same interval."""
+    if each.basis == "steps" and each.of_batch is None and line is not None and line["speed_up_blocks"] > 1:
+        return Cell("1.00" + words.TIMES, "muted") if each.method == REFERENCE else ratio_cell(line, "speed_up")
+    lent = "" if each.of_batch is None else f"e2e at batch {each.of_batch}"
+    return Cell(words.scattered(each.speed_up, each.scatter), "strong", note=lent)
 
 
 def _notes(found: tuple[Epoch, ...]) -> list[str]:

@@ -26,6 +26,7 @@ COLUMNS = (
     Column("Energy", "J per 1,000 interactions"),
     Column("Clock held back by", numeric=False),
     Column("Other processes"),
+    Column("Load", "others' tasks per core"),
 )
 LIMIT = 200
 """Lines that the table shows."""
@@ -79,6 +80,7 @@ def _row(label: str, records: Sequence[Record]) -> tuple[Cell, ...]:
         Cell(words.number(_most(each.temperature_c for each in told), 2)),
         Cell(words.number(_median(each.energy_per_1000_interactions_j for each in told))),
         *_intrusions(told),
+        Cell(_range(each.load for each in told)),
     )
 
 
@@ -100,13 +102,43 @@ def _notes(told: Sequence[Record]) -> list[str]:
             f"batches, counting, ending): {words.number(median(overhead))} s in the median, "
             f"{words.number(max(overhead))} s at most."
         )
-    if any(record.telemetry is not None and record.telemetry.model_dump(exclude_none=True) for record in told):
+    notes += _ratio_basis(told)
+    seen = [record.telemetry for record in told if record.telemetry is not None]
+    if any(each.model_dump(exclude_none=True, exclude={"load"}) for each in seen):
         notes.append(
             "The rest is the driver's word, read beside the worker during its measured windows. A round in which the "
-            "device slowed down for its own protection, or ran below three quarters of its highest clock, is dropped "
-            "for every method of the block. Energy is for information: nothing is judged by it."
+            "device slowed down for its own protection is dropped for every method of the block. A clock held back by "
+            "the power cap is not: a GPU that works is at its cap, and what a method's power makes of the clock is "
+            "part of its speed. Energy is for information: nothing is judged by it, and where the counter's changes do "
+            "not tell it to 3 % there is none."
+        )
+    if any(each.load is not None for each in seen):
+        notes.append(
+            "Load: tasks of others that ran or waited for a core during the measured windows, from the least to the "
+            "most of the blocks. Where it moved, intervals cover what that does to a speed-up."
+        )
+    lead_ins = sorted({record.detail["lead_in_s"] for record in told if record.detail.get("lead_in_s")})
+    if lead_ins:
+        notes.append(
+            "The device was at its power cap, so each window follows untimed steps of the same process, for "
+            f"{words.listing(words.number(each, 1) for each in lead_ins)} s: the clock is then the method's own, "
+            "whoever ran before."
         )
     return notes
+
+
+def _ratio_basis(told: Sequence[Record]) -> list[str]:
+    """Of how many batches repetition ratios are, and how well they are known by them."""
+    counted = [record.detail["ratio_batches"] for record in told if record.detail.get("ratio_batches")]
+    errors = [record.detail.get("ratio_relative_error") for record in told]
+    if not counted:
+        return []
+    fewest, most = min(counted), max(counted)
+    batches = words.count(most, "batch", "batches") if fewest == most else f"{fewest} to {most} batches"
+    return [
+        f"Repetition ratios are counted on {batches} of each case's log, whatever number of them was timed; their "
+        f"relative standard error is at most {words.percent(_most(errors)) if _most(errors) else '0 %'}."
+    ]
 
 
 def _shown(columns: tuple[Column, ...], groups: dict[str, list[tuple[Cell, ...]]]) -> tuple[Column, ...]:
@@ -122,6 +154,15 @@ def _telling(groups: dict[str, list[tuple[Cell, ...]]]) -> list[int]:
     """The columns in which any line has something to say: a processor has no clock of a GPU."""
     rows = [row for made in groups.values() for row in made]
     return [place for place in range(len(COLUMNS)) if any(row[place].text not in ("", words.MISSING) for row in rows)]
+
+
+def _range(values: Iterable[float | None]) -> str:
+    """Least and most, to a tenth."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return words.MISSING
+    low, high = f"{min(known):.1f}", f"{max(known):.1f}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _median(values: Iterable[float | None]) -> float | None:

@@ -74,11 +74,12 @@ def _peaks(own: Iterable[Record]) -> Peaks:
 def _row(label: str, peaks: Peaks, reference: Peaks | None) -> tuple[Cell, ...]:
     peak, fixed = peaks
     rest = peak - fixed
+    theirs, theirs_rest = (reference[0], reference[0] - reference[1]) if reference else (0.0, 0.0)
     return (
         Cell(label, "strong"),
         Cell(words.gibibytes(peak)),
-        Cell(words.number(100 * peak / reference[0], 2) if reference else words.MISSING),
+        Cell(words.number(100 * peak / theirs, 2) if theirs > 0 else words.MISSING),
         Cell(words.gibibytes(fixed)),
         Cell(words.gibibytes(rest)),
-        Cell(words.number(100 * rest / (reference[0] - reference[1]), 2) if reference else words.MISSING),
+        Cell(words.number(100 * rest / theirs_rest, 2) if theirs_rest > 0 else words.MISSING),
     )

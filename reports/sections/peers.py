@@ -67,11 +67,8 @@ class _Blocks:
     def speed(self, row: Row, own: Row) -> Compared | None:
         """How many times as fast as ours."""
         lines = [self._lines.get((words.case(each), each["label"]), []) for each in (own, row)]
-        values = stats.block_values(*lines)
-        if not values:
-            return None
-        found = stats.estimate(list(values.values()))
-        return found.value, *(found.interval or (None, None))
+        found = stats.compared(*lines)
+        return None if found is None else (found.value, *(found.interval or (None, None)))
 
 
 def _cases(rows: Iterable[Row]) -> list[list[Row]]:
@@ -108,10 +105,10 @@ def _cells(row: Row, ours: Row | None) -> tuple[Cell, ...]:
     return (
         Cell(row["label"], "" if row["method"] in (REFERENCE, UNIQUE_REFERENCE) else "strong"),
         Cell(words.exactness(row), "badge"),
-        Cell(words.milliseconds(row["median_s"])),
-        Cell(words.times(row["against_single_step"]), "muted" if itself else "", "" if itself else spread),
-        Cell(words.times(row["speed_up"])),
-        Cell(words.rate(row["item_slots_per_s"])),
+        Cell(words.milliseconds(row["median_s"], row["scatter"])),
+        Cell(words.speed_up(row, "against_single_step"), "muted" if itself else "", "" if itself else spread),
+        Cell(words.speed_up(row)),
+        Cell(words.rate(row["item_slots_per_s"], row["scatter"])),
         Cell(words.gibibytes(row["memory_bytes"])),
         Cell(words.percent(share).removesuffix(" %")),
         Cell(words.OUTCOMES[row["outcome"]], "muted" if row["outcome"] == "ok" else "bad"),
@@ -176,7 +173,7 @@ def _beaten(lines: Sequence[Row], row: Row, found: Compared) -> str:
     value, low, high = found
     spread = words.ratio_range(low, high)
     place = f"{words.plain(row['workload'])} at ratio {words.number(row['item_repetition_ratio'])}"
-    return f"by {row['label']} on {place} ({words.times(value)}{f', {spread}' if spread else ''})"
+    return f"by {row['label']} on {place} ({words.times(value, low, high)}{f', {spread}' if spread else ''})"
 
 
 def _standing(value: float, low: float | None, high: float | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Hashable, Mapping
 from typing import Any
@@ -72,14 +73,20 @@ def _cells(row: Row, by_key: Mapping[Hashable, Row], peaks: str, waits: float | 
     share = row["communication_s"] / row["median_s"] if words.exists(row["communication_s"]) else None
     return (
         Cell(row["label"], "strong"),
-        Cell(words.rate(row["users_per_s"])),
-        Cell(words.times(_ratio(row, alone, "users_per_s")), "strong"),
-        Cell(words.times(_ratio(local, row, "median_s") if shares else None)),
+        Cell(words.rate(row["users_per_s"], row["scatter"])),
+        Cell(words.scattered(_ratio(row, alone, "users_per_s"), _scatter(row, alone)), "strong"),
+        Cell(words.scattered(_ratio(local, row, "median_s") if shares else None, _scatter(row, local))),
         Cell(words.number(own / joined) if words.exists(own) and joined else words.MISSING),
         Cell(words.percent(share).removesuffix(" %")),
         Cell(words.percent(waits).removesuffix(" %")),
         Cell(peaks),
     )
+
+
+def _scatter(row: Row, other: Row | None) -> float | None:
+    """Of the ratio of the two lines' times, relative; None where a line's own is not known."""
+    both = [each["scatter"] for each in (row, other) if each is not None and words.exists(each["scatter"])]
+    return math.hypot(*both) if len(both) == 2 else None
 
 
 def _ratio(row: Row | None, other: Row | None, name: str) -> float | None:

@@ -10,7 +10,7 @@ from bench.results.training_summary import TrainingFrames
 from reports import paper, words
 from reports.paper import DataSet
 from reports.sections import Section
-from reports.tables import Cell, Column, Group, Table
+from reports.tables import Cell, Column, Group, Table, ratio_cell
 from reports.training.tables import between, difference
 
 Row = Mapping[str, Any]
@@ -55,10 +55,9 @@ def _table(case: str, rows: Sequence[Row]) -> Table | None:
 
 
 def _own(row: Row) -> tuple[Cell, Cell]:
-    speed = words.ratio_range(row["speed_up_best_low"], row["speed_up_best_high"])
     spread = between(row.get("difference_auc_low"), row.get("difference_auc_high"), signed=True)
     return (
-        Cell(words.times(row["speed_up_best"]), "strong", speed),
+        ratio_cell(row, "speed_up_best"),
         Cell(difference(row.get("difference_auc")), "", spread),
     )
 

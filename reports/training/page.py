@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.results.training import LoadedTraining, load
 from bench.results.training_summary import TrainingFrames, frames
-from reports import handicaps, rendering, tables, words
+from reports import handicaps, inputs, rendering, words
 from reports.figures import Drawn
 from reports.rendering import Rendered
 from reports.sections import Section
@@ -20,7 +20,7 @@ def render(run_dir: Path) -> Rendered:
     """Renders the training run into its own directory; raises ResultsError as `reports.page.render` does."""
     run = load(run_dir)
     derived = derive(run)
-    told = story.tell(derived, run.info)
+    told = inputs.with_left_out(story.tell(derived, run.info), run.points)
     drawn = tuple(figures.draw_all(derived, run.info))
     sections = _sections(derived, run)
     context = _context(run, derived, told, sections, drawn)
@@ -66,7 +66,7 @@ def _context(
     ended = [point for point in run.points if point.outcome is not None]
     kinds = [kind for kind in words.MEMORY_KINDS if (derived.summary["memory_kind"] == kind).any()]
     return {
-        **rendering.reproduction(run.info, tables.inputs(ended)),
+        **rendering.reproduction(run.info, inputs.inputs(ended)),
         "story": told,
         "sections": sections,
         "figure_groups": rendering.grouped(drawn),

@@ -43,14 +43,29 @@ class Story:
 
 def tell(frames: TrainingFrames, info: RunInfo) -> Story:
     """Who gets to e2e's quality, case by case; all else of the first that e2e was trained on."""
-    done = [row for row in frames.summary.to_dict("records") if row["outcome"] == "ok"]
+    rows = frames.summary.to_dict("records")
+    done = [row for row in rows if row["outcome"] == "ok"]
     if not done:
         planned = words.count(info.planned_records, "planned training")
         return Story("Nothing has been trained to its end", (f"Of {planned} not one has ended well.",), ())
     first = frames.metrics[0]
-    reference = next((row for row in done if row["method"] == REFERENCE), None)
+    judged = [row for row in done if words.exists(row["validation"])]
+    if not judged:
+        return Story(
+            f"{metric(first)} is not defined on what was held out of {done[0]['workload']}",
+            (*_undecidable(done, first), "Without it no training has a best, and none can be compared."),
+            (),
+        )
+    reference = next((row for row in judged if row["method"] == REFERENCE), None)
+    if reference is None and any(row["method"] == REFERENCE for row in done):
+        return Story(
+            f"{REFERENCE} has no {metric(first)} to be compared with on {_place(done[0])}",
+            (*_undecidable(done, first), _protocol(frames)),
+            (),
+        )
     if reference is None:
-        told = f"{done[0]['label']} reaches {metric(first)} {points(done[0][f'test_{first}'])} on {_place(done[0])}"
+        alone = judged[0]
+        told = f"{alone['label']} reaches {metric(first)} {points(alone[f'test_{first}'])} on {_place(alone)}"
         return Story(told, ("Without e2e in the run there is nothing to compare it with.", _protocol(frames)), ())
     case = words.case(reference)
     rows = [row for row in done if row["method"] != REFERENCE and words.case(row) == case]
@@ -62,9 +77,16 @@ def tell(frames: TrainingFrames, info: RunInfo) -> Story:
         *_qualities(leaders, reference, first),
         *_near(rows, leaders, first),
         *_bounds(rows, frames.metrics),
+        *_undecidable(done, first),
         _protocol(frames),
     ]
     return Story(_headline(leaders, rows, reference), tuple(sentences), tuple(_card(row, first) for row in leaders))
+
+
+def _undecidable(done: Sequence[Row], first: str) -> list[str]:
+    """Why a split has no metric: it holds nothing right beside something wrong."""
+    reasons = dict.fromkeys(row["undecidable"] for row in done if row["undecidable"])
+    return [f"{metric(first)} is not defined on {reason}." for reason in reasons]
 
 
 def _leaders(rows: Sequence[Row]) -> list[Row]:
@@ -83,13 +105,15 @@ def _headline(leaders: Sequence[Row], rows: Sequence[Row], reference: Row) -> st
     if not leaders:
         return f"No method reached end-to-end training's quality on {_place(reference)}"
     best = leaders[0]
-    if best["speed_up_quality"] < 1:
-        return f"No method reached end-to-end training's quality sooner than it did itself, on {_place(reference)}"
     if _includes_one(best):
         return (
             f"{best['label']} reaches end-to-end training's quality, but not measurably sooner, on {_place(reference)}"
         )
-    speed = words.times(best["speed_up_quality"])
+    if best["speed_up_quality"] < 1:
+        sooner = any(row["speed_up_quality"] > 1 for row in leaders)
+        who = "No exact method" if sooner else "No method"
+        return f"{who} reached end-to-end training's quality sooner than it did itself, on {_place(reference)}"
+    speed = words.speed_up(best, "speed_up_quality")
     return f"{best['label']} reaches end-to-end training's quality {speed} as fast on {_place(reference)}"
 
 
@@ -135,7 +159,7 @@ def _sooner(rows: Sequence[Row]) -> list[str]:
         spread = words.ratio_range(row["speed_up_quality_low"], row["speed_up_quality_high"])
         unsure = ", so not told apart from e2e" if _includes_one(row) else ""
         over = f" (95 % {spread}{unsure})" if spread else ""
-        told.append(f"{words.times(row['speed_up_quality'])} as soon by {row['label']}{over}")
+        told.append(f"{words.speed_up(row, 'speed_up_quality')} as soon by {row['label']}{over}")
     alone = "" if words.exists(reached[0]["speed_up_quality_low"]) else ", by one seed"
     return [f"{words.listing(told)}{alone}"]
 
@@ -165,6 +189,8 @@ def _includes_one(row: Row) -> bool:
 def _qualities(leaders: Sequence[Row], reference: Row, first: str) -> list[str]:
     told = []
     for row in leaders:
+        if not words.exists(row[f"difference_{first}"]):
+            continue
         spread = between(row[f"difference_{first}_low"], row[f"difference_{first}_high"], signed=True)
         over = f" ({spread}, 95 % over {words.count(int(row['ok_seeds']), 'seed')})" if spread else ", one seed"
         told.append(
@@ -177,12 +203,12 @@ def _qualities(leaders: Sequence[Row], reference: Row, first: str) -> list[str]:
 
 def _near(rows: Sequence[Row], leaders: Sequence[Row], first: str) -> list[str]:
     """The stale line that ended soonest, where none of them got to e2e's quality with every seed."""
-    stale = [row for row in rows if row["exactness"] == "stale" and words.exists(row["speed_up_best"])]
+    stale = [row for row in rows if row["exactness"] == "stale" and words.exists(row[f"difference_{first}"])]
     if not stale or any(row["exactness"] == "stale" for row in leaders):
         return []
     row = max(stale, key=lambda row: row["speed_up_best"])
     return [
-        f"{row['label']}, which is stale, has its best {words.times(row['speed_up_best'])} as soon and "
+        f"{row['label']}, which is stale, has its best {words.speed_up(row, 'speed_up_best')} as soon and "
         f"{difference(row[f'difference_{first}'])} points from e2e's {metric(first)}."
     ]
 
@@ -192,7 +218,7 @@ def _bounds(rows: Sequence[Row], metrics: Sequence[str]) -> list[str]:
     first = metrics[0]
     told = []
     for row in rows:
-        if row["method"] in BOUNDS:
+        if row["method"] in BOUNDS and words.exists(row[f"test_{first}"]):
             cold = row.get(f"test_cold_{first}")
             new = f", and {points(cold)} on items that training never met" if words.exists(cold) else ""
             quality = points(row[f"test_{first}"])
@@ -216,11 +242,11 @@ def _card(row: Row, first: str) -> Card:
     return Card(
         label=row["label"],
         exactness=words.exactness(row),
-        speed_up=words.times(row["speed_up_quality"]),
+        speed_up=words.speed_up(row, "speed_up_quality"),
         spread=words.ratio_range(row["speed_up_quality_low"], row["speed_up_quality_high"]),
         quality=points(row[f"test_{first}"]),
         difference=difference(row[f"difference_{first}"]) + (f" ({spread})" if spread else ""),
-        time=f"{time(row['best_s'])}, {words.times(row['speed_up_best'])} as fast as e2e",
+        time=f"{time(row['best_s'])}, {words.speed_up(row, 'speed_up_best')} as fast as e2e",
         memory=memory,
         case=words.case(row),
     )

@@ -8,7 +8,7 @@ from typing import Any
 from bench.results.stats import REFERENCE
 from bench.results.training_summary import TrainingFrames
 from reports import words
-from reports.tables import Cell, Column, Group, Table
+from reports.tables import Cell, Column, Group, Table, ratio_cell
 
 Row = Mapping[str, Any]
 
@@ -98,7 +98,7 @@ def _quality(row: Row, name: str, kind: str = "") -> Cell:
 def _speed_up(row: Row, name: str) -> Cell:
     if row["method"] == REFERENCE:
         return Cell(words.times(row[name]), "muted")
-    return Cell(words.times(row[name]), "strong", words.ratio_range(row[f"{name}_low"], row[f"{name}_high"]))
+    return ratio_cell(row, name)
 
 
 def _reached(row: Row) -> Cell:

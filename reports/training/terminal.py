@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.text import Text
 
 from bench.results.training import LoadedTraining
-from reports import terminal
+from reports import inputs, terminal, words
 from reports.training import story, tables
 from reports.training.page import derive
 
@@ -17,7 +17,7 @@ _MIDDLE = ("Time to e2e's quality", "Peak memory", "Gradient")
 def print_training(run: LoadedTraining, console: Console) -> None:
     """Headline and results, as wide as the console is."""
     frames = derive(run)
-    told = story.tell(frames, run.info)
+    told = inputs.with_left_out(story.tell(frames, run.info), run.points)
     console.print(Text(told.headline, style="bold"))
     for sentence in told.sentences:
         console.print(Text(sentence))
@@ -37,6 +37,7 @@ def print_training(run: LoadedTraining, console: Console) -> None:
     failed = frames.seeds["outcome"].dropna()
     failed = failed[failed != "ok"]
     if len(failed):
-        console.print(Text(f"{len(failed)} trainings failed; summary.md has their reasons.", style="yellow"))
+        told_failed = f"{words.count(len(failed), 'training')} failed; summary.md has the reasons."
+        console.print(Text(told_failed, style="yellow"))
     for warning in run.warnings:
         console.print(Text(f"warning: {warning}", style="yellow"))

@@ -9,7 +9,8 @@ from pathlib import Path
 import psutil
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 60
+PATIENCE_S = 300
+"""How long a test waits for what must come: a hang is told late, a busy machine is not taken for one."""
 
 
 class Rendezvous:

@@ -125,6 +125,11 @@ def moved(estimate: stats.Estimate, by: float) -> stats.Estimate:
     return replace(estimate, log_ratio=estimate.log_ratio + by, low=estimate.low + by, high=estimate.high + by)
 
 
+def verdicts(differences: Sequence[stats.Difference], tolerance: float) -> Verdicts:
+    """What the gate makes of them."""
+    return tuple(each.verdict for each in stats.decide([(each, tolerance) for each in differences]))
+
+
 @dataclass(frozen=True)
 class Gates:
     """Many runs of a gate over `cases`, each against a reference run of its own; a loss is planted when judging.
@@ -150,7 +155,7 @@ class Gates:
     def _reference(self) -> list[stats.Estimate]:
         rng = np.random.default_rng((self.seed, 2))
         rows = values(self.world, rng, self.runs * self.cases, stats.MOST_BLOCKS).tolist()
-        return [stats.estimate(row[: stopped(row, least=self.reference_blocks)]) for row in rows]
+        return [stats.over_blocks(row[: stopped(row, least=self.reference_blocks)]) for row in rows]
 
     def reference(self, run: int) -> list[stats.Estimate]:
         """The estimates of the run's reference run, case by case."""
@@ -160,7 +165,7 @@ class Gates:
     def now(self) -> list[list[stats.Estimate]]:
         """The estimates of the gated runs, as first measured."""
         most = stats.MOST_BLOCKS
-        return [[stats.estimate(row[: stopped(row[:most])]) for row in run] for run in self._rows]
+        return [[stats.over_blocks(row[: stopped(row[:most])]) for row in run] for run in self._rows]
 
     @cached_property
     def _doubled(self) -> dict[tuple[int, int], stats.Estimate]:
@@ -170,7 +175,7 @@ class Gates:
         """The estimate with as many blocks again."""
         if (run, case) not in self._doubled:
             amount = 2 * self.now[run][case].blocks
-            self._doubled[run, case] = stats.estimate(self._rows[run][case][:amount])
+            self._doubled[run, case] = stats.over_blocks(self._rows[run][case][:amount])
         return self._doubled[run, case]
 
     def verdicts(
@@ -199,4 +204,4 @@ class Gates:
         return [stats.difference(*pair) for pair in zip(now, self.reference(run), strict=True)]
 
     def _decided(self, now: Sequence[stats.Estimate], run: int, tolerance: float) -> Verdicts:
-        return stats.decide_all(self.differences(run, now), tolerance)
+        return verdicts(self.differences(run, now), tolerance)

@@ -1,6 +1,7 @@
 """Measurements small enough for a test: the tiny shape on synthetic batches, with windows of a millisecond."""
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from bench.configuration.config import Config, ModelSettings, RunSettings
 from bench.configuration.sweep import MethodLine, WorkItem
 from bench.results import store
 from bench.results.schema import Environment, RunInfo
+from bench.running import manager
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for workers: their fork server starts later; small steps gain nothing from more
 
@@ -26,6 +28,7 @@ CASE = Case(
 )
 SLOTS = 2 * (7 + 5)
 """Item slots of a batch of `CASE`."""
+AMPLE = 4.0
 
 
 def item(method: str, *, accumulation_steps: int | None = None, block: int = 0, **axes: Any) -> WorkItem:
@@ -42,10 +45,21 @@ def config(method: dict[str, dict[str, Any]] | None = None, **run: Any) -> Confi
         "window_s": 0.001,
         "max_warmup_steps": 3,
         "budget_s": 5.0,
-        "timeout_s": 60.0,
+        "timeout_s": 300.0,
         "plugins": [FAULTY],
     }
     return Config(run=RunSettings(**{**quick, **run}), model=ModelSettings(), method=method or {})
+
+
+def ample_s(base: Path) -> float:
+    """Seconds that a worker does not take on this machine, as busy as it is now: what one takes, several times over.
+
+    For tests that wait for a worker's timeout beside workers that must not run into it.
+    """
+    settings = config()
+    began = time.monotonic()
+    manager.run(settings, new_run(base, settings), [item("e2e")], lambda _: None)
+    return 4.0 + AMPLE * (time.monotonic() - began)
 
 
 def new_run(base: Path, settings: Config, planned: int = 1) -> Path:

@@ -14,6 +14,7 @@ from bench.configuration.config import load
 from bench.configuration.sweep import plan
 from bench.environment import cuda_obstacle
 from bench.results import store
+from tests.reports import _runs, _trainings
 
 COMMITTED = Path(__file__).parents[2] / "bench.toml"
 
@@ -41,6 +42,43 @@ def assert_one_sentence(result, code: int, *words: str) -> None:
 def begun_run(out: Path, *overrides: str) -> Path:
     """A run that was interrupted before its first measurement."""
     return session.start(session.resolve(session.Request(device="cpu", preset="smoke", overrides=overrides)), out)
+
+
+MEASURING = {"resume", "merge", "verify", "profile"}
+"""Commands that an ASCII terminal is not tried with: what they print is a table of `run`, or cases in ASCII."""
+
+
+def test_every_command_prints_on_an_ascii_terminal(tmp_path):
+    """A sign that the terminal lacks must not end a command in an error."""
+    measured = [str(_runs.write(tmp_path / name, _runs.paired())) for name in "ab"]
+    trained = str(_trainings.write(tmp_path / "c", _trainings.several()))
+    commands = [
+        ["run", "--preset", "smoke", "--device", "cpu", "--dry-run", "--set", 'sweep.encoder=["path:/m\u00f6del"]'],
+        ["train", "--preset", "smoke", "--device", "cpu", "--dry-run"],
+        ["report", measured[0]],
+        ["report", trained],
+        ["gate", measured[0], "--reference", measured[1], "--allow-mismatch"],
+        ["reference", measured[0], "--out", str(tmp_path / "r\u00e9f.json")],
+        ["compare", *measured],
+        ["doctor"],
+        ["list"],
+        ["report", "/no/s\u00fcch"],
+    ]
+    known = {info.name or info.callback.__name__ for info in app.registered_commands}
+    assert {words[0] for words in commands} | MEASURING == known
+    code = (
+        "import sys\nfrom bench.cli import main\n"
+        f"for words in {commands!r}:\n"
+        "    sys.argv = ['gram-bench', *words]\n"
+        "    try: main()\n"
+        "    except SystemExit as end: print(words[0], 'ended with', end.code)\n"
+    )
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "LANG": "C", "PYTHONPATH": str(COMMITTED.parent)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=tmp_path, env=environment, timeout=300)
+    printed, told = done.stdout.decode("ascii"), done.stderr.decode("ascii")
+    assert printed.count("ended with") == len(commands), told
+    assert "the harness failed" not in told
+    assert "/no/such" in told
 
 
 @pytest.mark.parametrize(

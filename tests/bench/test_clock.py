@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from bench.measure.clock import HostClock, Window, samples, settled, timed, units_per_window, warm_up
+from bench.measure.clock import HostClock, Window, lead_in_units, samples, settled, timed, units_per_window, warm_up
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -182,6 +182,20 @@ def test_a_window_holds_as_many_units_as_last_long_enough():
 def test_a_window_of_so_many_steps_holds_whole_intervals():
     for interval, units in ((1, 5), (2, 3), (5, 1), (16, 1)):
         assert units_per_window([Window(1, 9.0)], Settings(window_steps=5), interval) == units
+
+
+def test_a_window_lasts_at_least_as_long_as_it_is_told():
+    assert units_per_window([Window(1, 0.03)], Settings(), 1, least_s=0.25) == 9
+    assert units_per_window([Window(1, 0.03)], Settings(window_s=1.0), 1, least_s=0.25) == 34
+    assert units_per_window([Window(1, 0.03)], Settings(window_steps=2), 1, least_s=0.25) == 2
+
+
+def test_a_lead_in_is_whole_units_and_none_before_one_that_settles_by_itself():
+    assert lead_in_units([Window(1, 0.03)], 1, 0.2) == 7
+    assert lead_in_units([Window(1, 0.17)], 1, 0.2) == 2
+    assert lead_in_units([Window(1, 0.9)], 1, 0.2) == 1
+    assert lead_in_units([Window(1, 1.1)], 1, 0.2) == lead_in_units([Window(8, 1.0)], 16, 0.2) == 0
+    assert lead_in_units([Window(1, 0.03)], 1, 0.0) == lead_in_units([Window(1, 0.0)], 1, 0.2) == 0
 
 
 class TestSamples:

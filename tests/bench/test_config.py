@@ -9,7 +9,9 @@ import pytest
 from bench import registry
 from bench.configuration import config as configuration
 from bench.configuration.config import load, requested_device, restore
+from bench.configuration.sweep import plan
 from bench.errors import ConfigError
+from bench.results import stats
 from bench.training.settings import TrainSettings
 
 COMMITTED = Path(__file__).parents[2] / "bench.toml"
@@ -30,6 +32,17 @@ def complaint(path, *overrides, preset="full", device="cpu") -> str:
         load(path, preset, overrides, device)
     assert raised.value.exit_code == 2
     return str(raised.value)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_every_speed_up_of_a_first_look_has_an_interval(device):
+    """One process a line showed a newcomer 0.85x and 1.31x where exact methods do the same work."""
+    config = load(COMMITTED, "quick", (), device)
+    assert config.run.paired
+    assert config.run.blocks >= stats.LEAST_BLOCKS
+    assert all("e2e" in part.method for part in config.sweep.parts())
+    lines = {(item.case, item.line) for item in plan(config)}
+    assert len(lines) <= 10, "few lines in many blocks, or it is no first look"
 
 
 def test_defaults_fill_what_the_file_leaves_out(write):
@@ -225,9 +238,15 @@ def test_an_unknown_preset_is_answered_with_the_nearest():
 def test_every_key_of_the_committed_file_is_explained():
     """A newcomer reads bench.toml, not the models: every key stands there, with its comment or in one."""
     text = COMMITTED.read_text(encoding="utf-8")
-    for model in (configuration.RunSettings, configuration.ModelSettings, configuration.SweepAxes, TrainSettings):
+    for model in (
+        configuration.RunSettings,
+        configuration.ModelSettings,
+        configuration.LoraSettings,
+        configuration.SweepAxes,
+        TrainSettings,
+    ):
         for key in model.model_fields:
-            assert f"\n{key} = " in text or f"\n# {key} = " in text, key
+            assert any(f"\n{written}" in text for written in (f"{key} = ", f"# {key} = ", f"[model.{key}]")), key
 
 
 def test_a_wrong_configuration_is_told_without_importing_torch(write):

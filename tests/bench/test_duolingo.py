@@ -63,7 +63,7 @@ def test_mistakes_of_tokens_become_one_response_per_exercise(write):
     ]
     assert workload.table.lengths.tolist() == [2, 3, 1]
     assert workload.facts["exercises_read"] == 8
-    assert workload.facts["dropped"] == {
+    assert workload.facts["exercises_dropped"] == {
         "duplicate exercise": 1,
         "exercise without tokens": 1,
         "user with one interaction": 1,

@@ -7,13 +7,15 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import CONFIG_MAPPING
 
 from bench import registry
 from bench.encoders import _base
+from bench.encoders._encoding import encoding_of
 from bench.encoders.shape import SHAPES
 
 CPU = torch.device("cpu")
-FAMILIES = ("tiny", "distilbert", "roberta-base", "mpnet-base", "modernbert-base")
+FAMILIES = tuple(name for name, shape in SHAPES.items() if shape.family in CONFIG_MAPPING)
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +39,8 @@ def states(loaded, ids=((0, 7, 8, 9),)):
 def narrow(monkeypatch):
     """Shapes at width 32, as deep as they are: width is no part of what a family gets wrong."""
     for name, shape in SHAPES.items():
-        monkeypatch.setitem(SHAPES, name, replace(shape, width=32, heads=2, inner=64))
+        few = {key: 1 if key == "num_key_value_heads" else 16 for key in shape.options if "head" in key}
+        monkeypatch.setitem(SHAPES, name, replace(shape, width=32, heads=2, inner=64, options={**shape.options, **few}))
 
 
 @pytest.fixture
@@ -63,6 +66,14 @@ def test_dropout_off_is_off_in_training_mode(shape, narrow):
     loaded = load(f"shape:{shape}")
     loaded.model.train()
     assert torch.equal(states(loaded), states(loaded))
+
+
+@pytest.mark.parametrize("shape", FAMILIES)
+def test_a_shape_is_pooled_as_its_kind_asks_for(shape, narrow):
+    """The last token where, and only where, a token's state is blind to later ones."""
+    loaded = load(f"shape:{shape}")
+    assert loaded.causal == (SHAPES[shape].pooling == "last") == (encoding_of(loaded, "auto", shape).pooling == "last")
+    assert 512 <= loaded.longest_text <= 32_768
 
 
 def test_dropout_shared_keeps_the_configurations_own():
@@ -105,6 +116,11 @@ def test_random_weights_come_from_the_seed_and_disturb_no_other_random_state():
         ("mpnet-base", 108_895_872),
         ("roberta-base", 124_055_040),
         ("modernbert-base", 149_014_272),
+        ("modernbert-large", 394_781_696),
+        ("qwen3-embedding-0.6b", 595_776_512),
+        ("embeddinggemma-300m", 302_863_104),
+        ("eurobert-210m", 211_766_016),
+        ("tinyllama-1.1b", 1_034_512_384),
     ],
 )
 def test_shapes_have_the_published_number_of_parameters_less_the_pooler(shape, parameters):

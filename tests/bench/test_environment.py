@@ -10,6 +10,7 @@ import torch
 
 from bench import doctor, environment
 from bench.errors import UsageError
+from bench.measure import cores
 from bench.results.schema import Environment
 
 ROOT = Path(__file__).parents[2]
@@ -102,6 +103,33 @@ def test_an_asset_that_is_missing_is_only_a_warning(monkeypatch, tmp_path):
     found = [finding for finding in doctor.examine() if finding.check == "asset minilm"]
     assert [finding.status for finding in found] == ["warning"]
     assert not (tmp_path / "empty").exists()
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "expected"),
+    [
+        ("processor : 0\nflags\t\t: fpu sse4_2 avx2 fma\n", False),
+        ("processor : 0\nflags\t\t: fpu avx2 avx512f avx512bw avx512_vnni\n", False),
+        ("processor : 0\nflags\t\t: fpu avx2 avx512f avx512_bf16\nprocessor : 1\nflags\t\t: fpu avx2\n", True),
+        ("flags : avx2 amx_bf16 amx_tile\n", True),
+        ("Features\t: fp asimd bf16\n", True),
+        ("Features\t: fp asimd\n", False),
+        ("processor : 0\n", None),
+    ],
+)
+def test_instructions_for_bf16_are_read_from_what_the_system_tells(cpuinfo, expected, tmp_path):
+    (tmp_path / "cpuinfo").write_text(cpuinfo)
+    assert cores.multiplies_bf16(tmp_path / "cpuinfo") is expected
+    assert cores.multiplies_bf16(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize("told", [True, False, None])
+def test_a_processor_that_takes_a_minute_for_a_bf16_step_is_told(told, monkeypatch):
+    monkeypatch.setattr(doctor, "multiplies_bf16", lambda: told)
+    monkeypatch.setattr(doctor, "cuda_obstacle", lambda: "there is none")
+    found = [finding for finding in doctor.examine() if finding.check == "bf16"]
+    assert [finding.status for finding in found] == ([] if told is not False else ["warning"])
+    assert all("can take a minute" in finding.found and "float32" in finding.advice for finding in found)
 
 
 def test_the_libraries_asked_for_are_those_of_the_project():

@@ -6,7 +6,7 @@ from bench.gating.gate import judge, strictly
 from bench.gating.references import make
 from bench.gating.settings import GateSettings
 from bench.results.lines import lines
-from bench.results.schema import Inputs, PeakMemory
+from bench.results.schema import Inputs, PeakMemory, Spread, Telemetry
 from bench.results.store import LoadedRun
 from tests.bench import _gated_runs as runs
 from tests.bench._gated_runs import MIB, PEAK, blocks, case
@@ -276,6 +276,53 @@ def test_clocks_that_were_steady_on_both_sides_tighten_the_tolerance(loaded):
     visited = [*told(case(seed=2))[1:], case(seed=2)[0].model_copy(update={"telemetry": shared})]
     assert against(loaded, told(case(seed=1)), visited).tolerance == 0.05
     assert against(loaded, case(seed=1), case(seed=2), tolerance=0.1).tolerance == 0.1
+
+
+def test_a_clock_that_only_the_power_cap_moves_is_the_methods_own(loaded):
+    """A GPU that works is at its cap: with the wider tolerance a loss of 5 % would never be found there."""
+    capped = Telemetry(sm_clock_mhz=Spread(min=1545, median=1700, max=1920), foreign_processes=0)
+
+    def told(records, reasons):
+        telemetry = capped.model_copy(update={"throttle_reasons": reasons})
+        return [record.model_copy(update={"telemetry": telemetry}) for record in records]
+
+    def tolerance(reasons):
+        return against(loaded, told(case(seed=1), reasons), told(case(seed=2), reasons)).tolerance
+
+    assert tolerance(("sw_power_cap",)) == 0.03
+    assert tolerance(("applications_clocks_setting",)) == tolerance(()) == tolerance(None) == 0.05
+
+
+def at_loads(records, *loads):
+    """The records, in whose blocks others' tasks wanted so many cores, and whose ratio moved with that."""
+    made = []
+    for record in records:
+        load = loads[record.block]
+        slower = (1 + load) ** (0.35 if record.method == "e2e" else 0.0)
+        samples = tuple(each * slower for each in record.samples_s)
+        made.append(record.model_copy(update={"telemetry": Telemetry(load=load), "samples_s": samples}))
+    return made
+
+
+def test_runs_at_other_loads_are_compared_at_one(loaded):
+    """By block values alone the speed-up lost a fifth; the load did that, and the reader is told so."""
+    busy, calm = (2.0, 2.6, 2.9, 1.6, 2.4, 2.8), (0.6, 1.8, 0.5, 1.4, 0.9, 2.0)
+    then, now = at_loads(case(seed=1), *busy), at_loads(case(seed=2), *calm)
+    check = check_of(against(loaded, then, now), "reference")
+    assert check.now / check.then < 0.86
+    assert check.verdict == "PASS"
+    assert "compared at one load, since load was 0.5 to 2.0 tasks per core now, 1.6 to 2.9 in the" in check.reason
+    lost = check_of(against(loaded, then, at_loads(case(3.0, seed=2), *calm)), "reference")
+    assert (lost.verdict, lost.change) == ("FAIL", pytest.approx(-0.25, abs=0.03))
+    assert "others' tasks per processor core moved between 0.5 and 2.0" in " ".join(against(loaded, then, now).notes)
+
+
+def test_runs_at_loads_far_apart_are_not_compared(loaded):
+    then = at_loads(case(seed=1), *[2.9, 3.0, 2.95, 3.0, 2.9, 2.98])
+    now = at_loads(case(seed=2), *[0.1, 0.12, 0.1, 0.14, 0.1, 0.11])
+    check = check_of(against(loaded, then, now), "reference")
+    assert (check.verdict, check.code) == ("INCONCLUSIVE", "load")
+    assert "load was 0.1 tasks per core now, 2.9 to 3.0 in the reference, too far apart to compare" in check.reason
 
 
 def test_a_batch_of_less_repetition_is_named_as_the_cause(loaded):

@@ -73,13 +73,44 @@ def test_each_click_is_trained_on_among_what_was_shown_in_vain(write):
     facts = workload.facts
     assert facts["train_impressions_read"] == 6
     assert facts["news_dropped"] == {"news with an empty text": 1}
-    assert facts["train_dropped"] == {
-        "id that is in no news.tsv": 2,
-        "id of news with an empty text": 1,
+    assert facts["train_impressions_dropped"] == {
         "duplicate line": 1,
         "impression without a click": 1,
         "impression where all was clicked": 1,
     }
+    assert facts["train_ids_dropped"] == {"id that is in no news.tsv": 2, "id of news with an empty text": 1}
+    assert (facts["train_clicks_read"], facts["train_clicks_dropped"]) == (5, {"impression where all was clicked": 1})
+
+
+UNUSABLE = {
+    "impression without a click": "N1-0 N2-0",
+    "impression where all was clicked": "N1-1 N2-1",
+    "impression whose clicked news have no text": "N7-1 N2-0",
+    "impression whose news that were not clicked have no text": "N1-1 N7-0",
+}
+
+
+@pytest.mark.parametrize("reason", UNUSABLE)
+def test_why_an_impression_was_left_out_is_told_as_it_is(write, reason):
+    """One whose clicked news have no text had a click, and says nothing of readers who click nothing."""
+    behaviors = f"{TRAIN}7\tU7\t11/11/2019 9:05:58 AM\tN1\t{UNUSABLE[reason]}\n"
+    usual = mind.build(write(), request("ranking")).facts
+    facts = mind.build(write(train=behaviors), request("ranking")).facts
+    told = facts["train_impressions_dropped"]
+    assert {name: told[name] - usual["train_impressions_dropped"].get(name, 0) for name in told if name == reason} == {
+        reason: 1
+    }
+    assert sum(told.values()) == sum(usual["train_impressions_dropped"].values()) + 1
+    more = UNUSABLE[reason].count("-1")
+    assert facts["train_clicks_read"] == usual["train_clicks_read"] + more
+    assert sum(facts["train_clicks_dropped"].values()) == sum(usual["train_clicks_dropped"].values()) + more
+
+
+def test_when_nothing_is_left_the_reasons_are_told_with_an_example(write):
+    behaviors = "".join(f"{n}\tU{n}\t11/11/2019 9:05:58 AM\t\tN7-1 N2-0\n" for n in range(3))
+    with pytest.raises(MalformedData, match=r"of 3 train impressions all were dropped: 3 impression whose clicked news "
+                       r"have no text \(for instance .*behaviors\.tsv, line 1\)"):  # fmt: skip
+        mind.build(write(train=behaviors), request("ranking"))
 
 
 def test_negatives_are_drawn_anew_and_without_repeats(write):

@@ -1,12 +1,14 @@
 """When paired blocks are enough: precision, the most blocks, the budget; and what a round or a canary counts for."""
 
+from itertools import pairwise
+
 import pytest
 
 from bench.configuration import sweep
 from bench.configuration.sweep import key_of
 from bench.measure.telemetry import Reading
 from bench.results import stats
-from bench.running.events import Extended, Finished, Started
+from bench.running.events import Extended, Finished, Started, TookTurn
 from tests.bench._paired import CANARY, E2E, SINGLE_STEP, items, of, run, settings, short, sweep_of
 from tests.bench._small_runs import new_run
 
@@ -18,9 +20,10 @@ class TestEnd:
 
     def test_precision_ends_a_case(self, tmp_path):
         counts, events, records = self.steps(tmp_path, max_blocks=9, half_width=0.999999, window_s=0.02)
-        values = stats.block_values(records[::2], records[1::2])
-        assert stats.enough(list(values.values()), half_width=0.999999, least=2, most=9)
-        assert not stats.enough(list(values.values())[:-1], half_width=0.999999, least=2, most=9)
+        values = list(stats.block_values(records[::2], records[1::2]).values())
+        loads = stats.block_loads(records[::2], records[1::2])
+        assert stats.enough(values, loads, half_width=0.999999, least=2, most=9)
+        assert not stats.enough(values[:-1], loads[:-1], half_width=0.999999, least=2, most=9)
         assert of(events, Extended) == [Extended(2 * blocks) for blocks in range(3, len(values) + 1)]
         assert counts.total == 2 * len(values)
 
@@ -48,19 +51,24 @@ class TestCanary:
         assert len(of(events, Started)) == 2 + 6, "e2e's memory is the canary's"
 
 
-class Slowing:
-    """Watches a device that slows down in some windows, counted from 1."""
+class Device:
+    """Watches a device of 100 W that gets too hot in some windows, counted from 1, or is at its power cap from one on.
 
-    highest_sm_clock_mhz = 1000.0
+    Each worker's start counts as a window. Its energy counter changes every millisecond.
+    """
 
-    def __init__(self, *slow: int):
-        self.slow, self.windows = slow, 0
+    def __init__(self, *hot: int, capped_from: float = float("inf"), mhz: float = 700.0):
+        self.hot, self.capped_from, self.mhz, self.windows = hot, capped_from, mhz, 0
 
     def between(self, began_s, ended_s):
         self.windows += 1
-        clock = 700.0 if self.windows in self.slow else 1000.0
-        energy = [Reading(began_s, clock, energy_j=0.0), Reading(ended_s, clock, energy_j=3.0)]
-        return energy
+        reasons = {"hw_thermal_slowdown"} if self.windows in self.hot else set()
+        reasons |= {"sw_power_cap"} if self.windows >= self.capped_from else set()
+        steps = range(int((ended_s - began_s) * 1e3) + 2)
+        return [
+            Reading(at, self.mhz, energy_j=100 * at, throttle_reasons=frozenset(reasons))
+            for at in (began_s + step / 1e3 for step in steps)
+        ]
 
     def forget(self):
         pass
@@ -68,27 +76,81 @@ class Slowing:
 
 class TestDroppedRounds:
     def test_a_slowdown_of_one_line_drops_the_round_for_all_and_another_is_taken(self, tmp_path):
-        """Windows 1 and 2 are the memory's; window 4 is the second one of the first round."""
+        """Windows 1 to 4 are the memory's, 5 and 6 two starts; window 8 is the second one of the first round."""
         chosen = settings(blocks=1, max_blocks=1, canary=True)
-        watch = Slowing(4)
+        watch = Device(8)
         _, _, records = run(chosen, new_run(tmp_path, chosen), items(blocks=1), watch=watch)
-        assert watch.windows == 2 + 3 * 2
+        assert watch.windows == 2 * 2 + 2 + 3 * 2
         for record in records:
             assert (record.outcome, record.rounds, len(record.samples_s)) == ("ok", (1, 2), 2)
-            assert record.dropped_rounds == ("round 0: SM clock 700 of 1000 MHz",)
-            assert record.telemetry.sm_clock_mhz.min == 1000
-            assert record.telemetry.energy_j == pytest.approx(6.0)
-            slots = record.item_slots * record.steps_per_sample * 2
-            assert record.telemetry.energy_per_1000_interactions_j == pytest.approx(6000 / slots)
+            assert record.dropped_rounds == ("round 0: hw_thermal_slowdown",)
+            assert record.telemetry.sm_clock_mhz.max == 700
+            assert "lead_in_s" not in record.detail
 
     def test_a_block_without_a_round_is_skipped_and_the_next_one_tried(self, tmp_path):
         chosen = settings()
-        watch = Slowing(*range(3, 3 + 2 * 2 * 2))
+        watch = Device(*range(7, 7 + 2 * 2 * 2))
         _, _, records = run(chosen, new_run(tmp_path, chosen), items(), watch=watch)
         assert short(records) == [
             ("e2e", 0, 0, "skipped"), ("single_step", 0, 0, "skipped"),
             ("e2e", 0, 1, "ok"), ("single_step", 0, 1, "ok"),
         ]  # fmt: skip
-        assert records[0].reason == "every round was dropped; round 0: SM clock 700 of 1000 MHz"
+        assert records[0].reason == "every round was dropped; round 0: hw_thermal_slowdown"
         assert len(records[0].dropped_rounds) == 4
         assert records[0].item_slots is not None
+
+
+LED_IN = {"blocks": 1, "max_blocks": 1, "lead_in_s": 0.15, "settled_window_s": 0.05}
+
+
+class TestPowerCap:
+    """On a GPU at its power cap a window follows steps of its own worker that are not timed."""
+
+    def windows_s(self, record):
+        return [each * record.steps_per_sample for each in record.samples_s]
+
+    def test_windows_are_led_in_and_long_where_a_warm_up_met_the_cap(self, tmp_path):
+        chosen = settings(**LED_IN)
+        _, events, records = run(chosen, new_run(tmp_path, chosen), items(blocks=1), watch=Device(capped_from=6))
+        for record in records:
+            assert (record.rounds, record.dropped_rounds, record.detail["lead_in_s"]) == ((0, 1), (), 0.15)
+            assert min(self.windows_s(record)) > 0.5 * LED_IN["settled_window_s"], "by the fastest step of the warm-up"
+            assert record.telemetry.throttle_reasons == ("sw_power_cap",)
+        turns = of(events, TookTurn)
+        assert all(later.began_s - sooner.ended_s > 0.07 for sooner, later in pairwise(turns[2:]))
+
+    def test_energy_is_the_windows_time_by_the_power_between_changes(self, tmp_path):
+        chosen = settings(**LED_IN)
+        _, events, records = run(chosen, new_run(tmp_path, chosen), items(blocks=1), watch=Device(capped_from=6))
+        for record in records:
+            turns = [turn for turn in of(events, TookTurn)[2:] if turn.item.line.method == record.method]
+            seconds = sum(turn.ended_s - turn.began_s for turn in turns)
+            assert record.telemetry.energy_j == pytest.approx(100 * seconds, rel=0.03)
+            slots = record.item_slots * record.steps_per_sample * 2
+            per_slot_j = record.telemetry.energy_j / slots
+            assert record.telemetry.energy_per_1000_interactions_j == pytest.approx(1000 * per_slot_j)
+
+    def test_a_first_round_that_meets_the_cap_is_taken_again(self, tmp_path):
+        """Its windows were the neighbour's as well, and shorter than the others."""
+        chosen = settings(**LED_IN)
+        _, _, records = run(chosen, new_run(tmp_path, chosen), items(blocks=1), watch=Device(capped_from=7))
+        for record in records:
+            assert (record.rounds, record.dropped_rounds, record.detail["lead_in_s"]) == ((1, 2), (), 0.15)
+            assert min(self.windows_s(record)) > 0.5 * LED_IN["settled_window_s"]
+
+    def test_later_blocks_know_it(self, tmp_path):
+        chosen = settings(**{**LED_IN, "blocks": 2, "max_blocks": 2})
+        _, _, records = run(chosen, new_run(tmp_path, chosen), items(), watch=Device(capped_from=10))
+        assert [record.detail.get("lead_in_s") for record in records] == [None, None, 0.15, 0.15]
+        assert {record.rounds for record in records} == {(0, 1)}
+
+    def test_a_device_with_power_to_spare_pays_nothing(self, tmp_path):
+        chosen = settings(**LED_IN)
+        _, _, records = run(chosen, new_run(tmp_path, chosen), items(blocks=1), watch=Device())
+        assert {record.detail.get("lead_in_s") for record in records} == {None}
+
+
+def test_rounds_take_what_the_cases_budget_leaves(tmp_path):
+    chosen = settings(blocks=2, max_blocks=2, rounds=6, case_budget_s=0.01)
+    _, _, records = run(chosen, new_run(tmp_path, chosen), items())
+    assert {len(record.samples_s) for record in records} == {chosen.run.min_samples}

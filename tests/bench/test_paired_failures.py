@@ -19,12 +19,12 @@ from tests.bench._paired import (
     settings,
     short,
 )
-from tests.bench._small_runs import new_run
+from tests.bench._small_runs import ample_s, new_run
 
 
 class TestFailures:
     def test_a_failing_line_costs_nothing_but_itself(self, tmp_path):
-        chosen = settings(timeout_s=4.0)
+        chosen = settings(timeout_s=ample_s(tmp_path / "ample"))
         failing = [(name, 0) for name in ("kills_itself", "raises", "outgrows_the_host", "hangs", "needs_a_library")]
         work = items([*failing, *PAIR])
         counts, events, records = run(chosen, new_run(tmp_path, chosen), work)

@@ -39,7 +39,7 @@ from tests.bench._small_runs import CASE, new_run
 
 QUICK = {
     "blocks": 2, "max_blocks": 2, "rounds": 2, "min_samples": 1, "memory": "same", "samples": 3, "window_s": 0.001,
-    "max_warmup_steps": 3, "budget_s": 5.0, "timeout_s": 60.0, "canary": False, "plugins": PLUGINS,
+    "max_warmup_steps": 3, "budget_s": 5.0, "timeout_s": 300.0, "canary": False, "plugins": PLUGINS,
 }  # fmt: skip
 
 
@@ -159,7 +159,7 @@ class TestTruncated:
         """With a measurement that takes no time, of records as short as they can be, since there are thousands."""
         taken: list[list[int]] = []
 
-        def interleaved(jobs, *_) -> list[Measurement]:
+        def interleaved(jobs, *_, **__) -> list[Measurement]:
             taken.append([job.item.block for job in jobs])
             return [Measurement(job.item, _short_record(job.item), 0.0) for job in jobs]
 

@@ -128,7 +128,7 @@ def test_the_command_prints_phases_and_floor_and_leaves_traces(tmp_path) -> None
     changes += ["sweep.engine=['eager','fast']", "sweep.precision=float32"]
     words = [word for change in changes for word in ("--set", change)]
     command = [sys.executable, "-m", "bench", "profile", "--config", "/dev/null", "--device", "cpu", *words]
-    done = subprocess.run([*command, "--out", str(tmp_path / "p")], capture_output=True, text=True, timeout=200)
+    done = subprocess.run([*command, "--out", str(tmp_path / "p")], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     for expected in ("single_step (eager)", "single_step (fast)", "ce_backward", "optimizer", "floor"):
         assert expected in done.stdout

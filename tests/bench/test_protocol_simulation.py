@@ -95,7 +95,7 @@ def test_samples_of_one_process_are_no_substitute_for_blocks(world):
 
 def coverage(rows: list[list[float]], amounts: list[int]) -> float:
     """How often the nominal 95 % interval over the first blocks holds the truth, 0."""
-    estimates = [stats.estimate(row[:amount]) for row, amount in zip(rows, amounts, strict=True)]
+    estimates = [stats.over_blocks(row[:amount]) for row, amount in zip(rows, amounts, strict=True)]
     return float(np.mean([each.low <= 0 <= each.high for each in estimates]))
 
 
@@ -121,7 +121,7 @@ def test_stopping_at_once_would_cover_less():
 @pytest.mark.parametrize("world", [STEADY, SHARED], ids=["steady", "shared"])
 def test_the_precision_asked_for_is_reached(world):
     rows = simulated.values(world, np.random.default_rng(6), 500, stats.MOST_BLOCKS).tolist()
-    estimates = [stats.estimate(row[: simulated.stopped(row)]) for row in rows]
+    estimates = [stats.over_blocks(row[: simulated.stopped(row)]) for row in rows]
     assert np.mean([each.half_width <= stats.HALF_WIDTH for each in estimates]) >= 0.95
     if world is STEADY:
         assert np.mean([each.blocks for each in estimates]) < 7, "a steady machine must not pay for rough ones"
@@ -158,8 +158,8 @@ def test_a_loss_of_the_whole_tolerance_is_where_errors_begin(name, tolerance, ga
     assert np.mean([[each == "pass" for each in again] for _, again in verdicts]) <= 0.06
     uncorrected = [
         any(
-            stats.decide(replace(each, log_difference=each.log_difference + math.log1p(-tolerance)), tolerance)
-            == "fail"
+            simulated.verdicts([replace(each, log_difference=each.log_difference + math.log1p(-tolerance))], tolerance)
+            == ("fail",)
             for each in gates[name].differences(run, now)
         )
         for run, now in enumerate(gates[name].now)
@@ -171,8 +171,8 @@ def test_a_reference_without_its_error_would_raise_false_alarms(gates):
     """Why a reference carries its uncertainty: taken as a point, it fails unchanged runs at no tolerance."""
     shared = gates["shared"]
     pairs = [pair for run, now in enumerate(shared.now) for pair in zip(now, shared.reference(run), strict=True)]
-    welch = np.mean([stats.decide(stats.difference(*pair), 0.0) == "fail" for pair in pairs])
-    point = np.mean([stats.decide(stats.above_floor(now, then.value), 0.0) == "fail" for now, then in pairs])
+    welch = np.mean([simulated.verdicts([stats.difference(*pair)], 0.0) == ("fail",) for pair in pairs])
+    point = np.mean([simulated.verdicts([stats.above_floor(now, then.value)], 0.0) == ("fail",) for now, then in pairs])
     assert welch <= 0.04
     assert point > 2 * welch
 

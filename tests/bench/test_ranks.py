@@ -3,18 +3,18 @@
 import contextlib
 import os
 import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from bench.measure.sample import LEAST
 from bench.results import store
 from bench.running import manager
 from bench.running.events import Finished
 from tests.bench._processes import PATIENCE_S, family, gone, manage
-from tests.bench._small_runs import config, item, new_run
+from tests.bench._small_runs import ample_s, config, item, new_run
 
 
 def run(settings, run_dir: Path, items):
@@ -40,6 +40,8 @@ def test_a_case_of_two_processes(tmp_path):
         assert len(record.ranks) == 2
         assert 0 <= record.communication_s < max(record.samples_s)
         assert record.peak_memory_bytes.process == max(rank.peak_memory_bytes.process for rank in record.ranks)
+        assert record.detail["timed_typical"]
+        assert record.detail["ratio_batches"] >= LEAST
         assert record.detail["resident_peak_bytes"] == sum(rank.resident_peak_bytes for rank in record.ranks)
     assert local.loss.first == pytest.approx(shared.loss.first, rel=1e-5)
     assert local.loss.last == pytest.approx(shared.loss.last, rel=1e-3)
@@ -56,18 +58,16 @@ def test_a_case_of_two_processes(tmp_path):
 def test_a_lost_process_ends_the_case_at_once(tmp_path, how, outcome, reason):
     """The others wait in an exchange that never comes: their complaints are not the reason."""
     settings = config({"one_rank": {"how": how}})
-    began = time.monotonic()
     _, (lost,) = run(settings, new_run(tmp_path, settings), [item("one_rank", world_size=2, deduplicate="global")])
     assert (lost.outcome, lost.reason) == (outcome, reason)
     assert lost.case["world_size"] == 2
-    assert time.monotonic() - began < PATIENCE_S
 
 
 def test_a_hanging_process_is_ended_in_time_with_all_others(tmp_path):
-    settings = config({"one_rank": {"how": "hangs"}}, timeout_s=5.0)
+    settings = config({"one_rank": {"how": "hangs"}}, timeout_s=2 * ample_s(tmp_path / "ample"))
     events, records = run(settings, new_run(tmp_path, settings), [item("one_rank", world_size=2), item("e2e")])
     assert [record.outcome for record in records] == ["timeout", "ok"]
-    assert next(event.took_s for event in events if isinstance(event, Finished)) < PATIENCE_S
+    assert next(event.took_s for event in events if isinstance(event, Finished)) >= settings.run.timeout_s
 
 
 def test_a_killed_manager_leaves_no_process_of_several(tmp_path):

@@ -33,6 +33,7 @@ def test_a_shape_has_the_sizes_of_its_row(name):
     assert (facts["users"], facts["items"], facts["interactions"]) == (row.users, row.items, row.interactions)
     assert facts["mean_text_tokens_uncut"] == pytest.approx(row.text_tokens, abs=1e-3)
     assert "drawn at random" in facts["log"]
+    assert build(name).log == "synthetic"
 
 
 def test_a_scaled_shape_has_fewer_users_and_all_items():

@@ -218,17 +218,21 @@ def test_a_floor_has_no_error_of_its_own():
     assert found.degrees_of_freedom == 3
 
 
+def verdicts(found: list[stats.Difference]) -> tuple[stats.Verdict, ...]:
+    return tuple(each.verdict for each in stats.decide([(each, 0.05) for each in found]))
+
+
 def test_an_unknown_error_decides_nothing():
     one, several = stats.estimate([-1.0]), stats.estimate(STEADY)
     for found in (stats.difference(one, several), stats.difference(several, one), stats.above_floor(one, 9.0)):
         assert (found.p_below(0.0), found.p_above(0.0)) == (1.0, 1.0)
-        assert stats.decide(found, 0.05) == "inconclusive"
+        assert verdicts([found]) == ("inconclusive",)
 
 
 def test_blocks_without_any_spread_decide_by_their_value():
     same, slower = stats.estimate([0.5] * 6), stats.estimate([0.4] * 6)
-    assert stats.decide(stats.difference(same, same), 0.05) == "pass"
-    assert stats.decide(stats.difference(slower, same), 0.05) == "fail"
+    assert verdicts([stats.difference(same, same)]) == ("pass",)
+    assert verdicts([stats.difference(slower, same)]) == ("fail",)
 
 
 def ends(low: float, high: float) -> stats.Difference:
@@ -251,7 +255,7 @@ def test_three_states_by_the_interval_and_the_tolerance(low, high, expected):
     """ln(1 - 5 %) is -0.0513. A loss surely smaller than the tolerance passes, although it is surely there."""
     found = ends(low, high)
     assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
-    assert stats.decide(found, 0.05) == expected
+    assert verdicts([found]) == (expected,)
 
 
 def test_holm_against_its_definition():
@@ -271,10 +275,12 @@ def test_holm_keeps_order_and_never_lowers(p_values):
 
 def test_among_many_cases_one_narrow_failure_needs_more():
     narrow, fine = ends(-0.09, -0.052), ends(-0.01, 0.01)
-    assert stats.decide_all([narrow], 0.05) == ("fail",)
-    assert stats.decide_all([narrow] + [fine] * 20, 0.05) == ("inconclusive", *["pass"] * 20)
+    assert verdicts([narrow]) == ("fail",)
+    assert verdicts([narrow] + [fine] * 20) == ("inconclusive", *["pass"] * 20)
     clear = ends(-0.15, -0.10)
-    assert stats.decide_all([clear] + [fine] * 20, 0.05) == ("fail", *["pass"] * 20)
+    assert verdicts([clear] + [fine] * 20) == ("fail", *["pass"] * 20)
+    first, *_ = stats.decide([(each, 0.05) for each in [narrow] + [fine] * 20])
+    assert (first.p_alone, first.p_fail) == (pytest.approx(narrow.p_below(math.log1p(-0.05))), 21 * first.p_alone)
 
 
 # The canary

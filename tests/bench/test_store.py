@@ -226,7 +226,7 @@ for block in range(1000):
 def test_a_full_disk_is_a_clear_error_and_leaves_every_earlier_record(run_dir, room):
     """The limit on the file's size stands in for the disk; it cuts a write in the middle just as a full disk does."""
     done = subprocess.run(
-        [sys.executable, "-c", _FILL, str(run_dir), str(room)], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", _FILL, str(run_dir), str(room)], capture_output=True, text=True, check=True, timeout=300
     )
     written, message = done.stdout.splitlines()
     assert "cannot write" in message
@@ -332,6 +332,7 @@ def test_the_format_is_the_one_of_the_golden_file():
             "cf_module": "dkt",
             "world_size": 2,
             "deduplicate": "global",
+            "adapter": "none",
         },
         method="multi_step",
         engine="eager",
@@ -358,6 +359,7 @@ def test_the_format_is_the_one_of_the_golden_file():
             throttle_reasons=("sw_power_cap",),
             foreign_processes=0,
             process_memory_bytes=4,
+            load=0.5,
         ),
         warmup_steps=16,
         setup_s=1.5,
@@ -377,7 +379,7 @@ def test_the_format_is_the_one_of_the_golden_file():
         throughput_per_s=Throughput(users=64.0, item_slots=3520.0, real_tokens=70400.0),
         loss=Loss(first=1.609, last=1.5),
         ranks=(
-            Rank(peak_memory_bytes=PeakMemory(allocated=1), resident_peak_bytes=5, unique_items=300.0),
+            Rank(peak_memory_bytes=PeakMemory(allocated=1), resident_peak_bytes=5, unique_items=300.0, alone_s=0.125),
             Rank(peak_memory_bytes=PeakMemory(allocated=1), resident_peak_bytes=6, unique_items=320.0),
         ),
         communication_s=0.01,

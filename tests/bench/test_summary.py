@@ -8,7 +8,9 @@ from statistics import fmean, stdev
 import pytest
 
 from bench.results.schema import PeakMemory, Record, Throughput
-from bench.results.summary import ENGINE_COLUMNS, RECORD_COLUMNS, SUMMARY_COLUMNS, frames, summarise
+from bench.results.summary import ENGINE_COLUMNS, RECORD_COLUMNS, SUMMARY_COLUMNS, frames
+from bench.results.training_summary import frames as training_frames
+from tests.reports import _trainings
 
 CASE = {
     "workload": "synthetic",
@@ -41,7 +43,7 @@ def failed(method: str, outcome: str = "oom", **changes) -> Record:
 
 
 def row(records, label="single_step", **where):
-    frame = summarise(records)
+    frame = frames(records).summary
     frame = frame[frame["label"] == label]
     for column, value in where.items():
         frame = frame[frame[column] == value]
@@ -113,7 +115,7 @@ def test_the_canary_is_a_column_and_no_line():
     assert result["speed_up"] == pytest.approx(4)
     assert result["canary"] == pytest.approx((0.4**3 / (0.38 * 0.39 * 0.40)) ** (1 / 3))
     assert result["canary_low"] < 1 < result["canary_high"]
-    assert len(summarise(lines)) == 2
+    assert len(frames(lines).summary) == 2
     assert len(frames(lines).records) == 6
     without = row([each for each in lines if each.replica == 0])
     assert math.isnan(without["canary"])
@@ -245,6 +247,27 @@ def test_throughput_and_ratio_are_carried():
 )
 def test_random_weights_are_told_apart(encoder, detail, weights):
     assert row([record("single_step", case={"encoder": encoder}, detail=detail)])["weights"] == weights
+
+
+@pytest.mark.parametrize(
+    ("workload", "detail", "log"),
+    [
+        ("movielens", {"log": "real"}, "real"),
+        ("brand_new", {"log": "synthetic"}, "synthetic"),
+        ("shape:toeic", {}, "synthetic"),
+        ("synthetic", {}, "synthetic"),
+    ],
+)
+def test_a_log_drawn_at_random_is_called_so(workload, detail, log):
+    """Measured or trained on: what the record says of its log, or the workload's name where it failed before."""
+    measured = record("single_step", case={"workload": workload}, detail=detail)
+    assert row([measured])["log"] == log
+    ended = [
+        point.model_copy(update={"case": {**point.case, "workload": workload}, "detail": detail})
+        for point in _trainings.course(_trainings.LINES[0], 0)
+    ]
+    trained = training_frames(ended)
+    assert set(trained.seeds["log"]) == set(trained.summary["log"]) == {log}
 
 
 def test_nothing_gives_empty_frames_with_all_columns():

@@ -51,13 +51,20 @@ EXPECTED = [((0, 0.0), (1, 1.0), (2, 1.0)), ((0, 1.0), (3, 0.0), (1, 1.0))]
 
 def test_rows_become_histories_in_order_of_time_and_what_is_dropped_is_told(write):
     workload = table.build(write(), request("response"))
+    assert workload.log == "real"
     assert responses(workload) == EXPECTED
     assert workload.facts["rows_read"] == 10
-    assert workload.facts["dropped"] == {
+    assert workload.facts["rows_dropped"] == {
         "duplicate row": 1,
         "user with one interaction": 1,
         "item_id without a text": 1,
         "item_id with an empty text": 1,
+    }
+    assert workload.facts["rows_dropped_examples"] == {
+        "duplicate row": 'user_id "u1", item_id "a"',
+        "user with one interaction": 'user_id "u3", item_id "a"',
+        "item_id without a text": 'line 9, item_id "x"',
+        "item_id with an empty text": 'line 10, item_id "e"',
     }
     assert workload.facts["item_rows_dropped"] == {"item with an empty text": 1}
     assert [workload.facts[name] for name in ("users", "items", "interactions")] == [2, 4, 6]
@@ -66,7 +73,7 @@ def test_rows_become_histories_in_order_of_time_and_what_is_dropped_is_told(writ
 
 def test_ranking_takes_labels_of_clicks_only(write):
     workload = table.build(write(), request("ranking", candidates=2))
-    assert workload.facts["dropped"]["label below positive_from: no click"] == 3
+    assert workload.facts["rows_dropped"]["label below positive_from: no click"] == 3
     found = {(int(b.items[0, 5]), int(b.items[0, 6 + b.targets[0]])) for b in epoch(workload)}
     assert found == {(1, 2), (0, 1)}
 
@@ -180,7 +187,7 @@ def test_a_part_of_it_can_be_held_out(write):
 
 
 def test_memory_is_bounded_by_chunks_and_not_by_the_log(tmp_path):
-    """3 million rows, 51 MB as they are sorted and 15 MB as a log, in chunks of 2^16: what stays is near nothing."""
+    """3 million rows, 75 MB as they are sorted and 15 MB as a log, in chunks of 2^16: what stays is near nothing."""
     code = f"""
 import resource, sys
 
@@ -196,10 +203,10 @@ before, sort = peak(), _user_sort.UserSort(folder)
 for _ in range(46):
     sort.add(*rows())
 with _log.LogWriter(folder) as writer:
-    dropped = sort.write(writer, drop_duplicates=True)
+    done = sort.write(writer, "auto")
     writer.finish(1000)
 log = _log.read(folder)
-assert log.users == 40_000 and log.interactions + dropped.total() == 46 * chunk
+assert log.users == 40_000 and log.interactions + done.alone + done.repeated == 46 * chunk and not done.kept
 assert (np.diff(log.starts) > 1).all()
 print(peak() - before)
 """
@@ -223,11 +230,11 @@ def test_a_sorted_log_equals_a_plain_sort(tmp_path):
             part["user"].to_numpy(), part["item"].to_numpy(), part["time"].to_numpy(float), part["label"].to_numpy()
         )
     with _log.LogWriter(tmp_path) as writer:
-        dropped = sort.write(writer, drop_duplicates=True)
+        done = sort.write(writer, "auto")
         writer.finish(5)
     log = _log.read(tmp_path)
     plain = rows.drop_duplicates()
-    assert dropped == {"duplicate row": len(rows) - len(plain)}
+    assert (done.repeated, done.alone, done.kept) == (len(rows) - len(plain), 0, False)
     expected = [
         list(zip(mine["item"], mine["label"], strict=True))
         for _, mine in plain.sort_values("time", kind="stable").groupby("user")
@@ -237,6 +244,89 @@ def test_a_sorted_log_equals_a_plain_sort(tmp_path):
         for a, b in zip(log.starts, log.starts[1:], strict=False)
     ]
     assert sorted(found) == sorted(expected)
+
+
+SCHOOL = [
+    ("u1", "a", 1),
+    ("u1", "b", 0),
+    ("u1", "a", 1),
+    ("u1", "b", 0),
+    ("u2", "c", 1),
+    ("u2", "c", 1),
+    ("u2", "d", 0),
+]
+
+
+def school(*, time):
+    """A log in which items are answered again, with a time for every row that `time` gives."""
+    return HEADER + "".join(f"{user},{item},{time(n)},{label}\n" for n, (user, item, label) in enumerate(SCHOOL))
+
+
+class TestRowsThatRepeat:
+    """They are one event written twice where times are fine, and several where they are coarse."""
+
+    def test_under_a_constant_time_they_are_kept_and_told(self, write):
+        facts = table.build(write(rows=school(time=lambda n: "2024-05-17")), request("response")).facts
+        assert facts["interactions"] == 7
+        assert facts["rows_dropped"] == {}
+        assert facts["notes"] == [
+            "3 of 7 rows equal an earlier one in all four values and were kept, since times are coarse: a user's rows "
+            'share one, or few; workload.table.repeated_rows = "drop" drops them'
+        ]
+
+    def test_under_a_day_for_many_rows_they_are_kept(self, write):
+        items = "item_id,text\n" + "".join(f"q{item},text\n" for item in range(50))
+        rows = "".join(f"u{user},q{n % 40},{n // 50},1\n" for user in range(3) for n in range(200))
+        facts = table.build(write(items, HEADER + rows), request("response")).facts
+        assert facts["interactions"] == 600
+        assert "120 of 600 rows" in facts["notes"][0]
+
+    def test_under_fine_times_they_are_dropped_and_told(self, write):
+        rows = HEADER + "".join(
+            f"{user},{item},{1567140388553 + n},{label}\n" * (1 + (n == 2))
+            for n, (user, item, label) in enumerate(SCHOOL)
+        )
+        facts = table.build(write(rows=rows), request("response")).facts
+        assert (facts["interactions"], facts["rows_dropped"]) == (7, {"duplicate row": 1})
+        assert "notes" not in facts
+
+    def test_a_setting_decides_where_it_is_given(self, write):
+        coarse, fine = school(time=lambda n: 5), school(time=lambda n: n) + "u1,a,0,1\n"
+        for rows, choice, left in ((coarse, "drop", 4), (coarse, "keep", 7), (fine, "keep", 8), (fine, "drop", 7)):
+            chosen = write(rows=rows).model_copy(update={"repeated_rows": choice})
+            assert table.build(chosen, request("response")).facts["interactions"] == left
+
+
+def test_nanoseconds_order_a_log_that_seconds_in_a_float_would_not(write):
+    start = 1_715_934_600_123_456_789
+    rows = "".join(f"u,{item},{start + n},1\n" for item, n in (("c", 2), ("a", 0), ("d", 3), ("b", 1)))
+    assert responses(table.build(write(rows=HEADER + rows), request("response"))) == [
+        ((0, 1.0), (1, 1.0), (2, 1.0), (3, 1.0))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (
+            "u,x,1,1\nu,x,2,1\n",
+            r'of 2 rows all were dropped: 2 item_id without a text \(for instance line 2, item_id "x"',
+        ),
+        ("u,a,1,1\nv,b,1,1\n", r'2 user with one interaction \(for instance user_id "u", item_id "a"\)'),
+        ("u,e,1,1\n", r'1 item_id with an empty text \(for instance line 2, item_id "e"\)'),
+    ],
+)
+def test_when_nothing_is_left_the_reasons_are_told_with_an_example(write, rows, message):
+    with pytest.raises(MalformedData, match=message):
+        table.build(write(rows=HEADER + rows), request("response"))
+
+
+def test_when_too_little_is_left_for_a_batch_the_reasons_are_told(write):
+    rows = HEADER + "u,a,1,1\nu,b,2,1\n" + "u,x,3,1\n" * 20
+    with pytest.raises(
+        ValueError, match=r"batch_size = 9 is more than the . examples of table; table: 20 of 22 rows were"
+    ):
+        table.build(write(rows=rows), request("response", batch_size=9))
 
 
 def test_the_command_line_reads_the_files_before_anything_is_timed_and_tells_what_is_wrong(write, capsys):

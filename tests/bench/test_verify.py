@@ -8,11 +8,14 @@ import torch
 from rich.console import Console
 
 from bench import registry
-from bench._verify_case import cut, with_a_repeat
+from bench._verify_case import LOOKED_AT, cut, with_a_repeat, with_histories
 from bench.configuration.config import Config, ModelSettings, RunSettings, Sweep
+from bench.encoders import _base as _encoders
 from bench.errors import UsageError
 from bench.verify import STEPS, VerifyReport, verify
+from bench.workloads import mind
 from gram_core.batch import Batch, unique_items
+from tests.bench._logs import Words
 
 WRONG = "tests.bench.wrong_methods"
 
@@ -219,6 +222,19 @@ def test_cutting_keeps_candidates_and_the_fullest_history_columns():
     assert cut(response, None, 4).targets.tolist() == [[1, 0], [0, 1]]
 
 
+def test_users_without_a_history_are_passed_over():
+    """Their loss moves nothing: a batch of them would call exact methods wrong, for want of a gradient."""
+    silent = torch.tensor([[False, False, True, True], [True, False, True, True], [False, False, True, True]])
+    ranking = Batch(torch.arange(12).reshape(3, 4), silent, torch.tensor([0, 1, 0]), 2)
+    kept = cut(ranking, 1, None)
+    assert (kept.items.tolist(), kept.targets.tolist()) == ([[4, 5, 6, 7]], [1])
+    nobody = Batch(ranking.items, silent & torch.tensor([False, False, True, True]), ranking.targets, 2)
+    assert with_histories(lambda number: ranking if number % 3 else nobody, 4) == ([ranking] * 4, True)
+    assert with_histories(lambda _: nobody, 2) == ([nobody] * 2, False)
+    one_response = Batch(torch.tensor([[5, 6]]), torch.tensor([[False, True]]), torch.zeros(1, 2), 2)
+    assert with_histories(lambda _: one_response, 2) == ([one_response] * 2, False)
+
+
 def test_a_batch_without_repeats_gets_one():
     """Otherwise a method that gets repeats wrong would be exact on it."""
     made = with_a_repeat(batch([[1, 2, 90, 91], [3, 4, 92, 93]]))
@@ -246,3 +262,65 @@ def test_processes_that_cannot_be_built_are_no_pass():
     report = verify(config(world_size=[2], method={"single_step": {"memory_budget": 0.5, "chunk_tokens": 8}}), "cpu")
     assert not report.passed
     assert any("memory_budget" in row.note for row in report.rows if "2 processes" in row.case)
+
+
+def impressions(tmp_path, histories):
+    """A MIND folder with an impression for each of these histories."""
+    titles = [f"the {name} opens at {name} night" for name in ("river", "harbour", "bread", "salt", "bay", "wind")]
+    folder = tmp_path / "train"
+    folder.mkdir()
+    (folder / "news.tsv").write_text(
+        "".join(f"N{n}\tnews\tlocal\t{title}\t\thttps://x\t[]\t[]\n" for n, title in enumerate(titles))
+    )
+    (folder / "behaviors.tsv").write_text(
+        "".join(
+            f"{n}\tU{n}\t11/11/2019 9:05:58 AM\t{history}\tN{n % 6}-1 N{(n + 1) % 6}-0 N{(n + 2) % 6}-0\n"
+            for n, history in enumerate(histories)
+        )
+    )
+    return folder
+
+
+def verified_news(tmp_path, monkeypatch, histories):
+    monkeypatch.setenv("GRAM_BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(_encoders, "load", lambda *_, **options: _with_words(_load("shape:tiny", **options)))
+    folder = impressions(tmp_path, histories)
+    axes = {"workload": ["mind"], "batch_size": [4], "history_length": [4], "text_length": [8]}
+    chosen = config(**axes, model={"candidates": 3})
+    chosen = chosen.model_copy(update={"workload": {"mind": mind.Settings(train=str(folder))}})
+    return verify(chosen, "cpu")
+
+
+def _with_words(loaded):
+    return dataclasses.replace(loaded, tokenizer=Words())
+
+
+_load = _encoders.load
+
+
+class TestReadersWithoutHistory:
+    """Where nobody in a batch has read anything there is no gradient, and nothing that could be wrong."""
+
+    def test_a_batch_in_which_somebody_has_one_is_verified(self, tmp_path, monkeypatch):
+        report = verified_news(tmp_path, monkeypatch, 60 * [""] + ["N0 N1", "N2 N3 N4"])
+        assert report.passed
+        assert checks_of(report, "e2e")["gradients exist"].error > 0
+
+    def test_a_log_without_any_is_said_to_have_no_gradient(self, tmp_path, monkeypatch):
+        with pytest.raises(UsageError, match=r"mind nrms .*: nobody in the first 1,000 batches has a") as raised:
+            verified_news(tmp_path, monkeypatch, 12 * [""])
+        assert raised.value.exit_code == 2
+
+    def test_batches_with_a_history_come_first_and_the_search_ends(self):
+        asked = []
+
+        def batches(step):
+            asked.append(step)
+            return silent if step % 7 else telling
+
+        telling, silent = batch([[1, 2, 90, 91]]), batch([[0, 0, 90, 91]], mask=[[False, False, True, True]])
+        assert with_histories(batches, 3) == ([telling] * 3, True)
+        assert asked[-1] == 14
+        assert with_histories(lambda _: silent, 3) == ([silent] * 3, False)
+        once = iter([silent, telling, *[silent] * LOOKED_AT])
+        assert with_histories(lambda _: next(once), 3) == ([telling, silent, silent], True)

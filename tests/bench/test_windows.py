@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 import pytest
 import torch
 
+from bench.measure.sample import LEAST
 from bench.running.cf_steps import cf_step_s
-from bench.running.messages import Job
+from bench.running.messages import Job, TakeWindow
 from bench.running.subject import TAKES, Subject
 from gram_core.batch import Batch
 from tests.bench._small_runs import config, item
@@ -67,17 +69,60 @@ def test_every_line_is_timed_on_the_same_batches(other: dict[str, int]) -> None:
     assert timed[0][0] != timed[0][1]
 
 
-def test_a_faster_line_begins_at_the_same_batch_and_an_epoch_with_it() -> None:
+def test_a_faster_line_goes_round_the_same_batches() -> None:
+    """On further ones, of another load, a ratio of the two times would hold that load as well; on one alone for a whole
+    window, a step would find all as its predecessor left it, which in training no step does."""
     timed = []
     for window_s in (STEP_S, 5 * STEP_S):
         one = subject(window_s=window_s)
-        one._built = dataclasses.replace(one.built, workload=dataclasses.replace(one.built.workload, steps_per_epoch=7))
+        one.warm_up()
+        one.take_windows()
+        timed.append(timed_batches(one))
+        assert one.record().item_repetition_ratio == one._sample.item_repetition_ratio  # type: ignore[union-attr]
+    assert timed[1] == [timed[0][(window + step) % 3] for window in range(3) for step in range(5)]
+    assert [timed[1].count(batch) for batch in timed[0]] == [5] * 3
+
+
+@pytest.mark.parametrize(("settings", "batches"), [(dict(min_samples=1), 2), (dict(blocks=2, rounds=5), 5)])
+def test_there_are_as_many_batches_as_windows_for_sure_but_never_one(settings: dict[str, Any], batches: int) -> None:
+    one = subject(window_s=7 * STEP_S, **settings)
+    one.warm_up()
+    one.take_windows()
+    timed = timed_batches(one)
+    assert sum(batch not in timed[:place] for place, batch in enumerate(timed)) == batches
+    assert all(batch != following for batch, following in itertools.pairwise(timed[:7]))
+    assert one._facts()["detail"]["timed_batches"] == batches
+
+
+def test_windows_beyond_those_that_every_line_takes_are_on_the_same_batches() -> None:
+    """A line that the budget lets take more windows is on no other batches than one that takes the fewest."""
+    timed = []
+    for samples in (3, 5):
+        one = subject(samples=samples, min_samples=3)
+        one.warm_up()
+        one.take_windows()
+        timed.append(timed_batches(one))
+    assert (len(timed[0]), len(timed[1])) == (3, 5)
+    assert timed[1] == [*timed[0], *timed[0][:2]]
+    detail = one._facts()["detail"]
+    assert (detail["timed_batches"], detail["timed_typical"], detail["ratio_batches"]) == (3, True, LEAST)
+
+
+@pytest.mark.parametrize("method", ["multi_step", "single_step"])
+def test_a_line_that_keeps_encodings_meets_new_batches_from_the_first_of_an_epoch_on(method: str) -> None:
+    """Stepped on twice, a batch would find its own encodings as fresh as no other batch of the log does."""
+    timed = []
+    for window_s in (STEP_S, 5 * STEP_S):
+        one = subject(method=method, window_s=window_s)
+        changed = {"workload": dataclasses.replace(one.built.workload, steps_per_epoch=7), "exactness": "stale"}
+        one._built = dataclasses.replace(one.built, **changed)
         one.warm_up()
         assert one._batches_made % 7 == 0
         one.take_windows()
         timed.append(timed_batches(one))
-    assert (len(timed[0]), len(timed[1])) == (3, 15)
-    assert timed[1][:3] == timed[0]
+    assert len(timed[1]) == len(timed[0]) * (5 if method == "single_step" else 1)
+    assert timed[1][: len(timed[0])] == timed[0]
+    assert all(batch not in timed[0][:place] for place, batch in enumerate(timed[0]))
 
 
 def test_lines_of_unequal_speed_are_timed_on_the_same_batches_where_steps_are_counted() -> None:
@@ -125,9 +170,35 @@ def test_no_step_is_lost_to_a_window_taken_again() -> None:
     """What is told to the manager is the take that was kept."""
     one = subject(meetings=1)
     one.warm_up()
-    told = one.window_told()
+    told = one.window_told(TakeWindow())
     assert (told.seconds, told.discarded_s) == (STEP_S * told.steps, READY_S * told.steps)
     assert len(one._measured) == len(one.windows) == 1
+
+
+def test_a_lead_in_steps_on_batches_of_its_own_and_is_not_timed() -> None:
+    """Methods that reuse encodings would find the window's fresh, had the lead-in stepped on them."""
+    plain, led_in = subject(), subject()
+    for one in (plain, led_in):
+        one._built = dataclasses.replace(one.built, exactness="stale")
+        one.warm_up()
+    orders = TakeWindow(), TakeWindow(lead_in_s=3 * STEP_S, least_s=2 * STEP_S)
+    told = [one.window_told(order) for one, order in zip((plain, led_in), orders, strict=True)]
+    assert [each.led_in_s for each in told] == [0, 3 * STEP_S]
+    assert [(each.seconds, each.steps) for each in told] == [(STEP_S, 1), (2 * STEP_S, 2)]
+    assert timed_batches(led_in)[:1] == timed_batches(plain)
+    again = led_in.window_told(orders[1])
+    assert (again.led_in_s, again.steps) == (3 * STEP_S, 2)
+    met = led_in.built.method._met  # type: ignore[attr-defined]
+    timed = {tuple(batch.items.flatten().tolist()) for window in led_in._measured for batch in window}
+    assert len(met) >= led_in.warm.steps + 2 * 3 + 2 * 2
+    assert all(met[key] == 1 for key in timed)
+
+
+def test_what_becomes_ready_in_a_lead_in_takes_no_window_again() -> None:
+    one = subject(meetings=1)
+    one.warm_up()
+    one.window_told(TakeWindow(lead_in_s=READY_S))
+    assert one._facts()["detail"]["windows_taken_again"] == 1, "by what the window itself met"
 
 
 def test_a_long_window_is_not_taken_again() -> None:

@@ -1,6 +1,8 @@
 """One worker, in a real process of its own: what it measures, counts, claims, and how it fails."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -11,13 +13,14 @@ from bench.results.schema import Record
 from bench.running import failures, worker
 from bench.running.messages import Entered, Job, Measured
 from bench.running.processes import Worker, WorkerEnded
+from tests.bench._processes import ROOT
 from tests.bench._small_runs import SLOTS, config, item
 
 TEXT = 8
 CPU = torch.device("cpu")
 
 
-def messages_of(job: Job, timeout_s: float = 60) -> list:
+def messages_of(job: Job, timeout_s: float = 300) -> list:
     """Everything a worker says, to its last word."""
     said = []
     with Worker(worker.main, job) as process:
@@ -113,7 +116,7 @@ class TestMeasurement:
         assert multi_step.loss.first == pytest.approx(e2e.loss.first, rel=1e-5)
 
     def test_the_facts_of_encoder_and_workload_are_kept(self, e2e):
-        assert e2e.detail["weights"] == "random"
+        assert (e2e.detail["weights"], e2e.detail["log"]) == ("random", "synthetic")
         assert "tiny" in e2e.detail["encoder"] or "for tests" in e2e.detail["encoder"]
         assert e2e.detail["threads"] >= 1
 
@@ -295,3 +298,25 @@ def test_a_traceback_names_files_from_their_package_on():
         'File "python3.12/runpy.py", line 1, in main',
         'File "<frozen runpy>", line 2',
     ]
+
+
+def test_workers_are_of_the_same_copy_of_the_program_wherever_it_is_called(tmp_path):
+    """Another one in the working directory is none of its business: it would be measured in place of this one."""
+    for package in ("bench", "gram_core"):
+        (tmp_path / "here" / package).mkdir(parents=True)
+        (tmp_path / "here" / package / "__init__.py").write_text("")
+    script = tmp_path / "called.py"
+    script.write_text(
+        "import sys\n"
+        f"sys.path.insert(1, {str(ROOT)!r})\n"
+        "def tell(connection, job, output):\n"
+        "    import bench, gram_core\n"
+        "    connection.send([bench.__file__, gram_core.__file__])\n"
+        "if __name__ == '__main__':\n"
+        "    from bench.running.processes import Worker\n"
+        "    with Worker(tell, None) as process:\n"
+        "        print(*process.receive(300), sep='\\n')\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path / "here", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(ROOT / package / "__init__.py") for package in ("bench", "gram_core")]

@@ -28,6 +28,7 @@ from transformers import (
 from bench import registry
 from bench.methods import PACKAGES
 from gram_core.batch import Batch, ItemTable, Texts
+from gram_core.encoders.head import Dense, Normalize
 from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.exactness import GradientRecorder
 from gram_core.training import Optimization, Training
@@ -49,7 +50,7 @@ FIRST_TOKEN = 5
 """Token ids below it are special: no family pads with an id that a text holds."""
 
 FAMILIES = tuple(MODELS)
-POOLINGS = ("mean", "cls", "attention")
+POOLINGS = ("mean", "cls", "last", "max", "attention")
 PADDINGS = ("max_length", "longest")
 PAD_TOKEN_ID = {"bert": 0, "roberta": 1, "mpnet": 1, "distilbert": 0, "modernbert": 0}
 
@@ -96,13 +97,25 @@ def _pretrained(family: str, dropout: float) -> PreTrainedModel:
 
 
 def make_encoder(
-    family: str = "bert", pooling: Any = "mean", padding: Any = "max_length", dropout: float = 0.0
+    family: str = "bert",
+    pooling: Any = "mean",
+    padding: Any = "max_length",
+    dropout: float = 0.0,
+    with_head: bool = False,
 ) -> HuggingFaceEncoder:
-    """A fresh encoder in training mode; equal arguments give equal weights."""
+    """A fresh encoder in training mode; equal arguments give equal weights. with_head: one that projects and scales."""
     model = copy.deepcopy(_pretrained(family, dropout))
     torch.manual_seed(12)
+    width, head = int(model.config.hidden_size), None
+    if with_head:
+        head = nn.Sequential(Dense(width, 16, activation=nn.Tanh(), residual=True), Normalize())
     encoder = HuggingFaceEncoder(
-        model, pad_token_id=PAD_TOKEN_ID[family], text_length=TEXT_LENGTH, pooling=pooling, padding=padding
+        model,
+        pad_token_id=PAD_TOKEN_ID[family],
+        text_length=TEXT_LENGTH,
+        pooling=pooling,
+        padding=padding,
+        head=head,
     )
     return encoder.train()
 

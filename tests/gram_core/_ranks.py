@@ -42,7 +42,7 @@ RATE = 1e-3
 USERS = 12
 """Divisible by 1, 2, 3 and 4."""
 ROUNDING_ONLY = 1e-12
-PATIENCE_S = 60
+PATIENCE_S = 300
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ def trained(method, steps):
     intervals = []
     for batch in batches(steps):
         method.step(batch)
-        if not method.items_touched:
+        if not method.pending:
             intervals.append(method.interval)
     return intervals
 

@@ -52,10 +52,13 @@ def awkward_batches() -> list[Batch]:
 
 
 def prepared(
-    max_grad_norm: float | None = None, dtype: torch.dtype = torch.float64, layers: int | None = None
+    max_grad_norm: float | None = None,
+    dtype: torch.dtype = torch.float64,
+    layers: int | None = None,
+    with_head: bool = False,
 ) -> Training:
     """With a parameter that no loss reads: AdamW must leave it where it is, and not let it decay."""
-    encoder = make_encoder()
+    encoder = make_encoder(with_head=with_head)
     if layers is not None:
         config = encoder.model.config
         config.num_hidden_layers = layers
@@ -110,6 +113,26 @@ def spoil(method: CapturedChunkedStep) -> None:
         sums += [*method._summed.sums.written(), *method._summed.gradients.written()]
     for held in sums:
         held.fill_(torch.nan)
+
+
+@pytest.mark.usefixtures("overwriting")
+@pytest.mark.parametrize("kept", KEPT)
+def test_a_head_behind_the_pooling_is_trained_in_chunks(kept: str) -> None:
+    """Its parameters are none of the weights whose gradients the packed pass leaves to the chunks to sum."""
+    reference, run = prepared(with_head=True), prepared(with_head=True)
+    expected, losses = trained(reference, SingleStep(reference).step)
+    found, chunked_losses = trained(run, chunked(run, chunk_tokens=30, kept_tokens=KEPT[kept]).step)
+    assert max(relative_errors(found, expected).values()) <= 1e-9
+    assert chunked_losses == pytest.approx(losses, rel=1e-10)
+    start = prepared(with_head=True).encoder.head[0].linear.weight
+    assert not torch.equal(run.encoder.head[0].linear.weight, start)
+
+
+def test_weights_do_not_stand_where_a_head_is_trained() -> None:
+    """The fused move of standing weights would leave the head where it is."""
+    whole, headed = (prepared(dtype=torch.float32, with_head=with_head) for with_head in (False, True))
+    assert chunked(whole, torch.bfloat16, chunk_tokens=30)._summed is not None
+    assert chunked(headed, torch.bfloat16, chunk_tokens=30)._summed is None
 
 
 @pytest.mark.usefixtures("overwriting")

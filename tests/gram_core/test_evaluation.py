@@ -36,7 +36,7 @@ def test_scores_within_an_open_interval_come_from_the_encoder(cf_module):
     batch = m.make_batch(task)
     for _ in range(2):
         run.step(batch)
-    assert run.items_touched > 0
+    assert len(run._buffer) > 0
     warm = set(batch.items[batch.mask].tolist())
     mixed = m.make_batch(task, seed=77)
     cold = set(mixed.items[mixed.mask].tolist()) - warm

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
 import torch
+import torch.nn.utils.prune
 from hypothesis import given, settings
+from torch import Tensor, nn
 
 from gram_core.batch import Batch, ItemTable, Texts
 from gram_core.encoders import packed as packed_module
@@ -135,15 +139,16 @@ def test_awkward_batches(engine: str, case: str) -> None:
     assert max(relative_errors(found, expected).values()) <= 1e-10
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("with_head", [False, True], ids=["", "with a head"])
+@pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
 @pytest.mark.parametrize("family", PACKED_FAMILIES)
 @pytest.mark.parametrize("tile", ["holding texts", "walking over texts"])
 def test_packed_encodings_and_gradients_equal_padded_ones(
-    family: str, pooling: str, tile: str, monkeypatch: pytest.MonkeyPatch
+    family: str, pooling: str, tile: str, with_head: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if tile == "walking over texts":
         monkeypatch.setattr("gram_core.encoders.packed.tile_for", lambda *_: None)
-    encoder, texts = make_encoder(family, pooling), make_table().texts(torch.arange(24))
+    encoder, texts = make_encoder(family, pooling, with_head=with_head), make_table().texts(torch.arange(24))
     packed = PackedEncoder(encoder)
     weights = torch.randn(24, encoder.width, dtype=torch.float64)
     found = {}
@@ -221,13 +226,72 @@ def test_bf16_gradients_are_as_close_to_float32_as_autocast() -> None:
 
 @pytest.mark.parametrize(
     ("reason", "options"),
-    [("model type mpnet", {"family": "mpnet"}), ("pooling", {"pooling": "attention"}), ("dropout", {"dropout": 0.1})],
+    [
+        ("model type mpnet", {"family": "mpnet"}),
+        ("pooling", {"pooling": "attention"}),
+        ("pooling", {"pooling": "max"}),
+        ("dropout", {"dropout": 0.1}),
+    ],
 )
 def test_what_cannot_run_packed_says_why(reason: str, options: dict[str, object]) -> None:
     encoder = make_encoder(**options)
     assert reason in (unsupported(encoder) or "")
     with pytest.raises(ValueError, match=reason):
         PackedEncoder(encoder)
+
+
+class _Scaled(nn.Linear):
+    def forward(self, rows: Tensor) -> Tensor:
+        return 2 * super().forward(rows)
+
+
+def _with_subclass(model: Any) -> None:
+    dense = model.encoder.layer[0].output.dense
+    dense.__class__ = _Scaled
+
+
+def _with_parametrization(model: Any) -> None:
+    nn.utils.parametrizations.weight_norm(model.encoder.layer[0].output.dense)
+
+
+def _with_pruning(model: Any) -> None:
+    nn.utils.prune.l1_unstructured(model.encoder.layer[0].output.dense, "weight", amount=0.5)
+
+
+def _with_own_forward(model: Any) -> None:
+    norm = model.encoder.layer[1].output.LayerNorm
+    norm.forward = lambda rows: rows
+
+
+def _with_hook(model: Any) -> None:
+    model.encoder.layer[1].register_forward_hook(lambda *_: None)
+
+
+def _as_decoder(model: Any) -> None:
+    model.config.is_decoder = True
+
+
+@pytest.mark.parametrize(
+    "change",
+    [_with_subclass, _with_parametrization, _with_pruning, _with_own_forward, _with_hook, _as_decoder],
+    ids=lambda change: change.__name__,
+)
+def test_a_model_that_is_not_the_librarys_own_does_not_run_packed(change: Callable[[Any], None]) -> None:
+    """The pass reads weights from modules; what it does not know might compute something else with them."""
+    encoder = make_encoder()
+    assert unsupported(encoder) is None
+    change(encoder.model)
+    assert unsupported(encoder) is not None
+    method = fast.build(EXACT["single_step"], make_training(encoder), None)
+    assert isinstance(method.training.encoder, BucketedEncoder)
+
+
+def test_adapters_do_not_run_packed() -> None:
+    peft = pytest.importorskip("peft")
+    encoder = make_encoder()
+    config = peft.LoraConfig(r=2, target_modules=["query"], init_lora_weights=False)
+    encoder.model = peft.get_peft_model(encoder.model, config).get_base_model()
+    assert "lora" in (unsupported(encoder) or "") or "Linear" in (unsupported(encoder) or "")
 
 
 @given(lengths=st.lists(st.integers(1, 64), min_size=1, max_size=40), room=st.integers(0, 150), rows=st.integers(0, 5))

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch import nn
 
+from gram_core.encoders.head import Dense
 from gram_core.encoders.huggingface import HuggingFaceEncoder
-from gram_core.encoders.pooling import pooling_module
+from gram_core.encoders.pooling import LastPooling, MeanPooling, pooling_module
 from gram_core.exactness import Float64Throughout
 from tests.gram_core import _models as m
 
@@ -41,6 +43,44 @@ def test_pooling_reads_the_last_hidden_states(family):
     assert torch.allclose(m.make_encoder(family, "cls")(text)[0], states[0], atol=1e-12)
 
 
+@poolings
+def test_a_head_follows_the_pooling(pooling):
+    """Projection, residual and unit length, by hand."""
+    texts = m.make_table().texts(torch.arange(8))
+    encoder, plain = m.make_encoder(pooling=pooling, with_head=True), m.make_encoder(pooling=pooling)
+    if pooling == "attention":
+        plain.pooling.load_state_dict(encoder.pooling.state_dict())
+    dense = encoder.head[0]
+    pooled = plain(texts)
+    summed = torch.tanh(pooled @ dense.linear.weight.T + dense.linear.bias) + pooled @ dense.residual.weight.T
+    found = encoder(texts)
+    assert encoder.width == found.shape[1] == 16
+    assert torch.allclose(found, summed / summed.norm(dim=1, keepdim=True), atol=1e-12)
+
+
+@families
+def test_auto_takes_the_last_token_of_a_causal_model(family):
+    assert type(m.make_encoder(family, "auto").pooling) is MeanPooling
+    if family == "bert":
+        model = m.make_encoder().model
+        model.config.is_decoder = True
+        for layer in model.encoder.layer:
+            layer.attention.self.is_causal = layer.attention.self.is_decoder = True
+        assert type(HuggingFaceEncoder(model, pad_token_id=0, text_length=8, pooling="auto").pooling) is LastPooling
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d, nn.SyncBatchNorm])
+def test_batch_normalisation_is_refused(norm):
+    """A text's encoding would change with its neighbours, so that no deduplication is exact."""
+    model = m.make_encoder().model
+    model.encoder.layer[1].output.LayerNorm = norm(32)
+    with pytest.raises(ValueError, match=r"encoder\.layer\.1\.output\.LayerNorm, a .*BatchNorm.*put a LayerNorm"):
+        HuggingFaceEncoder(model, pad_token_id=0, text_length=8)
+    head = nn.Sequential(Dense(32, 8, activation=norm(8)))
+    with pytest.raises(ValueError, match="head normalises by its batch"):
+        HuggingFaceEncoder(m.make_encoder().model, pad_token_id=0, text_length=8, head=head)
+
+
 def test_computed_tokens_count_padding():
     lengths = torch.tensor([2, 5, 3])
     assert m.make_encoder(padding="max_length").computed_tokens(lengths).tolist() == [m.TEXT_LENGTH] * 3
@@ -56,5 +96,5 @@ def test_a_text_that_is_too_long_is_refused():
 
 
 def test_an_unknown_pooling_is_refused_with_those_there_are():
-    with pytest.raises(ValueError, match="'max' is none of mean, cls, attention"):
-        pooling_module("max", 8)
+    with pytest.raises(ValueError, match="'median' is none of mean, cls, last, max, attention"):
+        pooling_module("median", 8)

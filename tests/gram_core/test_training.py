@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
+from torch import nn
 
 from gram_core.batch import every_slot, unique_items
 from gram_core.methods.e2e_unique import E2EUnique
@@ -24,6 +25,29 @@ def two_parameters(**options):
     optimizers = [torch.optim.SGD([parameter], lr=1.0) for parameter in (encoder, cf)]
     schedulers = [torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5) for optimizer in optimizers]
     return encoder, cf, Optimization(*optimizers, *schedulers, **options)
+
+
+def test_an_encoder_of_ones_own_may_not_normalise_by_its_batch():
+    """Unless it is evaluated, where it reads statistics that stay: then a text's encoding is its own."""
+
+    class Own(nn.Module):
+        width = 32
+
+        def __init__(self):
+            super().__init__()
+            self.inner, self.norm = m.make_encoder(), nn.BatchNorm1d(32).double()
+
+        def forward(self, texts):
+            return self.norm(self.inner(texts))
+
+        def computed_tokens(self, lengths):
+            return self.inner.computed_tokens(lengths)
+
+    with pytest.raises(ValueError, match=r"the encoder normalises by its batch \(norm, a BatchNorm1d\)"):
+        m.make_training(Own())
+    own = Own()
+    own.norm.eval()
+    m.make_training(own)
 
 
 def test_a_step_moves_both_advances_both_schedulers_and_clears_gradients():

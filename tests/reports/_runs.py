@@ -287,6 +287,11 @@ def several_processes(batches: Iterable[int] = (16, 32), sizes: Iterable[int] = 
     return records
 
 
+def _blocks_with(**changes: Any) -> list[Record]:
+    """One case in three blocks, every record with these columns."""
+    return [each.model_copy(update=changes) for each in blocks(3)]
+
+
 SCENARIOS = {
     "full": full,
     "real_on_cpu": lambda: real(device_kind="cpu", batches=(16, 32)),
@@ -307,6 +312,14 @@ SCENARIOS = {
     "peers": peers,
     "peers_in_blocks": lambda: peers(blocks=3),
     "several_processes": several_processes,
+    "no_counts": lambda: _blocks_with(item_slots=None, unique_items=None, item_repetition_ratio=None),
+    "no_rates": lambda: _blocks_with(throughput_per_s=None, loss=None),
+    "no_tokens": lambda: _blocks_with(real_tokens=0, padded_tokens=0, encoded_tokens=0),
+    "no_bytes": lambda: _blocks_with(peak_memory_bytes=PeakMemory(allocated=0), fixed_memory_bytes=0),
+    "all_alike": lambda: _blocks_with(samples_s=(0.1, 0.1, 0.1)),
+    "half_a_block": lambda: paired(1)[:2],
+    "two_blocks": lambda: paired(2),
+    "far_names": lambda: [record(*line, encoder="path:/data/\u6a21\u578b \u00e9") for line in LINES],
     "nothing_yet": list,
 }
 

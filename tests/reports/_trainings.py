@@ -120,6 +120,25 @@ def hardly_sooner() -> list[TrainingPoint]:
     return several((LINES[0], ("single_step", None, "exact", 0.9, 0.752, 0.690, 1.0)))
 
 
+ONE_CLASS = "each of its responses is right"
+
+
+def undefined(points: list[TrainingPoint], splits: tuple[str, ...] = ("validation", "test")) -> list[TrainingPoint]:
+    """The same trainings where these held-out splits hold one class, so that no metric is defined on them."""
+    told = {"undecidable": dict.fromkeys(splits, ONE_CLASS)}
+    made = []
+    for point in points:
+        changes: dict[str, Any] = {split: dict.fromkeys(getattr(point, split)) for split in splits}
+        changes |= {"test": {}} if "validation" in splits else {}
+        changes |= {"detail": {**point.detail, **told}} if point.outcome is not None else {}
+        made.append(point.model_copy(update=changes))
+    return made
+
+
+def _with(points: list[TrainingPoint], **changes: Any) -> list[TrainingPoint]:
+    return [point.model_copy(update=changes) for point in points]
+
+
 SCENARIOS = {
     "three_seeds": several,
     "mixed": mixed,
@@ -128,6 +147,15 @@ SCENARIOS = {
     "only_e2e": lambda: several(LINES[:1]),
     "never_reached": lambda: several((LINES[0], LINES[5])),
     "all_failed": lambda: [course(line, 0, outcome="oom")[-1] for line in LINES[:2]],
+    "one_class": lambda: undefined(several(seeds=(0, 1))),
+    "one_class_in_test": lambda: undefined(several(seeds=(0,)), ("test",)),
+    "one_class_of_e2e": lambda: [*undefined(several(LINES[:1])), *several(LINES[1:])],
+    "nothing_held_out": lambda: _with(several(seeds=(0,)), validation={}, test={}),
+    "no_cold_items": lambda: [
+        point.model_copy(update={"validation": point.validation | {"cold_auc": None}}) for point in several(seeds=(0,))
+    ],
+    "no_time_passed": lambda: _with(several(seeds=(0, 1)), train_s=0.0),
+    "far_names": lambda: several(seeds=(0,), workload="table", encoder="path:/data/\u6a21\u578b \u00e9"),
     "interrupted": lambda: [*several(seeds=(0,)), *course(LINES[0], 1)[:2]],
     "nothing_yet": list,
 }

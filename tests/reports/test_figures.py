@@ -12,9 +12,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from bench.results.summary import frames
+from bench.results.training_summary import frames as training_frames
 from reports import figures, words
 from reports.figures import _style
-from tests.reports import _runs
+from reports.training import figures as training_figures
+from tests.reports import _runs, _trainings
 
 MODULES = figures.discover()
 WITHOUT_NUMBERS = ("all_failed", "nothing_yet")
@@ -110,6 +112,28 @@ def test_settings_are_drawn_apart_and_the_most_telling_first():
     assert settings[1].startswith("Random weights")
     assert settings[-1] == ""
     assert len({each.name for each in drawn}) == len(drawn)
+
+
+@pytest.mark.parametrize(
+    "encoders",
+    [
+        ("path:" + "x" * 150 + "a", "path:" + "x" * 150 + "b"),
+        ("path:tiny_bert", "path:tiny-bert"),
+        ("path:Tiny", "path:tiny"),
+    ],
+)
+def test_every_picture_is_a_file_of_its_own(encoders):
+    """Names that are long, or differ in signs that no file's name holds, must not write over one another."""
+    records = [each for name in encoders for each in _runs.shape((16,), (32,), (1, 4), encoder=name)]
+    points = [each for name in encoders for each in _trainings.several(seeds=(0,), encoder=name)]
+    for drawn in (
+        list(figures.draw_all(frames(records), _runs.info())),
+        list(training_figures.draw_all(training_frames(points), _trainings.info())),
+    ):
+        names = [each.name for each in drawn]
+        assert len({each.setting for each in drawn} - {""}) == 2
+        assert len(set(names)) == len(names) > 2
+        assert max(map(len, names)) <= figures.LONGEST_NAME + 2
 
 
 def test_more_settings_than_fit_are_counted():

@@ -317,7 +317,7 @@ def test_the_module_runs_on_its_own(tmp_path, capsys):
     """`python -m reports RUN_DIR`: exit code 0 and the page's path; 1 and one sentence; 2 on wrong usage."""
     run_dir = _runs.write(tmp_path, _runs.blocks(1))
     command = [sys.executable, "-m", "reports", str(run_dir)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=300)
     assert (done.returncode, done.stdout.strip()) == (0, str(run_dir / "report.html"))
     assert main([]) == 2
     capsys.readouterr()

@@ -123,7 +123,7 @@ def test_a_stale_peer_that_wins_is_named_with_the_interval_of_the_pairs(tmp_path
         )
     ]
     notes = " ".join(section(tmp_path, records).notes)
-    assert f"beaten in 1: by speedyfeed on synthetic at ratio 4.00 (2.00{words.TIMES}, 2.000 to 2.000" in notes
+    assert f"beaten in 1: by speedyfeed on synthetic at ratio 4.00 (2.000{words.TIMES}, 2.000 to 2.000" in notes
 
 
 def test_engines_are_told_apart_and_what_was_not_at_its_best_is_said(tmp_path):
@@ -190,14 +190,18 @@ def test_more_than_the_repetition_ratio_is_not_taken_for_a_gain(seconds, expecte
 def test_an_interval_that_holds_the_ratio_speaks_for_itself():
     """An interval shows how much is noise; one that lies beyond the ratio is told, as a gain that is not GRAM's."""
 
-    def told(*times: float) -> bool:
+    def told(*times: float) -> str:
         blocks = [
             made for b, s in enumerate(times) for made in (line("e2e", 0.4, block=b), line("single_step", s, block=b))
         ]
-        return any("deduplication by itself" in text for text in story.tell(frames(blocks), _runs.info()).sentences)
+        sentences = story.tell(frames(blocks), _runs.info()).sentences
+        return " ".join(text for text in sentences if "deduplication by itself" in text)
 
     assert not told(0.07, 0.11, 0.08, 0.1)
-    assert told(0.080, 0.081, 0.079, 0.080)
+    beyond = told(0.080, 0.081, 0.079, 0.080)
+    assert "its interval lies beyond that ratio" in beyond
+    assert "run.blocks" not in beyond, "several processes were taken already"
+    assert "several processes tell (run.blocks=6)" in told(0.08)
 
 
 def test_the_figure_is_in_parts_of_single_step_and_bars_are_over_blocks():

@@ -73,6 +73,22 @@ def test_a_line_tells_what_it_cost_and_what_the_device_did(tmp_path):
     assert "0.200 s in the median, 0.400 s at most" in section.notes[0]
 
 
+def test_the_load_of_a_processor_is_told_with_its_range(tmp_path):
+    records = [_runs.record(block=block, telemetry=Telemetry(load=load)) for block, load in enumerate((0.04, 2.96))]
+    section = made(tmp_path, records)
+    assert cells(section) == [{"Method": "single_step", "Load": "0.0 to 3.0"}]
+    assert section.notes[0].startswith("Load: tasks of others")
+    assert len(section.notes) == 1, "no driver said anything"
+
+
+def test_lead_ins_are_told_where_windows_had_them(tmp_path):
+    def notes(**detail):
+        return " ".join(made(tmp_path, [_runs.record(overhead_s=0.5, detail=detail)]).notes)
+
+    assert "untimed steps of the same process, for 0.2 s" in notes(lead_in_s=0.2)
+    assert "untimed" not in notes()
+
+
 def test_columns_that_a_device_has_nothing_for_are_left_out(tmp_path):
     silent = Telemetry()  # a processor's
     section = made(tmp_path, [_runs.record(overhead_s=0.5, telemetry=silent), _runs.record("e2e", overhead_s=0.7)])
@@ -173,3 +189,36 @@ def test_memory_of_a_processor_is_not_split(tmp_path):
     record = _runs.record().model_copy(update={"peak_memory_bytes": resident, "fixed_memory_bytes": 2**20})
     run = load(_runs.write(tmp_path, [record]))
     assert sections.discover()["memory"].make(run, frames(run.records)) is None
+
+
+class TestOfHowManyBatches:
+    """Ratio and projection say what they are made of."""
+
+    def records(self, **detail):
+        made = [_runs.record(method, steps_per_epoch=100, overhead_s=1.0) for method in ("e2e", "single_step")]
+        return [record.model_copy(update={"detail": {**record.detail, **detail}}) for record in made]
+
+    def told(self, tmp_path, records):
+        run = load(_runs.write(tmp_path, records))
+        found = {each.anchor: each for each in sections.make_all(run, frames(run.records))}
+        projected = [row[-1].note for group in found["epochs"].tables[0].groups for row in group.rows]
+        return projected, " ".join(found["measuring"].notes)
+
+    def test_typical_ones(self, tmp_path):
+        basis = {"ratio_batches": 256, "ratio_relative_error": 0.0123, "timed_batches": 3, "timed_typical": True}
+        projected, notes = self.told(tmp_path, self.records(**basis))
+        assert projected == ["3 batches of the log, the most typical of 256"] * 2
+        assert "Repetition ratios are counted on 256 batches" in notes
+        assert "at most 1.2 %" in notes
+
+    def test_one_of_an_epoch(self, tmp_path):
+        basis = {"ratio_batches": 1, "ratio_relative_error": 0.0, "timed_batches": 1, "timed_typical": False}
+        projected, notes = self.told(tmp_path, self.records(**basis))
+        assert projected == ["1 batch of the log"] * 2
+        assert "counted on 1 batch of" in notes
+        assert "at most 0 %" in notes
+
+    def test_a_record_that_does_not_say(self, tmp_path):
+        projected, notes = self.told(tmp_path, self.records())
+        assert projected == ["", ""]
+        assert "Repetition ratios" not in notes

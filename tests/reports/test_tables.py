@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import tomllib
 
 import pytest
@@ -12,9 +13,10 @@ from rich.console import Console
 
 from bench.results.store import load
 from bench.results.summary import frames
-from reports import tables, toml, words
+from reports import tables, terminal, toml, words
 from reports.terminal import print_summary
 from tests.reports import _runs
+from tests.reports._terminals import ascii_terminal, written
 
 
 @pytest.mark.parametrize(
@@ -36,6 +38,48 @@ def test_numbers(value, expected):
 )  # fmt: skip
 def test_an_interval_tells_the_digits_that_it_knows_and_never_writes_1_for_what_is_not_1(low, high, expected):
     assert words.ratio_range(low, high) == f"{expected}{words.TIMES}"
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "expected"),
+    [(1.0312, 0.92, 1.15, "1.03"), (2.966, 2.912, 3.043, "2.97"), (1.0012, 0.9941, 1.0090, "1.001"),
+     (3.99, 2.6, 6.1, "4.0"), (4.08, 3.3, 4.9, "4.1"), (0.4, 0.02, 9.0, "0.4"), (123.0, 80.0, 190.0, "120"),
+     (2.0, 2.0, 2.0, "2.000"), (2.966, None, None, "2.97"), (1012.0, 900.0, 1430.0, "1\u202f010"),
+     (3.46, 1.0, float("inf"), "3")],
+)  # fmt: skip
+def test_a_ratio_has_no_more_digits_than_its_interval_leaves_known(value, low, high, expected):
+    assert words.times(value, low, high) == f"{expected}{words.TIMES}"
+
+
+@pytest.mark.parametrize(
+    ("half", "expected"), [(None, "472"), (0.001, "472"), (0.05, "472"), (0.1, "470"), (0.5, "470"), (0.9, "500")]
+)
+def test_a_time_has_no_more_digits_than_its_windows_leave_known(half, expected):
+    assert words.milliseconds(0.4717, half) == expected
+    assert words.rate(471.7, half) == expected
+    assert words.duration(47.17 * 600, half) == f"{words.known(7.86, half and 7.86 * half, 3)} h"
+
+
+def test_a_speed_up_that_may_be_none_is_not_shown_as_a_result():
+    """0.96 of an exact method where nothing repeats is noise: it says so beside it, and where there is no room too."""
+    noisy = [
+        each.model_copy(update={"samples_s": (0.1 * (1 + 0.2 * ((7 * each.block + place) % 5)),)})
+        for place, each in enumerate(_runs.paired())
+    ]
+    (table,) = tables.headlines(frames(noisy))
+    cells = {row[0].text: row[2] for group in table.groups for row in group.rows}
+    cell = cells["single_step"]
+    assert cell.kind == ""
+    assert cell.note.endswith(f", {tables.MAY_BE_ONE}")
+    assert cell.short.endswith(f", {tables.MAY_BE_ONE}")
+    assert table.below == tables.HOLDS_ONE
+    out = io.StringIO()
+    Console(file=out, width=80).print(terminal.drawn(table, {"Method", "Speed-up against e2e"}, set()))
+    assert cell.short in out.getvalue()
+    assert "the 95 % interval holds 1" in " ".join(out.getvalue().split())
+    (sure,) = tables.headlines(frames([each for each in _runs.paired() if each.method != "e2e_unique"]))
+    assert sure.below == ""
+    assert "±" in sure.groups[0].rows[1][2].short
 
 
 def test_an_interval_that_is_not_known_is_not_told():
@@ -105,7 +149,7 @@ def test_precision_shows_each_interval_its_width_and_what_is_odd():
     cells = {row[0].text: [cell.text for cell in row] for group in table.groups for row in group.rows}
     line = derived.summary.set_index("label").loc["single_step"]
     label, speed_up, interval, width, blocks, robust, canary, notes = cells["single_step"]
-    assert speed_up == words.times(line["speed_up"])
+    assert speed_up == words.times(line["speed_up"], line["speed_up_low"], line["speed_up_high"])
     assert interval == words.ratio_range(line["speed_up_low"], line["speed_up_high"])
     assert float(width) == pytest.approx(100 * line["speed_up_half_width"], rel=0.1)
     assert (label, blocks) == ("single_step", "6")
@@ -143,6 +187,31 @@ def test_the_terminal_shows_every_kind_of_run(name, width, tmp_path):
         assert words.TIMES in shown
 
 
+@pytest.mark.parametrize("name", _runs.SCENARIOS)
+def test_an_ascii_terminal_shows_every_kind_of_run(name, tmp_path):
+    """Signs that it lacks must not end a run in an error after all its measurements."""
+    out = ascii_terminal()
+    print_summary(load(_runs.write(tmp_path, _runs.SCENARIOS[name]())), Console(file=out, width=80))
+    assert written(out)
+    if name == "blocks":
+        assert re.search(r"\d\.\d+x", written(out))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2.97\u00d7", "2.97x"),
+        ("a \u00b7 b", "a - b"),
+        ("\u00b11.2\u202f%", "+-1.2 %"),
+        ("\u6a21 \u00e9 \udc80", "? e ?"),
+    ],
+)
+def test_what_a_terminal_cannot_write_becomes_plain(text, expected):
+    out = ascii_terminal()
+    out.write(text)
+    assert written(out) == expected
+
+
 def test_the_terminal_says_what_was_not_measured(tmp_path):
     out = io.StringIO()
     print_summary(load(_runs.write(tmp_path, _runs.full())), Console(file=out, width=120))
@@ -174,9 +243,3 @@ def test_unset_keys_are_named_in_toml():
     written = toml.write({"run": {"seed": 0, "max_grad_norm": None}, "sweep": {"part": [{"a": 1}, {"a": 2}]}})
     assert "# max_grad_norm is not set" in written
     assert tomllib.loads(written) == {"run": {"seed": 0}, "sweep": {"part": [{"a": 1}, {"a": 2}]}}
-
-
-def test_inputs_state_only_what_holds_for_all_records():
-    """A fact of one case, such as its ratio, must not stand there as one of the workload."""
-    records = [_runs.record(detail={"workload": {"items": 9, "ratio": ratio}, "encoder": "d 384"}) for ratio in (1, 8)]
-    assert tables.inputs(records) == [(_runs.SHAPE, "d 384"), ("synthetic", "items 9")]

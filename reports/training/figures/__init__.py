@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-import re
 from collections.abc import Iterator
 from types import ModuleType
 
@@ -15,7 +14,7 @@ from bench.results.schema import RunInfo
 from bench.results.summary import AXES, SETTING
 from bench.results.training_summary import TrainingFrames
 from reports import words
-from reports.figures import Drawn, drawn
+from reports.figures import Drawn, drawn, file_name
 
 CASES = 6
 """Cases that are drawn; the tables have all."""
@@ -30,10 +29,10 @@ def discover() -> dict[str, ModuleType]:
 
 def draw_all(frames: TrainingFrames, info: RunInfo) -> Iterator[Drawn]:
     """Every figure of every case that has something to show."""
+    taken: set[str] = set()
     for case, part in _cases(frames)[:CASES]:
-        slug = re.sub(r"[^a-z0-9]+", "-", case.lower()).strip("-")
         for name, module in discover().items():
-            yield from drawn(module, f"{name}--{slug}"[:120], case, part, info)
+            yield from drawn(module, file_name(name, case, taken), case, part, info)
 
 
 def undrawn(frames: TrainingFrames) -> int:

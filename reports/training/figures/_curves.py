@@ -29,9 +29,9 @@ def draw(frames: TrainingFrames, x: str, label: str) -> Figure | None:
 
     Wall-clock stands on a logarithmic axis where lines differ much in it.
     """
-    if frames.points.empty:
-        return None
     shown = [name for name in frames.metrics[:2] if frames.points[f"validation_{name}"].notna().any()]
+    if not shown:
+        return None
     looks = _style.looks(frames.summary)
     sheet = _style.sheet(1, len(shown), size=(4.6, 2.9), legend=_style.handles(looks), gap=(0.75, 0.42), sharex=True)
     for ax, name in zip(sheet.axes[0], shown, strict=True):

@@ -149,12 +149,12 @@ def test_a_run_is_told_of_their_graphs(name):
     """Else windows in which a graph was made would be kept, and what the device waited would go untold."""
     given = prepared()
     run = captured(PEERS[name], given)
-    built = Built(None, given, run, run.exactness, {})
+    built = Built(None, given, run, run.exactness, {}, "")
     assert built.graphs is None, "no CF step was taken"
     run.step(m.make_batch(items=ITEMS))
     assert built.graphs.capture_counts()["uncaptured"] == 1
     assert len(built.graphs.functions) == 1
-    assert Built(None, given, eagerly(PEERS[name], given), run.exactness, {}).graphs is None
+    assert Built(None, given, eagerly(PEERS[name], given), run.exactness, {}, "").graphs is None
 
 
 def test_who_takes_no_cf_step_finds_its_optimizers_as_they_were():
@@ -165,7 +165,7 @@ def test_who_takes_no_cf_step_finds_its_optimizers_as_they_were():
     run.step(m.make_batch(items=ITEMS))
     assert isinstance(run.training, CapturingTraining)
     assert run.training.captured is None
-    assert Built(None, given, run, run.exactness, {}).graphs is None
+    assert Built(None, given, run, run.exactness, {}, "").graphs is None
     assert [one.param_groups[0]["capturable"] for one in optimizers_of(given)] == options
     assert not any(one._optimizer_load_state_dict_post_hooks for one in optimizers_of(given))
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from bench import build
 from bench.measure.clock import HostClock
-from bench.training import checkpoint, schedules
+from bench.training import checkpoint, judging, schedules
 from bench.training.loop import Learner
 from bench.training.settings import TrainSettings
 from bench.training.stopping import EarlyStopping
+from bench.workloads._base import Scored
 from tests.bench.training import _tiny
 
 
@@ -33,9 +35,11 @@ def learner(monkeypatch):
     """A function: method line and settings -> a learner on a clock of its own."""
     _tiny.install(monkeypatch)
 
-    def made(method: str, steps=None, seed: int = 0, **train) -> Learner:
+    def made(method: str, steps=None, seed: int = 0, cf_module: str = "nrms", **train) -> Learner:
         config = _tiny.settings(**train)
-        built = build.build(config, _tiny.item(method, steps).work, torch.device("cpu"), training_seed=seed)
+        built = build.build(
+            config, _tiny.item(method, steps, cf_module=cf_module).work, torch.device("cpu"), training_seed=seed
+        )
         clock = StepClock()
         workload = built.workload
         batches, validation = workload.batches, workload.validation.batches
@@ -147,6 +151,33 @@ def test_an_exact_method_takes_end_to_end_trainings_course(learner):
     for a, b in zip(e2e, single, strict=True):
         assert a.loss == pytest.approx(b.loss, rel=1e-3)
         assert a.validation["auc"] == pytest.approx(b.validation["auc"], abs=0.06)
+
+
+@pytest.mark.parametrize("right", [0.0, 1.0])
+def test_a_split_of_one_class_is_told_with_its_class(learner, right):
+    """Its trainings end without a best: the page says why."""
+    chosen = learner("e2e", cf_module="dkt", max_steps=3)
+    course(chosen)
+    assert chosen.undecidable() == {}
+    held_out = chosen.built.workload.validation.batches
+
+    def one_class(number):
+        scored = held_out(number)
+        return Scored(replace(scored.batch, targets=torch.full_like(scored.batch.targets, right)), scored.cold)
+
+    object.__setattr__(chosen.built.workload.validation, "batches", one_class)
+    again = Learner(chosen.built, chosen.settings, chosen.clock)
+    assert course(again)[-1].validation["auc"] is None
+    assert again.undecidable() == {"validation": f"each of its responses is {'right' if right else 'wrong'}"}
+
+
+def test_a_ranking_without_a_choice_cannot_be_judged():
+    scored = _tiny.workload("ranking").validation.batches(0)
+    assert judging.undecidable("ranking", [scored]) is None
+    mask = scored.batch.mask.clone()
+    mask[:, _tiny.HISTORY + 1 :] = False
+    alone = Scored(replace(scored.batch, mask=mask), scored.cold)
+    assert judging.undecidable("ranking", [alone]) == "none of its impressions shows more than one candidate"
 
 
 def test_a_workload_that_holds_nothing_out_is_refused(learner):

@@ -8,5 +8,8 @@ class ForgetsTheOthers(SingleStep):
     distributes = True
 
     def step(self, batch):
-        self.training.optimization.reduced = True
+        joint = self.training.optimization.joint
+        if joint is not None:
+            assert hasattr(joint, "reduced"), "nothing would be forgotten"
+            joint.reduced = True
         return super().step(batch)

@@ -1,0 +1,89 @@
+"""How much repeats in a log's batches, counted on enough of them, and which of them are typical.
+
+A handful of batches can be far from the log: three gave a repetition ratio of 44.5 where it has 39.7. Counting costs no
+step, so many more are counted than can be timed, and those are timed that are nearest to the mean of all counted ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from gram_core.batch import Batch, ItemTable
+
+LEAST, MOST = 8, 256
+"""Batches that are counted."""
+ERROR = 0.01
+"""Relative standard error of the ratio that is small enough to stop counting."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Of the counted batches: their numbers, the most typical first, and the ratio with its relative standard error,
+    which is 0 where they are all that an epoch has."""
+
+    numbers: tuple[int, ...]
+    item_repetition_ratio: float | None
+    relative_error: float | None
+
+    @property
+    def batches(self) -> int:
+        """How many were counted."""
+        return len(self.numbers)
+
+
+@dataclass(frozen=True)
+class _Load:
+    """What a batch asks of a method that encodes every slot, and of one that encodes each item once."""
+
+    slots: int
+    unique: int
+    slot_tokens: int
+    unique_tokens: int
+
+
+def sample(batches: Callable[[int], Batch], first: int, table: ItemTable, steps_per_epoch: int | None) -> Sample:
+    """Counts batches `first`, `first` + 1, ... until their ratio is known to ERROR, at most MOST or an epoch."""
+    most = MOST if steps_per_epoch is None else min(MOST, steps_per_epoch)
+    loads: list[_Load] = []
+    ratio = error = None
+    while len(loads) < most:
+        loads.append(_load(batches(first + len(loads)), table))
+        ratio, error = _ratio(loads)
+        if len(loads) >= LEAST and error is not None and error <= ERROR:
+            break
+    if len(loads) == steps_per_epoch:
+        error = 0.0
+    means = [sum(getattr(load, name) for load in loads) / len(loads) for name in _ENCODED]
+    order = sorted(range(len(loads)), key=lambda place: _distance(loads[place], means))
+    return Sample(tuple(first + place for place in order), ratio, error)
+
+
+def _load(batch: Batch, table: ItemTable) -> _Load:
+    items = batch.items[batch.mask]
+    unique, counts = torch.unique(items, return_counts=True)
+    lengths = table.lengths[unique]
+    return _Load(len(items), len(unique), int((lengths * counts).sum()), int(lengths.sum()))
+
+
+def _ratio(loads: list[_Load]) -> tuple[float | None, float | None]:
+    """Slots over unique items of all batches together, and its relative standard error (ratio of means, linearised)."""
+    slots, unique, count = sum(load.slots for load in loads), sum(load.unique for load in loads), len(loads)
+    if not unique:
+        return None, None
+    ratio = slots / unique
+    if count < 2:
+        return ratio, None
+    squares = sum((load.slots - ratio * load.unique) ** 2 for load in loads)
+    return ratio, math.sqrt(squares * count / (count - 1)) / slots
+
+
+_ENCODED = ("slot_tokens", "unique_tokens")
+
+
+def _distance(load: _Load, means: list[float]) -> float:
+    """From the means, in parts of them, of what either kind of method encodes."""
+    return sum((getattr(load, name) / mean - 1) ** 2 for name, mean in zip(_ENCODED, means, strict=True) if mean)

@@ -1,0 +1,69 @@
+"""Every family of text encoders is trained exactly by each engine: whole, frozen in part, checkpointed, by adapters."""
+
+import copy
+
+import pytest
+import torch
+from transformers.pytorch_utils import Conv1D
+
+from gram_core.encoders.huggingface import HuggingFaceEncoder
+from gram_core.engines import eager, fast
+from gram_core.exactness import Float64Throughout, GradientRecorder, relative_errors
+from gram_core.training import Optimization
+from tests.bench._encoder_folders import FAMILIES, model_of
+from tests.gram_core import _models as m
+
+WAYS = ("whole", "frozen", "checkpointed", "adapters")
+
+
+def prepared(family, way):
+    model = model_of(family).double()
+    if model.config.is_encoder_decoder:
+        model = model.get_encoder()
+    if getattr(model, "pooler", None) is not None:
+        model.register_module("pooler", None)
+    for part in model.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+        for name in ("attention_dropout", "dropout", "attn_dropout"):
+            if isinstance(getattr(part, name, None), float):
+                setattr(part, name, 0.0)
+    if way == "frozen":
+        model.get_input_embeddings().requires_grad_(False)
+    elif way == "checkpointed":
+        if not model.supports_gradient_checkpointing:
+            pytest.skip("this family has no checkpointing")
+        model.gradient_checkpointing_enable()
+    elif way == "adapters":
+        peft = pytest.importorskip("peft")
+        targets = [name for name, part in model.named_modules() if isinstance(part, torch.nn.Linear | Conv1D)]
+        if not targets:
+            pytest.skip("this family has no plain linears")
+        config = peft.LoraConfig(r=2, target_modules=targets, init_lora_weights=False)
+        model = peft.get_peft_model(model, config).get_base_model().double()
+    return HuggingFaceEncoder(
+        model, pad_token_id=0, text_length=m.TEXT_LENGTH, pooling="auto", padding="longest"
+    ).train()
+
+
+def gradients_of(encoder, method, engine):
+    training = m.make_training(copy.deepcopy(encoder))
+    recorders = GradientRecorder(training.encoder), GradientRecorder(training.cf_module)
+    training.optimization = Optimization(*recorders)
+    engine.build(m.METHODS[method], training, None).step(m.make_batch())
+    return {f"{part}.{name}": value for part, one in enumerate(recorders) for name, value in one.last.items()}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_single_step_leaves_what_end_to_end_training_leaves(family, way):
+    with Float64Throughout():
+        encoder = prepared(family, way)
+        expected = gradients_of(encoder, "e2e", eager)
+        trained = {f"0.{name}" for name, parameter in encoder.named_parameters() if parameter.requires_grad}
+        found = {name for name in expected if name.startswith("0.")}
+        assert found <= trained
+        assert len(found) >= len(trained) / 2
+        for method, engine in (("single_step", eager), ("e2e", fast), ("single_step", fast)):
+            errors = relative_errors(gradients_of(encoder, method, engine), expected)
+            assert max(errors.values()) <= 1e-10, (method, engine.__name__)
