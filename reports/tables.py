@@ -18,6 +18,8 @@ MAY_BE_ONE = f"may be 1{words.TIMES}"
 """Of a ratio whose interval holds 1."""
 HOLDS_ONE = f"{MAY_BE_ONE.capitalize()}: the 95 % interval holds 1, so that there may be no difference."
 HEADLINE_CASES = 12
+SHARED = {"global": "items shared", "auto": "items shared where it pays"}
+"""Of several processes, by `deduplicate`."""
 """Cases that a headline table shows in full; more would bury the few that a reader came for."""
 
 
@@ -247,7 +249,7 @@ def _axes(row: Row) -> tuple[Cell, ...]:
         Cell(words.plain(row["cf_module"])),
         Cell(words.plain(row["precision"])),
         Cell(words.plain(row["engine"])),
-        Cell(words.plain(row["world_size"]), note="items shared" if row["deduplicate"] == "global" else ""),
+        Cell(words.plain(row["world_size"]), note=SHARED.get(row["deduplicate"], "")),
         Cell(words.plain(row["batch_size"])),
         Cell(words.plain(row["history_length"])),
         Cell(words.plain(row["text_length"])),

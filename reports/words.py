@@ -228,7 +228,7 @@ def encoder(row: Mapping[str, Any]) -> str:
 
 def processes(row: Mapping[str, Any]) -> str:
     """`2 processes` and, where they share their items, so."""
-    shared = " sharing items" if row["deduplicate"] == "global" else ""
+    shared = {"global": " sharing items", "auto": " sharing items where it pays"}.get(row["deduplicate"], "")
     return f"{plain(row['world_size'])} process{'' if row['world_size'] == 1 else 'es'}{shared}"
 
 

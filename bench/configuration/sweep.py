@@ -146,7 +146,7 @@ def _order(found: tuple[Case, ...]) -> Callable[[Case], tuple[float, ...]]:
             case.batch_size,
             -(ratio or 0),
             case.world_size,
-            case.deduplicate == "global",
+            ("local", "global", "auto").index(case.deduplicate),
         )
 
     return key

@@ -19,7 +19,7 @@ from reports.figures import _style
 
 PANELS = 6
 _TOGETHER = ("world_size", "deduplicate")
-_DASHES: dict[str, Any] = {"global": "-", "local": (0, (3, 2))}
+_DASHES: dict[str, Any] = {"global": "-", "local": (0, (3, 2)), "auto": (0, (1, 1))}
 
 
 def draw(frames: Frames, batch: str) -> Figure | None:
@@ -40,7 +40,7 @@ def draw(frames: Frames, batch: str) -> Figure | None:
     ideal = Line2D([], [], color=_style.MUTED, linestyle=(0, (1, 2)), linewidth=1.1, label="ideal")
     shared = [
         Line2D([], [], color=_style.MUTED, linestyle=_DASHES[way], label=text)
-        for way, text in (("global", "items shared"), ("local", "each its own"))
+        for way, text in (("global", "items shared"), ("local", "each its own"), ("auto", "shared where it pays"))
     ]
     sheet = _style.sheet(
         -(-len(shown) // columns),

@@ -68,7 +68,7 @@ def _key(row: Row, **changes: Any) -> Hashable:
 def _cells(row: Row, by_key: Mapping[Hashable, Row], peaks: str, waits: float | None) -> tuple[Cell, ...]:
     alone = by_key.get(_key(row, world_size=1, deduplicate="local"))
     local = by_key.get(_key(row, deduplicate="local"))
-    shares = row["deduplicate"] == "global" and row["method"] not in ("e2e", "multi_step")
+    shares = row["deduplicate"] in ("global", "auto") and row["method"] not in ("e2e", "multi_step")
     joined, own = row["unique_items"], row["ranks_unique_items"]
     share = row["communication_s"] / row["median_s"] if words.exists(row["communication_s"]) else None
     return (

@@ -266,10 +266,10 @@ def peers(blocks: int = 1, ratios: Iterable[float] = (1, 4, 16)) -> list[Record]
 def several_processes(batches: Iterable[int] = (16, 32), sizes: Iterable[int] = (1, 2, 4)) -> list[Record]:
     """Cases of one process and of several, which share three items of four where they share any."""
     records = []
-    for batch, size, way in itertools.product(batches, sizes, ("local", "global")):
-        for method, steps in LINES if (size, way) != (1, "global") else ():
+    for batch, size, way in itertools.product(batches, sizes, ("local", "global", "auto")):
+        for method, steps in LINES if size > 1 or way == "local" else ():
             alone = record(method, steps, batch_size=batch)
-            shared = 0.6 if way == "global" and method in ("e2e_unique", "single_step") else 1.0
+            shared = 0.6 if way != "local" and method in ("e2e_unique", "single_step") else 1.0
             samples = tuple(each * (1 + 0.05 * (size > 1)) * shared for each in alone.samples_s)
             users = batch * size / sorted(samples)[2]
             rates = alone.throughput_per_s
@@ -280,7 +280,12 @@ def several_processes(batches: Iterable[int] = (16, 32), sizes: Iterable[int] = 
             }
             if size > 1:
                 peaks = [PeakMemory(allocated=GIB * (2 + rank)) for rank in range(size)]
-                own = [Rank(peak_memory_bytes=peak, unique_items=alone.unique_items) for peak in peaks]
+                own = [
+                    Rank(
+                        peak_memory_bytes=peak, unique_items=alone.unique_items, alone_s=samples[0] * (0.9 - rank / 50)
+                    )
+                    for rank, peak in enumerate(peaks)
+                ]
                 joined = alone.unique_items * (1 + 0.25 * (size - 1))
                 together |= {"ranks": tuple(own), "communication_s": samples[0] / 25, "unique_items": joined}
             records.append(alone.model_copy(update=together))

@@ -153,7 +153,7 @@ class TestProcesses:
             for group in table.groups
             for row in group.rows
         }
-        assert len(found) == 2 * len(_runs.LINES)
+        assert len(found) == 3 * len(_runs.LINES)  # each its own, shared, and shared where it pays
         shared = next(
             row for (title, label), row in found.items() if "sharing items" in title and label == "single_step"
         )
@@ -166,6 +166,7 @@ class TestProcesses:
         assert shared["Unique items"] == "1.60"  # 2 / 1.25
         assert shared["Peak memory"] == "2.00 GiB, 3.00 GiB"
         assert shared["Communication"].startswith(("3.", "4."))
+        assert shared["Waiting"] == "2.0"  # the second process is done a fiftieth of a step earlier
 
 
 def test_memory_splits_a_peak_into_what_stays_and_what_a_step_adds(tmp_path):
