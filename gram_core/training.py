@@ -20,13 +20,14 @@ from torch.optim.lr_scheduler import LRScheduler
 from gram_core.batch import Batch, ItemTable, Selection, unique_items
 from gram_core.batch_statistics import refuse_batch_statistics
 from gram_core.encoding_buffer import EncodingBuffer
+from gram_core.joint import Joint
 from gram_core.loss_terms import loss_terms
 from gram_core.phases import phase
 from gram_core.protocols import CFModule, ContentEncoder
 from gram_core.sharing import Share
 
 if TYPE_CHECKING:
-    from gram_core.distributed.gradients import JointGradients
+    from gram_core.engines._captured_cf import CapturingTraining
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +74,7 @@ class Optimization:
     encoder_scheduler: LRScheduler | None = None
     cf_scheduler: LRScheduler | None = None
     max_grad_norm: float | None = None
-    joint: JointGradients | None = None
+    joint: Joint | None = None
 
     def step(self) -> None:
         """Clips, moves encoder and CF module, advances both schedulers, clears both gradients."""
@@ -252,6 +253,12 @@ class Training:
     def joined(self, batch: Batch) -> Selection:
         """Unique items of all processes that train together, and this one's slots among them; a single one's own."""
         return unique_items(batch)
+
+    def capturing(self) -> CapturingTraining:
+        """The same training for steps that are captured as graphs."""
+        from gram_core.engines._captured_cf import CapturingTraining
+
+        return CapturingTraining.over(self)
 
     def jointly(self) -> Training:
         """This training, its items shared among all processes whatever its settings say; a single one's own."""

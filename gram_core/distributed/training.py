@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
 from itertools import islice
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -27,6 +27,9 @@ from gram_core.distributed.ranks import Ranks
 from gram_core.encoding_buffer import EncodingBuffer
 from gram_core.sharing import Share
 from gram_core.training import Placed, Training
+
+if TYPE_CHECKING:
+    from gram_core.engines._captured_cf import CapturingTraining
 
 Deduplicate = Literal["local", "global", "auto"]
 AHEAD = 4
@@ -188,6 +191,12 @@ class DistributedTraining(Training):
     def shares_items(self, batch: Batch) -> bool:
         """Whether a planned batch's items are shared among ranks, where the method encodes unique ones."""
         return self._planner.shared.get(batch, False)
+
+    def capturing(self) -> CapturingTraining:
+        """The same for captured steps."""
+        from gram_core.distributed.captured import CapturingDistributedTraining
+
+        return CapturingDistributedTraining.over(self)
 
     def jointly(self) -> DistributedTraining:
         """The same, deduplicating globally, owners chosen by the encoding buffer."""

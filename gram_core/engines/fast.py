@@ -17,7 +17,6 @@ import torch
 from gram_core.encoders.bucketed import BucketedEncoder
 from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.encoders.packed import PackedEncoder, unsupported
-from gram_core.engines._captured_cf import CapturingTraining
 from gram_core.engines._captured_chunks import CapturedChunkedStep
 from gram_core.engines._captured_methods import CapturedMultiStep, CapturedStep
 from gram_core.methods.e2e import E2E
@@ -45,7 +44,7 @@ def build_packed(method: type, training: Training, settings: Any, encoder: Packe
     packed = replace(training, encoder=encoder)
     if not packed.capturable:
         return method(packed, settings)
-    capturing = _capturing(packed)
+    capturing = packed.capturing()
     if method is MultiStep:
         return CapturedMultiStep(capturing, settings, encoder)
     built = method(capturing, settings)
@@ -56,11 +55,3 @@ def build_packed(method: type, training: Training, settings: Any, encoder: Packe
             return built  # ranks have unequally many chunks, whose graphs would hold no exchange
         return CapturedChunkedStep(built, capturing, encoder)
     return CapturedStep(built, capturing, encoder)
-
-
-def _capturing(training: Training) -> CapturingTraining:
-    if training.optimization.joint is None:
-        return CapturingTraining.over(training)
-    from gram_core.engines._captured_ranks import CapturingDistributedTraining
-
-    return CapturingDistributedTraining.over(training)

@@ -54,7 +54,7 @@ class TestCanary:
 class Device:
     """Watches a device of 100 W that gets too hot in some windows, counted from 1, or is at its power cap from one on.
 
-    Each worker's start counts as a window. Its energy counter changes every millisecond.
+    Each worker's start counts as a window. Its energy counter changes every tenth of a millisecond.
     """
 
     def __init__(self, *hot: int, capped_from: float = float("inf"), mhz: float = 700.0):
@@ -64,10 +64,10 @@ class Device:
         self.windows += 1
         reasons = {"hw_thermal_slowdown"} if self.windows in self.hot else set()
         reasons |= {"sw_power_cap"} if self.windows >= self.capped_from else set()
-        steps = range(int((ended_s - began_s) * 1e3) + 2)
+        steps = range(int((ended_s - began_s) * 1e4) + 2)
         return [
             Reading(at, self.mhz, energy_j=100 * at, throttle_reasons=frozenset(reasons))
-            for at in (began_s + step / 1e3 for step in steps)
+            for at in (began_s + step / 1e4 for step in steps)
         ]
 
     def forget(self):
@@ -100,24 +100,25 @@ class TestDroppedRounds:
         assert records[0].item_slots is not None
 
 
-LED_IN = {"blocks": 1, "max_blocks": 1, "lead_in_s": 0.15, "settled_window_s": 0.05}
+LED_IN = {"blocks": 1, "max_blocks": 1, "lead_in_s": 0.15, "settled_window_s": 0.25}
 
 
 class TestPowerCap:
     """On a GPU at its power cap a window follows steps of its own worker that are not timed."""
-
-    def windows_s(self, record):
-        return [each * record.steps_per_sample for each in record.samples_s]
 
     def test_windows_are_led_in_and_long_where_a_warm_up_met_the_cap(self, tmp_path):
         chosen = settings(**LED_IN)
         _, events, records = run(chosen, new_run(tmp_path, chosen), items(blocks=1), watch=Device(capped_from=6))
         for record in records:
             assert (record.rounds, record.dropped_rounds, record.detail["lead_in_s"]) == ((0, 1), (), 0.15)
-            assert min(self.windows_s(record)) > 0.5 * LED_IN["settled_window_s"], "by the fastest step of the warm-up"
+            assert record.steps_per_sample > 1, "which last as long as run.window_s by themselves"
             assert record.telemetry.throttle_reasons == ("sw_power_cap",)
         turns = of(events, TookTurn)
-        assert all(later.began_s - sooner.ended_s > 0.07 for sooner, later in pairwise(turns[2:]))
+        share = 0.5 * LED_IN["lead_in_s"] / LED_IN["settled_window_s"]  # whatever a step takes on a busy machine
+        assert all(
+            later.began_s - sooner.ended_s > share * (later.ended_s - later.began_s)
+            for sooner, later in pairwise(turns[2:])
+        )
 
     def test_energy_is_the_windows_time_by_the_power_between_changes(self, tmp_path):
         chosen = settings(**LED_IN)
@@ -136,7 +137,7 @@ class TestPowerCap:
         _, _, records = run(chosen, new_run(tmp_path, chosen), items(blocks=1), watch=Device(capped_from=7))
         for record in records:
             assert (record.rounds, record.dropped_rounds, record.detail["lead_in_s"]) == ((1, 2), (), 0.15)
-            assert min(self.windows_s(record)) > 0.5 * LED_IN["settled_window_s"]
+            assert record.steps_per_sample > 1
 
     def test_later_blocks_know_it(self, tmp_path):
         chosen = settings(**{**LED_IN, "blocks": 2, "max_blocks": 2})

@@ -73,7 +73,7 @@ def test_what_graphs_explain_is_told_where_there_are_graphs(name, monkeypatch):
     monkeypatch.setattr(
         bench.build,
         "build_method",
-        lambda chosen, training, settings, engine: chosen(CapturingTraining.of(training), settings),
+        lambda chosen, training, settings, engine: chosen(CapturingTraining.over(training), settings),
     )
     assert told()
 

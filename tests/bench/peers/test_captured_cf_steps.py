@@ -10,6 +10,7 @@ from bench.peers.frozen import Frozen
 from bench.peers.gradient_cache import GradientCache
 from bench.peers.ids_only import IdsOnly
 from bench.peers.pseudo_target_regression import PseudoTargetRegression
+from bench.results.schema import Inputs
 from bench.training import checkpoint
 from gram_core.encoders.packed import PackedEncoder
 from gram_core.engines import fast
@@ -119,7 +120,9 @@ def test_a_clipped_norm_is_that_of_rows_and_cf_module_together():
     )
     norms = []
     clip = Optimization.clip
-    found.training.optimization.clip = lambda parts, limit: norms.append(len(parts)) or clip(found, parts, limit)
+    found.training.optimization.clip = lambda parts, limit: (
+        norms.append(len(parts)) or clip(found.training.optimization, parts, limit)
+    )
     ends = [stepped(run, batches) for run in (found, expected, free)]
     assert_alike(ends[0], ends[1], 1e-10)
     assert max(relative_errors(ends[2][0], ends[1][0]).values()) > 1e-3, "nothing was clipped, so nothing was shown"
@@ -149,12 +152,12 @@ def test_a_run_is_told_of_their_graphs(name):
     """Else windows in which a graph was made would be kept, and what the device waited would go untold."""
     given = prepared()
     run = captured(PEERS[name], given)
-    built = Built(None, given, run, run.exactness, {}, "")
+    built = Built(None, given, run, run.exactness, {}, Inputs(), "")
     assert built.graphs is None, "no CF step was taken"
     run.step(m.make_batch(items=ITEMS))
     assert built.graphs.capture_counts()["uncaptured"] == 1
     assert len(built.graphs.functions) == 1
-    assert Built(None, given, eagerly(PEERS[name], given), run.exactness, {}, "").graphs is None
+    assert Built(None, given, eagerly(PEERS[name], given), run.exactness, {}, Inputs(), "").graphs is None
 
 
 def test_who_takes_no_cf_step_finds_its_optimizers_as_they_were():
@@ -165,7 +168,7 @@ def test_who_takes_no_cf_step_finds_its_optimizers_as_they_were():
     run.step(m.make_batch(items=ITEMS))
     assert isinstance(run.training, CapturingTraining)
     assert run.training.captured is None
-    assert Built(None, given, run, run.exactness, {}, "").graphs is None
+    assert Built(None, given, run, run.exactness, {}, Inputs(), "").graphs is None
     assert [one.param_groups[0]["capturable"] for one in optimizers_of(given)] == options
     assert not any(one._optimizer_load_state_dict_post_hooks for one in optimizers_of(given))
 
