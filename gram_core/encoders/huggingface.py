@@ -50,6 +50,7 @@ class HuggingFaceEncoder(nn.Module):
         hidden = int(model.config.hidden_size)
         self.pooling = pooling_module(pooling, hidden).to(model.device, model.dtype)
         self.head = None if head is None else head.to(model.device, model.dtype)
+        self.hidden_width = hidden
         self.width = hidden if head is None else head_width(head, hidden)
         self.pad_token_id = pad_token_id
         self.text_length = text_length

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from gram_core.batch import Batch
 from gram_core.encoders.packed import PackedEncoder
+from gram_core.encoders.standing import StandingOptimization
 from gram_core.encoding_buffer import EncodingBuffer
-from gram_core.engines._capturable import forget_what_is_replaced, make_capturable, stand
+from gram_core.engines._capturable import Bound, forget_what_is_replaced, make_capturable, stand
 from gram_core.engines._captured import CapturedFunction, Inputs, Outputs
 from gram_core.engines._captured_cf import CapturingTraining
 from gram_core.engines._inputs import (
@@ -32,9 +33,39 @@ from gram_core.methods.multi_step import MultiStep, pseudo_loss
 from gram_core.methods.single_step import SingleStep
 from gram_core.phases import phase
 from gram_core.protocols import Exactness
+from gram_core.training import Training
 
 
-class CapturedExact(Captured):
+class FollowsModel(Captured):
+    """Captured work on an encoder that may be changed between steps. summed: see `stand`."""
+
+    training: Training
+    _encoder: PackedEncoder
+    _standing: StandingOptimization | None = None
+    _sums_passes = False
+
+    def _prepare(self) -> None:
+        """Decides by the model as it is now how its weights stand."""
+        if self._standing is not None:
+            self._standing.release()
+        self._standing = stand(self.training, self._encoder, summed=self._sums_passes)
+        self._optimization = self._standing or self.training.optimization
+        self._bound = Bound(self.training, self._encoder)
+
+    def _refresh(self) -> bool:
+        """Follows what was changed from outside since the last step; False: the packed pass holds no longer for it."""
+        if not self._encoder.holds():
+            return False
+        if not self._bound.holds():
+            self._prepare()
+            for function in self.functions:
+                function.forget()
+        if self._standing is not None:
+            self._standing.refresh()
+        return True
+
+
+class CapturedExact(FollowsModel):
     """An exact method whose device work is captured: what both ways of doing so have in common.
 
     summed: whether gradients of several passes are summed before anything moves (see `stand`).
@@ -52,9 +83,9 @@ class CapturedExact(Captured):
         self._encoder = encoder
         self._packer = Packer(encoder)
         make_capturable(training.optimization, training.device)
-        self._standing = stand(training, encoder, summed=summed)
-        self._optimization = self._standing or training.optimization
         self._pool = training.pool
+        self._sums_passes = summed
+        self._prepare()
 
     @property
     def interval(self) -> int:
@@ -69,11 +100,6 @@ class CapturedExact(Captured):
         """The method's own."""
         return self.method.encoded_items(batches)
 
-    def _refresh(self) -> None:
-        """Follows what was changed from outside since the last step."""
-        if self._standing is not None:
-            self._standing.refresh()
-
 
 class CapturedStep(CapturedExact):
     """A whole step is one graph."""
@@ -86,7 +112,8 @@ class CapturedStep(CapturedExact):
 
     def step(self, batch: Batch) -> Tensor:
         """One step of the method."""
-        self._refresh()
+        if not self._refresh():
+            return self.method.step(batch)
         (loss,) = self._step(self.host_inputs(batch), history_length=batch.history_length)
         self._optimization.advance()
         return loss.clone()
@@ -106,7 +133,7 @@ class CapturedStep(CapturedExact):
         return (loss,)
 
 
-class CapturedMultiStep(Captured, MultiStep):
+class CapturedMultiStep(FollowsModel, MultiStep):
     """Multi-step GRAM with three graphs: encoding new items, a CF step, a CE minibatch."""
 
     def __init__(self, training: CapturingTraining, settings: MultiStep.Settings | None, encoder: PackedEncoder):
@@ -114,7 +141,7 @@ class CapturedMultiStep(Captured, MultiStep):
         self._encoder = encoder
         self._new_items, self._minibatch = NewItemsPacker(encoder), Packer(encoder)
         make_capturable(training.optimization, training.device)
-        self._standing = stand(training, encoder)
+        self._prepare()
         self._pool = training.pool
         self._encode = CapturedFunction(self._device_encode, training.device, pool=self._pool)
         self._ce = CapturedFunction(self._device_ce_step, training.device, pool=self._pool)
@@ -122,12 +149,15 @@ class CapturedMultiStep(Captured, MultiStep):
         forget_what_is_replaced(training.optimization, training.device, self.functions)
 
     def _encode_items(self, items: Tensor) -> Tensor:
-        self._refresh()
+        if not self._refresh():
+            return super()._encode_items(items)
         (encodings,) = self._encode(self._new_items.pack(self.training.table.texts(items)))
         return encodings[: len(items)]
 
     def _ce_step(self, items: Tensor, buffer: EncodingBuffer) -> None:
-        self._refresh()
+        if not self._refresh():
+            super()._ce_step(items, buffer)
+            return
         packed = self._minibatch.pack(self.training.table.texts(items))
         encoded, displacement = (filled_up(part, rows_of(packed)) for part in buffer.read(items))
         self._ce(packed | {"encoded": encoded, "displacement": displacement})
@@ -145,7 +175,3 @@ class CapturedMultiStep(Captured, MultiStep):
             loss.backward()
         (self._standing or self.training.optimization).move(cf=False)
         return (loss.detach(),)
-
-    def _refresh(self) -> None:
-        if self._standing is not None:
-            self._standing.refresh()
