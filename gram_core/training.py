@@ -21,6 +21,7 @@ from gram_core.batch import Batch, ItemTable, Selection
 from gram_core.batch_statistics import refuse_batch_statistics
 from gram_core.encoding_buffer import EncodingBuffer
 from gram_core.loss_terms import loss_terms
+from gram_core.modes import tell_idle_dropout
 from gram_core.phases import phase
 from gram_core.protocols import CFModule, ContentEncoder
 from gram_core.sharing import Share
@@ -126,6 +127,8 @@ class Training:
         self.device = next(iter(self.encoder.parameters())).device
         if isinstance(self.encoder, nn.Module):
             refuse_batch_statistics(self.encoder, "the encoder", as_it_is=True)
+            if isinstance(model := getattr(self.encoder, "model", None), nn.Module):
+                tell_idle_dropout(self.encoder, model)
 
     def autocast(self) -> AbstractContextManager[None]:
         """The precision that encoder and CF module compute in."""

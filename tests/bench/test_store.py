@@ -330,6 +330,8 @@ def test_the_format_is_the_one_of_the_golden_file():
         replica=1,
         exactness="stale",
         outcome="ok",
+        tier="padded",
+        why_no_faster_tier="packed: model type mpnet has position or attention rules of its own",
         samples_s=(0.25, 0.5),
         steps_per_sample=16,
         device_samples_s=(0.25, 0.5),

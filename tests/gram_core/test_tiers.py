@@ -23,6 +23,7 @@ from gram_core.evaluation import encode_all
 from gram_core.exactness import parameters, relative_errors
 from gram_core.methods.multi_step import MultiStep
 from gram_core.methods.single_step import SingleStep
+from gram_core.modes import IdleDropout
 from gram_core.training import Training
 from tests.gram_core._models import make_encoder, make_table, make_training, with_adamw
 from tests.gram_core.test_fast_engine import batch
@@ -376,3 +377,15 @@ def test_a_gpu_is_given_several_runs_only_where_none_is_smaller_than_its_launche
         assert sum(max(launches * 8 // 9, tokens) for tokens in computed) <= one
         if one > 8 * launches:
             assert len(bounds) > 1, "padding is saved where there is enough of it"
+
+
+def test_a_pretrained_models_idle_dropout_is_told_and_nothing_else_is(recwarn: pytest.WarningsRecorder) -> None:
+    encoder = make_encoder(dropout=0.1)
+    make_training(encoder)
+    make_training(encoder.eval())
+    make_training(make_encoder().train())
+    assert not recwarn.list
+    encoder.train()
+    encoder.model.eval()
+    with pytest.warns(IdleDropout, match=r"encoder\.train\(\)"):
+        make_training(encoder)
