@@ -80,7 +80,8 @@ def changed(model: PreTrainedModel) -> str | None:
         if name.split(".")[0] == "pooler":  # not read
             continue
         if type(module) not in _PARTS and not type(module).__module__.startswith(library):
-            return f"{name} is a {type(module).__qualname__} and not the library's own"
+            kind = type(module)
+            return f"{name} is a {kind.__qualname__} of {kind.__module__} and not the library's own"
         if (reason := bypassed(module)) is not None:
             return f"{name or 'the model'} has {reason}"
         if isinstance(module, _BIASED) and (module.weight is None or module.bias is None):
