@@ -18,6 +18,7 @@ from bench.configuration.case import Case
 from bench.configuration.config import Config
 from bench.configuration.sweep import MethodLine, WorkItem
 from bench.methods import REFERENCE
+from bench.results.tiers import Ran
 from gram_core.batch import Batch, ItemTable, every_slot, unique_items
 from gram_core.exactness import GradientRecorder, parameters, total_norm
 from gram_core.training import Optimization, Training
@@ -67,6 +68,8 @@ class VerifiedCase:
         self.encoding = f"encoding: {built.encoding}"
         self.modules: dict[str, nn.Module] = {"encoder": built.training.encoder, "cf": built.training.cf_module}  # type: ignore[dict-item]
         self.start = parameters(self.modules)
+        self.ran: dict[str, Ran] = {}
+        """By which of its tiers each engine ran the encoder, of those that have several."""
         slots = None if users else self._slots_within(WORK[device.type], case)
         self.batches, self.has_history = with_histories(
             lambda step: cut(built.workload.batches(step), users, slots), steps
@@ -126,6 +129,8 @@ class VerifiedCase:
         self._restore()
         training = replace(self.training, optimization=stepped_by, table=table or self.training.table)
         stepping = build_method(method, self._trained(training), settings or method.Settings(), engine)
+        if (told := getattr(stepping, "tier", None)) is not None:
+            self.ran[engine] = Ran(told.tier, told.why_no_faster)
         torch.manual_seed(self.config.run.seed)
         for number, batch in enumerate(batches):
             stepping.step(self._stepped_on(number, batch))

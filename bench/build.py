@@ -6,6 +6,7 @@ Every line of a case is built alike: same seeds, same weights, same batches, sam
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -25,12 +26,14 @@ from bench.handicaps import that_hold
 from bench.measure.clock import CudaClock, HostClock
 from bench.methods import check_available, exactness, method_class, registered_class
 from bench.results.schema import Inputs
+from bench.results.tiers import Ran
 from bench.training.schedules import schedule
 from bench.training.settings import TrainSettings
 from bench.workloads import _base as workloads
 from bench.workloads._base import HoldOut, Task, Workload, WorkloadRequest
 from gram_core.adaptive_interval import StepCosts
 from gram_core.encoders.huggingface import HuggingFaceEncoder
+from gram_core.engines._tiers import FallBack
 from gram_core.methods.multi_step import resolve_accumulation_steps
 from gram_core.protocols import ContentEncoder, Exactness, Method
 from gram_core.training import Optimization, Training
@@ -68,6 +71,12 @@ class Built:
         """The training as the method runs it."""
         training: Training = getattr(self.method, "training", self.training)
         return training
+
+    @property
+    def ran(self) -> Ran:
+        """By which of its tiers the engine runs the encoder."""
+        told = getattr(self.method, "tier", None)
+        return Ran(None, None) if told is None else Ran(told.tier, told.why_no_faster)
 
     @property
     def graphs(self) -> Any:
@@ -311,7 +320,9 @@ def method_settings(chosen: type[Any], config: Config, item: WorkItem, steps_per
 
 def build_method(chosen: type[Any], training: Training, settings: Any, engine: str) -> Method:
     """The method on the engine that runs its encoder, with a clock where it measures what its own steps cost."""
-    method: Method = registry.load("gram_core.engines", engine).build(chosen, training, settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FallBack)  # results tell of it, and commands once
+        method: Method = registry.load("gram_core.engines", engine).build(chosen, training, settings)
     if hasattr(method, "costs"):
         method.costs = StepCosts(_clock(training.device))
     return method

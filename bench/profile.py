@@ -29,6 +29,7 @@ from bench.measure.flops import Rates, measure_rates, optimizer_bytes, step_flop
 from bench.measure.memory import peak_memory
 from bench.measure.trace import Trace, read_trace
 from bench.results.schema import PeakMemory
+from bench.results.tiers import fallback
 from bench.running.messages import Job
 from bench.running.subject import Subject
 from gram_core.phases import PHASES
@@ -76,7 +77,7 @@ def profile(config: Config, items: tuple[WorkItem, ...], out: Path, console: Con
     """Profiles every item (lines of one case); writes traces and profile.json into the folder `out`, prints tables."""
     found = []
     for item in items:
-        found.append(_profile(config, item, out))
+        found.append(_profile(config, item, out, console))
         print_profile(found[-1], console)
         gc.collect()
         if torch.cuda.is_available():
@@ -87,10 +88,13 @@ def profile(config: Config, items: tuple[WorkItem, ...], out: Path, console: Con
     return tuple(found)
 
 
-def _profile(config: Config, item: WorkItem, out: Path) -> Profile:
+def _profile(config: Config, item: WorkItem, out: Path, console: Console) -> Profile:
     device = resolve_device(config.run.device)
     subject = Subject(Job(config, item))
     subject.set_up()
+    sentence = fallback(item.case.axes(), item.line.engine, subject.built.ran)
+    if sentence is not None:
+        console.print(f"warning: {sentence}", highlight=False, markup=False, soft_wrap=True)
     subject.warm_up()
     subject.take_windows()
     step_s = statistics.median(window.step_s for window in subject.windows)

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.text import Text
 
 from bench.results.schema import Record
+from bench.results.tiers import fallback, ran
 from bench.running.events import BlockBegan, Event, Extended, Finished, PhaseBegan, Planned, Started, TookTurn
 
 STYLES = {"ok": "green", "skipped": "yellow", "oom": "magenta", "timeout": "red", "error": "red"}
@@ -53,6 +54,7 @@ class ProgressView:
             disable=not console.is_terminal,
         )
         self._task: TaskID | None = None
+        self._told: set[str] = set()
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -86,8 +88,14 @@ class ProgressView:
                     self._bar.update(self._task, total=total)
             case Finished():
                 self._line(_finished(event))
+                self._tell(fallback(event.item.case.axes(), event.record.engine, ran(event.record)))
                 if self._task is not None:
                     self._bar.update(self._task, completed=event.number)
+
+    def _tell(self, sentence: str | None) -> None:
+        if sentence is not None and sentence not in self._told:
+            self._told.add(sentence)
+            self._line(Text(f"warning: {sentence}"))
 
     def _describe(self, text: str) -> None:
         if self._task is not None:

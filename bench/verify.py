@@ -27,6 +27,7 @@ from bench.configuration.config import Config
 from bench.configuration.sweep import MethodLine
 from bench.errors import UsageError
 from bench.methods import REFERENCE, Unavailable, check_available, method_class
+from bench.results.tiers import Ran, fallback
 from bench.workloads import _base as workloads
 from gram_core.batch import unique_items
 from gram_core.exactness import Float64Throughout, relative_errors, total_norm
@@ -86,6 +87,8 @@ class VerifyReport:
     left_out: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     """Lines that can't run here, and cases that have no gradient, with the reason."""
+    ran: tuple[str, ...] = ()
+    """How engines of several tiers ran encoders, in float64; a run in another precision may take another tier."""
 
     @property
     def passed(self) -> bool:
@@ -102,6 +105,8 @@ class VerifyReport:
                     verdict = "[green]ok[/green]" if row.passed else "[red]FAILED[/red]"
                     table.add_row(row.method, row.check, f"{row.error:.1e} {bound} {row.tolerance:.0e}", verdict)
             console.print(table)
+        for line in self.ran:
+            console.print(Text(line))
         if self.left_out:
             console.print(f"not verified, for time: {'; '.join(self.left_out)}", highlight=False)
         for line in self.skipped:
@@ -131,6 +136,7 @@ def verify(
     chosen, left_out = groups[: MOST_CASES[device.type]], groups[MOST_CASES[device.type] :]
     rows: list[VerifyRow] = []
     silent: list[str] = []
+    ran: dict[str, None] = {}
     missing = {line: reason for _, lines in chosen for line in lines if (reason := _missing(config, line))}
     for cases, lines in chosen:
         case = _small(off, cases, users or FEW_USERS)
@@ -146,6 +152,7 @@ def verify(
                 silent.append(f"{_label(case)}: {NO_GRADIENT}")
                 continue
             rows += compared.rows([line for line in lines if line not in missing])
+        ran |= dict.fromkeys(_ran(case, engine, told) for engine, told in verified.ran.items())
     for size, asked in _together(off).items():
         several = asked[: MOST_CASES[device.type] // 2]
         left_out += asked[len(several) :]
@@ -158,7 +165,11 @@ def verify(
     if silent and not rows:
         raise UsageError(silent[0])
     skipped = (*(f"{line}: {reason}" for line, reason in missing.items()), *silent)
-    return VerifyReport(tuple(rows), tuple(_label(cases[0]) for cases, _ in left_out), skipped)
+    return VerifyReport(tuple(rows), tuple(_label(cases[0]) for cases, _ in left_out), skipped, tuple(ran))
+
+
+def _ran(case: Case, engine: str, told: Ran) -> str:
+    return fallback(case.axes(), engine, told) or f"the engine {engine} runs {case.encoder} by its tier {told.tier!r}"
 
 
 def _on_ranks(asked: verify_ranks.Asked) -> list[VerifyRow]:

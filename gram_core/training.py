@@ -22,6 +22,7 @@ from gram_core.batch_statistics import refuse_batch_statistics
 from gram_core.encoding_buffer import EncodingBuffer
 from gram_core.joint import Joint
 from gram_core.loss_terms import loss_terms
+from gram_core.modes import tell_idle_dropout
 from gram_core.phases import phase
 from gram_core.protocols import CFModule, ContentEncoder
 from gram_core.sharing import Share
@@ -152,6 +153,8 @@ class Training:
         self.device = next(iter(self.encoder.parameters())).device
         if isinstance(self.encoder, nn.Module):
             refuse_batch_statistics(self.encoder, "the encoder", as_it_is=True)
+            if isinstance(model := getattr(self.encoder, "model", None), nn.Module):
+                tell_idle_dropout(self.encoder, model)
 
     @property
     def capturable(self) -> bool:
@@ -239,6 +242,10 @@ class Training:
     def collect(self, gradient: Tensor) -> Tensor:
         """The backward of `spread`: gradients [W m, d] -> their sum over processes for this one's rows [m, d]."""
         return gradient
+
+    def agreed(self, objection: str | None) -> str | None:
+        """What one of the processes that train together objects, if any does; to be asked by all of them at once."""
+        return objection
 
     @property
     def processes(self) -> int:

@@ -170,6 +170,11 @@ class Record(_Strict):
     seed: int = 0
     inputs: Inputs = Inputs()
 
+    tier: str | None = None
+    """Which of the engine's ways to run an encoder ran: packed, padded, or as given; None: the engine has one only."""
+    why_no_faster_tier: str | None = None
+    """Why each faster one did not hold; None where the fastest ran."""
+
     samples_s: tuple[float, ...] = ()
     """Seconds per step: each is one timed window divided by its steps."""
     steps_per_sample: int | None = None

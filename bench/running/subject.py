@@ -36,6 +36,7 @@ from bench.measure.memory import fixed_bytes, peak_memory, reserved_bytes, resid
 from bench.measure.sample import Sample, sample
 from bench.methods import exactness, method_class
 from bench.results.schema import Loss, Record, Throughput
+from bench.results.tiers import TIER, WHY
 from bench.running import failures
 from bench.running.cf_steps import cf_step_s
 from bench.running.messages import Entered, Job, Order, Phase, TakeWindow, Took, Warm
@@ -444,6 +445,7 @@ class Subject:
             "host_wait_s": statistics.median(self._waits) if self._waits else None,
             "peak_memory_bytes": peak_memory(self.device),
             "steps_per_epoch": self.built.workload.steps_per_epoch,
+            **dict(zip((TIER, WHY), self.built.ran, strict=True)),
             "fixed_memory_bytes": fixed_bytes(getattr(self.built.method, "training", self.built.training)),
             "detail": {
                 **self.built.detail,

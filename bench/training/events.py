@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bench.results.training import TrainingPoint
-from bench.training.messages import Phase
+from bench.training.messages import FellBack, Phase
 from bench.training.plan import TrainItem
 
 
@@ -57,4 +57,4 @@ class Ended:
     eta_s: float | None
 
 
-Event = Planned | Started | PhaseBegan | PointReached | Ended
+Event = Planned | Started | PhaseBegan | FellBack | PointReached | Ended

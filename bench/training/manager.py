@@ -25,7 +25,7 @@ from bench.running.processes import Worker, WorkerEnded
 from bench.training import worker
 from bench.training.events import Ended, Event, PhaseBegan, Planned, PointReached, Started
 from bench.training.files import remove_checkpoint
-from bench.training.messages import Began, Phase, Reached, TrainJob, Unwritable
+from bench.training.messages import Began, FellBack, Phase, Reached, TrainJob, Unwritable
 from bench.training.plan import TrainItem
 
 
@@ -104,6 +104,9 @@ class Recorder:
         if isinstance(message, Began):
             self._phase, self._step, self._claim = message.phase, message.step, message.exactness
             self.on_event(PhaseBegan(self.job.item, message.phase, message.step))
+            return None
+        if isinstance(message, FellBack):
+            self.on_event(message)
             return None
         assert isinstance(message, Reached)
         point = TrainingPoint.model_validate(message.point)

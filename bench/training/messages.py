@@ -38,6 +38,13 @@ class Reached:
 
 
 @dataclass(frozen=True)
+class FellBack:
+    """The engine runs the encoder by no way as fast as its fastest; the sentence says why. Set-up is done by then."""
+
+    sentence: str
+
+
+@dataclass(frozen=True)
 class Unwritable:
     """The checkpoint could not be written: the run's trouble, not the method's."""
 

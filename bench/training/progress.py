@@ -8,7 +8,7 @@ from rich.text import Text
 
 from bench.progress import STYLES, ProgressView, count, duration
 from bench.results.training import TrainingPoint
-from bench.training.events import Ended, Event, PhaseBegan, Planned, PointReached, Started
+from bench.training.events import Ended, Event, FellBack, PhaseBegan, Planned, PointReached, Started
 
 
 class TrainingView(ProgressView):
@@ -36,6 +36,8 @@ class TrainingView(ProgressView):
             case PointReached(item=item, point=point):
                 self._note(point)
                 self._describe(f"{item} · {self._reached(point)}")
+            case FellBack(sentence=sentence):
+                self._tell(sentence)
             case Ended():
                 self._line(self._ended(event))
                 if self._task is not None:

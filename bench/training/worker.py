@@ -16,11 +16,12 @@ from typing import Any
 
 from bench.results import store
 from bench.results.schema import Exactness
+from bench.results.tiers import TIER, WHY, fallback
 from bench.results.training import TrainingPoint
 from bench.running import failures
 from bench.running.records import WEAKEST_CLAIM
 from bench.running.worker import begin
-from bench.training.messages import Began, Phase, Reached, TrainJob, Unwritable
+from bench.training.messages import Began, FellBack, Phase, Reached, TrainJob, Unwritable
 
 POINT = "point"
 """Where a checkpoint's facts hold the point that it was taken at."""
@@ -71,6 +72,9 @@ def _train(job: TrainJob, claim: Exactness, say: Say, enter: Callable[[Phase, in
     device = builder.resolve_device(config.run.device)
     torch.set_num_threads(compute_threads(device.type))
     built = builder.build(config, item.work, device, training_seed=item.seed)
+    sentence = fallback(item.case.axes(), item.line.engine, built.ran)
+    if sentence is not None:
+        say(FellBack(sentence))
     torch.manual_seed(item.seed)
     clock = clocks.CudaClock() if device.type == "cuda" else clocks.HostClock()
     learner = Learner(built, config.train, clock, item.seed)
@@ -103,6 +107,7 @@ def _detail(built: Any, learner: Any) -> dict[str, Any]:
     from bench.training import checkpoint
 
     counts = {"interval": learner.method.interval, "parameters_sha256": checkpoint.fingerprint(learner.training)}
+    counts |= dict(zip((TIER, WHY), built.ran, strict=True))
     undecidable = {"undecidable": found} if (found := learner.undecidable()) else {}
     return {**built.detail, **counts, **undecidable, "steps_per_epoch": built.workload.steps_per_epoch}
 

@@ -164,6 +164,10 @@ class DistributedTraining(Training):
         """Gradients [W m, d] -> their sum over ranks for this rank's rows [m, d]."""
         return self.ranks.reduce_scatter(gradient)
 
+    def agreed(self, objection: str | None) -> str | None:
+        """The first rank's that objects."""
+        return next((found for found in self.ranks.all_values(objection) if found is not None), None)
+
     @property
     def processes(self) -> int:
         """How many ranks there are."""

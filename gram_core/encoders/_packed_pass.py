@@ -43,8 +43,15 @@ class Shape:
     heads: int
     block: int | None
     text_length: int
-    recomputes: bool = False
-    """Whether a layer keeps its input only, and runs again in the backward pass."""
+    recomputes: bool | tuple[bool, ...] = False
+    """Whether a layer keeps its input only, and runs again in the backward pass: all alike, or layer by layer."""
+    first: int = -1
+    """The lowest layer that learns anything: where the backward pass ends, and below which nothing is kept. -1: the
+    embedding learns."""
+
+    def runs_again(self, number: int) -> bool:
+        """Whether that layer does in the backward pass."""
+        return self.recomputes if isinstance(self.recomputes, bool) else self.recomputes[number]
 
 
 @dataclass(eq=False)
@@ -151,19 +158,18 @@ def _tables_like(weights: Weights) -> tuple[Tensor, ...]:
     return tuple(torch.empty_like(table, requires_grad=False) for table in weights.embedding.tables())
 
 
-def in_order(gradients: Gradients, weights: Weights) -> list[Tensor]:
-    """The gradients in the order of `Weights.parameters`."""
-    assert gradients.tables is not None, "written by `backward`"
+def in_order(gradients: Gradients, weights: Weights) -> list[Tensor | None]:
+    """The gradients in the order of `Weights.parameters`; None, or anything, for those that do not learn."""
     vectors = list(gradients.vectors.split(_vector_sizes(weights)))
-    found = [*gradients.tables, vectors[0], vectors[1]]
+    found: list[Tensor | None] = [*(gradients.tables or [None] * len(weights.embedding.tables())), *vectors[:2]]
     for number, layer in enumerate(weights.layers):
         weight, bias, out, up, last_weight, last_bias, down = vectors[2 + 7 * number : 9 + 7 * number]
         biases = (vectors[number - len(weights.layers)], out, up, down)
         matrices = gradients.matrices[4 * number : 4 * number + 4]
         for linear, matrix, vector in zip(layer.linears(), matrices, biases, strict=True):
-            assert matrix is not None, "written by `backward`"
             sizes = [len(part) for part in linear.weights]
-            found += [*matrix.split(sizes), *vector.split(sizes)]
+            found += [None] * len(sizes) if matrix is None else matrix.split(sizes)
+            found += vector.split(sizes)
         found += [weight, bias, last_weight, last_bias]
     return found
 
@@ -176,8 +182,8 @@ def forward(
     kept = Kept(packed, statistics, [])
     for number, layer in enumerate(weights.layers):
         y, of_layer = _layer_forward(x, packed, layer, joined[4 * number : 4 * number + 4], shape)
-        if keep:
-            kept.layers.append(x if shape.recomputes else of_layer)
+        if keep and number >= shape.first:
+            kept.layers.append(x if shape.runs_again(number) else of_layer)
         x = y
         del of_layer, y
     return x, kept if keep else None
@@ -212,7 +218,7 @@ def backward(
     later: list[Callable[[], object]] = []
     try:
         also: Tensor | None = None
-        for number in reversed(range(len(sizes))):
+        for number in reversed(range(max(0, shape.first), len(sizes))):
             four = slice(4 * number, 4 * number + 4)
             of_layer = kept.layers.pop()
             if isinstance(of_layer, Tensor):
@@ -229,13 +235,14 @@ def backward(
                 finish = partial(aside.run, partial(finished, number))
                 later.append(finish) if waits else finish()
             aside.turn()
-        into.tables = into.tables or _tables_like(weights)
-        if not into.adds_words:
-            into.tables[0].zero_()
-        embed_backward(
-            gradient, also, kept.packed, kept.statistics, weights.embedding, of_embedding, into.tables,
-            shape.text_length,
-        )  # fmt: skip
+        if shape.first < 0:
+            into.tables = into.tables or _tables_like(weights)
+            if not into.adds_words:
+                into.tables[0].zero_()
+            embed_backward(
+                gradient, also, kept.packed, kept.statistics, weights.embedding, of_embedding, into.tables,
+                shape.text_length,
+            )  # fmt: skip
         column_sums(partials, into.vectors[: partials.shape[1]])
         column_sums(projected, into.vectors[partials.shape[1] :])
         if finished is not None:
@@ -281,18 +288,22 @@ def _layer_backward(
     width = gradient.shape[1]
     of_attention_norm, of_up_bias, of_norm = sums[0].split([3 * width, len(up_weight), 3 * width], 1)
     last = add_norm_backward(gradient, also, kept.total, kept.total_statistics, layer.norm.weight, of_norm)
-    weight_gradient(3, last, kept.after_gelu)
+    if layer.down.learns:
+        weight_gradient(3, last, kept.after_gelu)
     inner = gelu_backward(last @ down_weight, kept.before_gelu, of_up_bias)
-    weight_gradient(2, inner, kept.normed)
+    if layer.up.learns:
+        weight_gradient(2, inner, kept.normed)
     moved = add_norm_backward(
         inner @ up_weight, last, kept.between, kept.between_statistics, layer.attention_norm.weight, of_attention_norm
     )
-    weight_gradient(1, moved, kept.attended)
+    if layer.out.learns:
+        weight_gradient(1, moved, kept.attended)
     heads = kept.qkv.view(len(gradient), 3, shape.heads, -1)
     attended = (moved @ out_weight).view(len(gradient), *heads.shape[2:])
     out = kept.attended.view(attended.shape)
     of_heads = attend_backward(attended, out, kept.logs, heads, packed, shape.block, sums[1]).flatten(1)
-    weight_gradient(0, of_heads, kept.x)
+    if layer.qkv.learns:
+        weight_gradient(0, of_heads, kept.x)
     return of_heads @ qkv_weight, moved
 
 

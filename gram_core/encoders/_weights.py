@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from gram_core.kernels.embedding import EmbeddingWeights
@@ -63,6 +64,7 @@ LAYOUTS = {"bert": _BERT, "distilbert": _DISTILBERT, "roberta": _ROBERTA, "xlm-r
 
 _PARTS = {nn.Linear, nn.LayerNorm, nn.Embedding, nn.Dropout, nn.ModuleList}
 """Types of torch's own that the pass knows, exactly these: a subclass may compute something else."""
+_BIASED = (nn.Linear, nn.LayerNorm)
 
 
 def changed(model: PreTrainedModel) -> str | None:
@@ -78,17 +80,47 @@ def changed(model: PreTrainedModel) -> str | None:
         if name.split(".")[0] == "pooler":  # not read
             continue
         if type(module) not in _PARTS and not type(module).__module__.startswith(library):
-            return f"{name} is a {type(module).__qualname__} and not the library's own"
-        if "forward" in vars(module):
-            return f"{name or 'the model'} has a forward of its own"
-        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
-            return f"{name or 'the model'} has hooks"
+            kind = type(module)
+            return f"{name} is a {kind.__qualname__} of {kind.__module__} and not the library's own"
+        if (reason := bypassed(module)) is not None:
+            return f"{name or 'the model'} has {reason}"
+        if isinstance(module, _BIASED) and (module.weight is None or module.bias is None):
+            return f"{name} has no bias"
+        if isinstance(module, nn.Embedding) and (module.max_norm is not None or module.scale_grad_by_freq):
+            return f"{name} changes its weights or gradients while it is read"
+    if _offloads(model):
+        return "its checkpoints are kept off the device"
     config: Any = model.config
     if getattr(config, "is_decoder", False):
         return "a decoder's tokens see earlier ones only"
     if getattr(config, "position_embedding_type", "absolute") not in ("absolute", None):
         return f"its positions are {config.position_embedding_type}"
     return None
+
+
+def bypassed(module: nn.Module) -> str | None:
+    """What of a module would not run if its weights were read and it were not called; None: nothing."""
+    if "forward" in vars(module):
+        return "a forward of its own"
+    forward = [hook for hook in module._forward_hooks.values() if not _only_asks_for_gradients(hook)]
+    if forward or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+        return "hooks"
+    return None
+
+
+def _only_asks_for_gradients(hook: Any) -> bool:
+    """Whether a hook is the library's own by which checkpointed layers above a frozen embedding get gradients."""
+    name = getattr(hook, "__qualname__", "")
+    return getattr(hook, "__module__", "") == "transformers.modeling_utils" and "input_require_grads" in name
+
+
+def _offloads(model: nn.Module) -> bool:
+    """Whether checkpointed layers keep their inputs elsewhere."""
+    for module in model.modules():
+        if getattr(module, "gradient_checkpointing", False):
+            function = getattr(module, "_gradient_checkpointing_func", None)
+            return getattr(function, "func", function) is not checkpoint
+    return False
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +134,11 @@ class Linear:
     def shape(self) -> tuple[int, int]:
         """Of the joined weight."""
         return sum(len(weight) for weight in self.weights), self.weights[0].shape[1]
+
+    @property
+    def learns(self) -> bool:
+        """Whether any part of the weight does."""
+        return any(weight.requires_grad for weight in self.weights)
 
     def sources(self) -> tuple[tuple[nn.Parameter, ...], tuple[nn.Parameter, ...]]:
         """What the joined weight, and what the joined bias, is made of."""
@@ -132,6 +169,13 @@ class Layer:
         """In the order in which the forward pass reads them."""
         return self.qkv, self.out, self.up, self.down
 
+    @property
+    def learns(self) -> bool:
+        """Whether anything of it does."""
+        vectors = [bias for linear in self.linears() for bias in linear.biases]
+        vectors += [part for norm in (self.attention_norm, self.norm) for part in (norm.weight, norm.bias)]
+        return any(linear.learns for linear in self.linears()) or any(vector.requires_grad for vector in vectors)
+
 
 @dataclass(frozen=True, eq=False)
 class Weights:
@@ -144,6 +188,14 @@ class Weights:
         """Of all layers."""
         for layer in self.layers:
             yield from layer.linears()
+
+    def first_learning(self) -> int:
+        """The lowest layer in which anything learns, their number where none does; -1 where the embedding learns."""
+        embedding = self.embedding
+        if any(part.requires_grad for part in (*embedding.tables(), embedding.norm_weight, embedding.norm_bias)):
+            return -1
+        learning = (number for number, layer in enumerate(self.layers) if layer.learns)
+        return next(learning, len(self.layers))
 
     def parameters(self) -> list[Tensor]:
         """Every parameter, once: tables, norm of the embedding, then layer by layer as `linears`, then its norms."""
@@ -175,8 +227,17 @@ def weights_of(model: PreTrainedModel) -> Weights:
         first_position=first,
         ignored=-1 if ignored is None else int(ignored),
     )
-    stack: Any = model.get_submodule(layout.layers)
+    stack: Any = _stack(model)
     return Weights(embedding, tuple(_layer(layer, layout) for layer in stack))
+
+
+def runs_again(model: PreTrainedModel) -> tuple[bool, ...]:
+    """Whether the model checkpoints each of its layers, as it is now."""
+    return tuple(bool(getattr(layer, "gradient_checkpointing", False) and layer.training) for layer in _stack(model))
+
+
+def _stack(model: PreTrainedModel) -> Any:
+    return model.get_submodule(LAYOUTS[model.config.model_type].layers)
 
 
 def _layer(layer: nn.Module, layout: Layout) -> Layer:

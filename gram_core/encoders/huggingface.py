@@ -26,6 +26,8 @@ class HuggingFaceEncoder(nn.Module):
     pooling: "auto" takes the last token's state of a causal model, which it tries, and the mean of any other.
     head: parts of `gram_core.encoders.head` in the order in which they are applied to pooled texts.
     Raises ValueError for batch normalisation anywhere in it: what that computes is not a function of one text.
+    The model stays in the mode that it has: `from_pretrained` hands it over in evaluation mode, in which dropout does
+    not act; `encoder.train()` sets that right.
     padding: "max_length" pads every text to L, as fixed-size input pipelines do; "longest" to the longest
     of the call.
     """
@@ -50,6 +52,7 @@ class HuggingFaceEncoder(nn.Module):
         hidden = int(model.config.hidden_size)
         self.pooling = pooling_module(pooling, hidden).to(model.device, model.dtype)
         self.head = None if head is None else head.to(model.device, model.dtype)
+        self.hidden_width = hidden
         self.width = hidden if head is None else head_width(head, hidden)
         self.pad_token_id = pad_token_id
         self.text_length = text_length

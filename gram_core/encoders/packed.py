@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from importlib.util import find_spec
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from gram_core.batch import Texts
 from gram_core.encoders._aside import Aside
 from gram_core.encoders._packed_pass import Joined, Shape, backward, forward, gradients_to_come, in_order
-from gram_core.encoders._weights import LAYOUTS, changed, joined_in, weights_of
+from gram_core.encoders._weights import LAYOUTS, bypassed, changed, joined_in, runs_again, weights_of
+from gram_core.encoders.bucketed import BucketedEncoder
 from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.encoders.pooling import ClsPooling, LastPooling, MeanPooling
 from gram_core.encoders.standing import StandingWeights
+from gram_core.encoders.watch import Watch
 from gram_core.kernels.attention import tile_for
 from gram_core.kernels.segments import segment_mean, spread_means
 from gram_core.packing import PackedTexts, pack
@@ -42,9 +44,20 @@ def unsupported(encoder: HuggingFaceEncoder) -> str | None:
         return reason
     if type(encoder.pooling) not in (MeanPooling, ClsPooling, LastPooling):
         return "its pooling reads padded rows"
-    if any(module.p > 0 for module in encoder.modules() if isinstance(module, nn.Dropout)):
-        return "dropout inside attention needs padded rows"
+    for what, module in (("the encoder", encoder), ("its pooling", encoder.pooling)):
+        if (reason := bypassed(module)) is not None:
+            return f"{what} has {reason}"
+    if any(module.p > 0 and module.training for module in encoder.model.modules() if isinstance(module, nn.Dropout)):
+        return "its dropout acts, and inside attention that needs padded rows; set it to 0 for packed texts"
     return None
+
+
+def refuses(encoder: HuggingFaceEncoder, amp_dtype: torch.dtype | None) -> str | None:
+    """The same, for a training that computes in `amp_dtype`."""
+    if amp_dtype not in (None, torch.bfloat16):
+        name = str(amp_dtype).removeprefix("torch.")
+        return f"packed texts keep their residual sums in the compute dtype, for which {name} is not made"
+    return unsupported(encoder)
 
 
 def _no_kernels(device: torch.device, dtype: torch.dtype, head_width: int) -> str | None:
@@ -66,9 +79,6 @@ class PackedEncoder(nn.Module):
     wider. Raises ValueError where `unsupported` gives a reason.
     """
 
-    draws_random_numbers: ClassVar[bool] = False
-    """`unsupported` refuses dropout."""
-
     def __init__(self, encoder: HuggingFaceEncoder, compute_dtype: torch.dtype | None = None):
         super().__init__()
         reason = unsupported(encoder)
@@ -83,6 +93,9 @@ class PackedEncoder(nn.Module):
         self.aside = Aside(encoder.model.device)
         self.standing: StandingWeights | None = None
         """Where set, the passes read these weights and leave their gradients there."""
+        self.watch: Watch | None = None
+        """Where set, it says whether the pass still computes what the model does; where not, texts are padded."""
+        self._read_at = 0
 
     def recomputing(self) -> PackedEncoder:
         """The same encoder keeping each layer's input only from forward to backward, where the layer runs again."""
@@ -90,15 +103,45 @@ class PackedEncoder(nn.Module):
         shared.shape = replace(self.shape, recomputes=True)
         return shared
 
+    def holds(self) -> bool:
+        """Whether the pass computes what the model does, as that is now; proved again where it has changed."""
+        if self.watch is None:
+            return True
+        holds = self.watch.holds()
+        if holds and self._read_at != self.watch.changes:  # modules may have been replaced by others of their kind
+            self.weights, self._read_at = weights_of(self.encoder.model), self.watch.changes
+        return holds
+
+    @property
+    def padded(self) -> BucketedEncoder:
+        """What encodes where the pass does not hold."""
+        return BucketedEncoder(self.encoder)
+
+    @property
+    def draws_random_numbers(self) -> bool:
+        """Dropout does, for which texts are padded."""
+        return not self.holds()
+
     def computed_tokens(self, lengths: Tensor) -> Tensor:
-        """Real tokens: nothing else is computed."""
-        return lengths
+        """Real tokens, where nothing else is computed."""
+        return lengths if self.holds() else self.padded.computed_tokens(lengths)
 
     def forward(self, texts: Texts) -> Tensor:
         """Encodings [n, d] of texts on the host; on a CPU by the padded model where no text has any padding."""
+        if not self.holds():
+            return self.padded(texts)
         if self._without_padding(texts.lengths):
             return self.encoder.encode(texts, padded_to=None)
+        if self.standing is not None:
+            self.standing.copy()
         return self.encode(self.pack(texts).to(self.encoder.model.device))
+
+    def alone(self) -> PackedEncoder:
+        """The same pass on the parameters as they are, without standing weights and unwatched."""
+        shared = copy.copy(self)
+        shared.standing = shared.watch = None
+        shared.weights = weights_of(self.encoder.model)
+        return shared
 
     def _without_padding(self, lengths: Tensor) -> bool:
         """Whether the padded model computes nothing else, which is a little faster on a CPU."""
@@ -118,6 +161,11 @@ class PackedEncoder(nn.Module):
         keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
         return self.encoder.finish(_Encoding.apply(self, packed, keep, *inputs))
 
+    def shape_now(self) -> Shape:
+        """The shape of a pass by what learns now, and by what is kept of it now."""
+        again = True if self.shape.recomputes is True else runs_again(self.encoder.model)
+        return replace(self.shape, recomputes=again, first=self.weights.first_learning())
+
     def joined(self) -> list[Joined]:
         """The linears' weights in the compute dtype."""
         if self.standing is not None:
@@ -129,9 +177,9 @@ class PackedEncoder(nn.Module):
 class _Encoding(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, encoder: PackedEncoder, packed: PackedTexts, keep: bool, *inputs: Tensor) -> Tensor:
-        ctx.encoder, ctx.joined = encoder, encoder.joined()
+        ctx.encoder, ctx.joined, ctx.shape = encoder, encoder.joined(), encoder.shape_now()
         with torch.autocast(packed.tokens.device.type, enabled=False):
-            states, ctx.kept = forward(packed, encoder.weights, ctx.joined, encoder.shape, keep=keep)
+            states, ctx.kept = forward(packed, encoder.weights, ctx.joined, ctx.shape, keep=keep)
             return _pool(encoder, states, packed)
 
     @staticmethod
@@ -144,7 +192,7 @@ class _Encoding(torch.autograd.Function):
         with torch.no_grad(), torch.autocast(gradient.device.type, enabled=False):
             rows = _pool_backward(encoder, gradient, kept.packed)
             finished, behind = (None, 0) if standing is None else (standing.finished, standing.behind)
-            backward(rows, kept, encoder.weights, ctx.joined, encoder.shape, into, encoder.aside, finished, behind)
+            backward(rows, kept, encoder.weights, ctx.joined, ctx.shape, into, encoder.aside, finished, behind)
             if standing is not None:
                 return None, None, None, None
             return None, None, None, *_in_their_dtype(in_order(into, encoder.weights), encoder.weights.parameters())
@@ -176,10 +224,16 @@ def _chosen(encoder: PackedEncoder, packed: PackedTexts) -> Tensor:
     return rows.clamp(0, len(packed.tokens) - 1).long()
 
 
-def _in_their_dtype(gradients: list[Tensor], parameters: list[Tensor]) -> list[Tensor]:
-    """Each gradient in its parameter's dtype, cast in few launches."""
-    cast = [torch.empty_like(p) if g.dtype != p.dtype else g for g, p in zip(gradients, parameters, strict=True)]
-    pairs = [(to, of) for to, of in zip(cast, gradients, strict=True) if to is not of]
+def _in_their_dtype(gradients: list[Tensor | None], parameters: list[Tensor]) -> list[Tensor | None]:
+    """The gradient of each parameter that learns, in its dtype; cast in few launches."""
+    learned = [g if p.requires_grad else None for g, p in zip(gradients, parameters, strict=True)]
+    cast = [
+        g if g is None or g.dtype == p.dtype else torch.empty_like(p, requires_grad=False)
+        for g, p in zip(learned, parameters, strict=True)
+    ]
+    pairs = [
+        (to, of) for to, of in zip(cast, learned, strict=True) if to is not None and of is not None and to is not of
+    ]
     if pairs:
         torch._foreach_copy_([to for to, _ in pairs], [of for _, of in pairs])
     return cast

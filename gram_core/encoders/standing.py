@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from gram_core.encoders._lent import Lending
 from gram_core.encoders._packed_pass import REST, Gradients, Room, in_order, standing_gradients
 from gram_core.encoders._weights import Weights, copies, copy_into
 from gram_core.kernels.adamw import Entry, FusedAdamW
@@ -49,13 +51,32 @@ class StandingWeights:
         """Called with each part whose gradients are there and whose weights are read no more, see `backward`."""
         self.behind = 0
         self._versions: list[int] = []
+        self._lending = Lending(self._parameters)
+        self._doubted = False
 
     def refresh(self) -> None:
         """Copies the parameters where somebody else has changed one in place; `StandingOptimization` has not."""
         if self._versions_now() != self._versions:
-            with torch.no_grad():
-                copy_into(self.joined, self._weights)
-            self._versions = self._versions_now()
+            self._copy()
+
+    def begin_step(self) -> None:
+        """The same, and where parameters may have been changed unseen: somebody asked for their data, or encoded in
+        between, as who swaps averaged weights in, scores and swaps them out again does."""
+        if self._lending.taken() or self._doubted:
+            self._copy()
+        self._doubted = False
+        self.refresh()
+
+    def copy(self) -> None:
+        """Copies the parameters, whoever has changed them: for who encodes outside of a step. Takes as long as a few
+        passes over memory."""
+        self._copy()
+        self._doubted = True
+
+    def _copy(self) -> None:
+        with torch.no_grad():
+            copy_into(self.joined, self._weights)
+        self._versions = self._versions_now()
 
     def moved(self) -> None:
         """Says that a step moved parameters and copies alike, which kernels and graphs do unseen: whoever else reads
@@ -86,6 +107,7 @@ class StandingWeights:
         gradients = in_order(self.moved_by, self._weights)
         found: list[list[Entry]] = [[] for _ in range(len(self._weights.layers) + 1)]
         for parameter, gradient in zip(self._weights.parameters(), gradients, strict=True):
+            assert gradient is not None, "there is room for all of them"
             entry = Entry(parameter, gradient, copied.get(id(parameter)), group_of[id(parameter)])
             found[layer_of.get(id(parameter), -1)].append(entry)
         return found
@@ -213,8 +235,12 @@ class StandingOptimization(Optimization):
     def refresh(self) -> None:
         """Follows what was changed from outside since the last step: parameters and settings."""
         assert self.standing is not None
-        self.standing.refresh()
+        self.standing.begin_step()
         self._update.refresh()
+
+    def release(self) -> None:
+        """Lets go of the optimizer: another one takes this one's place."""
+        self._update.release()
 
 
 def can_stand(optimization: Optimization, weights: Weights) -> bool:
@@ -231,8 +257,15 @@ def can_stand(optimization: Optimization, weights: Weights) -> bool:
     groups = optimizer.param_groups
     if any(group["amsgrad"] or group["maximize"] or group["differentiable"] for group in groups):
         return False
+    if len({id(parameter) for parameter in weights.parameters()}) < len(weights.parameters()):
+        return False  # what is shared has one gradient, the sum of those of its readers
     moved = {id(parameter) for group in groups for parameter in group["params"]}
     return all(
-        id(p) in moved and p.requires_grad and p.dtype == torch.float32 and p.is_contiguous()
+        id(p) in moved and p.requires_grad and p.dtype == torch.float32 and p.is_contiguous() and not _watched(p)
         for p in weights.parameters()
     )
+
+
+def _watched(parameter: Any) -> bool:
+    """Whether somebody's hooks wait for its gradient, which standing weights do not leave with it."""
+    return bool(parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None))

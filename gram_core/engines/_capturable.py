@@ -20,7 +20,7 @@ def stand(training: Training, encoder: PackedEncoder, *, summed: bool = False) -
 
     summed: whether a move is of several passes' gradients, summed, instead of one's.
     """
-    optimization = training.optimization
+    optimization, encoder.standing = training.optimization, None
     if encoder.compute_dtype == encoder.encoder.model.dtype or not can_stand(optimization, encoder.weights):
         return None
     if encoder.encoder.head_parameters():  # a step of `StandingOptimization` moves the packed pass's weights alone
@@ -33,6 +33,24 @@ def stand(training: Training, encoder: PackedEncoder, *, summed: bool = False) -
         make = partial(StandingWeights, encoder.weights, encoder.compute_dtype, travels)
         encoder.standing = make() if joint is None else joint.in_peers(make)
     return StandingOptimization(**vars(optimization), standing=encoder.standing)
+
+
+class Bound:
+    """What captured graphs are bound to besides their inputs: the model as it was, and where parameters lie."""
+
+    def __init__(self, training: Training, encoder: PackedEncoder):
+        self._encoder = encoder
+        self._state = encoder.watch and encoder.watch.state
+        self._parameters = [*encoder.parameters(), *training.cf_module.parameters()]
+        self._places = self._places_now()
+
+    def holds(self) -> bool:
+        """Whether all is as it was. To be asked behind `PackedEncoder.holds`, which looks at the model."""
+        watch = self._encoder.watch
+        return (watch is None or watch.state is self._state) and self._places_now() == self._places
+
+    def _places_now(self) -> list[int]:
+        return [parameter.data_ptr() for parameter in self._parameters]
 
 
 def make_capturable(optimization: Optimization, device: torch.device) -> None:

@@ -56,9 +56,6 @@ class CapturedChunkedStep(CapturedExact):
         super().__init__(method, training, encoder, summed=True)
         budget = method.settings.memory_budget
         self._room = None if budget is None else MemoryRoom(budget, training.device)
-        self._summed = encoder.standing if isinstance(encoder.standing, SummedStandingWeights) else None
-        weights = [] if self._summed is not None else encoder.weights.parameters() + encoder.encoder.head_parameters()
-        self._gradients = GradientSums([*training.cf_module.parameters(), *weights])
         device = training.device
         self._encode = CapturedFunction(self._device_encode, device, pool=self._pool)
         self._head = CapturedFunction(self._device_head, device, pool=self._pool)
@@ -67,9 +64,17 @@ class CapturedChunkedStep(CapturedExact):
         self.functions = (self._encode, self._head, self._again, self._move)
         forget_what_is_replaced(training.optimization, device, self.functions)
 
+    def _prepare(self) -> None:
+        super()._prepare()
+        encoder = self._encoder
+        self._summed = encoder.standing if isinstance(encoder.standing, SummedStandingWeights) else None
+        weights = [] if self._summed is not None else encoder.weights.parameters() + encoder.encoder.head_parameters()
+        self._gradients = GradientSums([*self.training.cf_module.parameters(), *weights])
+
     def step(self, batch: Batch) -> Tensor:
         """One step of the method."""
-        self._refresh()
+        if not self._refresh():
+            return self.method.step(batch)
         inputs = self.host_inputs(batch)
         head = _numbered(inputs.kept) | inputs.slots | {"encodings": self._encodings(inputs.recomputed)}
         outputs = self._head(head, history_length=batch.history_length, kept=len(inputs.kept))

@@ -15,7 +15,7 @@ from gram_core.batch import Batch, Selection, mapped
 from gram_core.encoders.packed import PackedEncoder
 from gram_core.encoders.standing import StandingOptimization
 from gram_core.encoding_buffer import EncodingBuffer
-from gram_core.engines._capturable import forget_undecided, forget_what_is_replaced, make_capturable, stand
+from gram_core.engines._capturable import Bound, forget_undecided, forget_what_is_replaced, make_capturable, stand
 from gram_core.engines._captured import Capacities, CapturedFunction, Inputs, Outputs
 from gram_core.engines._captured_cf import CapturingTraining
 from gram_core.engines._inputs import (
@@ -35,9 +35,39 @@ from gram_core.methods.multi_step import MultiStep, pseudo_loss
 from gram_core.methods.single_step import SingleStep
 from gram_core.phases import phase
 from gram_core.protocols import Exactness
+from gram_core.training import Training
 
 
-class CapturedExact(Captured):
+class FollowsModel(Captured):
+    """Captured work on an encoder that may be changed between steps. summed: see `stand`."""
+
+    training: Training
+    _encoder: PackedEncoder
+    _standing: StandingOptimization | None = None
+    _sums_passes = False
+
+    def _prepare(self) -> None:
+        """Decides by the model as it is now how its weights stand."""
+        if self._standing is not None:
+            self._standing.release()
+        self._standing = stand(self.training, self._encoder, summed=self._sums_passes)
+        self._optimization = self._standing or self.training.optimization
+        self._bound = Bound(self.training, self._encoder)
+
+    def _refresh(self) -> bool:
+        """Follows what was changed from outside since the last step; False: the packed pass holds no longer for it."""
+        if not self._encoder.holds():
+            return False
+        if not self._bound.holds():
+            self._prepare()
+            for function in self.functions:
+                function.forget()
+        if self._standing is not None:
+            self._standing.refresh()
+        return True
+
+
+class CapturedExact(FollowsModel):
     """An exact method whose device work is captured: what both ways of doing so have in common.
 
     summed: whether gradients of several passes are summed before anything moves (see `stand`).
@@ -55,9 +85,9 @@ class CapturedExact(Captured):
         self._encoder = encoder
         self._packer = Packer(encoder)
         make_capturable(training.optimization, training.device)
-        self._standing = stand(training, encoder, summed=summed)
-        self._optimization = self._standing or training.optimization
         self._pool = training.pool
+        self._sums_passes = summed
+        self._prepare()
 
     @property
     def interval(self) -> int:
@@ -72,11 +102,6 @@ class CapturedExact(Captured):
         """The method's own."""
         return self.method.encoded_items(batches)
 
-    def _refresh(self) -> None:
-        """Follows what was changed from outside since the last step."""
-        if self._standing is not None:
-            self._standing.refresh()
-
 
 class CapturedStep(CapturedExact):
     """A whole step is one graph."""
@@ -90,7 +115,8 @@ class CapturedStep(CapturedExact):
 
     def step(self, batch: Batch) -> Tensor:
         """One step of the method."""
-        self._refresh()
+        if not self._refresh():
+            return self.method.step(batch)
         inputs, shared = self.host_inputs(batch)
         silent = self.training.silent
         (loss,) = self._step(inputs, history_length=batch.history_length, shared=shared, silent=silent)
@@ -135,7 +161,7 @@ class _PassingBack(torch.autograd.Function):
         return gradient, None
 
 
-class CapturedMultiStep(Captured, MultiStep):
+class CapturedMultiStep(FollowsModel, MultiStep):
     """Multi-step GRAM with three graphs: encoding new items, a CF step, a CE minibatch.
 
     The CF step's graph reads moved encodings from the buffer and moves them there; when the buffer has grown, that is
@@ -148,8 +174,7 @@ class CapturedMultiStep(Captured, MultiStep):
         self._new_items, self._minibatch = NewItemsPacker(encoder), Packer(encoder)
         self._rows = Capacities(SMALLEST_ROWS)
         make_capturable(training.optimization, training.device)
-        self._standing = stand(training, encoder)
-        self._optimization = self._standing or training.optimization
+        self._prepare()
         self._pool = training.pool
         self._encode = CapturedFunction(self._device_encode, training.device, pool=self._pool)
         self._cf = CapturedFunction(self._device_cf_step, training.device, pool=self._pool)
@@ -159,7 +184,8 @@ class CapturedMultiStep(Captured, MultiStep):
         forget_what_is_replaced(training.optimization, training.device, self.functions)
 
     def _encode_items(self, items: Tensor, missing: Tensor) -> Tensor:
-        self._refresh()
+        if not self._refresh():
+            return super()._encode_items(items, missing)
         most = self._buffer.most_tokens(missing)
         tokens = min(most, self._encode_budget or most)
         (encodings,) = self._encode(self._new_items.pack(self.training.table.texts(items), tokens=tokens))
@@ -181,7 +207,9 @@ class CapturedMultiStep(Captured, MultiStep):
         return loss.clone()
 
     def _ce_step(self, items: Tensor, buffer: EncodingBuffer) -> None:
-        self._refresh()
+        if not self._refresh():
+            super()._ce_step(items, buffer)
+            return
         held = buffer.owned(items)
         packed = self._minibatch.pack(self.training.table.texts(held), tokens=buffer.most_tokens(items))
         encoded, displacement = (filled_up(part, rows_of(packed)) for part in buffer.read(held))
@@ -214,7 +242,3 @@ class CapturedMultiStep(Captured, MultiStep):
             loss.backward()
         self._optimization.move(cf=False)
         return (loss.detach(),)
-
-    def _refresh(self) -> None:
-        if self._standing is not None:
-            self._standing.refresh()

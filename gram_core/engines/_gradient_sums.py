@@ -19,7 +19,8 @@ class GradientSums:
     """
 
     def __init__(self, parameters: Iterable[Tensor]):
-        self._parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        each_once = {id(parameter): parameter for parameter in parameters if parameter.requires_grad}  # some are tied
+        self._parameters = list(each_once.values())
         self._sums = [torch.zeros_like(parameter, requires_grad=False) for parameter in self._parameters]
         self._met = [False] * len(self._parameters)
 

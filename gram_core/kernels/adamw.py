@@ -52,7 +52,7 @@ class FusedAdamW:
             from gram_core.kernels._adamw_triton import Launch
 
             self._launch = Launch(parts, self._moments(), self._groups())
-        optimizer.register_load_state_dict_post_hook(self._loaded)
+        self._hook = optimizer.register_load_state_dict_post_hook(self._loaded)
 
     def step(self, part: int) -> None:
         """A step of the parameters of one part; nothing in it waits for the device."""
@@ -68,6 +68,10 @@ class FusedAdamW:
         """Follows settings that were changed since; called between steps."""
         if self._launch is not None:
             self._launch.set(self._groups())
+
+    def release(self) -> None:
+        """Is told no more of states that the optimizer loads, and kept no longer by that."""
+        self._hook.remove()
 
     def _loaded(self, _: torch.optim.Optimizer) -> None:
         """Loading a state puts other tensors in its place."""

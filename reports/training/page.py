@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.results.training import LoadedTraining, load
 from bench.results.training_summary import TrainingFrames, frames
-from reports import handicaps, inputs, rendering, words
+from reports import handicaps, inputs, rendering, tiers, words
 from reports.figures import Drawn
 from reports.rendering import Rendered
 from reports.sections import Section
@@ -41,6 +41,7 @@ def _sections(derived: TrainingFrames, run: LoadedTraining) -> tuple[Section, ..
     found = (
         Section("results", "Results", (_intervals(derived),), (*training_tables.results(derived), *told)),
         beside_paper.section(derived),
+        Section("tiers", "How the engine ran encoders", (), tiers.table(run.points)),
         Section("seeds", "Every seed", (), (training_tables.every_seed(derived),)),
         Section("missing", "Not trained to the end", (), (training_tables.unfinished(derived),)),
     )

@@ -342,6 +342,8 @@ def test_the_format_is_the_one_of_the_golden_file():
         exactness="stale",
         outcome="ok",
         inputs=Inputs(log={"movies.db": "0f"}, encoder={"weights": "1f"}),
+        tier="padded",
+        why_no_faster_tier="packed: model type mpnet has position or attention rules of its own",
         samples_s=(0.25, 0.5),
         steps_per_sample=16,
         device_samples_s=(0.25, 0.5),

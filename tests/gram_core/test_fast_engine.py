@@ -22,6 +22,7 @@ from gram_core.encoders.packed import PackedEncoder, unsupported
 from gram_core.engines import fast
 from gram_core.engines._captured import Capacities, CapturedFunction
 from gram_core.engines._inputs import NewItemsPacker, Packer, packed_texts
+from gram_core.engines._tiers import FallBack
 from gram_core.exactness import gradients, parameters, relative_errors
 from gram_core.methods.multi_step import MultiStep
 from gram_core.packing import pack, readers
@@ -282,8 +283,11 @@ def test_a_model_that_is_not_the_librarys_own_does_not_run_packed(change: Callab
     assert unsupported(encoder) is None
     change(encoder.model)
     assert unsupported(encoder) is not None
-    method = fast.build(EXACT["single_step"], make_training(encoder), None)
-    assert isinstance(method.training.encoder, BucketedEncoder)
+    with pytest.warns(FallBack, match="packed: "):
+        method = fast.build(EXACT["single_step"], make_training(encoder), None)
+    assert not isinstance(method.training.encoder, PackedEncoder)
+    # a decoder that was none when it was made sees later tokens in padded batches alone
+    assert method.tier.tier == ("as given" if change is _as_decoder else "padded")
 
 
 def test_adapters_do_not_run_packed() -> None:
@@ -341,7 +345,7 @@ def test_readers_invert_slot_rows(rows: int, data: st.DataObject) -> None:
 def test_length_runs_cost_least(lengths: list[int], call: int) -> None:
     """Against every way to cut the sorted texts."""
     ordered = sorted(lengths)
-    bounds = length_bounds(ordered, call)
+    bounds = length_bounds(ordered, lambda tokens: tokens + call)
     assert [start for start, _ in bounds] == [0, *(stop for _, stop in bounds[:-1])]
     assert bounds[-1][1] == len(ordered)
 
@@ -354,7 +358,7 @@ def test_length_runs_cost_least(lengths: list[int], call: int) -> None:
 
 
 def test_bucketed_tokens_are_what_it_computes() -> None:
-    encoder = BucketedEncoder(make_encoder(), call_tokens=4)
+    encoder = BucketedEncoder(make_encoder(), cost=lambda tokens: tokens + 4)
     lengths = torch.tensor([8, 2, 2, 8, 3, 2])
     computed = encoder.computed_tokens(lengths)
     assert (computed >= lengths).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from gram_core.encoders.packed import PackedEncoder
 from gram_core.encoders.standing import StandingWeights, can_stand
 from gram_core.engines import fast
 from gram_core.engines._captured_methods import CapturedMultiStep, CapturedStep
+from gram_core.evaluation import encode_all
 from gram_core.exactness import parameters, relative_errors
 from gram_core.methods.multi_step import MultiStep
 from gram_core.methods.single_step import SingleStep
@@ -130,3 +132,76 @@ def test_copies_follow_what_another_method_moved() -> None:
     assert all(torch.equal(matrix, old) for (matrix, _), old in zip(one.joined, before, strict=True)), (
         "whoever moved them has moved its own copies, which are not made again"
     )
+
+
+def swapped(training: Training) -> None:
+    """What an average of weights does: it leaves no trace on the parameters."""
+    for parameter in training.encoder.parameters():
+        parameter.data.copy_(0.5 * parameter.data)
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("scores", [False, True])
+def test_weights_written_through_their_data_are_seen(name: str, scores: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the next step, and by who encodes meanwhile."""
+    found = {}
+    for stands in (True, False):
+        training = training_in_float32()
+        with monkeypatch.context() as patch:
+            if not stands:
+                patch.setattr("gram_core.engines._capturable.can_stand", lambda *_: False)
+            method = built(name, training)
+        assert (method._standing is not None) is stands
+        for seed in range(2):
+            method.step(batch(seed=seed))
+        swapped(training)
+        encodings = encode_all(method.training, torch.arange(24)) if scores else None
+        for seed in range(2, 4):
+            method.step(batch(seed=seed))
+        method.finish()
+        found[stands] = parameters({"encoder": training.encoder, "cf": training.cf_module})
+        if encodings is not None:
+            found[stands]["encodings"] = encodings
+    assert max(relative_errors(found[True], found[False]).values()) <= 1e-4
+
+
+def test_averaged_weights_swapped_in_and_out_around_a_score_are_not_trained_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The usual evaluation of an average; written through memory that was taken before, which nothing can see."""
+    texts = training_in_float32().table.texts(torch.arange(24))
+    found = {}
+    for swaps in (False, True):
+        training = training_in_float32()
+        taken = [parameter.data for parameter in training.encoder.parameters()]
+        method = built("single_step", training)
+        method.step(batch(seed=0))
+        if swaps:
+            own = [parameter.detach().clone() for parameter in training.encoder.parameters()]
+            with torch.no_grad():
+                before = method.training.encoder(texts)
+                for place, weight in zip(taken, own, strict=True):
+                    place.copy_(0.5 * weight)
+                averaged = method.training.encoder(texts)
+                for place, weight in zip(taken, own, strict=True):
+                    place.copy_(weight)
+            assert not torch.equal(averaged, before)
+        method.step(batch(seed=1))
+        found[swaps] = parameters({"encoder": training.encoder})
+    assert max(relative_errors(found[True], found[False]).values()) <= 1e-12
+
+
+def test_parameters_that_share_weights_or_have_hooks_do_not_stand() -> None:
+    for change in (_tied, _hooked):
+        training = training_in_float32()
+        change(training.encoder.model)
+        with_adamw(training)
+        assert not can_stand(training.optimization, PackedEncoder(training.encoder).weights)
+
+
+def _tied(model: Any) -> None:
+    model.encoder.layer[1].output.dense.weight = model.encoder.layer[0].output.dense.weight
+
+
+def _hooked(model: Any) -> None:
+    model.encoder.layer[1].output.dense.weight.register_hook(lambda gradient: 2 * gradient)
