@@ -127,10 +127,9 @@ class MultiStepEncodings:
         if self._buffer is None or len(missing):
             with torch.no_grad():
                 encodings = encode_chunks(self.encoder, missing.to(self._device), self._chunk, None)
-            if self._buffer is None:
-                self._dtype = encodings.dtype
-                wide = torch.promote_types(encodings.dtype, torch.float32)  # small moves keep their digits there
-                self._buffer = EncodingBuffer(encodings.shape[-1], encodings.device, wide)
+            self._dtype = encodings.dtype
+            if self._buffer is None or (not len(self._buffer) and not _fits(self._buffer, encodings)):
+                self._buffer = EncodingBuffer(encodings.shape[-1], encodings.device, _wide(encodings))
             self._buffer.add(missing, encodings)
         return self._buffer
 
@@ -151,6 +150,16 @@ class MultiStepEncodings:
             return [part for part in items.tensor_split(self._steps) if len(part)]
         bounds = chunk_bounds(torch.ones(len(items), dtype=torch.int64), self._ce_batch)
         return [items[start:stop] for start, stop in bounds]
+
+
+def _wide(encodings: Tensor) -> torch.dtype:
+    """The rows' dtype: small moves keep their digits in it."""
+    return torch.promote_types(encodings.dtype, torch.float32)
+
+
+def _fits(buffer: EncodingBuffer, encodings: Tensor) -> bool:
+    rows = buffer.tensors[0]
+    return rows.device == encodings.device and rows.dtype == _wide(encodings) and rows.shape[1] == encodings.shape[1]
 
 
 def _stepping(optimizer: Optimizer) -> Callable[[Tensor], None]:
