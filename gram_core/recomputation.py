@@ -164,8 +164,8 @@ def _no_wrapped_call(known: bool) -> Iterator[None]:
                 "Deduplicated(wrapped, items), or call encode inside the wrapped module, or leave out chunk and keep"
             )
 
-    if known:
-        yield
+    if known or not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        yield  # without processes there is no such module, and compiled ones would warn of the hook
         return
     handle = nn.modules.module.register_module_forward_pre_hook(refuse)
     try:

@@ -323,3 +323,31 @@ def test_several_steps_of_an_optimizer_agree():
     found, expected = (parameters({"": model}) for model, _ in modules)
     assert max(relative_errors(found, expected).values()) < 1e-8
     assert any(not torch.equal(p, start[name]) for name, p in found.items())
+
+
+@pytest.mark.parametrize("keep", [None, 0])
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_an_encoder_that_checkpoints_its_layers(reentrant, keep):
+    """Recomputation within recomputation."""
+    model, tower = loop.text_model(), loop.tower()
+    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    enable({"use_reentrant": reentrant})
+    tower(*encode(loop.Counting(model), *loop.batch(), chunk=4, keep=keep)).backward()
+    assert loop.error(model, tower, loop.naive_gradients()) < 1e-10
+
+
+@pytest.mark.filterwarnings("error:Using `torch.compile")
+def test_a_compiled_encoder():
+    """Traced, not generated: recomputation goes through the compiled pass, dropout replayed."""
+    torch.manual_seed(4)
+    module = nn.Sequential(nn.Embedding(loop.ITEMS, 8), nn.Linear(8, 8), nn.ReLU(), nn.Dropout(0.2)).double()
+
+    def run(encoder, keep):
+        module.zero_grad()
+        torch.manual_seed(3)
+        sum(rows.square().sum() for rows in encode(encoder, *loop.batch(), chunk=4, keep=keep)).backward()
+        return gradients({"encoder": module})
+
+    compiled = torch.compile(module, backend="aot_eager")
+    for keep in (None, 0):
+        assert max(relative_errors(run(compiled, keep), run(module, keep)).values()) < 1e-10
