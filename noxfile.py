@@ -42,7 +42,7 @@ def run(session: nox.Session, *arguments: str) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Runs the test suite, on at most four cores."""
-    install(session, "-e", ".[test]")
+    install(session, "-e", ".[test,examples]")
     own = not isinstance(session.virtualenv, PassthroughEnv)
     run(session, "-m", "pytest", *(PARALLEL if own or find_spec("xdist") else ()), *session.posargs)
 

@@ -1,0 +1,166 @@
+"""An encoder over a source of items: item ids -> rows of the source -> a batch on the module's device -> encodings.
+
+n items of a call, d width. What may be a source: see `Deduplicated`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gram_core.encoders.pooling import Pooling, pooling_module
+
+Batch = Any
+"""What a module takes: a mapping as keyword arguments, a tuple or list as positional ones, anything else alone."""
+
+
+class Deduplicated(nn.Module):
+    """`module` as an encoder of item ids, for `encode`, which gives it each id once.
+
+    module: an nn.Module or any callable; its parameters are this module's.
+    items: what ids index.
+        - a tensor or array [I, ...], memory-mapped ones too: the rows of a call are read, and nothing else;
+        - a mapping from names to such sources: the batch is a mapping with the same names (several modalities);
+        - a mapping from item ids, a list, a data set: rows one by one, by `items[id]`: tensors, arrays, lists of
+          numbers, pictures, mappings or tuples of them.
+    collate: a list of n rows -> batch, on the host (for token ids: the tokenizer's `pad`); a mapping from names gives
+        rows that are mappings. None stacks rows of one shape.
+    prepare: batch -> batch, on the module's device (uint8 pixels to normalised floats, say).
+    pool: what makes [n, d] of the module's output. A function of output and batch, or "mean" or "cls" over
+        `last_hidden_state`, with the batch's `attention_mask` where it has one. None takes a tensor as it is.
+    device: where batches go; None takes that of the module's parameters, or that of the ids where it has none.
+    """
+
+    module: Any
+
+    def __init__(
+        self,
+        module: Callable[..., Any],
+        items: Any,
+        *,
+        collate: Callable[[list[Any]], Batch] | None = None,
+        prepare: Callable[[Batch], Batch] | None = None,
+        pool: Callable[[Any, Batch], Tensor] | Pooling | None = None,
+        device: torch.device | str | None = None,
+    ):
+        super().__init__()
+        if not len(items):
+            raise ValueError("Deduplicated needs a source with one item at least")
+        if pool == "attention":
+            raise ValueError('pool "attention" has weights: make it part of the module')
+        self.module = module
+        self._source = _Shared(items)
+        self._collate, self._prepare = collate, prepare
+        self._pool = _pooled(pooling_module(pool, 0)) if isinstance(pool, str) else pool
+        self._device = None if device is None else torch.device(device)
+
+    def with_module(self, module: Callable[..., Any]) -> Deduplicated:
+        """The same with another module."""
+        other = copy.copy(self)
+        other._modules = dict(self._modules)
+        other.module = module
+        return other
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Encodings [n, d] of the items `ids` int64 [n], in their order. No ids give [0, d], by one item encoded."""
+        if not len(ids):
+            return self._encoded(_any_id(self._source.items), ids.device)[:0]
+        return self._encoded(ids, ids.device)
+
+    def _encoded(self, ids: Any, device: torch.device) -> Tensor:
+        batch = _rows(self._source.items, ids, self._collate)
+        batch = _moved(batch, self._device or self._module_device() or device)
+        if self._prepare is not None:
+            batch = self._prepare(batch)
+        if isinstance(batch, Mapping):
+            output = self.module(**batch)
+        elif isinstance(batch, tuple | list):
+            output = self.module(*batch)
+        else:
+            output = self.module(batch)
+        found = output if self._pool is None else self._pool(output, batch)
+        if not isinstance(found, Tensor):
+            raise TypeError(
+                f"the module returned {type(found).__name__} where encodings [n, d] are needed: give Deduplicated pool="
+            )
+        return found
+
+    def _module_device(self) -> torch.device | None:
+        return next((p.device for p in self.parameters()), None)
+
+
+class _Shared:
+    """Items that a copy of the encoder (averaged weights, a teacher) has in common with it."""
+
+    def __init__(self, items: Any):
+        self.items = items
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Shared:
+        return self
+
+
+def _pooled(pooling: nn.Module) -> Callable[[Any, Batch], Tensor]:
+    def pool(output: Any, batch: Batch) -> Tensor:
+        states = output.last_hidden_state
+        mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
+        found: Tensor = pooling(states, states.new_ones(states.shape[:2]) if mask is None else mask)
+        return found
+
+    return pool
+
+
+def _has_fields(items: Any) -> bool:
+    return isinstance(items, Mapping) and all(isinstance(name, str) for name in items)
+
+
+def _any_id(items: Any) -> Tensor:
+    """The id of some item, [1]."""
+    keyed = isinstance(items, Mapping) and not _has_fields(items)
+    return torch.tensor([int(next(iter(items)))] if keyed else [0])
+
+
+def _rows(items: Any, ids: Tensor, collate: Callable[[list[Any]], Batch] | None) -> Batch:
+    """The rows at `ids` [n] as a batch."""
+    if collate is not None:
+        return collate([_row(items, row) for row in ids.tolist()])
+    if _has_fields(items):
+        return {name: _rows(part, ids, None) for name, part in items.items()}
+    if isinstance(items, Tensor):
+        return items[ids.to(items.device)]
+    if isinstance(items, np.ndarray):
+        return torch.from_numpy(np.asarray(items[ids.cpu().numpy()]))
+    rows = [_row(items, row) for row in ids.tolist()]
+    try:
+        return _stacked(rows)
+    except (RuntimeError, TypeError, ValueError) as error:
+        error.add_note("Deduplicated stacks rows of one shape; give collate= for others, such as texts to be padded.")
+        raise
+
+
+def _stacked(rows: list[Any]) -> Batch:
+    """Rows of one shape as a batch: tensors, arrays, lists of numbers, pictures, or mappings and tuples of them."""
+    first = rows[0]
+    if isinstance(first, Mapping):
+        return {name: _stacked([row[name] for row in rows]) for name in first}
+    if isinstance(first, tuple):
+        return tuple(_stacked(list(parts)) for parts in zip(*rows, strict=True))
+    return torch.stack(rows) if isinstance(first, Tensor) else torch.from_numpy(np.stack([np.asarray(r) for r in rows]))
+
+
+def _row(items: Any, row: int) -> Any:
+    return {name: part[row] for name, part in items.items()} if _has_fields(items) else items[row]
+
+
+def _moved(batch: Batch, device: torch.device) -> Batch:
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, Mapping):
+        return {name: _moved(part, device) for name, part in batch.items()}
+    if isinstance(batch, tuple | list):
+        return type(batch)(_moved(part, device) for part in batch)
+    return batch
