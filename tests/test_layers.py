@@ -11,7 +11,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 OURS = {"bench", "gram_core", "reports"}
-COMMAND_LINE = {"bench/cli.py", "bench/__main__.py", "bench/session.py", "bench/gating/session.py"}
+COMMAND_LINE = {
+    "bench/cli.py",
+    "bench/__main__.py",
+    "bench/session.py",
+    "bench/gating/session.py",
+    "bench/planning/session.py",
+}
 """The files of bench that put everything together."""
 
 
