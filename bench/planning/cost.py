@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
-from scipy.optimize import nnls
+from scipy.optimize import least_squares, nnls
 
 from bench.planning.work import Work
 
@@ -31,7 +31,10 @@ CONFIDENCE = 0.9
 LEAST_SD = 0.01
 BEYOND = 0.03
 """Growth of the error per e-fold that a step's work lies beyond the measured ones."""
-ROUNDS = 30
+POWERS = (4.0, 16.0, math.inf)
+HOST_STARTS = (0.1, 1.0, 10.0)
+LOG_PRIOR_WEIGHT = 0.01
+"""The same of a coefficient's logarithm, where the host's terms are fitted too."""
 REWEIGHTED, HUBER = 4, 2.0
 """Rounds of least squares in which errors beyond so many medians count less, as a busy machine's do."""
 FENCE = 3.0
@@ -118,47 +121,60 @@ def fit(
 def _solve(
     works: Sequence[Work], seconds: Sequence[float], device_kind: str, priors: Mapping[str, Mapping[str, float]]
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Which steps the host limits is unknown: assignment and least squares in turns, from several beginnings
-    (max-affine regression, Magnani and Boyd 2009); the best of them counts."""
+    """Without host terms non-negative least squares of relative errors. With them which steps the host limits is
+    unknown: the larger of both sums is approached by their p-norm, p growing, from where the host seems fast and slow."""
     device_terms, host_terms = DEVICE_TERMS[device_kind], HOST_TERMS[device_kind]
     if not host_terms:
         return _least_squares(works, seconds, device_terms, priors["device"]), {}
-    order = np.argsort([work.product_flops for work in works])
-    best: tuple[float, dict[str, float], dict[str, float]] | None = None
-    for split in range(len(works)):
-        limited = np.zeros(len(works), dtype=bool)
-        limited[order[:split]] = True
-        for _ in range(ROUNDS):
-            device, host = (
-                _least_squares(
-                    [work for work, mine in zip(works, members, strict=True) if mine],
-                    [second for second, mine in zip(seconds, members, strict=True) if mine],
-                    terms,
-                    priors[name],
-                )
-                for terms, members, name in ((device_terms, ~limited, "device"), (host_terms, limited, "host"))
-            )
-            now = np.array([_total(host, work) > _total(device, work) for work in works])
-            if (now == limited).all():
-                break
-            limited = now
-        costs = Costs(device_kind, device, host)
-        error = sum((costs.step_s(work) / second - 1) ** 2 for work, second in zip(works, seconds, strict=True))
-        if best is None or error < best[0]:
-            best = (error, device, host)
-    assert best is not None, "there are steps"
-    return best[1], best[2]
+    times = np.array(seconds)
+    device, host = (
+        _rows(works, terms, priors[name]) for terms, name in ((device_terms, "device"), (host_terms, "host"))
+    )
+    middle = float(np.median(times))
+    of_device, of_host = (math.log(middle / float(np.median(rows.sum(axis=1)))) for rows in (device, host))
+
+    def step(logs: NDArray[np.float64], power: float) -> NDArray[np.float64]:
+        sums = device @ np.exp(logs[: len(device_terms)]), host @ np.exp(logs[len(device_terms) :])
+        larger = np.maximum(*sums)
+        return (
+            larger
+            if math.isinf(power)
+            else larger * ((sums[0] / larger) ** power + (sums[1] / larger) ** power) ** (1 / power)
+        )
+
+    best: tuple[float, NDArray[np.float64]] | None = None
+    for slower in HOST_STARTS:
+        logs = np.array([of_device] * len(device_terms) + [of_host + math.log(slower)] * len(host_terms))
+        for power in POWERS:
+
+            def errors(logs: NDArray[np.float64], power: float = power) -> NDArray[np.float64]:
+                return np.concatenate([np.log(step(logs, power) / times), LOG_PRIOR_WEIGHT * logs])
+
+            found = least_squares(errors, logs, loss="soft_l1", f_scale=0.1, max_nfev=100)
+            logs = found.x
+        if best is None or found.cost < best[0]:
+            best = (float(found.cost), logs)
+    assert best is not None, "there are beginnings"
+    values = np.exp(best[1])
+    return _named(device_terms, values[: len(device_terms)], priors["device"]), _named(
+        host_terms, values[len(device_terms) :], priors["host"]
+    )
+
+
+def _named(terms: Sequence[str], values: NDArray[np.float64], priors: Mapping[str, float]) -> dict[str, float]:
+    return {term: float(value) * priors[term] for term, value in zip(terms, values, strict=True)}
+
+
+def _rows(works: Sequence[Work], terms: Sequence[str], priors: Mapping[str, float]) -> NDArray[np.float64]:
+    """Terms in seconds by the priors, [steps, terms]."""
+    return np.array([[_value(work, term) * priors[term] for term in terms] for work in works])
 
 
 def _least_squares(
     works: Sequence[Work], seconds: Sequence[float], terms: Sequence[str], priors: Mapping[str, float]
 ) -> dict[str, float]:
-    """In units of the priors, so that one weight holds them all alike; 0 where no step is limited by these terms."""
-    scale = np.array([priors[term] for term in terms])
-    if not works:
-        return dict.fromkeys(terms, 0.0)
-    rows: NDArray[np.float64] = np.array([[_value(work, term) for term in terms] for work in works]) * scale
-    rows /= np.array(seconds)[:, None]
+    """In units of the priors, so that one weight holds them all alike."""
+    rows = _rows(works, terms, priors) / np.array(seconds)[:, None]
     held, target = PRIOR_WEIGHT * np.eye(len(terms)), np.full(len(terms), PRIOR_WEIGHT)
     weights = np.ones(len(works))
     for _ in range(REWEIGHTED):
@@ -166,4 +182,4 @@ def _least_squares(
         errors = np.abs(rows @ found - 1)
         limit = max(HUBER * float(np.median(errors)), LEAST_SD)
         weights = np.sqrt(np.minimum(1.0, limit / np.maximum(errors, limit)))
-    return {term: float(value) for term, value in zip(terms, found * scale, strict=True)}
+    return _named(terms, found, priors)

@@ -98,6 +98,8 @@ def largest_batch(peak: Callable[[int], float], limit_bytes: float) -> int | Non
     low, high = 1, 2
     while high <= ROOM and peak(high) <= limit_bytes:
         low, high = high, 2 * high
+    if high > ROOM:
+        return ROOM
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if peak(middle) <= limit_bytes else (low, middle)

@@ -24,6 +24,8 @@ from gram_core.encoders.packed import PackedEncoder, unsupported
 
 STATES = {"adamw": 2, "adam": 2, "sgd": 0}
 """Tensors that an optimizer keeps per parameter."""
+TILED_HEADS = (16, 32, 64)
+"""Widths of heads that the packed tier's kernels compute (`gram_core.encoders.packed`)."""
 PROBES = 16
 """Texts that are encoded to see what autograd keeps of them."""
 PROBE_USERS = 4
@@ -102,7 +104,7 @@ def encoder_shape(config: Config, case: Case, engine: str, loaded: LoadedEncoder
     encoder = _wrapped(config, case, loaded)
     return EncoderShape(
         family=str(model.config.model_type),
-        tier=tier_of(engine, encoder),
+        tier=tier_of(engine, encoder, config.run.device),
         layers=int(model.config.num_hidden_layers),
         width=encoder.width,
         parameters=sum(parameter.numel() for parameter in encoder.parameters() if parameter.requires_grad),
@@ -113,11 +115,13 @@ def encoder_shape(config: Config, case: Case, engine: str, loaded: LoadedEncoder
     )
 
 
-def tier_of(engine: str, encoder: HuggingFaceEncoder) -> str:
-    """How an engine runs this encoder."""
+def tier_of(engine: str, encoder: HuggingFaceEncoder, device: str) -> str:
+    """How an engine runs this encoder on a kind of device, which need not be here."""
     if engine == "eager":
         return "padded"
-    return "bucketed" if unsupported(encoder) else "packed"
+    heads = encoder.width // int(encoder.model.config.num_attention_heads)
+    without_kernels = device == "cuda" and (encoder.model.dtype == torch.float64 or heads not in TILED_HEADS)
+    return "bucketed" if without_kernels or unsupported(encoder) else "packed"
 
 
 def with_kept(shape: EncoderShape, config: Config, case: Case, table: ItemTable) -> EncoderShape:
