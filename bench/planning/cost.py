@@ -122,7 +122,7 @@ def _solve(
     works: Sequence[Work], seconds: Sequence[float], device_kind: str, priors: Mapping[str, Mapping[str, float]]
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Without host terms non-negative least squares of relative errors. With them which steps the host limits is
-    unknown: the larger of both sums is approached by their p-norm, p growing, from where the host seems fast and slow."""
+    unknown: the larger of both sums is approached by their p-norm, p growing, from a fast and from a slow host."""
     device_terms, host_terms = DEVICE_TERMS[device_kind], HOST_TERMS[device_kind]
     if not host_terms:
         return _least_squares(works, seconds, device_terms, priors["device"]), {}
