@@ -113,7 +113,7 @@ def calibrate(
     for place, probe in enumerate(probes):
         left = RESERVE * seconds - (time.monotonic() - started)
         longest_yet = (time.monotonic() - started) / place if place else 0.0
-        if left < longest_yet and len(taken) >= FEWEST:
+        if left < longest_yet:
             say(f"{len(probes) - place} probes are left out for time")
             break
         item = design.item_of(probe, case, engine, tokens, loaded.longest_text, config.model.candidates, task)
@@ -133,7 +133,8 @@ def calibrate(
             tokens = _largest(product_s, shape, kind, wanted_s)
     if len(taken) < FEWEST:
         raise BenchError(
-            f"only {len(taken)} steps were measured in {seconds:g} s, a fit needs {FEWEST}; raise --seconds"
+            f"only {len(taken)} steps were measured in {seconds:g} s, and a fit needs {FEWEST}: raise --seconds, take "
+            "fewer layers (--set sweep.layers=[2]), or wait until nothing else runs here"
         )
     costs = cost.fit([each.work for each in taken], [each.seconds for each in taken], kind, priors)
     return Calibration(

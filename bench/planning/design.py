@@ -30,7 +30,7 @@ class Probe:
 PROBES: Sequence[Probe] = (
     Probe("single_step", 1 / 16, 1.0, 2.0),
     Probe("e2e", 1 / 8, 0.25, 1.0),
-    Probe("multi_step", 1 / 8, 1.0, 2.0, steps=4),
+    Probe("multi_step", 1 / 8, 1.0, 2.0, steps=3),
     Probe("single_step", 1 / 4, 0.5, 4.0),
     Probe("e2e", 1 / 4, 2.0, 2.0),
     Probe("single_step", 1 / 2, 0.25, 8.0),
@@ -70,10 +70,10 @@ def configuration(config: Config, budget_s: float) -> Config:
     run = config.run.model_copy(
         update={
             "samples": 4,
-            "min_samples": 2,
+            "min_samples": 1,
             "window_s": 0.05,
             "window_steps": None,
-            "min_warmup_steps": 2,
+            "min_warmup_steps": 1,
             "max_warmup_steps": 12,
             "budget_s": budget_s,
             "blocks": 1,
