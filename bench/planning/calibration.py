@@ -162,6 +162,12 @@ def _texts(config: Config, case: Case, loaded: LoadedEncoder) -> ItemTable:
     return build_workload(short, probe, loaded, cf_module_class(case.cf_module).task).table
 
 
+def calibrated(config: Config, case: Case, engine: str, seconds: float) -> tuple[Calibration, list[str]]:
+    """The same for a process of its own, with what there was to say."""
+    told: list[str] = []
+    return calibrate(config, case, engine, seconds, told.append), told
+
+
 def physical_rates(device: torch.device, kind: str, dtype: torch.dtype) -> dict[str, dict[str, float]]:
     """Seconds per unit of each term as the device's own rates have it: what coefficients are held near."""
     product_s = 1 / matrix_rate(device, dtype, 4096 if kind == "cuda" else 1024)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import shlex
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -315,9 +317,12 @@ def calibrate(
     chosen, engines = _case(asked, case)
     session.fetch_assets(asked.config, progress)
     for engine in engines:
-        made = calibration.calibrate(
-            asked.config, chosen, engine, seconds / len(engines), lambda each: say(progress, each)
-        )
+        say(progress, f"Measuring {chosen.encoder} on {engine}")
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:  # peaks are a process's own
+            share = seconds / len(engines)
+            made, notes = pool.submit(calibration.calibrated, asked.config, chosen, engine, share).result()
+        for note in notes:
+            say(progress, note)
         path = coefficients.keep(made, out)
         _print_calibration(made, console)
         say(console, f"Kept in {path}, measured in {made.seconds:.0f} s.")
