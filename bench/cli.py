@@ -60,6 +60,10 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Changes one value, sweep.batch_size=[16,32] for one."),
 ]
+CaseOption = Annotated[
+    str | None,
+    typer.Option("--case", metavar="N | AXIS=VALUE,...", help="Which case: its number in run --dry-run, or axes."),
+]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A directory that a run made: runs/latest, say.")]
 
@@ -239,10 +243,7 @@ def profile(
     config: ConfigOption = None,
     preset: PresetOption = None,
     device: DeviceOption = None,
-    case: Annotated[
-        str | None,
-        typer.Option("--case", metavar="N | AXIS=VALUE,...", help="Which case: its number in run --dry-run, or axes."),
-    ] = None,
+    case: CaseOption = None,
     out: Annotated[Path, typer.Option("--out", help="Where traces and profile.json go.")] = Path("runs/profile"),
     changes: SetOption = None,
     debug: DebugOption = False,
@@ -264,6 +265,60 @@ def profile(
     console.print(f"{plan.title}: {items[0].case}", highlight=False)
     examine(plan.config, items, out, console)
     console.print(f"traces and profile.json: {out}", highlight=False)
+
+
+@app.command()
+@_told
+def plan(
+    config: ConfigOption = None,
+    preset: PresetOption = None,
+    device: DeviceOption = None,
+    case: CaseOption = None,
+    out: Annotated[Path, typer.Option("--out", help="Where plan.json and plan.html go.")] = Path("runs/plan"),
+    memory_limit: Annotated[
+        float | None,
+        typer.Option("--memory-limit", metavar="GIB", help="What a batch may take; left out: the device's."),
+    ] = None,
+    write: Annotated[
+        Path | None,
+        typer.Option("--write", metavar="FILE", help="Leave a configuration that runs the recommended line."),
+    ] = None,
+    changes: SetOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Before training: does it pay for this log, which batch fits, how long does it take, what to run?"""
+    from bench.planning import session as planning
+
+    asked = session.resolve(_request(config, preset, device, changes, dry_run=True))
+    forecast, recommended = planning.plan(asked, case, out, memory_limit, Console(stderr=True))
+    console = Console()
+    planning.print_forecast(forecast, console)
+    session.say(console, f"Plan: {planning.render(out, forecast)}")
+    if write is not None:
+        planning.write(recommended, write, forecast.recommendation, forecast.command)
+        session.say(console, f"Configuration: {write}; gram-bench run --config {write}")
+
+
+@app.command()
+@_told
+def calibrate(
+    config: ConfigOption = None,
+    preset: PresetOption = None,
+    device: DeviceOption = None,
+    case: CaseOption = None,
+    seconds: Annotated[float, typer.Option("--seconds", help="Time for all engines of the case.")] = 90.0,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Where coefficients go; the cache if left out.")
+    ] = None,
+    changes: SetOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Measure a few short steps on this device, so that `plan` knows what it reaches."""
+    from bench.planning import session as planning
+
+    asked = session.resolve(_request(config, preset, device, changes))
+    session.check_methods(asked)
+    planning.calibrate(asked, case, seconds, out, Console(), Console(stderr=True))
 
 
 @app.command()

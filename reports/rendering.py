@@ -46,10 +46,10 @@ def write(
     )
     _clear(run_dir / "figures")
     for picture, each in zip(made.figures, drawn, strict=True):
-        _replace(picture, each.png)
-    _replace(made.markdown, markdown.encode())
-    _replace(made.csv, csv.encode())
-    _replace(made.page, page.encode())
+        replace(picture, each.png)
+    replace(made.markdown, markdown.encode())
+    replace(made.csv, csv.encode())
+    replace(made.page, page.encode())
     return made
 
 
@@ -60,7 +60,7 @@ def _clear(folder: Path) -> None:
             picture.unlink()
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace(path: Path, content: bytes) -> None:
     """Replaces the file in one step, so that nobody opens half a page."""
     fresh = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     try:

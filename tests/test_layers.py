@@ -11,11 +11,17 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 OURS = {"bench", "gram_core", "reports"}
-COMMAND_LINE = {"bench/cli.py", "bench/__main__.py", "bench/session.py", "bench/gating/session.py"}
+COMMAND_LINE = {
+    "bench/cli.py",
+    "bench/__main__.py",
+    "bench/session.py",
+    "bench/gating/session.py",
+    "bench/planning/session.py",
+}
 """The files of bench that put everything together."""
 
 MEETS_WRAPPERS = {"gram_core/recomputation.py"}
-"""The file of the core, outside gram_core.distributed, that meets modules which others wrapped for several processes."""
+"""The file of the core, outside gram_core.distributed, that meets modules wrapped for several processes."""
 
 
 def modules(package: str) -> list[Path]:

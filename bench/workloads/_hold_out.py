@@ -102,13 +102,16 @@ def places(ranges: Range, keep: Callable[[Ints, Ints], Bools]) -> NDArray[Any]:
     """
     first, stop = ranges
     narrow = np.int32 if len(stop) == 0 or stop.max() < 2**31 else np.int64
-    parts: list[NDArray[Any]] = [np.empty(0, dtype=narrow)]
+    kept = np.empty(int((stop - first).sum()), dtype=narrow)  # what is not written of it takes no memory
+    written = 0
     for users in _blocks(stop - first):
         counts = stop[users] - first[users]
         before = np.cumsum(counts) - counts
         found = np.repeat(first[users] - before, counts) + np.arange(counts.sum())
-        parts.append(found[keep(found, np.repeat(users, counts))].astype(narrow))
-    return np.concatenate(parts)
+        passed = found[keep(found, np.repeat(users, counts))]
+        kept[written : written + len(passed)] = passed
+        written += len(passed)
+    return kept[:written]
 
 
 def _blocks(counts: Ints) -> Iterator[Ints]:
