@@ -15,7 +15,7 @@ COMMAND_LINE = {"bench/cli.py", "bench/__main__.py", "bench/session.py", "bench/
 """The files of bench that put everything together."""
 
 MEETS_WRAPPERS = {"gram_core/recomputation.py"}
-"""The file of the core, outside gram_core.distributed, that meets modules which others wrapped for several processes."""
+"""The file of the core outside gram_core.distributed that meets modules which others wrapped for many processes."""
 
 
 def modules(package: str) -> list[Path]:
