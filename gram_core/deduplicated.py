@@ -108,7 +108,8 @@ def _pooled(pooling: nn.Module) -> Callable[[Any, Batch], Tensor]:
     def pool(output: Any, batch: Batch) -> Tensor:
         states = output.last_hidden_state
         mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
-        found: Tensor = pooling(states, states.new_ones(states.shape[:2]) if mask is None else mask)
+        everything = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
+        found: Tensor = pooling(states, everything if mask is None else mask.bool())
         return found
 
     return pool
