@@ -29,7 +29,7 @@ PRIOR_WEIGHT = 0.05
 """How firmly a coefficient is held at its physical rate, in parts of one measured step's weight."""
 CONFIDENCE = 0.9
 LEAST_SD = 0.01
-BEYOND = 0.03
+BEYOND = 0.08
 """Growth of the error per e-fold that a step's work lies beyond the measured ones."""
 POWERS = (4.0, 16.0, math.inf)
 HOST_STARTS = (0.1, 1.0, 10.0)
