@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Expected: gradient checkpointing trades time for memory; the forward pass returns the same values with it and without.
-# Seen: it turns the decoder's cache off while gradients are recorded, and a row of packed texts (position ids that
-#   start again) is kept apart only without a cache. So one model in train mode, without dropout, answers the same
-#   row differently: texts mixed without checkpointing, apart with it, and mixed with it under no_grad.
+# Seen: it turns the decoder's cache off while gradients are recorded (it says so), and a row of packed texts (position
+#   ids that start again) is kept apart only without a cache. So one model in train mode, without dropout, answers the
+#   same row differently: texts mixed without checkpointing, apart with it, and mixed with it under no_grad.
 . "$(dirname "$0")/_environment.sh"
 environment torch==2.13.0 transformers==5.24.0 numpy==2.4.6
 python - <<'PY'

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Expected: scikit-learn's ranking metrics agree on a user without relevant items: all undefined (NaN or an error), or
 #   all the worst value.
-# Seen: four answers. label_ranking_average_precision_score gives 1.0, the best value, and takes it into the mean over
-#   users; ndcg_score and average_precision_score give 0.0; roc_auc_score gives NaN (until 1.5 an error).
+# Seen: three answers. label_ranking_average_precision_score gives 1.0, the best value, and takes it into the mean over
+#   users; ndcg_score and average_precision_score give 0.0; roc_auc_score gives NaN.
 . "$(dirname "$0")/_environment.sh"
 environment scikit-learn==1.9.1 numpy==2.4.6
 python - <<'PY'
