@@ -175,7 +175,7 @@ def test_a_calibration_measures_what_it_was_designed_to_and_is_found_by_a_plan(o
     config = load(Path("own.toml"), "full", (), "cpu")
     case = planned(config)[0].case
     told: list[str] = []
-    made = calibrating.calibrate(config, case, "eager", 3600.0, told.append)
+    made = calibrating.calibrate(config, case, "eager", 600.0, told.append)
     assert len(made.samples) >= calibrating.FEWEST
     assert {each.case.rpartition(" · ")[2].split()[0] for each in made.samples} >= {"e2e", "single_step", "multi_step"}
     assert all(each.measured_s > 0 and each.fitted_s > 0 for each in made.samples)
