@@ -79,8 +79,8 @@ def compute_dtype(precision: str) -> torch.dtype:
     return torch.bfloat16 if precision == "bf16" else dtype_of(precision)
 
 
-def load(config: Config, case: Case, device: str = "meta", layers: int | None = None) -> LoadedEncoder:
-    """The case's encoder; on "meta" without memory for its weights. Raises ValueError where texts cannot be so long."""
+def load(config: Config, case: Case, device: str = "cpu", layers: int | None = None) -> LoadedEncoder:
+    """The case's encoder. Raises ValueError where texts cannot be so long."""
     loaded = encoders.load(
         case.encoder,
         layers=layers or case.layers,

@@ -44,7 +44,7 @@ def begun_run(out: Path, *overrides: str) -> Path:
     return session.start(session.resolve(session.Request(device="cpu", preset="smoke", overrides=overrides)), out)
 
 
-MEASURING = {"resume", "merge", "verify", "profile"}
+MEASURING = {"resume", "merge", "verify", "profile", "plan", "calibrate"}
 """Commands that an ASCII terminal is not tried with: what they print is a table of `run`, or cases in ASCII."""
 
 
