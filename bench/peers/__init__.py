@@ -5,5 +5,6 @@ Written from their papers' mathematics, or calling the published library. A peer
   is where it raises `bench.methods.Unavailable` when it is made, for an encoder that it cannot run.
 - `handicaps`: in which respects it could not be given its best (`bench.handicaps`); results carry those that hold.
 - `ran`: by what way of its own it runs the encoder, where it does not take the engine's (`bench.results.tiers.Ran`).
+- `kept_bytes`: what it keeps between steps beside weights and optimizer state, as encodings of earlier ones.
 - `forward_only`: True where no pass of the encoder has a backward, for whoever counts operations.
 """

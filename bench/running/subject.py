@@ -452,6 +452,7 @@ class Subject:
                 **({"graphs": counts()} if (counts := getattr(self.built.graphs, "capture_counts", None)) else {}),
                 **({"windows_taken_again": len(self._retaken_s)} if self._retaken_s else {}),
                 **self._basis(),
+                **({"kept_bytes": kept} if (kept := getattr(self.built.method, "kept_bytes", None)) else {}),
                 "first_unit_s": self.warm.units[0].seconds if self.warm.units else None,
                 "threads": torch.get_num_threads(),
                 "resident_at_start_bytes": self._memory_at_start,

@@ -218,8 +218,9 @@ def test_bfloat16_autocast_is_close_to_float32_and_keeps_master_dtypes(method):
 def test_methods_take_their_settings_or_do_without():
     """A new file is used as the others are: with settings and without."""
     for name, method in m.METHODS.items():
-        training = m.with_adamw(m.make_training())
+        training = m.with_adamw(m.make_training(m.make_encoder(layers=3)))
         assert method(training, method.Settings()).interval >= 1, name
+        assert method(training).settings == method.Settings(), name
     assert E2EUnique(m.make_training()).interval == 1
     assert SingleStep(m.make_training()).settings == SingleStep.Settings()
     assert MultiStep(m.make_training()).interval == MultiStep.Settings().accumulation_steps
