@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gram_core.kernels.padded_attention import _lots
+from gram_core.kernels.relative_bias import by_distance, of_pairs
 
 if TYPE_CHECKING:
     from gram_core.kernels.text_attention import Rules
@@ -46,7 +47,7 @@ def padded_text_attention_backward(
             for whole, gradient in zip(packed, found[:3], strict=True):
                 whole[rows[real]] = gradient[real].to(whole.dtype)
             if dbias is not None:
-                dbias += _by_distance(found[3], dbias.shape[1])
+                dbias += by_distance(found[3], dbias.shape[1])
     dq, dk, dv = packed
     return dq, dk, dv, dbias
 
@@ -65,7 +66,7 @@ def _attend(parts: list[Tensor], real: Tensor, rules: Rules, bias: Tensor | None
     if bias is not None:
         dtype = torch.promote_types(q.dtype, _wide(bias.dtype))
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
-        added = _of_pairs(bias.to(dtype), longest)
+        added = of_pairs(bias.to(dtype), longest)
         mask = added if mask is None else added.masked_fill(~mask, -torch.inf)
     return F.scaled_dot_product_attention(q, k, v, mask, scale=rules.scale)
 
@@ -85,7 +86,7 @@ def _gradients(
     k, v = k.to(dtype).transpose(1, 2), v.to(dtype).transpose(1, 2)  # [m, K, L, D]
     scores = (q @ k.mT).mul_(rules.scale).view(below)
     if bias is not None:
-        scores += _of_pairs(bias.to(dtype), longest).view(1, *below[1:2], -1, longest, longest)
+        scores += of_pairs(bias.to(dtype), longest).view(1, *below[1:2], -1, longest, longest)
     scores.masked_fill_(~_mask(real, rules)[:, None], -torch.inf)
     p = scores.softmax(-1)
     dp = (dout @ v.mT).view(below)
@@ -106,28 +107,6 @@ def _mask(real: Tensor, rules: Rules) -> Tensor:
     if rules.window is not None:
         near &= behind.abs() <= rules.window
     return (real[:, None, None, :] & near) | (behind == 0)
-
-
-def _of_pairs(bias: Tensor, longest: int) -> Tensor:
-    """[A, 2R + 1] by relative position -> [A, L, L] by query and key."""
-    reach = bias.shape[1] // 2
-    beyond = longest - 1 - reach
-    near = F.pad(bias, (beyond, beyond), "replicate") if beyond > 0 else bias[:, -beyond : reach + longest]
-    return near.unfold(1, longest, 1).flip(1)
-
-
-def _by_distance(pairs: Tensor, columns: int) -> Tensor:
-    """`_of_pairs` backwards: [A, L, L] -> [A, 2R + 1], in one order of summation, always."""
-    heads, longest, _ = pairs.shape
-    beyond = longest - 1 - columns // 2
-    rows = F.pad(pairs.flip(1), (0, longest)).flatten(1)  # a diagonal is a column of rows that are one place shorter
-    sums = rows[:, : longest * (2 * longest - 1)].view(heads, longest, -1).sum(1)
-    if beyond <= 0:
-        return F.pad(sums, (-beyond, -beyond))
-    inside = sums[:, beyond:-beyond].clone()
-    inside[:, 0] += sums[:, :beyond].sum(1)
-    inside[:, -1] += sums[:, -beyond:].sum(1)
-    return inside
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
