@@ -20,6 +20,8 @@ from gram_core.encoders._weights import LAYOUTS, bypassed, changed, joined_in, r
 from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.encoders.packed_pooling import POOLINGS, pool, pool_backward
 from gram_core.encoders.packing_encoder import PackingEncoder
+from gram_core.encoders.standing import StandingWeights, SummedStandingWeights
+from gram_core.joint import Room
 from gram_core.kernels.attention import tile_for
 from gram_core.packing import PackedTexts
 
@@ -98,6 +100,16 @@ class PackedEncoder(PackingEncoder):
     def trained_parameters(self) -> list[Tensor]:
         """The model's that the pass reads, and the head's."""
         return self.weights.parameters() + self.encoder.head_parameters()
+
+    def standing_parameters(self) -> list[Tensor] | None:
+        """All that the pass reads; a head behind it learns by itself."""
+        return None if self.encoder.head_parameters() else self.weights.parameters()
+
+    def make_standing(self, gradient_dtype: torch.dtype | None, summed: bool, room: Room | None) -> StandingWeights:
+        """The linears' weights."""
+        if summed:
+            return SummedStandingWeights(self.weights, self.compute_dtype, gradient_dtype)
+        return StandingWeights(self.weights, self.compute_dtype, gradient_dtype, room)
 
     @property
     def _recomputes(self) -> bool:

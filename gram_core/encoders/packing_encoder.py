@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,11 @@ from gram_core.batch import Texts
 from gram_core.encoders.bucketed import BucketedEncoder
 from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.encoders.watch import Watch
+from gram_core.joint import Room
 from gram_core.packing import PackedTexts, pack
+
+if TYPE_CHECKING:
+    from gram_core.encoders.standing import Standing
 
 
 class PackingEncoder(nn.Module, ABC):
@@ -32,7 +36,7 @@ class PackingEncoder(nn.Module, ABC):
         self.compute_dtype = compute_dtype or encoder.model.dtype
         self.block = block
         self.standing: Any = None
-        """Where set, the passes read these weights and leave their gradients there."""
+        """Where set, a `Standing` of `make_standing`: the passes read its weights and leave their gradients there."""
         self.watch: Watch | None = None
         """Where set, it says whether the pass still computes what the model does; where not, texts are padded."""
         self._read_at = 0
@@ -48,6 +52,19 @@ class PackingEncoder(nn.Module, ABC):
     @abstractmethod
     def trained_parameters(self) -> list[Tensor]:
         """What backward passes leave gradients for, where they leave them with the parameters."""
+
+    @abstractmethod
+    def standing_parameters(self) -> list[Tensor] | None:
+        """What `make_standing` has gradients for: all that learns; None where copies can't stand for that."""
+
+    @abstractmethod
+    def make_standing(self, gradient_dtype: torch.dtype | None, summed: bool, room: Room | None) -> Standing:
+        """Copies in the compute dtype, see `standing`. summed: their gradients are those of several passes."""
+
+    @property
+    def proved_tokens(self) -> int:
+        """How many a pass that is proved has at least."""
+        return 1
 
     def read_again(self) -> None:
         """Follows modules that were replaced by others of their kind."""
