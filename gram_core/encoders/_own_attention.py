@@ -100,8 +100,15 @@ def _attention(
         causal=causal,
         window=None if sliding_window is None else sliding_window - 1,
     )
-    layout, tokens = attention_mask.view(-1), query.shape[2]
-    groups = 2 * walking_tiles(tokens) if block is None else group_capacity(tokens, block) + 1
-    text_of, groups_of, offsets = layout.split([tokens, groups, layout.shape[0] - tokens - groups])
     q, k, v = (part[0].transpose(0, 1).to(value.dtype) for part in (query, key, value))
-    return text_attention(q, k, v, text_of, offsets, groups_of, block, rules)[None], None
+    return attend(q, k, v, attention_mask, block, rules)[None], None
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, layout: Tensor, block: int | None, rules: Rules, bias: Tensor | None = None
+) -> Tensor:
+    """q [T, A, D], k and v [T, K, D] -> [T, A, D], by a layout of `layout_of`; bias: see `text_attention`."""
+    numbers, tokens = layout.view(-1), q.shape[0]
+    groups = 2 * walking_tiles(tokens) if block is None else group_capacity(tokens, block) + 1
+    text_of, groups_of, offsets = numbers.split([tokens, groups, numbers.shape[0] - tokens - groups])
+    return text_attention(q, k, v, text_of, offsets, groups_of, block, rules, bias)

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from gram_core.batch import ItemTable, Texts
 from gram_core.encoders._layer_calls import LayerCalls, stacks
+from gram_core.encoders._mpnet_attention import attending as attending_as_mpnet
 from gram_core.encoders._own_attention import attending, interface_for, layout_of
 from gram_core.encoders._weights import bypassed, offloads
 from gram_core.encoders.huggingface import HuggingFaceEncoder
@@ -30,11 +31,14 @@ from gram_core.joint import Room
 from gram_core.kernels import text_attention
 from gram_core.packing import PackedTexts, pack
 
+WITHOUT_INTERFACE = {"mpnet": attending_as_mpnet}
+"""Models that look up no attention and are told ours otherwise, by `model_type`."""
+
 
 def unsupported(encoder: HuggingFaceEncoder) -> str | None:
     """Why this encoder can't run so, in a few words, as far as that is known without trying; None where it may."""
     model = encoder.model
-    if not _calls_interface(model):
+    if not (_calls_interface(model) or model.config.model_type in WITHOUT_INTERFACE):
         return f"model type {model.config.model_type} computes its attention by itself"
     if "position_ids" not in inspect.signature(model.forward).parameters:
         return f"model type {model.config.model_type} counts positions by itself"
@@ -150,6 +154,9 @@ class GeneralEncoder(PackingEncoder):
         calls = LayerCalls(self._layers, self.compute_dtype, self._compiles, self._again, self._running)
         with ExitStack() as stack:
             stack.enter_context(attending(self._configs, interface_for(self.block)))
+            if self.encoder.model.config.model_type in WITHOUT_INTERFACE:
+                adapt = WITHOUT_INTERFACE[self.encoder.model.config.model_type]
+                stack.enter_context(adapt(self.encoder.model, self.block, self.encoder.text_length))
             stack.enter_context(torch.autocast(self.encoder.model.device.type, self.compute_dtype, enabled=narrow))
             stack.enter_context(self.standing.installed() if self.standing is not None else nullcontext())
             stack.enter_context(calls.installed())
