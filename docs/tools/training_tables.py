@@ -90,8 +90,8 @@ def projected_epochs() -> str:
 
 
 def _epoch(log: DataSet, found: list[Epoch]) -> list[str]:
-    sizes = sorted({int(each.record.case["batch_size"]) for each in found})
-    lines = {(int(each.record.case["batch_size"]), each.label): each for each in found}
+    sizes = sorted({_users(each.record) for each in found})
+    lines = {(_users(each.record), each.label): each for each in found}
     e2e = lines[sizes[0], REFERENCE]
     cells = [
         log.name, "; ".join(f"{size:,}" for size in sizes), words.number(e2e.item_repetition_ratio),
@@ -103,6 +103,10 @@ def _epoch(log: DataSet, found: list[Epoch]) -> list[str]:
         theirs = "" if reported is None else f"{reported.speed_up:g}{words.TIMES}"
         cells += [words.scattered(lines[size, label].speed_up, lines[size, label].scatter), theirs]
     return cells
+
+
+def _users(record: Record) -> int:
+    return int(record.case["batch_size"] or 0)
 
 
 def _half_width(record: Record) -> float:
@@ -121,7 +125,7 @@ def whole_intervals() -> str:
         )
         waited = record.samples_s[0] * (record.steps_per_sample or 0)
         lines.append([f"`multi_step` N={part}", f"{record.steps_per_sample:,}", words.duration(waited)])
-    clicks = f"{(record.steps_per_epoch or 0) * int(record.case['batch_size']) / 1e6:.2f} million clicks"
+    clicks = f"{(record.steps_per_epoch or 0) * _users(record) / 1e6:.2f} million clicks"
     row = rows(measured("h100-epochs-whole/1E").summary, method="multi_step")[0]
     said = conditions("h100-epochs-whole/1E", row, "encoder", "precision", "engine", "users", "texts", more=[clicks])
     return f"{said}\n\n{table(['MIND with bodies', 'CF steps', 'one interval'], lines)}"
