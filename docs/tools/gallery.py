@@ -61,12 +61,21 @@ def table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in made)
 
 
-def conditions(name: str, row: Row, *columns: str, more: Sequence[str] = ()) -> str:
-    """Where, how and when a run was taken, in one line: of `row` what these columns say, then `more`."""
+def conditions(name: str, found: Sequence[Row], *columns: str, more: Sequence[str] = ()) -> str:
+    """Where, how and when a run was taken, in one line: what these columns say of all rows `found`, then `more`.
+
+    Raises ValueError where rows differ in one of them, which a table would have to show.
+    """
+    shared = []
+    for column in columns:
+        values = {_SAID[column](row) for row in found}
+        if len(values) != 1:
+            raise ValueError(f"{name}: {column} is not the same for all rows: {sorted(values)}")
+        shared += values
     info = store.read_info(GALLERY / name)
     said = info.environment
     device = f"One {said.device}" if said.device_kind == "cuda" else f"{said.cpu_cores} cores of {said.cpu}"
-    parts = [device, f"torch {said.libraries['torch']}", *(_SAID[column](row) for column in columns), *more]
+    parts = [device, f"torch {said.libraries['torch']}", *shared, *more]
     return f"*{', '.join([*parts, info.started_at[:10]])}.*"
 
 

@@ -44,7 +44,7 @@ def fast_by_ratio() -> str:
         "texts of up to", "repetition ratio", "`e2e` eager", "`single_step` eager", "`e2e` fast", "`single_step` fast",
         "speed-up in fast", "`multi_step` N=16 (stale)", "memory `e2e`", "`single_step`",
     ]  # fmt: skip
-    said = conditions("h100-fast", reference, "encoder", "precision", "slots", "processes")
+    said = conditions("h100-fast", rows(fast, batch_size=32), "encoder", "precision", "slots", "processes")
     return f"{said}\n\n{table(head, lines)}"
 
 
@@ -64,19 +64,20 @@ def eager_by_ratio() -> str:
         "repetition ratio", "`e2e` a step", "`e2e_unique`", "`single_step`", "`multi_step` N=16 (stale)",
         "memory `e2e`", "`single_step`", "`multi_step`",
     ]  # fmt: skip
-    said = conditions("h100-full", reference, "encoder", "precision", "engine", "slots", "texts", "processes")
+    said = conditions(
+        "h100-full", rows(summary, **case), "encoder", "precision", "engine", "slots", "texts", "processes"
+    )
     return f"{said}\n\n{table(head, lines)}"
 
 
 def movielens() -> str:
     """MiniLM's real weights on MovieLens-100k, in the engine eager."""
+    found = rows(measured("h100-full").summary, workload="movielens")
     lines = [
-        [code(row["label"]), row["exactness"], ms(row), words.speed_up(row), memory(row), share(row)]
-        for row in rows(measured("h100-full").summary, workload="movielens")
+        [code(row["label"]), row["exactness"], ms(row), words.speed_up(row), memory(row), share(row)] for row in found
     ]
     head = ["method", "gradient:", "a step", "speed-up", "peak memory", "of `e2e`'s"]
-    reference = one(measured("h100-full").summary, workload="movielens", method=REFERENCE)
-    said = conditions("h100-full", reference, "encoder", "precision", "engine", "slots", "texts", "ratio", "processes")
+    said = conditions("h100-full", found, "encoder", "precision", "engine", "users", "texts", "ratio", "processes")
     return f"{said}\n\n{table(head, lines)}"
 
 
@@ -84,14 +85,15 @@ def gate_intervals() -> str:
     """Speed-ups with intervals over blocks."""
     summary = measured("h100-gate").summary
     lines = [
-        [ratio(row), code(row["label"]), row["exactness"], f"{words.speed_up(row)} {interval(row, 'speed_up')}",
+        [ratio(row), f"{row['users']:g}", f"{row['text_length']:g} tokens", code(row["label"]), row["exactness"],
+         f"{words.speed_up(row)} {interval(row, 'speed_up')}",
          words.times(row["canary"], row["canary_low"], row["canary_high"])]
         for row in summary.sort_values([RATIO, "label"], ascending=[False, False]).to_dict("records")
         if row["method"] != REFERENCE
     ]  # fmt: skip
-    head = ["repetition ratio", "method:", "gradient:", "speed-up (95 % interval)", "`e2e` against itself"]
-    row = rows(summary, method=REFERENCE)[0]
-    said = conditions("h100-gate", row, "encoder", "precision", "engine", "slots", "texts", "processes")
+    head = ["repetition ratio", "users", "texts of up to", "method:", "gradient:", "speed-up (95 % interval)",
+            "`e2e` against itself"]  # fmt: skip
+    said = conditions("h100-gate", rows(summary), "encoder", "precision", "engine", "processes")
     return f"{said}\n\n{table(head, lines)}"
 
 
@@ -99,7 +101,7 @@ def large_batch() -> str:
     """A larger batch lets Multi-step's encoder move less often."""
     found = rows(measured("h100-fast").summary, batch_size=256)
     lines = [[code(row["label"]), row["exactness"], ms(row), memory(row)] for row in found]
-    said = conditions("h100-fast", found[0], "encoder", "precision", "engine", "slots", "texts", "ratio")
+    said = conditions("h100-fast", found, "encoder", "precision", "engine", "slots", "texts", "ratio")
     return f"{said}\n\n{table(['method', 'gradient:', 'a step', 'peak memory'], lines)}"
 
 
@@ -115,12 +117,13 @@ LOGS = {"toeic": "TOEIC", "mind_body": "MIND with bodies"}
 
 def paper_memory() -> str:
     """Peak memory as in the paper's Table 6."""
-    lines = []
+    lines, found = [], []
     for (log, texts), (theirs, whole) in PAPER_MEMORY.items():
         cells = [f"{LOGS[log]}, {texts}"]
         for engine in ("eager", "fast"):
             summary = measured(f"h100-memory/{log}-{texts}-{engine}").summary
             e2e, multi_step = (one(summary, method=method) for method in (REFERENCE, "multi_step"))
+            found += [e2e, multi_step]
             cells += [memory(e2e), memory(multi_step)]
             if engine == "eager":
                 cells += [share(multi_step), f"{theirs} of {whole} GB, {words.percent(theirs / whole)}"]
@@ -134,7 +137,7 @@ def paper_memory() -> str:
         "in the paper", "`e2e`, fast, bf16", "`multi_step`",
     ]  # fmt: skip
     within = f"weights and optimizer state in all of them: {words.listing(fixed)}"
-    said = conditions("h100-memory/toeic-8-eager", e2e, "encoder", "users", more=[within])
+    said = conditions("h100-memory/toeic-8-eager", found, "encoder", "users", more=[within])
     return f"{said}\n\n{table(head, lines)}"
 
 
@@ -150,10 +153,9 @@ def processor_engines() -> str:
                       f"{min(gains):.1f} to {max(gains):.1f}{words.TIMES}"])  # fmt: skip
     whole = next(r for r in records if (r.method, r.engine) == (REFERENCE, "eager"))
     real = words.percent((whole.real_tokens or 0) / (whole.padded_tokens or 1))
-    row = rows(measured("cpu-fast").summary, method=REFERENCE)[0]
     said = conditions(
         "cpu-fast",
-        row,
+        rows(measured("cpu-fast").summary),
         "encoder",
         "precision",
         "slots",
@@ -202,21 +204,22 @@ def exact_peers() -> str:
 
 
 def _peers_conditions() -> str:
-    row = rows(measured("h100-peers").summary, workload="synthetic", method=REFERENCE)[0]
-    return conditions("h100-peers", row, "encoder", "precision", "engine", "slots", "texts", "processes")
+    found = rows(measured("h100-peers").summary, workload="synthetic")
+    return conditions("h100-peers", found, "encoder", "precision", "engine", "slots", "texts", "processes")
 
 
 def equal_memory() -> str:
     """Single-step in chunks beside gradient caching in the same chunks."""
-    lines = []
+    lines, found = [], []
     for tokens in (8192, 32768):
         summary = measured(f"h100-peers-memory/chunks-of-{tokens}").summary
         for ours in rows(summary.sort_values(RATIO), method="single_step"):
             peer = one(summary, method="gradient_cache_unique", **{RATIO: ours[RATIO]})
+            found += [ours, peer]
             more = ours["memory_bytes"] / peer["memory_bytes"] - 1
             lines.append([f"{tokens:,} tokens", ratio(ours), memory(ours), memory(peer), f"{100 * more:+.1f} %",
                           ms(ours), ms(peer)])  # fmt: skip
     head = ["chunks of up to", "repetition ratio", "`single_step`", "`gradient_cache_unique`", "memory",
             "`single_step`, a step", "`gradient_cache_unique`"]  # fmt: skip
-    said = conditions("h100-peers-memory/chunks-of-8192", ours, "encoder", "precision", "engine", "slots", "texts")
+    said = conditions("h100-peers-memory/chunks-of-8192", found, "encoder", "precision", "engine", "slots", "texts")
     return f"{said}\n\n{table(head, lines)}"

@@ -56,7 +56,7 @@ def _quality(name: str, *more: str) -> str:
     seeds = f"{max(summary['ok_seeds']):g} seeds"
     head = ["method", "gradient:", "AUC", "against `e2e`, points", "cold-start AUC", "to its best",
             "to `e2e`'s quality", "times as soon", "peak memory"]  # fmt: skip
-    said = conditions(name, rows(summary)[0], "encoder", "cf_module", "precision", "engine", "users", "texts",
+    said = conditions(name, rows(summary), "encoder", "cf_module", "precision", "engine", "users", "texts",
                       more=[*more, seeds])  # fmt: skip
     return f"{said}\n\n{table(head, [_line(row) for row in rows(summary)])}"
 
@@ -84,7 +84,7 @@ def projected_epochs() -> str:
             "`single_step`", "in the paper", "`multi_step` 0.5E", "in the paper", "`multi_step` 1E",
             "in the paper"]  # fmt: skip
     said = conditions(
-        "h100-epochs", rows(measured("h100-epochs").summary)[0], "encoder", "precision", "engine", "processes"
+        "h100-epochs", rows(measured("h100-epochs").summary), "encoder", "precision", "engine", "processes"
     )
     return f"{said}\n\n{table(head, lines)}"
 
@@ -126,6 +126,10 @@ def whole_intervals() -> str:
         waited = record.samples_s[0] * (record.steps_per_sample or 0)
         lines.append([f"`multi_step` N={part}", f"{record.steps_per_sample:,}", words.duration(waited)])
     clicks = f"{(record.steps_per_epoch or 0) * _users(record) / 1e6:.2f} million clicks"
-    row = rows(measured("h100-epochs-whole/1E").summary, method="multi_step")[0]
-    said = conditions("h100-epochs-whole/1E", row, "encoder", "precision", "engine", "users", "texts", more=[clicks])
+    found = [
+        row
+        for part in ("1E", "0.5E")
+        for row in rows(measured(f"h100-epochs-whole/{part}").summary, method="multi_step")
+    ]
+    said = conditions("h100-epochs-whole/1E", found, "encoder", "precision", "engine", "users", "texts", more=[clicks])
     return f"{said}\n\n{table(['MIND with bodies', 'CF steps', 'one interval'], lines)}"
