@@ -66,7 +66,7 @@ def conditions(name: str, found: Sequence[Row], *columns: str, more: Sequence[st
 
     Raises ValueError where rows differ in one of them, which a table would have to show.
     """
-    shared = []
+    shared: list[str] = []
     for column in columns:
         values = {_SAID[column](row) for row in found}
         if len(values) != 1:
