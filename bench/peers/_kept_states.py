@@ -1,6 +1,6 @@
 """States of items' tokens, kept once they are computed: rows of all tokens behind each other, and where items begin.
 
-Grows with the items touched and not with the catalogue. n items, L tokens padded, d width.
+Grows with the items touched and not with the catalogue. n items, T tokens of theirs, d width.
 """
 
 from __future__ import annotations
@@ -15,18 +15,15 @@ GROWTH = 1.5
 
 
 class KeptStates:
-    """Rows of width d by item and token, in `dtype`, on `place`; the index lies on the host.
-
-    Row 0 is zeros: what is read where a padded text has no token.
-    """
+    """Rows of width d by item and token, in `dtype`, on `place`; the index lies on the host."""
 
     def __init__(self, table: ItemTable, dtype: torch.dtype, place: torch.device):
-        self._lengths = table.lengths
-        self._most = len(table.tokens) + 1
-        self._dtype, self._place = dtype, place
+        self.dtype = dtype
+        self._place = place
+        self._lengths, self._most = table.lengths, len(table.tokens)
         self._start = torch.full((len(table),), NOWHERE)
         self._rows: Tensor | None = None
-        self._count = 1
+        self._count = 0
 
     @property
     def nbytes(self) -> int:
@@ -38,29 +35,26 @@ class KeptStates:
         return self._start[items] != NOWHERE
 
     def write(self, items: Tensor, states: Tensor) -> None:
-        """Keeps what padded states [n, L, d] say of `items` [n], none of which is held yet."""
-        lengths = self._lengths[items]
-        mask = torch.arange(states.shape[1]) < lengths[:, None]
-        places = torch.nonzero(mask.flatten()).flatten().to(states.device, non_blocking=True)
-        new = states.flatten(0, 1)[places]
-        ends = self._count + lengths.cumsum(0)
-        self._start[items] = ends - lengths
-        rows = self._room_for(int(ends[-1]), states.shape[2])
-        rows[self._count : int(ends[-1])] = new.to(self._place, self._dtype)
-        self._count = int(ends[-1])
+        """Keeps states [T, d] of the tokens of `items` [n], one item behind the other; none of them is held yet."""
+        ends = self._count + self._lengths[items].cumsum(0)
+        self._start[items] = ends - self._lengths[items]
+        count = self._count + len(states)
+        rows = self._room_for(count, states.shape[1])
+        rows[self._count : count] = states.to(self._place, self.dtype)
+        self._count = count
 
-    def read(self, items: Tensor, padded_to: int) -> Tensor:
-        """Padded states [n, padded_to, d] of `items` [n], all of which are held."""
+    def read(self, items: Tensor) -> Tensor:
+        """States [T, d] of the tokens of `items` [n], all of which are held, one item behind the other."""
         assert self._rows is not None, "only what is held is read"
-        tokens = torch.arange(padded_to)
-        rows = self._start[items][:, None] + tokens
-        rows = rows.masked_fill(tokens >= self._lengths[items][:, None], 0)
+        lengths = self._lengths[items]
+        begins = lengths.cumsum(0) - lengths
+        rows = torch.repeat_interleave(self._start[items] - begins, lengths) + torch.arange(int(lengths.sum()))
         return self._rows[rows.to(self._place, non_blocking=True)]
 
     def _room_for(self, count: int, width: int) -> Tensor:
         if self._rows is None or count > len(self._rows):
             room = min(self._most, max(count, int(GROWTH * count)))
-            grown = torch.zeros(room, width, dtype=self._dtype, device=self._place)
+            grown = torch.zeros(room, width, dtype=self.dtype, device=self._place)
             if self._rows is not None:
                 grown[: self._count] = self._rows[: self._count]
             self._rows = grown

@@ -20,19 +20,23 @@ def huggingface_encoder(training: Training, method: str) -> HuggingFaceEncoder:
     while not isinstance(encoder, HuggingFaceEncoder) and hasattr(encoder, "encoder"):
         encoder = encoder.encoder
     if not isinstance(encoder, HuggingFaceEncoder):
-        raise Unavailable(
-            f"{method} needs a Hugging Face model, and the encoder is a {type(training.encoder).__qualname__}"
-        )
+        given = type(training.encoder).__qualname__
+        raise Unavailable(f"{method} needs a Hugging Face model, and the encoder is a {given}")
     return encoder
 
 
-def prove(method: str, tried: Encode, own: Encode, encoder: HuggingFaceEncoder, training: Training) -> None:
-    """Raises Unavailable where `tried` leaves of a few of the table's texts something else than the encoder's `own`."""
+def difference(tried: Encode, own: Encode, encoder: HuggingFaceEncoder, training: Training) -> str | None:
+    """What `tried` leaves of a few of the table's texts otherwise than `own`, the encoder's pass; None: nothing."""
     texts = few_texts(training.table, encoder.text_length)
     if texts is None:
-        return
+        return None
     with evaluating(encoder):
-        reason = differs(tried, own, encoder, texts, training.amp_dtype, PARTS_IN_FLOAT32)
+        return differs(tried, own, encoder, texts, training.amp_dtype, PARTS_IN_FLOAT32)
+
+
+def prove(method: str, tried: Encode, own: Encode, encoder: HuggingFaceEncoder, training: Training) -> None:
+    """Raises Unavailable where there is a `difference`."""
+    reason = difference(tried, own, encoder, training)
     if reason is not None:
         kind = encoder.model.config.model_type
         raise Unavailable(f"{method} does not leave what the encoder, a {kind}, leaves: {reason}")

@@ -6,41 +6,39 @@ Set-up:
 A step:
 1. the batch's unique items; those not met before pass the lower layers, in evaluation mode, and the states of their
    tokens are kept in the compute dtype;
-2. upper layers, pooling and head encode all of them from kept states, with a graph;
+2. upper layers, pooling and head encode all of them from kept states, with a graph (`_two_parts`);
 3. one optimizer step of the upper layers and the CF module.
 Sources: ONCE (Liu et al., WSDM 2024), which keeps the states of a language model's lower layers and tunes the layers
 above; IISAN (Fu et al., SIGIR 2024), which keeps the states of a frozen backbone and trains beside it.
-U unique items, L tokens padded, d width.
+U unique items, d width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from functools import partial
+from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.handicaps import Handicap
 from bench.methods import Unavailable
 from bench.peers._handicaps import UNCAPTURED
 from bench.peers._kept_states import KeptStates
-from bench.peers._own_pass import huggingface_encoder, prove
+from bench.peers._own_pass import difference, huggingface_encoder, prove
 from bench.peers._split_layers import SplitLayers, Uncut, freeze_below
+from bench.peers._two_parts import PackedParts, PaddedParts, TwoParts
 from bench.results.tiers import OWN, Ran
 from gram_core.batch import Batch, Texts, unique_items
-from gram_core.chunking import chunk_bounds
-from gram_core.encoders.bucketed import BucketedEncoder, length_bounds
+from gram_core.encoders import general
 from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.encoders.probe import evaluating
 from gram_core.encoders.proof import few_texts
 from gram_core.phases import phase
-from gram_core.protocols import ContentEncoder, Exactness
+from gram_core.protocols import Exactness
 from gram_core.training import Training
-
-Run = tuple[Tensor, int]
-"""Rows of texts that pass together, and the tokens they are padded to."""
 
 
 class CachedLayers:
@@ -48,6 +46,14 @@ class CachedLayers:
 
     name: ClassVar[str] = "cached_layers"
     exactness: ClassVar[Exactness] = "other-model"
+    handicaps: tuple[Handicap, ...] = (
+        UNCAPTURED,
+        Handicap(
+            "the first steps pass the lower layers with most items: a short measurement shows more of that than a long "
+            "training does",
+            "measured",
+        ),
+    )
 
     @dataclass(frozen=True)
     class Settings:
@@ -67,19 +73,19 @@ class CachedLayers:
     def __init__(self, training: Training, settings: Settings | None = None):
         self.settings = settings or self.Settings()
         encoder = huggingface_encoder(training, self.name)
-        self._split = self._cut(encoder, training)
-        self._passes = _TwoParts(training.encoder, encoder)
-        self.training = replace(training, encoder=self._passes)
-        place = training.device if self.settings.store == "device" else torch.device("cpu")
-        self._kept = KeptStates(training.table, training.amp_dtype or encoder.model.dtype, place)
-        self.ran = Ran(f"{OWN}, padded", "states are kept and read by padded texts")
-        self.handicaps = _handicaps(self._passes)
-
-    def _cut(self, encoder: HuggingFaceEncoder, training: Training) -> SplitLayers:
-        """The model in two parts that leave what it leaves as a whole. Raises Unavailable where they do not."""
         texts = few_texts(training.table, encoder.text_length)
         if texts is None:
             raise Unavailable(f"{self.name} finds no text of at most {encoder.text_length} tokens to try itself on")
+        place = training.device if self.settings.store == "device" else torch.device("cpu")
+        self._kept = KeptStates(training.table, training.amp_dtype or encoder.model.dtype, place)
+        self._parts, self.ran = self._in_two_parts(self._cut(encoder, training, texts), encoder, training)
+        if self.ran.why is not None and training.encoder is not encoder:
+            why = Handicap(f"its layers run on padded texts: {self.ran.why}")
+            self.handicaps = (*type(self).handicaps, why)
+        self.training = replace(training, encoder=self._parts)
+
+    def _cut(self, encoder: HuggingFaceEncoder, training: Training, texts: Texts) -> SplitLayers:
+        """The model cut below the layers that are trained, and frozen there."""
         kind = encoder.model.config.model_type
         try:
             with training.autocast():
@@ -88,19 +94,23 @@ class CachedLayers:
         except Uncut as reason:
             raise Unavailable(f"{self.name} cannot run this {kind}, which {reason}") from reason
         if not any(parameter.requires_grad for parameter in encoder.parameters()):
-            raise Unavailable(
-                f"{self.name} leaves nothing of the encoder to train: no parameter is above its lower layers"
-            )
-
-        def in_two_parts(texts: Texts) -> Tensor:
-            with torch.no_grad(), split.below_only() as found:
-                encoder.encode(texts, padded_to=None)
-            kept = found[-1].to(training.amp_dtype or encoder.model.dtype)
-            with split.reading(kept.to(split.dtype)):
-                return encoder.encode(texts, padded_to=None)
-
-        prove(self.name, in_two_parts, encoder, encoder, training)
+            raise Unavailable(f"{self.name} leaves nothing of this {kind} to train: what is above is frozen")
         return split
+
+    def _in_two_parts(
+        self, split: SplitLayers, encoder: HuggingFaceEncoder, training: Training
+    ) -> tuple[TwoParts, Ran]:
+        """Packed where the engine is not the eager one and that holds, else padded."""
+        given, dtype = training.encoder, training.amp_dtype
+        why_padded = "as the engine pads" if given is encoder else general.refuses(encoder, dtype)
+        if why_padded is None:
+            packed = PackedParts(given, encoder, split, dtype)
+            why_padded = difference(partial(packed.alone().both, dtype=self._kept.dtype), encoder, encoder, training)
+            if why_padded is None:
+                return packed, Ran(f"{OWN}, packed", None)
+        padded = PaddedParts(given, encoder, split)
+        prove(self.name, partial(padded.both, dtype=self._kept.dtype), encoder, encoder, training)
+        return padded, Ran(f"{OWN}, padded", why_padded)
 
     @property
     def interval(self) -> int:
@@ -129,23 +139,20 @@ class CachedLayers:
 
     def _keep(self, items: Tensor) -> None:
         """The lower layers' states of `items` [n], which are not held yet."""
-        encoder, texts = self._passes.encoder, self.training.table.texts(items)
-        for rows, padded_to in self._passes.runs(texts.lengths, self.settings.encode_batch_tokens):
-            with phase("ce_forward"), torch.no_grad(), evaluating(encoder), self.training.autocast():
-                with self._split.below_only() as found:
-                    encoder.encode(texts.take(rows), padded_to)
-                self._kept.write(items[rows], found[-1])
+        texts = self.training.table.texts(items)
+        for rows, padded_to in self._parts.runs(texts.lengths, self.settings.encode_batch_tokens):
+            with phase("ce_forward"), evaluating(self._parts.encoder), self.training.autocast():
+                self._kept.write(items[rows], self._parts.below(texts.take(rows), padded_to))
 
     def _encode(self, items: Tensor) -> Tensor:
         """Encodings [U, d] of `items` [U] from kept states, with a graph from the upper layers on."""
-        encoder, texts = self._passes.encoder, self.training.table.texts(items)
-        runs = self._passes.runs(texts.lengths)
+        texts = self.training.table.texts(items)
+        runs = self._parts.runs(texts.lengths)
         parts = []
         for rows, padded_to in runs:
             with phase("ce_forward"), self.training.autocast():
-                states = self._kept.read(items[rows], padded_to)
-                with self._split.reading(states.to(self.training.device, self._split.dtype, non_blocking=True)):
-                    parts.append(encoder.encode(texts.take(rows), padded_to))
+                states = self._kept.read(items[rows]).to(self.training.device, non_blocking=True)
+                parts.append(self._parts.above(texts.take(rows), padded_to, states))
         order = torch.cat([rows for rows, _ in runs])
         back = torch.empty_like(order)
         back[order] = torch.arange(len(order))
@@ -157,63 +164,3 @@ class CachedLayers:
     def encoded_items(self, batches: Sequence[Batch]) -> list[Tensor]:
         """The items whose texts pass the upper layers in these steps, one tensor per step."""
         return [unique_items(batch).items for batch in batches]
-
-
-class _TwoParts(nn.Module):
-    """In the encoder's place: whole texts pass it as the engine has them pass, and it says how texts pass in two parts.
-
-    given: the engine's encoder; encoder: what that was made of.
-    """
-
-    def __init__(self, given: ContentEncoder, encoder: HuggingFaceEncoder):
-        super().__init__()
-        self.given: Any = given
-        self.encoder = encoder
-        self.width = given.width
-
-    def forward(self, texts: Texts) -> Tensor:
-        """Encodings [n, d], by all layers: what evaluation asks for."""
-        encodings: Tensor = self.given(texts)
-        return encodings
-
-    @property
-    def sorts(self) -> bool:
-        """Whether texts of like length pass together, as they do where the engine is not the eager one."""
-        return self.given is not self.encoder
-
-    def computed_tokens(self, lengths: Tensor) -> Tensor:
-        """Tokens per text as the two parts are padded, int64 [n]."""
-        tokens = torch.empty_like(lengths)
-        for rows, padded_to in self.runs(lengths):
-            tokens[rows] = padded_to
-        return tokens
-
-    def runs(self, lengths: Tensor, budget: int | None = None) -> list[Run]:
-        """Which texts of these lengths [n] pass together; budget: the most tokens, padding included."""
-        if not self.sorts:
-            padded = self.encoder.computed_tokens(lengths)
-            rows = torch.arange(len(lengths))
-            return [(rows[start:stop], int(padded[0])) for start, stop in chunk_bounds(padded, budget)]
-        ordered, order = torch.sort(lengths, stable=True)
-        runs = []
-        for start, stop in length_bounds(ordered.tolist(), BucketedEncoder(self.encoder).cost):
-            longest = int(ordered[stop - 1])
-            padded = torch.full((stop - start,), longest)
-            runs += [(order[start + a : start + b], longest) for a, b in chunk_bounds(padded, budget)]
-        return runs
-
-
-def _handicaps(passes: _TwoParts) -> tuple[Handicap, ...]:
-    found = [
-        UNCAPTURED,
-        Handicap(
-            "its lower layers are computed in the first steps: a short measurement shows more of that than a long "
-            "training does",
-            "measured",
-        ),
-    ]
-    if passes.sorts:
-        found.append(
-            Handicap("its layers run by the model's own forward pass on texts padded to like lengths, on every engine")
-        )
-    return tuple(found)

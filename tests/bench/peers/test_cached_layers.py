@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 
 from bench.methods import Unavailable
+from bench.peers import cached_layers
 from bench.peers._kept_states import KeptStates
 from bench.peers._split_layers import SplitLayers, layers_of
 from bench.peers.cached_layers import CachedLayers
@@ -25,7 +26,7 @@ from tests.gram_core import _models as m
 TOLERANCE = 1e-10
 ONE = CachedLayers.Settings(trained_layers=1)
 USUAL = {"bert", "distilbert", "roberta", "mpnet", "modernbert", "qwen3", "llama", "gemma3_text"}
-"""Families that are never to be refused."""
+"""Families that are never to be refused, and are packed where the engine packs."""
 
 
 @pytest.fixture(autouse=True)
@@ -72,13 +73,23 @@ def test_trained_layers_learn_what_they_learn_above_frozen_ones(family, way, eng
         _, expected = recorded(SingleStep, encoder)
     assert found.keys() == expected.keys()
     assert any(name.startswith("0.") for name in found)
+    if engine is eager or family in USUAL:
+        assert run.ran.tier == ("its own, padded" if engine is eager else "its own, packed"), run.ran.why
     assert max(relative_errors(found, expected).values()) <= TOLERANCE
 
 
-@pytest.mark.parametrize("engine", [eager, fast])
+def engine_of(way, monkeypatch):
+    """The engine that has texts pass this way: padded as the encoder pads them, to like lengths, or packed."""
+    if way == "like lengths":
+        monkeypatch.setattr(cached_layers.general, "refuses", lambda *_: "not this time")
+    return eager if way in m.PADDINGS else fast
+
+
+@pytest.mark.parametrize("way", ["longest", "like lengths", "packed"])
 @pytest.mark.parametrize("family", m.FAMILIES)
-def test_after_twenty_steps_it_is_the_model_with_frozen_layers(family, engine):
+def test_after_twenty_steps_it_is_the_model_with_frozen_layers(family, way, monkeypatch):
     """Nothing below learns, so nothing that is kept grows old; the whole model, evaluated, is what was trained."""
+    engine = engine_of(way, monkeypatch)
     with Float64Throughout():
         runs, trained = [], set()
         for method, given in ((CachedLayers, ONE), (SingleStep, None)):
@@ -101,29 +112,40 @@ def test_after_twenty_steps_it_is_the_model_with_frozen_layers(family, engine):
     assert moved <= trained
 
 
-@pytest.mark.parametrize(("engine", "padding"), [(eager, "max_length"), (eager, "longest"), (fast, "max_length")])
-def test_each_item_passes_the_lower_layers_once_and_the_upper_ones_whenever_it_is_met(engine, padding):
+@pytest.mark.parametrize("way", ["max_length", "longest", "like lengths", "packed"])
+def test_each_item_passes_the_lower_layers_once_and_the_upper_ones_whenever_it_is_met(way, monkeypatch):
     """What a report derives from counts is what ran; `encode_batch_tokens` bounds the lower layers' chunks."""
-    training = m.with_adamw(m.make_training(m.make_encoder(padding=padding)))
-    chosen = CachedLayers.Settings(trained_layers=1, encode_batch_tokens=24)
-    run = engine.build(CachedLayers, training, chosen)
-    lower, upper = ([], [])
-    for layer, seen in zip(layers_of(training.encoder.model), (lower, upper), strict=True):
+    engine = engine_of(way, monkeypatch)
+    encoder = m.make_encoder(padding=way if way in m.PADDINGS else "max_length")
+    training = m.with_adamw(m.make_training(encoder))
+    run = engine.build(CachedLayers, training, CachedLayers.Settings(trained_layers=1, encode_batch_tokens=24))
+    lower, upper = [], []
+    for layer, seen in zip(layers_of(encoder.model), (lower, upper), strict=True):
         part = next(part for part in layer.modules() if isinstance(part, torch.nn.Linear))
-        part.register_forward_pre_hook(lambda _, given, seen=seen: seen.append(given[0].shape[:2]))
+        part.register_forward_pre_hook(lambda _, given, seen=seen: seen.append(given[0].shape[:2].numel()))
     batches = [m.make_batch(seed=step) for step in range(3)]
     for batch in batches:
         run.step(batch)
-    touched = torch.unique(torch.cat([unique_items(batch).items for batch in batches]))
-    assert sum(texts for texts, _ in lower) == len(touched) < len(training.table)
-    assert all(texts * tokens <= 24 for texts, tokens in lower)
+
+    def computed(items):
+        return int(run.training.encoder.computed_tokens(training.table.lengths[items]).sum())
+
     passes = run.encoded_items(batches)
-    assert sum(texts for texts, _ in upper) == sum(map(len, passes))
-    lengths = [training.table.lengths[items] for items in passes]
-    computed = sum(int(run.training.encoder.computed_tokens(each).sum()) for each in lengths)
-    assert sum(texts * tokens for texts, tokens in upper) == computed
-    if engine is fast:
-        assert computed < sum(len(each) * m.TEXT_LENGTH for each in lengths)
+    touched = torch.unique(torch.cat([unique_items(batch).items for batch in batches]))
+    real = [int(training.table.lengths[items].sum()) for items in (touched, torch.cat(passes))]
+    assert len(touched) < len(training.table)
+    assert max(lower) <= 24
+    assert sum(upper) == sum(map(computed, passes))
+    if way == "packed":
+        assert [sum(lower), sum(upper)] == real
+    elif way == "max_length":
+        assert [sum(lower), sum(upper)] == [m.TEXT_LENGTH * len(items) for items in (touched, torch.cat(passes))]
+    else:
+        assert real[0] <= sum(lower) <= m.TEXT_LENGTH * len(touched)
+        assert real[1] <= sum(upper) <= m.TEXT_LENGTH * len(torch.cat(passes))
+    if way == "like lengths":
+        assert (run.ran.tier, run.ran.why) == ("its own, padded", "not this time")
+        assert run.handicaps[-1].sentence == "its layers run on padded texts: not this time"
 
 
 @pytest.mark.parametrize("store", ["device", "host"])
@@ -136,7 +158,7 @@ def test_states_are_kept_in_the_compute_dtype_and_counted(store):
     assert run.kept_bytes == 0
     batch = m.make_batch()
     run.step(batch)
-    tokens = 1 + int(training.table.lengths[unique_items(batch).items].sum())
+    tokens = int(training.table.lengths[unique_items(batch).items].sum())
     assert 2 * tokens * 32 <= run.kept_bytes <= 1.5 * 2 * tokens * 32
     fresh = m.make_encoder("bert", layers=3).float()
     frozen = {name for name, p in encoder.named_parameters() if not p.requires_grad}
@@ -164,8 +186,7 @@ def test_lower_layers_drop_nothing():
     with torch.no_grad(), split.below_only() as found:
         without.encoder.encode(without.table.texts(items), padded_to=None)
     mask = torch.arange(found[-1].shape[1]) < without.table.lengths[items][:, None]
-    kept = run._kept.read(items, found[-1].shape[1])
-    torch.testing.assert_close(kept, found[-1] * mask[..., None])
+    torch.testing.assert_close(run._kept.read(items), found[-1][mask])
 
 
 @pytest.mark.parametrize(
@@ -221,14 +242,11 @@ def test_what_is_read_is_what_was_written(data):
     written = {}
     for part in order.split(data.draw(st.integers(1, m.ITEMS))):
         assert not kept.holds(part).any()
-        states = torch.rand(len(part), m.TEXT_LENGTH, 3, generator=generator, dtype=torch.float64)
+        lengths = table.lengths[part].tolist()
+        states = torch.rand(sum(lengths), 3, generator=generator, dtype=torch.float64)
         kept.write(part, states)
-        written |= dict(zip(part.tolist(), states, strict=True))
-        asked = torch.tensor(data.draw(st.lists(st.sampled_from(sorted(written)), min_size=1)))
-        found = kept.read(asked, m.TEXT_LENGTH)
-        for item, rows in zip(asked.tolist(), found, strict=True):
-            length = int(table.lengths[item])
-            assert torch.equal(rows[:length], written[item][:length])
-            assert not rows[length:].any()
+        written |= dict(zip(part.tolist(), states.split(lengths), strict=True))
+        asked = data.draw(st.lists(st.sampled_from(sorted(written)), min_size=1))
+        assert torch.equal(kept.read(torch.tensor(asked)), torch.cat([written[item] for item in asked]))
     assert kept.holds(order).all()
-    assert kept.nbytes <= (len(table.tokens) + 1) * 3 * 8
+    assert kept.nbytes == len(table.tokens) * 3 * 8
