@@ -6,5 +6,6 @@ Written from their papers' mathematics, or calling the published library. A peer
 - `handicaps`: in which respects it could not be given its best (`bench.handicaps`); results carry those that hold.
 - `ran`: by what way of its own it runs the encoder, where it does not take the engine's (`bench.results.tiers.Ran`).
 - `kept_bytes`: what it keeps between steps beside weights and optimizer state, as encodings of earlier ones.
+- `useful_flops(batches)`: operations per step, of a method that does not send whole texts through the encoder.
 - `forward_only`: True where no pass of the encoder has a backward, for whoever counts operations.
 """

@@ -48,7 +48,8 @@ class SplitLayers:
             raise Uncut(f"has {len(self._layers)} layers, of which {trained} on top leave none below")
         self._tuples: list[int | None] = [None] * len(self._layers)
         """How many parts a layer returns beside the states; None: the states alone."""
-        self.dtype = self._watch(encoder, texts)
+        entering = self._watch(encoder, texts)
+        self.dtype, self.width = entering.dtype, entering.shape[-1]
         """Of the states that enter the upper layers."""
 
     @contextmanager
@@ -102,8 +103,8 @@ class SplitLayers:
                 if own is not None:
                     layer.forward = own
 
-    def _watch(self, encoder: HuggingFaceEncoder, texts: Texts) -> torch.dtype:
-        """One call of the model, to learn what layers get and return."""
+    def _watch(self, encoder: HuggingFaceEncoder, texts: Texts) -> Tensor:
+        """What enters the upper layers [n, L, d] in one call of the model, which shows what layers get and return."""
         entering: list[Tensor] = []
 
         def watched(number: int, layer: nn.Module) -> Callable[..., Any]:
@@ -124,7 +125,7 @@ class SplitLayers:
         shape = (len(texts), int(texts.lengths.max()))
         if len(entering) != 1 or entering[0].shape[:2] != shape:
             raise Uncut("does not hand the states of padded texts from layer to layer, once each")
-        return entering[0].dtype
+        return entering[0]
 
 
 def _states(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

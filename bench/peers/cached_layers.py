@@ -16,6 +16,7 @@ U unique items, d width.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, Literal
@@ -24,10 +25,12 @@ import torch
 from torch import Tensor
 
 from bench.handicaps import Handicap
+from bench.measure.flops import EncoderOperations, cf_flops
 from bench.methods import Unavailable
 from bench.peers._handicaps import UNCAPTURED
 from bench.peers._kept_states import KeptStates
 from bench.peers._own_pass import difference, huggingface_encoder, prove
+from bench.peers._passes import Passes
 from bench.peers._split_layers import SplitLayers, Uncut, freeze_below
 from bench.peers._two_parts import PackedParts, PaddedParts, TwoParts
 from bench.results.tiers import OWN, Ran
@@ -78,6 +81,7 @@ class CachedLayers:
             raise Unavailable(f"{self.name} finds no text of at most {encoder.text_length} tokens to try itself on")
         place = training.device if self.settings.store == "device" else torch.device("cpu")
         self._kept = KeptStates(training.table, training.amp_dtype or encoder.model.dtype, place)
+        self._passes = Passes()
         self._parts, self.ran = self._in_two_parts(self._cut(encoder, training, texts), encoder, training)
         if self.ran.why is not None and training.encoder is not encoder:
             why = Handicap(f"its layers run on padded texts: {self.ran.why}")
@@ -127,6 +131,7 @@ class CachedLayers:
         with phase("host"):
             selection = unique_items(batch)
             new = selection.items[~self._kept.holds(selection.items)]
+            self._passes.note(batch, new)
         if len(new):
             self._keep(new)
         encodings = self._encode(selection.items)
@@ -160,6 +165,22 @@ class CachedLayers:
 
     def finish(self) -> None:
         """Nothing is pending between steps, and what is kept can be computed again."""
+
+    def useful_flops(self, batches: Sequence[Batch]) -> float:
+        """Operations per step on these batches: upper layers and CF module, lower layers of items that were new."""
+        training, encoder, split = self.training, self._parts.encoder, self._parts.split
+
+        def reading(ids: Tensor) -> AbstractContextManager[None]:
+            return split.reading(torch.zeros(*ids.shape, split.width, dtype=split.dtype, device=ids.device))
+
+        above = EncoderOperations(encoder, backward=True, within=reading)
+        whole, forward = EncoderOperations(encoder), EncoderOperations(encoder, within=reading)
+        total = len(batches) * cf_flops(training, batches[0])
+        for batch, new in zip(batches, self._passes.of(batches), strict=True):
+            lengths = training.table.lengths
+            total += above.of(lengths[unique_items(batch).items])
+            total += whole.of(lengths[new]) - forward.of(lengths[new])
+        return total / len(batches)
 
     def encoded_items(self, batches: Sequence[Batch]) -> list[Tensor]:
         """The items whose texts pass the upper layers in these steps, one tensor per step."""

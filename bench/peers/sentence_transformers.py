@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.handicaps import Handicap
+from bench.measure.flops import step_flops
 from bench.peers._handicaps import UNCAPTURED
 from bench.peers._library_model import Features, LibraryModel
 from bench.peers._own_pass import huggingface_encoder, prove
@@ -72,7 +73,7 @@ class SentenceTransformers:
 
         prove(self.name, encoder, own, given, training)
         self.training = replace(training, encoder=encoder)
-        self._model, self._loss = encoder, self._make_loss()
+        self._given, self._model, self._loss = given, encoder, self._make_loss()
         way = "packed" if encoder.padded is None else "padded"
         self.ran = Ran(f"{OWN}, {way}", encoder.padded)
         reason = f", since {encoder.padded}" if encoder.padded else ""
@@ -108,6 +109,12 @@ class SentenceTransformers:
     def _loss_of(self, features: Features, read: tuple[Gather, Batch]) -> Tensor:
         loss: Tensor = self._loss.forward_cached([features], read)
         return loss
+
+    def useful_flops(self, batches: Sequence[Batch]) -> float:
+        """Operations per step on these batches, by the encoder's attention, whose operations are known."""
+        passes = self.encoded_items(batches)
+        with self._model.as_given():
+            return step_flops(self.training, self._given, batches, passes, [False] * len(passes))
 
     def finish(self) -> None:
         """Nothing is pending between steps."""

@@ -10,8 +10,8 @@ from bench.configuration.case import Case
 from bench.configuration.sweep import MethodLine, WorkItem
 from bench.handicaps import that_hold
 from bench.measure.counts import encoder_counts
+from bench.measure.flops import forward_only
 from bench.methods import PACKAGES, Unavailable
-from bench.profile import forward_only
 from gram_core.engines._captured_cf import CapturingTraining
 from tests.bench._small_runs import CASE, config
 
