@@ -17,10 +17,11 @@ from bench.encoders import _base as encoders
 from bench.encoders._base import LoadedEncoder
 from bench.measure.flops import encoder_flops
 from bench.workloads._base import slots_per_user
-from gram_core.batch import Batch, ItemTable, Texts
+from gram_core.batch import Batch, Texts
 from gram_core.encoders.bucketed import BucketedEncoder
 from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.encoders.packed import PackedEncoder, unsupported
+from gram_core.protocols import ItemSource
 
 STATES = {"adamw": 2, "adam": 2, "sgd": 0}
 """Tensors that an optimizer keeps per parameter."""
@@ -124,10 +125,10 @@ def tier_of(engine: str, encoder: HuggingFaceEncoder, device: str) -> str:
     return "bucketed" if without_kernels or unsupported(encoder) else "packed"
 
 
-def with_kept(shape: EncoderShape, config: Config, case: Case, table: ItemTable) -> EncoderShape:
+def with_kept(shape: EncoderShape, config: Config, case: Case, table: ItemSource) -> EncoderShape:
     """The shape with what autograd keeps of a computed token, seen on a few texts with one layer and with two."""
     chosen = torch.linspace(0, len(table) - 1, min(PROBES, len(table))).long()
-    texts = table.texts(chosen)
+    texts = table.take(chosen)
     found = []
     for layers in (1, 2)[: shape.layers]:
         encoder = _on_host(config, case, shape.tier, layers)
