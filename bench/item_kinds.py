@@ -23,7 +23,7 @@ def refuse_other_items(workload: str, encoder: str) -> None:
     reads_pictures = picture_of(encoder) is not None
     if reads_pictures and not has_pictures(workload):
         raise ValueError(
-            f"{encoder} reads pictures, and the items of {workload} are texts; take the workload pictures, or an "
+            f"{encoder} reads pictures, and the workload {workload} holds texts; take the workload pictures, or an "
             "encoder of texts"
         )
     if has_pictures(workload) and not reads_pictures:
@@ -31,6 +31,6 @@ def refuse_other_items(workload: str, encoder: str) -> None:
 
         others = ", ".join(f"shape:{name}" for name, shape in SHAPES.items() if shape.picture is not None)
         raise ValueError(
-            f"the items of {workload} are pictures, and {encoder} is loaded as an encoder of texts; take one of "
+            f"the workload {workload} holds pictures, and {encoder} is loaded as an encoder of texts; take one of "
             f"{others}, or a workload of texts"
         )
