@@ -1,0 +1,198 @@
+"""Attention within packed texts for any family of encoders: causal or both ways, windows, grouped heads, a bias.
+
+One opaque operator for torch.compile, forwards and backwards, for any number of tokens. On a GPU it runs through tiles
+that hold whole texts or, for longer ones, walk over them; on a CPU texts are padded for it, lot by lot.
+T tokens packed, A query heads, K heads of keys and values, D head width, R the bias's reach.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gram_core.kernels.padded_text_attention import padded_text_attention, padded_text_attention_backward
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Which keys a query sees within its text, and by what the scores are multiplied.
+
+    causal: none behind it; window: none further away than this many tokens, on either side.
+    """
+
+    scale: float
+    causal: bool = False
+    window: int | None = None
+
+
+WIDEST = 256
+"""Head width; the tiles of wider ones would not fit a multiprocessor."""
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+
+
+def refuses(head_width: int, dtype: torch.dtype, device: torch.device) -> str | None:
+    """Why heads of this width and type are not computed there; None where they are. A CPU takes any."""
+    if device.type == "cpu":
+        return None
+    if device.type != "cuda":
+        return f"there is no attention over packed texts for {device.type}"
+    if head_width > WIDEST:
+        return f"heads of {head_width} are wider than {WIDEST}"
+    return None if dtype in DTYPES else f"heads of {dtype} are none of {', '.join(map(str, DTYPES))}"
+
+
+def tile_for(text_length: int, head_width: int, dtype: torch.dtype) -> int | None:
+    """What to pack texts of up to `text_length` tokens for: the tile that holds them whole; None where none does."""
+    largest = 128 if head_width <= 64 and dtype.itemsize == 2 else 64
+    return next((block for block in (64, 128) if text_length <= block <= largest), None)
+
+
+def text_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    text_of: Tensor,
+    offsets: Tensor,
+    groups: Tensor,
+    block: int | None,
+    rules: Rules,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """Queries q [T, A, D], keys k and values v [T, K, D] -> [T, A, D], contiguous; each text sees itself alone.
+
+    Query head a reads key head a // (A / K). Strides are free but for the last dimension's.
+    text_of, offsets, groups: as `PackedTexts` has them, packed for `block`; rows of no text hold nothing of use.
+    bias [A, 2R + 1]: what is added to the scaled score of query i and key j at j - i + R, clamped into its range.
+    """
+    _, heads, width = q.shape
+    key_heads = k.shape[1]
+    if heads % key_heads or k.shape != v.shape or k.shape[2] != width:
+        raise ValueError(f"queries {tuple(q.shape)} do not fit keys {tuple(k.shape)} and values {tuple(v.shape)}")
+    if bias is not None and (bias.shape[0] != heads or bias.shape[1] % 2 == 0):
+        raise ValueError(f"a bias {tuple(bias.shape)} has no row of odd length for each of {heads} heads")
+    layout = (text_of, offsets, groups, block)
+    return _text_attention(q, k, v, *layout, rules.scale, rules.causal, rules.window, bias)[0]
+
+
+@torch.library.custom_op("gram_core::text_attention", mutates_args=())
+def _text_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    text_of: Tensor,
+    offsets: Tensor,
+    groups: Tensor,
+    block: int | None,
+    scale: float,
+    causal: bool,
+    window: int | None,
+    bias: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """What comes out, and the log-sums [A, T] that tiles which walk need backwards."""
+    rules = Rules(scale, causal, window)
+    if not q.is_cuda:
+        return padded_text_attention(q, k, v, offsets, rules, bias), q.new_empty(0, dtype=torch.float32)
+    from gram_core.kernels import _text_attention_triton
+
+    return _text_attention_triton.forward(q, k, v, text_of, groups, block, rules, bias)
+
+
+@_text_attention.register_fake
+def _(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    text_of: Tensor,
+    offsets: Tensor,
+    groups: Tensor,
+    block: int | None,
+    scale: float,
+    causal: bool,
+    window: int | None,
+    bias: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    logs = q.new_empty(q.shape[1], q.shape[0], dtype=torch.float32) if _walks(q, block) else _nothing(q)
+    return q.new_empty(q.shape), logs
+
+
+@torch.library.custom_op("gram_core::text_attention_backward", mutates_args=())
+def _text_attention_backward(
+    dout: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor | None,
+    logs: Tensor,
+    text_of: Tensor,
+    offsets: Tensor,
+    groups: Tensor,
+    block: int | None,
+    scale: float,
+    causal: bool,
+    window: int | None,
+    bias: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of queries, keys and values, contiguous, and the bias's in float32, empty where there is none."""
+    rules = Rules(scale, causal, window)
+    if not q.is_cuda:
+        found = padded_text_attention_backward(dout, q, k, v, offsets, rules, bias)
+        return *found[:3], _nothing(q) if found[3] is None else found[3]
+    from gram_core.kernels import _text_attention_triton
+
+    return _text_attention_triton.backward(dout, q, k, v, out, logs, text_of, groups, block, rules, bias)
+
+
+@_text_attention_backward.register_fake
+def _(
+    dout: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor | None,
+    logs: Tensor,
+    text_of: Tensor,
+    offsets: Tensor,
+    groups: Tensor,
+    block: int | None,
+    scale: float,
+    causal: bool,
+    window: int | None,
+    bias: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    of_bias = _nothing(q) if bias is None else bias.new_empty(bias.shape, dtype=_wide(bias))
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), of_bias
+
+
+def _walks(q: Tensor, block: int | None) -> bool:
+    return q.is_cuda and block is None
+
+
+def _nothing(like: Tensor) -> Tensor:
+    return like.new_empty(0, dtype=torch.float32)
+
+
+def _wide(bias: Tensor) -> torch.dtype:
+    return torch.promote_types(bias.dtype, torch.float32)
+
+
+def _keep(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+    q, k, v, text_of, offsets, groups, block, *rules, bias = inputs
+    out, logs = output
+    ctx.mark_non_differentiable(logs)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(q, k, v, out if _walks(q, block) else None, logs, text_of, offsets, groups, bias)
+    ctx.block, ctx.rules = block, rules
+
+
+def _differentiate(ctx: Any, dout: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    if dout is None:
+        return (None,) * 11
+    *tensors, bias = ctx.saved_tensors
+    dq, dk, dv, dbias = _text_attention_backward(dout, *tensors, ctx.block, *ctx.rules, bias)
+    return dq, dk, dv, *(None,) * 7, None if bias is None else dbias.to(bias.dtype)
+
+
+_text_attention.register_autograd(_differentiate, setup_context=_keep)
