@@ -93,7 +93,7 @@ def build(settings: Settings, request: WorkloadRequest) -> Workload:
         "items": items,
         "zipf": settings.zipf,
         "pictures": settings.source,
-        "pixels": f"{picture.channels} x {picture.size} x {picture.size}",
+        "pixels": " x ".join(map(str, pixels.shape[1:])),
         "tokens_per_picture": picture.tokens,
         "asked_item_repetition_ratio": request.item_repetition_ratio,
         "item_repetition_ratio": ratio,
@@ -120,8 +120,7 @@ def digits(folder: Path) -> NDArray[np.uint8]:
 
 
 def enlarged(grey: NDArray[np.uint8], picture: PictureFormat) -> NDArray[np.uint8]:
-    """Grey pictures [I, h, w] as [I, channels, size, size], each pixel repeated; channels are views of one."""
+    """Grey pictures [I, h, w] as [I, 1, size, size], each pixel repeated."""
     rows = np.arange(picture.size) * grey.shape[1] // picture.size
     columns = np.arange(picture.size) * grey.shape[2] // picture.size
-    large = np.ascontiguousarray(grey[:, rows][:, :, columns])
-    return np.broadcast_to(large[:, None], (len(large), picture.channels, picture.size, picture.size))
+    return np.ascontiguousarray(grey[:, rows][:, :, columns])[:, None]

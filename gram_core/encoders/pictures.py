@@ -22,6 +22,7 @@ PicturePooling = Pooling | Literal["own"]
 class PictureEncoder(nn.Module):
     """Pictures uint8 [n, channels, height, width] -> encodings [n, d] through `model` and a pooling of its states.
 
+    Grey pictures have one channel, which stands for each of the model's.
     mean, std: per channel, of pixels as numbers between 0 and 1: what the model is published with. Bytes are moved to
     the device as they are, and become numbers there.
     Where `pooling` is not "own", the model's own head, which nothing would train, is taken out of it.

@@ -121,6 +121,11 @@ def test_pixels_are_normalised_as_the_model_is_published(family, pooling):
     torch.testing.assert_close(encoder(given), expected, rtol=0, atol=1e-12)
 
 
+def test_a_grey_picture_has_its_one_channel_in_each_of_the_models():
+    encoder, grey = encoder_of(), torch.from_numpy(pixels(3)[:, :1])
+    torch.testing.assert_close(encoder(grey), encoder(grey.expand(-1, 3, -1, -1)), rtol=0, atol=0)
+
+
 @families
 def test_no_parameter_is_left_that_nothing_trains(family, pooling):
     """A pooler or head that another pooling replaces would be moved by weight decay alone."""
