@@ -33,7 +33,14 @@ def _walk_sizes(width: int, itemsize: int, kernel: str) -> dict[str, int]:
 
 
 def forward(
-    q: Tensor, k: Tensor, v: Tensor, text_of: Tensor, groups: Tensor, block: int | None, rules: Rules, bias: Tensor | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    text_of: Tensor,
+    groups: Tensor,
+    block: int | None,
+    rules: Rules,
+    bias: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """q [T, A, D], k and v [T, K, D] -> [T, A, D], and log-sums [A, T] in powers of two where tiles walk."""
     (q, k, v), tokens, heads = _rows(q, k, v), *q.shape[:2]
