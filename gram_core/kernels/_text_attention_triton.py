@@ -75,7 +75,8 @@ def forward(
     bias: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """q [T, A, D], k and v [T, K, D] -> [T, A, D], and log-sums [A, T], in powers of two."""
-    (q, k, v), tokens, heads = _rows(q, k, v), *q.shape[:2]
+    q, k, v = (_row(part) for part in (q, k, v))
+    tokens, heads, _ = q.shape
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     logs = torch.empty(heads, tokens, dtype=torch.float32, device=q.device)
     numbers, constants = _numbers(q, rules, bias), _constants(q, k, rules, block, bias)
@@ -106,18 +107,17 @@ def backward(
     bias: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of q, k, v, contiguous, and the bias's in float32, empty where there is none."""
-    rows = _rows(dout, q, k, v)
+    dout, q, k, v = (_row(part) for part in (dout, q, k, v))
     if block is None:
         assert out is not None, "kept by `text_attention`"
-        return _walk_backward(*rows, out, logs, text_of, groups, rules, bias)
+        return _walk_backward(dout, q, k, v, out, logs, text_of, groups, rules, bias)
     grouped = q.shape[1] // k.shape[1]
     if bias is None or grouped == 1:
-        return _tiles_backward(*rows, logs, text_of, groups, block, rules, bias)
-    dout, q, *shared = rows  # the kernel adds up scores' gradients for one query head at a time
-    own = [part.repeat_interleave(grouped, 1) for part in shared]
-    dq, *gradients, dbias = _tiles_backward(dout, q, *own, logs, text_of, groups, block, rules, bias)
-    dk, dv = (gradient.unflatten(1, (-1, grouped)).sum(2) for gradient in gradients)
-    return dq, dk, dv, dbias
+        return _tiles_backward(dout, q, k, v, logs, text_of, groups, block, rules, bias)
+    # a program adds up the gradients of one query head's scores
+    k, v = k.repeat_interleave(grouped, 1), v.repeat_interleave(grouped, 1)
+    dq, dk, dv, dbias = _tiles_backward(dout, q, k, v, logs, text_of, groups, block, rules, bias)
+    return dq, dk.unflatten(1, (-1, grouped)).sum(2), dv.unflatten(1, (-1, grouped)).sum(2), dbias
 
 
 def _tiles_backward(
@@ -190,9 +190,9 @@ def _walk_backward(
     return dq, dk, dv, dbias
 
 
-def _rows(*parts: Tensor) -> tuple[Tensor, ...]:
-    """As they lie, unless a head's numbers do not lie one behind the other."""
-    return tuple(part if part.stride(2) == 1 else part.contiguous() for part in parts)
+def _row(part: Tensor) -> Tensor:
+    """As it lies, unless a head's numbers do not lie one behind the other."""
+    return part if part.stride(2) == 1 else part.contiguous()
 
 
 def _strides(*parts: Tensor) -> list[int]:
