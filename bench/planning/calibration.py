@@ -34,6 +34,7 @@ from bench.results.schema import Environment
 from bench.running.messages import Job
 from bench.running.subject import Subject
 from gram_core.encoders.bucketed import BucketedEncoder
+from gram_core.encoders.general import GeneralEncoder
 from gram_core.encoders.packed import PackedEncoder
 from gram_core.protocols import ItemSource
 
@@ -238,6 +239,8 @@ def tier_built(encoder: object) -> str:
     """The tier of an encoder as a method runs it."""
     if isinstance(encoder, PackedEncoder):
         return "packed"
+    if isinstance(encoder, GeneralEncoder):
+        return "general"
     return "bucketed" if isinstance(encoder, BucketedEncoder) else "padded"
 
 
