@@ -21,7 +21,7 @@ _WORDS: dict[str, str] = {
     "last": "last token",
     "max": "maximum over all tokens",
     "attention": "additive attention, with weights of its own",
-    "own": "the model's own head",
+    "head": "the model's own head",
 }
 
 
@@ -46,7 +46,7 @@ class Encoding:
 
         if (picture := self.loaded.picture) is not None:
             return PictureEncoder(self.loaded.model, mean=picture.mean, std=picture.std, pooling=self.pooling)
-        assert self.pooling != "own", "a pooling of picture models"
+        assert self.pooling != "head", "a pooling of picture models"
         return HuggingFaceEncoder(
             self.loaded.model,
             pad_token_id=self.loaded.pad_token_id,

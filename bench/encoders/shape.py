@@ -186,7 +186,7 @@ SHAPES = {
         3072,
         "the vision model of SigLIP-base-patch16-224",
         PictureFormat(224, 16, False),
-        "own",
+        "head",
     ),
 }
 

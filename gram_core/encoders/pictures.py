@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 from gram_core.batch_statistics import refuse_batch_statistics
 from gram_core.encoders.pooling import Pooling, pooling_module
 
-PicturePooling = Pooling | Literal["own"]
-"""own: by the head that comes with the model, SigLIP's attention for one."""
+PicturePooling = Pooling | Literal["head"]
+"""head: by the head that comes with the model, SigLIP's attention for one."""
 
 
 class PictureEncoder(nn.Module):
@@ -25,8 +25,8 @@ class PictureEncoder(nn.Module):
     Grey pictures have one channel, which stands for each of the model's.
     mean, std: per channel, of pixels as numbers between 0 and 1: what the model is published with. Bytes are moved to
     the device as they are, and become numbers there.
-    Where `pooling` is not "own", the model's own head, which nothing would train, is taken out of it.
-    Raises ValueError for batch normalisation anywhere in it, and for "own" where the model has no head.
+    Where `pooling` is not "head", the model's own head, which nothing would train, is taken out of it.
+    Raises ValueError for batch normalisation anywhere in it, and for "head" where the model has no head.
     """
 
     scale: Tensor
@@ -40,7 +40,7 @@ class PictureEncoder(nn.Module):
         self.model = model
         self.width = int(model.config.hidden_size)
         self.pooling: nn.Module | None = None
-        if pooling != "own":
+        if pooling != "head":
             _without_head(model)
             self.pooling = pooling_module(pooling, self.width).to(model.device, model.dtype)
         elif _head_of(model) is None:

@@ -198,7 +198,7 @@ def by_hand(shape, picture, items):
     patches = (picture.size // picture.patch) ** 2
     embedding = patches * d * picture.channels * picture.patch**2
     head = 0
-    if shape.pooling == "own":  # one query, keys and values of all states, a projection, two linears
+    if shape.pooling == "head":  # one query, keys and values of all states, a projection, two linears
         head = 2 * d * d + 2 * tokens * d * d + 2 * tokens * d + 2 * d * inner
     return 2 * items * (layer + embedding + head)
 

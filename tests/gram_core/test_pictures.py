@@ -19,7 +19,7 @@ from gram_core.exactness import Float64Throughout, relative_errors
 from tests.gram_core import _models as m
 from tests.gram_core.test_exactness import assert_alive, assert_same
 
-FAMILIES = {"vit": ("cls", "mean", "attention"), "siglip_vision_model": ("own", "mean")}
+FAMILIES = {"vit": ("cls", "mean", "attention"), "siglip_vision_model": ("head", "mean")}
 BOTH = [(family, pooling) for family, poolings in FAMILIES.items() for pooling in poolings]
 SIZE, PATCHES = 16, 4
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
@@ -111,13 +111,13 @@ def test_an_encoding_is_of_its_own_picture_alone(family, pooling):
     assert encoder.width == together.shape[1] == 32
 
 
-@pytest.mark.parametrize(("family", "pooling"), [("vit", "cls"), ("siglip_vision_model", "own")])
+@pytest.mark.parametrize(("family", "pooling"), [("vit", "cls"), ("siglip_vision_model", "head")])
 def test_pixels_are_normalised_as_the_model_is_published(family, pooling):
     """Against the model itself, given numbers between 0 and 1 less the mean, over the deviation."""
     encoder, given = encoder_of(family, pooling), torch.from_numpy(pixels(3))
     mean, std = (torch.tensor(part, dtype=torch.float64)[:, None, None] for part in (MEAN, STD))
     output = model_of(family)(pixel_values=(given.double() / 255 - mean) / std)
-    expected = output.pooler_output if pooling == "own" else output.last_hidden_state[:, 0]
+    expected = output.pooler_output if pooling == "head" else output.last_hidden_state[:, 0]
     torch.testing.assert_close(encoder(given), expected, rtol=0, atol=1e-12)
 
 
@@ -132,7 +132,7 @@ def test_no_parameter_is_left_that_nothing_trains(family, pooling):
     encoder = encoder_of(family, pooling)
     encoder(torch.from_numpy(pixels(2))).square().sum().backward()
     assert [name for name, parameter in encoder.named_parameters() if parameter.grad is None] == []
-    assert any("head" in name for name, _ in encoder.named_parameters()) == (pooling == "own")
+    assert any("head" in name for name, _ in encoder.named_parameters()) == (pooling == "head")
 
 
 @families
@@ -148,7 +148,7 @@ def test_no_picture_gives_no_encoding_and_still_a_gradient(family, pooling):
 def test_a_head_that_the_model_lacks_is_an_error():
     model = ViTModel(ViTConfig(image_size=16, patch_size=8, hidden_size=32, num_attention_heads=2), False)
     with pytest.raises(ValueError, match="a vit has no head of its own"):
-        PictureEncoder(model, mean=MEAN, std=STD, pooling="own")
+        PictureEncoder(model, mean=MEAN, std=STD, pooling="head")
 
 
 class TextAndPicture(nn.Module):
