@@ -242,6 +242,14 @@ def test_verify_covers_pictures(shape, narrow):
     assert f"shape:{shape}" in "".join(report.ran), "by which tier, and why by no faster one"
 
 
+def test_processes_that_train_together_share_pictures():
+    """Each rank encodes its own items, or all of them together each item once; one that has none encodes none."""
+    axes = dict(workload=["pictures"], encoder=["shape:vit-tiny"], layers=[1], world_size=[2], deduplicate=["global"])
+    report = verify(to_verify(["e2e", "single_step", "multi_step"], **axes), CPU)
+    assert report.passed
+    assert {"gradients, local", "gradients, global"} <= set(checks_of(report, "single_step"))
+
+
 def test_verify_sees_gradients_that_do_not_depend_on_a_picture(monkeypatch):
     """A table that hands over the same picture for every item: its gradients are alive, and say nothing."""
     monkeypatch.setattr(pictures, "noise", lambda items, picture, rng: np.ones((items, 3, 32, 32), np.uint8))
