@@ -75,7 +75,10 @@ class Built:
 
     @property
     def ran(self) -> Ran:
-        """By which of its tiers the engine runs the encoder."""
+        """By which of its tiers the engine runs the encoder, or by what way of its own the method does."""
+        own: Ran | None = getattr(self.method, "ran", None)
+        if own is not None:
+            return own
         told = getattr(self.method, "tier", None)
         return Ran(None, None) if told is None else Ran(told.tier, told.why_no_faster)
 

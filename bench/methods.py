@@ -25,7 +25,7 @@ def method_class(name: str, plugins: Sequence[str] = ()) -> type[Any]:
 
 
 class Unavailable(Exception):
-    """A method that can't run here, for want of a library; the message says why, and which command mends it."""
+    """A method that can't run here, for want of a library or on this encoder; the message says why and what to do."""
 
 
 def check_available(chosen: type[Any]) -> None:

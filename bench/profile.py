@@ -25,7 +25,7 @@ from torch.profiler import ProfilerActivity
 from bench.build import resolve_device
 from bench.configuration.config import Config
 from bench.configuration.sweep import WorkItem
-from bench.measure.flops import Rates, measure_rates, optimizer_bytes, step_flops
+from bench.measure.flops import Rates, compute_dtype, measure_rates, optimizer_bytes, useful_flops
 from bench.measure.memory import peak_memory
 from bench.measure.trace import Trace, read_trace
 from bench.results.schema import PeakMemory
@@ -33,7 +33,6 @@ from bench.results.tiers import fallback
 from bench.running.messages import Job
 from bench.running.subject import Subject
 from gram_core.phases import PHASES
-from gram_core.protocols import Method
 
 UNITS = 3
 """Units (steps, or a method's intervals) under the profiler."""
@@ -110,11 +109,8 @@ def _profile(config: Config, item: WorkItem, out: Path, console: Console) -> Pro
             phases = _traced(lambda: subject.steps(UNITS), out / f"{name}.uncaptured.trace.json", device)
     training, method = subject.built.training, subject.built.method
     peak = peak_memory(device)  # before operations are counted, which takes memory of its own
-    batches = subject.recent_batches(steps)
-    passes = method.encoded_items(batches)
-    flops = step_flops(training, batches, passes, forward_only(method, len(passes), steps))
-    dtype = torch.bfloat16 if training.amp_dtype is torch.bfloat16 else next(training.encoder.parameters()).dtype
-    rates, traffic = measure_rates(device, dtype), optimizer_bytes(training)
+    flops = useful_flops(method, training, subject.recent_batches(steps))
+    rates, traffic = measure_rates(device, compute_dtype(training)), optimizer_bytes(training)
     device_s = None if replayed.device_s is None else replayed.device_s / steps
     return Profile(
         line=f"{item.line.method} ({item.line.engine})",
@@ -141,15 +137,6 @@ def waiting(step_s: float, device_s: float, idle_s: float, units: int, steps: in
     many, for which clocks may fall, so that it leaves no less of a step.
     """
     return min(max(0.0, step_s - device_s), idle_s * units / (steps * (units - 1)))
-
-
-def forward_only(method: Method, passes: int, steps: int) -> list[bool]:
-    """Which of a method's passes over `steps` steps have no backward: of an interval, those that encode its new items;
-    all of a method that never trains its encoder."""
-    if method.interval == 1:
-        return [getattr(method, "forward_only", False)] * passes
-    of_interval = passes * method.interval // steps
-    return [number % of_interval < method.interval for number in range(passes)]
 
 
 def _traced(work: Callable[[], object], path: Path, device: torch.device) -> Trace:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Protocol
@@ -21,12 +22,15 @@ from gram_core.batch import Batch
 from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.encoders.pictures import PictureEncoder
 from gram_core.encoders.probe import evaluating
-from gram_core.protocols import ContentEncoder
+    total = len(batches) * cf_flops(training, batches[0])
+    counts = {forward: operations_of(encoder, backward=not forward) for forward in set(forward_only)}
 from gram_core.training import Training
 
 REPEATS = 5
 _TRIED = (3, 5, 8)
 """Lengths of texts from which the operations of others follow."""
+Within = Callable[[Tensor], AbstractContextManager[Any]]
+"""Token ids [n, L] -> what a call of the model on them runs within."""
 
 
 class Counting(Protocol):
@@ -63,12 +67,19 @@ class EncoderOperations:
     """Operations of an encoder on texts of any lengths, counted while it runs on a few.
 
     backward: of forward and backward pass, with the gradients that its parameters ask for: frozen ones have none.
-    Of n texts of L tokens they are k + n (a + b L + c L^2): k is what a call does whatever it is given. A model of
-    which that does not hold is run on every length.
+    within: what each call runs within; None for nothing. Of n texts of L tokens they are k + n (a + b L + c L^2): k is
+    what a call does whatever it is given. A model of which that does not hold is run on every length.
     """
 
-    def __init__(self, encoder: HuggingFaceEncoder | PreTrainedModel, *, backward: bool = False):
+    def __init__(
+        self,
+        encoder: HuggingFaceEncoder | PreTrainedModel,
+        *,
+        backward: bool = False,
+        within: Within | None = None,
+    ):
         self._encoder, self._backward = encoder, backward
+        self._within = within or (lambda ids: nullcontext())
         self._counted: dict[int, int] = {}
         self._of_call = 2 * self._one(_TRIED[0]) - self._count(_TRIED[0], texts=2)
         of_text = [self._one(length) - self._of_call for length in _TRIED]
@@ -102,8 +113,14 @@ class EncoderOperations:
         embedding = model.get_input_embeddings().weight
         ids = torch.full((texts, length), embedding.shape[0] - 1, device=embedding.device)
         mask = torch.ones_like(ids)
+<<<<<<< HEAD
 
         def encodings() -> Tensor:
+=======
+        trained = [parameter for parameter in encoder.parameters() if parameter.requires_grad] if self._backward else []
+        grad = torch.set_grad_enabled(bool(trained))
+        with evaluating(encoder), grad, self._within(ids), Operations() as counter:
+>>>>>>> h-peers
             found = model(input_ids=ids, attention_mask=mask).last_hidden_state
             if isinstance(encoder, HuggingFaceEncoder):
                 found = encoder.finish(encoder.pooling(found.to(model.dtype), mask.bool()))
@@ -179,7 +196,7 @@ class Rates:
 
 def measure_rates(device: torch.device, dtype: torch.dtype) -> Rates:
     """The rates of a large square product in `dtype` and of a large copy on `device`, medians after a warm-up."""
-    size = 8192 if device.type == "cuda" else 1024
+    size = product_size(device)
     rate = matrix_rate(device, dtype, size)
     source = torch.empty(2**28 if device.type == "cuda" else 2**24, device=device)
     target = torch.empty_like(source)
@@ -187,6 +204,16 @@ def measure_rates(device: torch.device, dtype: torch.dtype) -> Rates:
     name = str(dtype).removeprefix("torch.")
     tf32 = " (TF32)" if dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32 else ""
     return Rates(rate, f"{name}{tf32} product of {size} x {size}", 2 * source.nbytes / copy_s)
+
+
+def product_size(device: torch.device) -> int:
+    """Of a square product that is large for the device."""
+    return 8192 if device.type == "cuda" else 1024
+
+
+def compute_dtype(training: Training) -> torch.dtype:
+    """What encoder and CF module multiply in."""
+    return training.amp_dtype or next(training.encoder.parameters()).dtype
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, size: int = 1024) -> float:
@@ -212,18 +239,47 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def useful_flops(method: Method, training: Training, batches: Sequence[Batch]) -> float:
+    """Useful operations per step of a method over `batches`, on which it has stepped: whole intervals.
+
+    training: as it was before an engine put an encoder of its own in; a method that does not send whole texts through
+    that counts by itself (`useful_flops`).
+    """
+    own: Callable[[Sequence[Batch]], float] | None = getattr(method, "useful_flops", None)
+    if own is not None:
+        return own(batches)
+    passes = method.encoded_items(batches)
+    return step_flops(training, training.encoder, batches, passes, forward_only(method, len(passes), len(batches)))
+
+
 def step_flops(
     training: Training,
+    encoder: Any,
     batches: Sequence[Batch],
     passes: Sequence[Tensor],
     forward_only: Sequence[bool],
 ) -> float:
     """Useful operations per step over `batches`: encoder passes over the items of `passes`, and the CF module.
 
-    forward_only: which of the passes have no backward.
+    encoder: of texts or pictures. forward_only: which of the passes have no backward.
     """
+<<<<<<< HEAD
     total = sum(cf_flops(training, batches[0]) for _ in batches)
     counts = {forward: operations_of(training.encoder, backward=not forward) for forward in set(forward_only)}
+=======
+    assert isinstance(encoder, HuggingFaceEncoder), "a run builds no other"
+    total = len(batches) * cf_flops(training, batches[0])
+    counts = {forward: EncoderOperations(encoder, backward=not forward) for forward in set(forward_only)}
+>>>>>>> h-peers
     for items, forward in zip(passes, forward_only, strict=True):
         total += counts[forward].of(training.table.lengths[items])
     return total / len(batches)
+
+
+def forward_only(method: Method, passes: int, steps: int) -> list[bool]:
+    """Which of a method's passes over `steps` steps have no backward: of an interval, those that encode its new items;
+    all of a method that never trains its encoder."""
+    if method.interval == 1:
+        return [getattr(method, "forward_only", False)] * passes
+    of_interval = passes * method.interval // steps
+    return [number % of_interval < method.interval for number in range(passes)]

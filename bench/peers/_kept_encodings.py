@@ -27,6 +27,11 @@ class KeptEncodings:
     def __len__(self) -> int:
         return self._count
 
+    @property
+    def nbytes(self) -> int:
+        """What the rows take, room to grow included."""
+        return 0 if self._rows is None else self._rows.nbytes
+
     def holds(self, items: Tensor) -> Tensor:
         """Which of `items` [n] have a row, bool [n]."""
         return self._row_of[items] != NEVER

@@ -47,6 +47,11 @@ class PartlyFresh(ABC):
         """Every step updates the encoder."""
         return 1
 
+    @property
+    def kept_bytes(self) -> int:
+        """What the encodings kept take on the device."""
+        return self._kept.nbytes
+
     def step(self, batch: Batch) -> Tensor:
         """One optimizer step of encoder and CF module."""
         with phase("host"):

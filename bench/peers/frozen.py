@@ -58,6 +58,11 @@ class Frozen:
         """No step updates the encoder; each is like the others."""
         return 1
 
+    @property
+    def kept_bytes(self) -> int:
+        """What the encodings kept take on the device."""
+        return self._kept.nbytes
+
     def step(self, batch: Batch) -> Tensor:
         """One optimizer step of the CF module."""
         with phase("host"):

@@ -1,10 +1,10 @@
-"""The cached losses of the library sentence-transformers, as installed, around our CF loss.
+"""The library sentence-transformers as installed, with its cached losses: its model, its mini-batches, our CF loss.
 
-What is the library's: cutting a batch into mini-batches by tokens, the forward pass without a graph, random states, and
-the hook that encodes again and back-propagates (`CachedLossMixin`, of which a loss "only has to provide
-`calculate_loss`"; its CachedMultipleNegativesRankingLoss is built on it). What is ours: the CF module's loss in place
-of the in-batch negatives, and the encoder, which is every method's. As in the library, every slot is a text of its own.
-n item slots, d width.
+What is the library's: the model (`_library_model`), cutting a batch into mini-batches by tokens, the forward pass
+without a graph, random states, and the hook that encodes again and back-propagates (`CachedLossMixin`, of which a loss
+"only has to provide `calculate_loss`"; its CachedMultipleNegativesRankingLoss is built on it). What is ours: the
+weights, and the CF module's loss in place of the in-batch negatives. As in the library, every slot is a text of its
+own. n item slots, d width.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib.metadata
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, ClassVar
 
@@ -20,8 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from bench.handicaps import Handicap
+from bench.measure.flops import step_flops
 from bench.peers._handicaps import UNCAPTURED
-from gram_core.batch import Batch, every_slot
+from bench.peers._library_model import Features, LibraryModel
+from bench.peers._own_pass import huggingface_encoder, prove
+from bench.results.tiers import OWN, Ran
+from gram_core.batch import Batch, Texts, every_slot
 from gram_core.phases import phase
 from gram_core.protocols import Exactness
 from gram_core.training import Gather, Training
@@ -36,18 +40,13 @@ class SentenceTransformers:
 
     name: ClassVar[str] = "sentence_transformers"
     exactness: ClassVar[Exactness] = "exact"
-    handicaps: ClassVar[tuple[Handicap, ...]] = (
-        UNCAPTURED,
-        Handicap(
-            "its own way to leave padding out needs a flash-attention wheel; it gets the engine's encoder instead"
-        ),
-        Handicap("on a processor its peak memory holds the library itself", "cpu"),
-    )
+    same_on_the_engine: ClassVar[str] = "gradient_cache"
+    """Which method does the same with the engine's encoder."""
 
     @dataclass(frozen=True)
     class Settings:
-        """chunk_tokens: the library's mini_batch_num_tokens, which it says trains fastest; padding counts, as in
-        every chunk_tokens here. Only bounds memory."""
+        """chunk_tokens: the library's mini_batch_num_tokens, which it says trains fastest; as the library counts them,
+        without padding. Only bounds memory."""
 
         chunk_tokens: int = 32768
 
@@ -63,10 +62,32 @@ class SentenceTransformers:
             return f"{LIBRARY} {version} keeps its cached losses elsewhere: {command}"
         return None
 
-    def __init__(self, training: Training, settings: Settings | None = None):
-        self.training = training
+    def __init__(self, training: Training, settings: Any = None):
         self.settings = settings or self.Settings()
-        self._loss = _cached_loss()(training, self.settings.chunk_tokens)
+        given = huggingface_encoder(training, self.name)
+        encoder = LibraryModel(given, training.amp_dtype, getattr(self.settings, "chunk_tokens", None))
+
+        def own(texts: Texts) -> Tensor:
+            with encoder.as_given():
+                return given(texts)
+
+        prove(self.name, encoder, own, given, training)
+        self.training = replace(training, encoder=encoder)
+        self._given, self._model, self._loss = given, encoder, self._make_loss()
+        way = "packed" if encoder.padded is None else "padded"
+        self.ran = Ran(f"{OWN}, {way}", encoder.padded)
+        reason = f", since {encoder.padded}" if encoder.padded else ""
+        self.handicaps: tuple[Handicap, ...] = (
+            UNCAPTURED,
+            Handicap(
+                f"it encodes as the library does, on every engine, with texts {way}{reason}; {self.same_on_the_engine} "
+                "is the same with the engine's encoder"
+            ),
+            Handicap("on a processor its peak memory holds the library itself", "cpu"),
+        )
+
+    def _make_loss(self) -> Any:
+        return _cached_loss()(self.training, self.settings.chunk_tokens)
 
     @property
     def interval(self) -> int:
@@ -77,20 +98,23 @@ class SentenceTransformers:
         """One optimizer step of encoder and CF module."""
         with phase("host"):
             selection = every_slot(batch)
-            features = self._features(selection.items)
+            features = self._model.features(self.training.table.texts(selection.items))
             read = self.training.gather(selection.slot_rows), batch
-        loss = self._loss.forward_cached([features], read)
+        loss = self._loss_of(features, read)
         with phase("ce_backward"):
             loss.backward()
         self.training.optimization.step()
         return loss.detach()
 
-    def _features(self, items: Tensor) -> dict[str, Tensor]:
-        """One input column, as the library cuts it: the mask is what it counts tokens by, the last entry where it
-        looks for the device whose random state is to be replayed."""
-        tokens = self.training.encoder.computed_tokens(self.training.table.lengths[items])
-        mask = torch.arange(int(tokens.max())) < tokens[:, None]
-        return {"items": items, "attention_mask": mask, "place": torch.empty(len(items), device=self.training.device)}
+    def _loss_of(self, features: Features, read: tuple[Gather, Batch]) -> Tensor:
+        loss: Tensor = self._loss.forward_cached([features], read)
+        return loss
+
+    def useful_flops(self, batches: Sequence[Batch]) -> float:
+        """Operations per step on these batches, by the encoder's attention, whose operations are known."""
+        passes = self.encoded_items(batches)
+        with self._model.as_given():
+            return step_flops(self.training, self._given, batches, passes, [False] * len(passes))
 
     def finish(self) -> None:
         """Nothing is pending between steps."""
@@ -100,15 +124,22 @@ class SentenceTransformers:
         return [every_slot(batch).items for batch in batches]
 
 
+def encode(training: Training, features: Features) -> Tensor:
+    """Encodings [n, d] by the library's model, in the training's precision, as the library's trainer has it."""
+    with phase("ce_forward"), training.autocast():
+        encodings: Tensor = training.encoder.encode(features)  # type: ignore[attr-defined]
+        return encodings
+
+
 class _Model(nn.Module):
-    """A mini-batch of features -> its encodings, as the library's models answer."""
+    """A mini-batch of features -> its encodings, as the library's losses ask for them."""
 
     def __init__(self, run: Training):
         super().__init__()
         self.run = run
 
-    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {"sentence_embedding": self.run.encode(features["items"])}
+    def forward(self, features: Features) -> Features:
+        return {"sentence_embedding": encode(self.run, features)}
 
 
 @cache

@@ -216,6 +216,11 @@ class Record(_Strict):
     padded_tokens: float | None = None
     """Tokens that the encoder computes per step for them, padding included."""
 
+    useful_flops: float | None = None
+    """Floating-point operations per step that are the method's work: real tokens, forward and backward, nothing that is
+    computed again; None where they were not counted."""
+    matrix_flops_per_s: float | None = None
+    """What a large matrix product in the case's precision reached in this process, after its windows."""
     cf_step_s: float | None = None
     """Seconds of a step whose items are encoded already and after which the encoder does not learn: of methods with
     such steps, on logs with epochs."""

@@ -10,6 +10,8 @@ from bench.results.training import TrainingPoint
 
 TIER, WHY = "tier", "why_no_faster_tier"
 """Names of columns of a record, and of entries in a training point's detail."""
+OWN = "its own"
+"""How a tier's name begins where a method runs no encoder of the engine's."""
 
 
 class Ran(NamedTuple):
@@ -27,8 +29,8 @@ def ran(ended: Record | TrainingPoint) -> Ran:
 
 
 def fallback(case: Mapping[str, object], engine: str, told: Ran) -> str | None:
-    """One sentence for whoever starts a run; None where the fastest tier ran."""
-    if told.why is None:
+    """One sentence for whoever starts a run; None where the engine's fastest tier ran, or none of its tiers."""
+    if told.why is None or str(told.tier).startswith(OWN):
         return None
     layers = "" if case.get("layers") is None else f" layers={case['layers']}"
     adapter = "" if case.get("adapter", "none") == "none" else f" adapter={case['adapter']}"

@@ -41,6 +41,7 @@ from bench.running import failures
 from bench.running.cf_steps import cf_step_s
 from bench.running.messages import Entered, Job, Order, Phase, TakeWindow, Took, Warm
 from bench.running.records import failed_record, identity
+from bench.running.useful_work import useful_work
 from gram_core.batch import Batch
 
 FIRST_TIMED = 1_000_000
@@ -263,7 +264,10 @@ class Subject:
     def record(self) -> Record:
         """The measurement."""
         median_s = statistics.median(window.step_s for window in self.windows)
-        counts = self._counts(list(itertools.chain.from_iterable(self._measured))) | self._ratio()
+        batches = list(itertools.chain.from_iterable(self._measured))
+        counts, facts = self._counts(batches) | self._ratio(), self._facts()
+        alone_s = self._cf_step_s()  # once peaks have been read
+        work, untold = useful_work(self.built, batches)
         return Record(
             **identity(self.job),
             outcome="ok",
@@ -271,15 +275,16 @@ class Subject:
             samples_s=tuple(window.step_s for window in self.windows),
             steps_per_sample=self.windows[0].steps,
             device_samples_s=tuple(w.device_step_s for w in self.windows if w.device_step_s is not None),
-            **self._facts(),
+            **facts | {"detail": facts["detail"] | untold},
             **counts,
+            **work,
             throughput_per_s=Throughput(
                 users=counts["users"] / median_s,
                 item_slots=counts["item_slots"] / median_s,
                 real_tokens=counts["real_tokens"] / median_s,
             ),
             loss=Loss(first=self._losses[0], last=self._losses[-1]),
-            cf_step_s=self._cf_step_s(),  # last: peaks have been read
+            cf_step_s=alone_s,
         )
 
     def known(self) -> dict[str, Any]:
@@ -452,6 +457,7 @@ class Subject:
                 **({"graphs": counts()} if (counts := getattr(self.built.graphs, "capture_counts", None)) else {}),
                 **({"windows_taken_again": len(self._retaken_s)} if self._retaken_s else {}),
                 **self._basis(),
+                **({"kept_bytes": kept} if (kept := getattr(self.built.method, "kept_bytes", None)) else {}),
                 "first_unit_s": self.warm.units[0].seconds if self.warm.units else None,
                 "threads": torch.get_num_threads(),
                 "resident_at_start_bytes": self._memory_at_start,

@@ -375,6 +375,8 @@ def test_the_format_is_the_one_of_the_golden_file():
         real_tokens=17600.0,
         encoded_tokens=1375.0,
         padded_tokens=2200.0,
+        useful_flops=1e9,
+        matrix_flops_per_s=1e11,
         cf_step_s=0.125,
         fixed_memory_bytes=1,
         peak_memory_bytes=PeakMemory(allocated=1, reserved=2, process=3),

@@ -55,11 +55,11 @@ PADDINGS = ("max_length", "longest")
 PAD_TOKEN_ID = {"bert": 0, "roberta": 1, "mpnet": 1, "distilbert": 0, "modernbert": 0}
 
 
-def _config(family: str, dropout: float) -> Any:
+def _config(family: str, dropout: float, layers: int) -> Any:
     shape = dict(
         vocab_size=VOCABULARY, pad_token_id=PAD_TOKEN_ID[family], max_position_embeddings=32, initializer_range=0.1
     )
-    deep = dict(num_hidden_layers=2, num_attention_heads=4, intermediate_size=40)
+    deep = dict(num_hidden_layers=layers, num_attention_heads=4, intermediate_size=40)
     drop = dict(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
     if family == "bert":
         return BertConfig(hidden_size=32, **shape, **deep, **drop)
@@ -68,7 +68,7 @@ def _config(family: str, dropout: float) -> Any:
     if family == "mpnet":
         return MPNetConfig(hidden_size=48, **shape, **deep, **drop)
     if family == "distilbert":
-        half = dict(n_layers=2, n_heads=4, hidden_dim=40)
+        half = dict(n_layers=layers, n_heads=4, hidden_dim=40)
         return DistilBertConfig(dim=32, dropout=dropout, attention_dropout=dropout, **shape, **half)
     return ModernBertConfig(
         hidden_size=32,
@@ -87,9 +87,9 @@ def _config(family: str, dropout: float) -> Any:
 
 
 @cache
-def _pretrained(family: str, dropout: float) -> PreTrainedModel:
+def _pretrained(family: str, dropout: float, layers: int) -> PreTrainedModel:
     torch.manual_seed(11)
-    model = MODELS[family](_config(family, dropout)).double()
+    model = MODELS[family](_config(family, dropout, layers)).double()
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):  # the libraries start them at zero, where a lost bias would not be noticed
             nn.init.normal_(parameter, std=0.02)
@@ -102,9 +102,10 @@ def make_encoder(
     padding: Any = "max_length",
     dropout: float = 0.0,
     with_head: bool = False,
+    layers: int = 2,
 ) -> HuggingFaceEncoder:
     """A fresh encoder in training mode; equal arguments give equal weights. with_head: one that projects and scales."""
-    model = copy.deepcopy(_pretrained(family, dropout))
+    model = copy.deepcopy(_pretrained(family, dropout, layers))
     torch.manual_seed(12)
     width, head = int(model.config.hidden_size), None
     if with_head:

@@ -10,13 +10,15 @@ from bench.configuration.case import Case
 from bench.configuration.sweep import MethodLine, WorkItem
 from bench.handicaps import that_hold
 from bench.measure.counts import encoder_counts
+from bench.measure.flops import forward_only
 from bench.methods import PACKAGES, Unavailable
-from bench.profile import forward_only
 from gram_core.engines._captured_cf import CapturingTraining
 from tests.bench._small_runs import CASE, config
 
 PEERS = registry.names(PACKAGES[1])
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+SETTINGS = {"cached_layers": {"trained_layers": 1}}
+"""For an encoder of two layers."""
 PLACES = [
     ("cpu", "eager", "float32"),
     ("cpu", "fast", "float32"),
@@ -32,7 +34,7 @@ def test_it_steps_and_its_counts_are_of_what_it_encoded(name, device, engine, pr
     case = Case(**{**CASE.axes(), "precision": precision})
     line = MethodLine(name, engine, 2 if name == "pseudo_target_regression" else None)
     try:
-        built = build(config(device=device), WorkItem(case, line), torch.device(device))
+        built = build(config(SETTINGS, device=device), WorkItem(case, line), torch.device(device))
     except Unavailable as missing:
         pytest.skip(str(missing))
     batches = [built.workload.batches(step) for step in range(4)]
