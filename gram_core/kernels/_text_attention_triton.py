@@ -29,11 +29,13 @@ TILES_FORWARD = {
 }
 """Per tile of whole texts: queries at a time, and warps. Registers 94, 164; 130, 170; 146. KiB 24, 41; 48, 81; 96."""
 TILES_BACKWARD = {
-    64: {64: (32, 4), 128: (64, 8)},
+    64: {64: (64, 4), 128: (64, 8)},
     128: {64: (32, 4), 128: (64, 8)},
     256: {64: (32, 8)},
 }
-"""The same. Registers 136, 201; 239, 249; 246. KiB 24, 48; 48, 96; 96."""
+"""The same. Registers 138, 201; 239, 249; 246. KiB 32, 48; 48, 96; 96."""
+SHARED = 32
+"""Queries at a time, backwards in the lesser tile, where query heads share keys: 247 registers with 64 of them."""
 WALKS = {
     64: {"forward": (64, 64, 4, 2), "queries": (64, 64, 4, 2), "keys": (64, 64, 4, 2), "pairs": (64, 64, 4, 1)},
     128: {"forward": (64, 64, 4, 2), "queries": (64, 64, 4, 2), "keys": (64, 32, 4, 2), "pairs": (64, 64, 8, 1)},
@@ -53,9 +55,10 @@ TILES_SUMMED, WALKED_SUMMED = 4, 32
 """Tiles whose scores' gradients one program adds up for a bias: the more, the fewer sums to store, and programs."""
 
 
-def _tile_sizes(width: int, block: int, backward: bool) -> Sizes:
-    table = TILES_BACKWARD if backward else TILES_FORWARD
-    rows, warps = table[max(64, width)][block]
+def _tile_sizes(width: int, block: int, backward: bool, grouped: int) -> Sizes:
+    rows, warps = (TILES_BACKWARD if backward else TILES_FORWARD)[max(64, width)][block]
+    if backward and grouped > 1 and block == 64:
+        rows = SHARED
     return {"block": block, "rows": rows, "num_warps": warps, "num_stages": 1}
 
 
@@ -86,7 +89,7 @@ def forward(
             q, k, v, out, logs, groups, text_of, *numbers, tokens, *_strides(q, k, v), **constants, **sizes
         )
     else:
-        sizes = _tile_sizes(constants["width"], block, backward=False)
+        sizes = _tile_sizes(constants["width"], block, False, constants["grouped"])
         _text_tiles_triton.forward_kernel[((len(groups) - 1) * heads,)](
             q, k, v, out, logs, groups, text_of, *numbers, tokens, *_strides(q, k, v), **constants, **sizes
         )
@@ -134,7 +137,7 @@ def _tiles_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dq, dk, dv = (torch.empty(part.shape, dtype=part.dtype, device=part.device) for part in (q, k, v))
     constants = _constants(q, k, rules, block, bias)
-    sizes = _tile_sizes(constants["width"], block, backward=True)
+    sizes = _tile_sizes(constants["width"], block, True, constants["grouped"])
     repeats = 1
     if bias is not None:
         repeats, sizes["rows"] = TILES_SUMMED, block
