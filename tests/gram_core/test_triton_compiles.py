@@ -76,7 +76,7 @@ TEXT_ATTENTION = [
     *[(ROWS, width, kernel, block) for width, block in ((64, 128), (128, 128), (256, 64)) for kernel in TILES],
     (ROWS, 128, "backward", 64),
     *[(ROWS, width, kernel, None) for width in (64, 128, 256) for kernel in WALKS[: 4 if width == 64 else 3]],
-    *[(WIDE, 128, kernel, 64) for kernel in TILES],
+    *[(WIDE, 64, kernel, 64) for kernel in TILES],
     *[(WIDE, 256, kernel, None) for kernel in WALKS],
 ]
 """With the narrowest heads a bias goes along; with wider ones two query heads share a key head."""
