@@ -1,5 +1,5 @@
 """Sessions: `nox` checks the code, `nox -s bench` measures, `nox -s report -- runs/latest` renders again,
-`nox -s gate` measures and judges, `nox -s microbench` times the core's hot pieces.
+`nox -s gate` measures and judges, `nox -s microbench` times the core's hot pieces, `nox -s docs` builds docs/.
 
 Arguments after `--` go to the program of the session. With `--no-venv` nothing is installed: for GPU images
 that bring their own torch.
@@ -60,6 +60,14 @@ def types(session: nox.Session) -> None:
     """Checks types."""
     install(session, "-e", ".", "mypy")
     run(session, "-m", "mypy", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Builds the documentation into site/; a warning is an error."""
+    install(session, *nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]["docs"])
+    session.env["NO_MKDOCS_2_WARNING"] = "1"  # the theme's advice about a version that its extra excludes
+    run(session, "-m", "mkdocs", "build", "--strict", *session.posargs)
 
 
 @nox.session

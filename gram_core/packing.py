@@ -53,6 +53,11 @@ def group_capacity(tokens: int, block: int) -> int:
     return 2 * (tokens // block) + 2
 
 
+def walking_tiles(tokens: int) -> int:
+    """Tiles of WALKING tokens that cover so many."""
+    return -(-tokens // WALKING)
+
+
 def pack(
     texts: Texts,
     block: int | None,

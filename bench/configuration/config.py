@@ -107,7 +107,7 @@ class RunSettings(_Strict):
     """How the engine fast sums them: by the GPUs' copy engines, where the GPUs of one host read each other's memory, or
     by collectives."""
     hosts: Count = 1
-    """Hosts that a case's processes are spread over; the others run torchrun beside this one (README)."""
+    """Hosts that a case's processes are spread over; all but this one run torchrun (docs/several-gpus.md)."""
     rendezvous: StrictStr = ""
     """Where several hosts meet, HOST:PORT on this one; empty: a free port of this host, which is enough for one."""
     plugins: Annotated[tuple[StrictStr, ...], BeforeValidator(_as_list)] = ()

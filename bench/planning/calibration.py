@@ -35,6 +35,7 @@ from bench.running.messages import Job
 from bench.running.subject import Subject
 from gram_core.batch import ItemTable
 from gram_core.encoders.bucketed import BucketedEncoder
+from gram_core.encoders.general import GeneralEncoder
 from gram_core.encoders.packed import PackedEncoder
 
 SECONDS = 90.0
@@ -238,6 +239,8 @@ def tier_built(encoder: object) -> str:
     """The tier of an encoder as a method runs it."""
     if isinstance(encoder, PackedEncoder):
         return "packed"
+    if isinstance(encoder, GeneralEncoder):
+        return "general"
     return "bucketed" if isinstance(encoder, BucketedEncoder) else "padded"
 
 

@@ -128,27 +128,27 @@ def gradients_to_come(weights: Weights) -> Gradients:
 def standing_gradients(weights: Weights, dtype: torch.dtype, room: Room | None = None) -> Gradients:
     """Places for gradients of pass after pass, matrices in `dtype`. room: makes their memory; None takes torch's."""
     words, *tables = weights.embedding.tables()
-    vectors = (sum(_vector_sizes(weights)),)
-    room = room or partial(_zeros, words.device)
-    rest, parts = _in_one([*(tuple(table.shape) for table in tables), vectors], sum_dtype(words), room)
-    of_words = room(words.numel(), words.dtype)
-    made = Gradients((of_words.view(words.shape), *parts[:-1]), [], parts[-1], whole_rest=(of_words, rest))
+    shapes = [*(tuple(table.shape) for table in tables), (sum(_vector_sizes(weights)),)]
+    rest, parts = flat_places(shapes, sum_dtype(words), words.device, room)
+    of_words, (of_table,) = flat_places([tuple(words.shape)], words.dtype, words.device, room)
+    made = Gradients((of_table, *parts[:-1]), [], parts[-1], whole_rest=(of_words, rest))
     for layer in weights.layers:
-        whole, matrices = _in_one([linear.shape for linear in layer.linears()], dtype, room)
+        whole, matrices = flat_places([linear.shape for linear in layer.linears()], dtype, words.device, room)
         made.matrices += matrices
         made.whole_layers += (whole,)
     return made
 
 
-def _zeros(device: torch.device, size: int, dtype: torch.dtype) -> Tensor:
-    return torch.zeros(size, dtype=dtype, device=device)
+def flat_places(
+    shapes: Sequence[tuple[int, ...]], dtype: torch.dtype, device: torch.device, room: Room | None = None
+) -> tuple[Tensor, list[Tensor]]:
+    """One flat tensor of zeros, and contiguous views of these shapes in it, each aligned to 16 elements.
 
-
-def _in_one(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype, room: Room) -> tuple[Tensor, list[Tensor]]:
-    """One flat tensor, and contiguous views of these shapes in it, each aligned to 16 elements."""
+    room: makes its memory; None takes torch's.
+    """
     sizes = [math.prod(shape) for shape in shapes]
     starts = [0, *itertools.accumulate(-(-size // 16) * 16 for size in sizes)]
-    whole = room(starts[-1], dtype)
+    whole = torch.zeros(starts[-1], dtype=dtype, device=device) if room is None else room(starts[-1], dtype)
     return whole, [
         whole[start : start + size].view(shape) for start, size, shape in zip(starts, sizes, shapes, strict=False)
     ]

@@ -88,7 +88,7 @@ def changed(model: PreTrainedModel) -> str | None:
             return f"{name} has no bias"
         if isinstance(module, nn.Embedding) and (module.max_norm is not None or module.scale_grad_by_freq):
             return f"{name} changes its weights or gradients while it is read"
-    if _offloads(model):
+    if offloads(model):
         return "its checkpoints are kept off the device"
     config: Any = model.config
     if getattr(config, "is_decoder", False):
@@ -114,7 +114,7 @@ def _only_asks_for_gradients(hook: Any) -> bool:
     return getattr(hook, "__module__", "") == "transformers.modeling_utils" and "input_require_grads" in name
 
 
-def _offloads(model: nn.Module) -> bool:
+def offloads(model: nn.Module) -> bool:
     """Whether checkpointed layers keep their inputs elsewhere."""
     for module in model.modules():
         if getattr(module, "gradient_checkpointing", False):

@@ -14,18 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gram_core.batch import Texts
 from gram_core.encoders._aside import Aside
 from gram_core.encoders._packed_pass import Joined, Shape, backward, forward, gradients_to_come, in_order
 from gram_core.encoders._weights import LAYOUTS, bypassed, changed, joined_in, runs_again, weights_of
-from gram_core.encoders.bucketed import BucketedEncoder
 from gram_core.encoders.huggingface import HuggingFaceEncoder
-from gram_core.encoders.pooling import ClsPooling, LastPooling, MeanPooling
-from gram_core.encoders.standing import StandingWeights
-from gram_core.encoders.watch import Watch
+from gram_core.encoders.packed_pooling import POOLINGS, pool, pool_backward
+from gram_core.encoders.packing_encoder import PackingEncoder
+from gram_core.encoders.standing import StandingWeights, SummedStandingWeights
+from gram_core.joint import Room
 from gram_core.kernels.attention import tile_for
-from gram_core.kernels.segments import segment_mean, spread_means
-from gram_core.packing import PackedTexts, pack
+from gram_core.packing import PackedTexts
 
 
 def unsupported(encoder: HuggingFaceEncoder) -> str | None:
@@ -42,7 +40,7 @@ def unsupported(encoder: HuggingFaceEncoder) -> str | None:
         reason := _no_kernels(encoder.model.device, encoder.model.dtype, width)
     ):
         return reason
-    if type(encoder.pooling) not in (MeanPooling, ClsPooling, LastPooling):
+    if type(encoder.pooling) not in POOLINGS:
         return "its pooling reads padded rows"
     for what, module in (("the encoder", encoder), ("its pooling", encoder.pooling)):
         if (reason := bypassed(module)) is not None:
@@ -72,30 +70,22 @@ def _no_kernels(device: torch.device, dtype: torch.dtype, head_width: int) -> st
     return None
 
 
-class PackedEncoder(nn.Module):
-    """The same encodings as `encoder` (whose parameters it shares), without computing padding.
+class PackedEncoder(PackingEncoder):
+    """BERT's family by a pass written out for it.
 
-    compute_dtype: what the layers compute in; sums over tokens, norms' statistics, pooling and the encodings are
-    wider. Raises ValueError where `unsupported` gives a reason.
+    Sums over tokens, norms' statistics, pooling and the encodings are wider than `compute_dtype`. Raises ValueError
+    where `unsupported` gives a reason.
     """
 
     def __init__(self, encoder: HuggingFaceEncoder, compute_dtype: torch.dtype | None = None):
-        super().__init__()
         reason = unsupported(encoder)
         if reason is not None:
             raise ValueError(f"the encoder can't run packed: {reason}")
-        self.encoder = encoder
-        self.width = encoder.width
-        self.compute_dtype = compute_dtype or encoder.model.dtype
+        tile = tile_for(encoder.text_length, compute_dtype or encoder.model.dtype)
+        super().__init__(encoder, compute_dtype, tile)
         self.weights = weights_of(encoder.model)
-        heads, tile = int(encoder.model.config.num_attention_heads), tile_for(encoder.text_length, self.compute_dtype)
-        self.shape = Shape(heads, tile, encoder.text_length)
+        self.shape = Shape(int(encoder.model.config.num_attention_heads), tile, encoder.text_length)
         self.aside = Aside(encoder.model.device)
-        self.standing: StandingWeights | None = None
-        """Where set, the passes read these weights and leave their gradients there."""
-        self.watch: Watch | None = None
-        """Where set, it says whether the pass still computes what the model does; where not, texts are padded."""
-        self._read_at = 0
 
     def recomputing(self) -> PackedEncoder:
         """The same encoder keeping each layer's input only from forward to backward, where the layer runs again."""
@@ -103,57 +93,27 @@ class PackedEncoder(nn.Module):
         shared.shape = replace(self.shape, recomputes=True)
         return shared
 
-    def holds(self) -> bool:
-        """Whether the pass computes what the model does, as that is now; proved again where it has changed."""
-        if self.watch is None:
-            return True
-        holds = self.watch.holds()
-        if holds and self._read_at != self.watch.changes:  # modules may have been replaced by others of their kind
-            self.weights, self._read_at = weights_of(self.encoder.model), self.watch.changes
-        return holds
+    def read_again(self) -> None:
+        """Follows modules that were replaced by others of their kind."""
+        self.weights = weights_of(self.encoder.model)
+
+    def trained_parameters(self) -> list[Tensor]:
+        """The model's that the pass reads, and the head's."""
+        return self.weights.parameters() + self.encoder.head_parameters()
+
+    def standing_parameters(self) -> list[Tensor] | None:
+        """All that the pass reads; a head behind it learns by itself."""
+        return None if self.encoder.head_parameters() else self.weights.parameters()
+
+    def make_standing(self, gradient_dtype: torch.dtype | None, summed: bool, room: Room | None) -> StandingWeights:
+        """The linears' weights."""
+        if summed:
+            return SummedStandingWeights(self.weights, self.compute_dtype, gradient_dtype)
+        return StandingWeights(self.weights, self.compute_dtype, gradient_dtype, room)
 
     @property
-    def padded(self) -> BucketedEncoder:
-        """What encodes where the pass does not hold."""
-        return BucketedEncoder(self.encoder)
-
-    @property
-    def draws_random_numbers(self) -> bool:
-        """Dropout does, for which texts are padded."""
-        return not self.holds()
-
-    def computed_tokens(self, lengths: Tensor) -> Tensor:
-        """Real tokens, where nothing else is computed."""
-        return lengths if self.holds() else self.padded.computed_tokens(lengths)
-
-    def forward(self, texts: Texts) -> Tensor:
-        """Encodings [n, d] of texts on the host; on a CPU by the padded model where no text has any padding."""
-        if not self.holds():
-            return self.padded(texts)
-        if self._without_padding(texts.lengths):
-            return self.encoder.encode(texts, padded_to=None)
-        if self.standing is not None:
-            self.standing.copy()
-        return self.encode(self.pack(texts).to(self.encoder.model.device))
-
-    def alone(self) -> PackedEncoder:
-        """The same pass on the parameters as they are, without standing weights and unwatched."""
-        shared = copy.copy(self)
-        shared.standing = shared.watch = None
-        shared.weights = weights_of(self.encoder.model)
-        return shared
-
-    def _without_padding(self, lengths: Tensor) -> bool:
-        """Whether the padded model computes nothing else, which is a little faster on a CPU."""
-        on_cpu = self.encoder.model.device.type == "cpu"
-        return on_cpu and len(lengths) > 0 and not self.shape.recomputes and bool((lengths == lengths[0]).all())
-
-    def pack(self, texts: Texts, token_capacity: int | None = None, text_capacity: int | None = None) -> PackedTexts:
-        """Texts as `encode` reads them, on the host; raises ValueError for a text longer than text_length."""
-        longest = int(texts.lengths.max()) if len(texts) else 0
-        if longest > self.encoder.text_length:
-            raise ValueError(f"a text has {longest} tokens where text_length is {self.encoder.text_length}")
-        return pack(texts, self.shape.block, self.encoder.pad_token_id, token_capacity, text_capacity)
+    def _recomputes(self) -> bool:
+        return bool(self.shape.recomputes)
 
     def encode(self, packed: PackedTexts) -> Tensor:
         """Encodings [n, d] of packed texts on the device, capacity rows and all; they have one backward pass."""
@@ -180,7 +140,7 @@ class _Encoding(torch.autograd.Function):
         ctx.encoder, ctx.joined, ctx.shape = encoder, encoder.joined(), encoder.shape_now()
         with torch.autocast(packed.tokens.device.type, enabled=False):
             states, ctx.kept = forward(packed, encoder.weights, ctx.joined, ctx.shape, keep=keep)
-            return _pool(encoder, states, packed)
+            return pool(encoder.encoder.pooling, states, packed).to(encoder.encoder.model.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -190,38 +150,12 @@ class _Encoding(torch.autograd.Function):
         standing = encoder.standing
         into = gradients_to_come(encoder.weights) if standing is None else standing.gradients
         with torch.no_grad(), torch.autocast(gradient.device.type, enabled=False):
-            rows = _pool_backward(encoder, gradient, kept.packed)
+            rows = pool_backward(encoder.encoder.pooling, gradient, kept.packed, encoder.compute_dtype)
             finished, behind = (None, 0) if standing is None else (standing.finished, standing.behind)
             backward(rows, kept, encoder.weights, ctx.joined, ctx.shape, into, encoder.aside, finished, behind)
             if standing is not None:
                 return None, None, None, None
             return None, None, None, *_in_their_dtype(in_order(into, encoder.weights), encoder.weights.parameters())
-
-
-def _pool(encoder: PackedEncoder, states: Tensor, packed: PackedTexts) -> Tensor:
-    if not isinstance(encoder.encoder.pooling, MeanPooling):
-        pooled = states[_chosen(encoder, packed)]
-    else:
-        pooled = segment_mean(states, packed.offsets)
-    return pooled.to(encoder.encoder.model.dtype)
-
-
-def _pool_backward(encoder: PackedEncoder, gradient: Tensor, packed: PackedTexts) -> Tensor:
-    """The gradient of the hidden states [T, d], in the compute dtype."""
-    if isinstance(encoder.encoder.pooling, MeanPooling):
-        return spread_means(gradient, packed.offsets, packed.text_of, encoder.compute_dtype)
-    rows = gradient.new_zeros(len(packed.tokens), gradient.shape[1], dtype=encoder.compute_dtype)
-    starts, stops = packed.offsets[:-1], packed.offsets[1:]
-    real = (starts < stops)[:, None]  # a text of no tokens reads a row that is another's, or nobody's
-    chosen = _chosen(encoder, packed)
-    return rows.index_add_(0, chosen, torch.where(real, gradient, 0.0).to(rows.dtype))
-
-
-def _chosen(encoder: PackedEncoder, packed: PackedTexts) -> Tensor:
-    """The row of each text's first or last token, int64 [n]; of a text of no tokens, any row."""
-    last = isinstance(encoder.encoder.pooling, LastPooling)
-    rows = packed.offsets[1:] - 1 if last else packed.offsets[:-1]
-    return rows.clamp(0, len(packed.tokens) - 1).long()
 
 
 def _in_their_dtype(gradients: list[Tensor | None], parameters: list[Tensor]) -> list[Tensor | None]:

@@ -62,6 +62,30 @@ def is_causal(model: PreTrainedModel, pad_token_id: int) -> bool:
     return probe(model, pad_token_id).causal
 
 
+@dataclass(frozen=True)
+class Positions:
+    """first: the position id of a text's first token, 0 but in families that count from the padding's id on.
+    rows: of the table of positions, if there is one; 0 where not."""
+
+    first: int
+    rows: int
+
+
+def positions(model: PreTrainedModel, pad_token_id: int) -> Positions:
+    """As the model's forward pass takes them."""
+    long, _ = _texts(model, pad_token_id)
+    places = torch.arange(LONG, device=long.device)[None]
+    with torch.no_grad(), evaluating(model):
+        with _WatchedTables() as tables:
+            own = _states(model, long[None])
+        for first in dict.fromkeys([0, *tables.first]):
+            states = model(input_ids=long[None], position_ids=places + first).last_hidden_state
+            if float((states - own).abs().max()) <= TOLERANCE.get(own.dtype, LOW_PRECISION) * float(own.abs().max()):
+                break
+    rows = max((room + begin for room, begin in zip(tables.room, tables.first, strict=True)), default=0)
+    return Positions(first, rows)
+
+
 def _texts(model: PreTrainedModel, pad_token_id: int) -> tuple[Tensor, Tensor]:
     """Two texts without a token in common, none of which is padding, and no two in the order of their ids."""
     embedding: Any = model.get_input_embeddings()
@@ -107,6 +131,8 @@ class _WatchedTables(TorchFunctionMode):
         super().__init__()
         self.room: list[int] = []
         """Rows from the first one read to the end, by table."""
+        self.first: list[int] = []
+        """The first one read."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is F.embedding:
@@ -120,3 +146,4 @@ class _WatchedTables(TorchFunctionMode):
         first = int(rows[0, 0])
         if rows.tolist() == [list(range(first, first + LONG))] * len(rows):
             self.room.append(weight.shape[0] - first)
+            self.first.append(first)

@@ -26,32 +26,16 @@ BEHIND = 2
 numbers of a table take 0.33 ms, and a layer's products 0.3 ms for 16k tokens."""
 
 
-class StandingWeights:
-    """The linears of `weights` in `dtype`, and room for all gradients.
+class Copied:
+    """Parameters of which copies stand elsewhere, in another dtype: when are those to be made again?
 
-    gradient_dtype: of the linears' gradients; None is `dtype`. room: makes the gradients' memory where that is not
-    moved by itself but summed with that of other processes, to float32 places of their own.
+    `_copy_values` makes them.
     """
 
-    def __init__(
-        self,
-        weights: Weights,
-        dtype: torch.dtype,
-        gradient_dtype: torch.dtype | None = None,
-        room: Room | None = None,
-    ):
-        self._weights = weights
-        self._parameters = weights.parameters()
-        self.joined = copies(weights, dtype)
-        self.gradients = standing_gradients(weights, gradient_dtype or dtype, room)
-        self._summed = None if room is None else standing_gradients(weights, torch.float32)
-        self.anchor = torch.zeros((), requires_grad=True, device=weights.embedding.words.device)
-        """Stands for all weights in autograd's graph."""
-        self.finished: Callable[[int], None] | None = None
-        """Called with each part whose gradients are there and whose weights are read no more, see `backward`."""
-        self.behind = 0
+    def __init__(self, parameters: list[Tensor]):
+        self._parameters = parameters
         self._versions: list[int] = []
-        self._lending = Lending(self._parameters)
+        self._lending = Lending(parameters)
         self._doubted = False
 
     def refresh(self) -> None:
@@ -73,30 +57,109 @@ class StandingWeights:
         self._copy()
         self._doubted = True
 
-    def _copy(self) -> None:
-        with torch.no_grad():
-            copy_into(self.joined, self._weights)
-        self._versions = self._versions_now()
-
     def moved(self) -> None:
         """Says that a step moved parameters and copies alike, which kernels and graphs do unseen: whoever else reads
         the parameters sees that they changed, and these copies are not made again."""
         torch.autograd.graph.increment_version(self._parameters)
         self._versions = self._versions_now()
 
+    def _copy(self) -> None:
+        with torch.no_grad():
+            self._copy_values()
+        self._versions = self._versions_now()
+
+    def _copy_values(self) -> None:
+        raise NotImplementedError
+
     def _versions_now(self) -> list[int]:
         return [parameter._version for parameter in self._parameters]
+
+
+class Standing(Copied):
+    """Copies that passes read, and places for their gradients, in parts: each layer's, and REST for all others.
+
+    finished: called with each part whose gradients are there and whose weights are read no more.
+    behind: see `_packed_pass.backward`. sums_passes: whether the gradients are those of several passes, summed.
+    """
+
+    sums_passes = False
+
+    def __init__(self, parameters: list[Tensor]):
+        super().__init__(parameters)
+        self.finished: Callable[[int], None] | None = None
+        self.behind = 0
+
+    @property
+    def layers(self) -> int:
+        """Parts but for REST."""
+        raise NotImplementedError
+
+    def own(self, number: int) -> tuple[Tensor, ...]:
+        """Where passes leave a part's gradients."""
+        raise NotImplementedError
+
+    def read(self, number: int) -> tuple[Tensor, ...]:
+        """Where moves read them: the same, or where sums over processes come."""
+        raise NotImplementedError
+
+    def entries(self, group_of: dict[int, int]) -> list[list[Entry]]:
+        """All parameters with gradient and copy, part by part, REST last. group_of: the optimizer's group of each
+        parameter's id."""
+        raise NotImplementedError
+
+    def clear(self) -> None:
+        """Begins a sum of passes."""
+        raise NotImplementedError
+
+    def add(self) -> None:
+        """Ends a pass that is summed."""
+
+
+class StandingWeights(Standing):
+    """The linears of `weights` in `dtype`, and room for all gradients.
+
+    gradient_dtype: of the linears' gradients; None is `dtype`. room: makes the gradients' memory where that is not
+    moved by itself but summed with that of other processes, to float32 places of their own.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        dtype: torch.dtype,
+        gradient_dtype: torch.dtype | None = None,
+        room: Room | None = None,
+    ):
+        super().__init__(weights.parameters())
+        self._weights = weights
+        self.joined = copies(weights, dtype)
+        self.gradients = standing_gradients(weights, gradient_dtype or dtype, room)
+        self._summed = None if room is None else standing_gradients(weights, torch.float32)
+        self.anchor = torch.zeros((), requires_grad=True, device=weights.embedding.words.device)
+        """Stands for all weights in autograd's graph."""
+
+    def _copy_values(self) -> None:
+        copy_into(self.joined, self._weights)
 
     @property
     def moved_by(self) -> Gradients:
         """The gradients that a move reads."""
         return self.gradients if self._summed is None else self._summed
 
-    def entries(self, group_of: dict[int, int]) -> list[list[Entry]]:
-        """All parameters with gradient and copy: the matrices of each layer, then everything else.
+    @property
+    def layers(self) -> int:
+        """The model's."""
+        return len(self._weights.layers)
 
-        group_of: the optimizer's group of each parameter's id.
-        """
+    def own(self, number: int) -> tuple[Tensor, ...]:
+        """A layer's matrices, or all else."""
+        return self.gradients.whole(number)
+
+    def read(self, number: int) -> tuple[Tensor, ...]:
+        """The same."""
+        return self.moved_by.whole(number)
+
+    def entries(self, group_of: dict[int, int]) -> list[list[Entry]]:
+        """The matrices of each layer, then everything else."""
         copied: dict[int, Tensor] = {}
         layer_of: dict[int, int] = {}
         for number, (linear, joined) in enumerate(zip(self._weights.linears(), self.joined, strict=True)):
@@ -120,6 +183,8 @@ class SummedStandingWeights(StandingWeights):
     A layer's matrices are added beside the pass, so that layers alike share the places of their gradients by turns:
     two, for a layer may write while that of the one above is still read. To the words' sum every pass adds by itself.
     """
+
+    sums_passes = True
 
     def __init__(self, weights: Weights, dtype: torch.dtype, gradient_dtype: torch.dtype | None = None):
         super().__init__(weights, dtype, gradient_dtype)
@@ -147,6 +212,10 @@ class SummedStandingWeights(StandingWeights):
         """Begins anew."""
         torch._foreach_zero_(self.sums.written())
 
+    def own(self, number: int) -> tuple[Tensor, ...]:
+        """The sums."""
+        return self.read(number)
+
     def add(self) -> None:
         """Adds the gradients of the pass that has just run, but for those that it has added itself."""
         torch._foreach_add_(self.sums.of_no_layer()[1:], self.gradients.of_no_layer()[1:])
@@ -165,7 +234,7 @@ class StandingOptimization(Optimization):
     Where processes train together, each part moves once its gradients are summed over them, beside the pass.
     """
 
-    standing: StandingWeights | None = None
+    standing: Standing | None = None
     _update: FusedAdamW = field(init=False)
 
     def __post_init__(self) -> None:
@@ -175,7 +244,7 @@ class StandingOptimization(Optimization):
         group_of = {id(p): number for number, group in enumerate(optimizer.param_groups) for p in group["params"]}
         entries = self.standing.entries(group_of)
         self._update = FusedAdamW(optimizer, entries)
-        self._sums_passes = isinstance(self.standing, SummedStandingWeights)
+        self._sums_passes = self.standing.sums_passes
         self._cf_has_moved = False
         if not self._sums_passes:
             self.standing.finished = self._finish
@@ -188,7 +257,7 @@ class StandingOptimization(Optimization):
         self._cf_has_moved = False
         if encoder and self._sums_passes:
             assert self.standing is not None
-            for part in range(len(self.standing.moved_by.whole_layers)):
+            for part in range(self.standing.layers):
                 self._finish(part)
             self._finish(REST)
         if self.joint is not None:
@@ -226,11 +295,11 @@ class StandingOptimization(Optimization):
             move()
             return
         assert self.standing is not None
-        own, moved_by = self.standing.gradients, self.standing.moved_by
-        if self._sums_passes or own is moved_by:
-            self.joint.sum_aside(moved_by.whole(number), move)
+        own, read = self.standing.own(number), self.standing.read(number)
+        if all(of is to for of, to in zip(own, read, strict=True)):
+            self.joint.sum_aside(read, move)
         else:
-            self.joint.sum_aside(own.whole(number), move, into=moved_by.whole(number))
+            self.joint.sum_aside(own, move, into=read)
 
     def refresh(self) -> None:
         """Follows what was changed from outside since the last step: parameters and settings."""
@@ -243,8 +312,8 @@ class StandingOptimization(Optimization):
         self._update.release()
 
 
-def can_stand(optimization: Optimization, weights: Weights) -> bool:
-    """Whether `StandingOptimization` moves as this optimization does: plain AdamW of float32 on all of the weights,
+def can_stand(optimization: Optimization, parameters: list[Tensor]) -> bool:
+    """Whether `StandingOptimization` moves as this optimization does: plain AdamW of float32 on all of `parameters`,
     none of them frozen.
 
     Clipping needs every gradient before any moves.
@@ -257,12 +326,12 @@ def can_stand(optimization: Optimization, weights: Weights) -> bool:
     groups = optimizer.param_groups
     if any(group["amsgrad"] or group["maximize"] or group["differentiable"] for group in groups):
         return False
-    if len({id(parameter) for parameter in weights.parameters()}) < len(weights.parameters()):
+    if len({id(parameter) for parameter in parameters}) < len(parameters):
         return False  # what is shared has one gradient, the sum of those of its readers
     moved = {id(parameter) for group in groups for parameter in group["params"]}
     return all(
         id(p) in moved and p.requires_grad and p.dtype == torch.float32 and p.is_contiguous() and not _watched(p)
-        for p in weights.parameters()
+        for p in parameters
     )
 
 

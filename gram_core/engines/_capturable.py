@@ -9,43 +9,41 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gram_core.encoders.packed import PackedEncoder
-from gram_core.encoders.standing import StandingOptimization, StandingWeights, SummedStandingWeights, can_stand
+from gram_core.encoders.packing_encoder import PackingEncoder
+from gram_core.encoders.standing import StandingOptimization, can_stand
 from gram_core.engines._captured import CapturedFunction
 from gram_core.training import Optimization, Training
 
 
-def stand(training: Training, encoder: PackedEncoder, *, summed: bool = False) -> StandingOptimization | None:
+def stand(training: Training, encoder: PackingEncoder, *, summed: bool = False) -> StandingOptimization | None:
     """Has the encoder's weights stand in its compute dtype where that spares casts and the optimizer allows it.
 
     summed: whether a move is of several passes' gradients, summed, instead of one's.
     """
     optimization, encoder.standing = training.optimization, None
-    if encoder.compute_dtype == encoder.encoder.model.dtype or not can_stand(optimization, encoder.weights):
+    if encoder.compute_dtype == encoder.encoder.model.dtype:
         return None
-    if encoder.encoder.head_parameters():  # a step of `StandingOptimization` moves the packed pass's weights alone
+    parameters = encoder.standing_parameters()
+    if parameters is None or not can_stand(optimization, parameters):
         return None
     joint = optimization.joint
     travels = None if joint is None else joint.dtype or torch.float32
-    if summed:
-        encoder.standing = SummedStandingWeights(encoder.weights, encoder.compute_dtype, travels)
-    else:
-        make = partial(StandingWeights, encoder.weights, encoder.compute_dtype, travels)
-        encoder.standing = make() if joint is None else joint.in_peers(make)
+    make = partial(encoder.make_standing, travels, summed)
+    encoder.standing = make(None) if joint is None or summed else joint.in_peers(make)
     return StandingOptimization(**vars(optimization), standing=encoder.standing)
 
 
 class Bound:
     """What captured graphs are bound to besides their inputs: the model as it was, and where parameters lie."""
 
-    def __init__(self, training: Training, encoder: PackedEncoder):
+    def __init__(self, training: Training, encoder: PackingEncoder):
         self._encoder = encoder
         self._state = encoder.watch and encoder.watch.state
         self._parameters = [*encoder.parameters(), *training.cf_module.parameters()]
         self._places = self._places_now()
 
     def holds(self) -> bool:
-        """Whether all is as it was. To be asked behind `PackedEncoder.holds`, which looks at the model."""
+        """Whether all is as it was. To be asked behind `PackingEncoder.holds`, which looks at the model."""
         watch = self._encoder.watch
         return (watch is None or watch.state is self._state) and self._places_now() == self._places
 

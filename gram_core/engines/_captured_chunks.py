@@ -18,8 +18,7 @@ from torch import Tensor
 
 from gram_core.batch import PADDING_SLOT, Batch
 from gram_core.chunking import GraphBudget, chunk_bounds
-from gram_core.encoders.packed import PackedEncoder
-from gram_core.encoders.standing import SummedStandingWeights
+from gram_core.encoders.packing_encoder import PackingEncoder
 from gram_core.engines._capturable import forget_what_is_replaced
 from gram_core.engines._captured import CapturedFunction, Inputs, Outputs
 from gram_core.engines._captured_cf import CapturingTraining
@@ -52,7 +51,7 @@ class CapturedChunkedStep(CapturedExact):
 
     method: SingleStep
 
-    def __init__(self, method: SingleStep, training: CapturingTraining, encoder: PackedEncoder):
+    def __init__(self, method: SingleStep, training: CapturingTraining, encoder: PackingEncoder):
         super().__init__(method, training, encoder, summed=True)
         budget = method.settings.memory_budget
         self._room = None if budget is None else MemoryRoom(budget, training.device)
@@ -67,8 +66,8 @@ class CapturedChunkedStep(CapturedExact):
     def _prepare(self) -> None:
         super()._prepare()
         encoder = self._encoder
-        self._summed = encoder.standing if isinstance(encoder.standing, SummedStandingWeights) else None
-        weights = [] if self._summed is not None else encoder.weights.parameters() + encoder.encoder.head_parameters()
+        self._summed = encoder.standing
+        weights = [] if self._summed is not None else encoder.trained_parameters()
         self._gradients = GradientSums([*self.training.cf_module.parameters(), *weights])
 
     def step(self, batch: Batch) -> Tensor:

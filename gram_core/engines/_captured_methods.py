@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gram_core.batch import Batch, Selection, mapped
-from gram_core.encoders.packed import PackedEncoder
+from gram_core.encoders.packing_encoder import PackingEncoder
 from gram_core.encoders.standing import StandingOptimization
 from gram_core.encoding_buffer import EncodingBuffer
 from gram_core.engines._capturable import Bound, forget_undecided, forget_what_is_replaced, make_capturable, stand
@@ -42,7 +42,7 @@ class FollowsModel(Captured):
     """Captured work on an encoder that may be changed between steps. summed: see `stand`."""
 
     training: Training
-    _encoder: PackedEncoder
+    _encoder: PackingEncoder
     _standing: StandingOptimization | None = None
     _sums_passes = False
 
@@ -76,7 +76,7 @@ class CapturedExact(FollowsModel):
     method: E2E | SingleStep
 
     def __init__(
-        self, method: E2E | SingleStep, training: CapturingTraining, encoder: PackedEncoder, *, summed: bool = False
+        self, method: E2E | SingleStep, training: CapturingTraining, encoder: PackingEncoder, *, summed: bool = False
     ):
         self.name: str = method.name
         self.exactness: Exactness = method.exactness
@@ -106,7 +106,7 @@ class CapturedExact(FollowsModel):
 class CapturedStep(CapturedExact):
     """A whole step is one graph."""
 
-    def __init__(self, method: E2E | SingleStep, training: CapturingTraining, encoder: PackedEncoder):
+    def __init__(self, method: E2E | SingleStep, training: CapturingTraining, encoder: PackingEncoder):
         super().__init__(method, training, encoder)
         self._rows = Capacities(SMALLEST_ROWS)
         self._step = CapturedFunction(self._device_step, training.device, pool=self._pool)
@@ -168,7 +168,7 @@ class CapturedMultiStep(FollowsModel, MultiStep):
     other memory, for which it is captured anew.
     """
 
-    def __init__(self, training: CapturingTraining, settings: MultiStep.Settings | None, encoder: PackedEncoder):
+    def __init__(self, training: CapturingTraining, settings: MultiStep.Settings | None, encoder: PackingEncoder):
         super().__init__(training, settings)
         self._encoder = encoder
         self._new_items, self._minibatch = NewItemsPacker(encoder), Packer(encoder)

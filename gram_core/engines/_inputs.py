@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gram_core.batch import Batch, Texts
-from gram_core.encoders.packed import PackedEncoder
+from gram_core.encoders.packing_encoder import PackingEncoder
 from gram_core.engines._captured import Capacities
 from gram_core.kernels.segments import gather_rows
 from gram_core.packing import PackedTexts, readers
@@ -27,7 +27,7 @@ SMALLEST_ROWS = 16
 class Packer:
     """Packs texts into capacities that repeat, so that few graphs serve many batches."""
 
-    def __init__(self, encoder: PackedEncoder):
+    def __init__(self, encoder: PackingEncoder):
         self._encoder = encoder
         self._tokens, self._rows = Capacities(256), Capacities(SMALLEST_ROWS)
         self._pairs: list[tuple[int, int]] = []
@@ -57,7 +57,7 @@ class NewItemsPacker(Packer):
 
     SMALLEST, GROWTH, ROOM = 256, 1.5, 1.25
 
-    def __init__(self, encoder: PackedEncoder):
+    def __init__(self, encoder: PackingEncoder):
         super().__init__(encoder)
         self._texts_per_token: float | None = None
 

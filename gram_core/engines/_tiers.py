@@ -12,19 +12,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from gram_core.batch import Texts
-from gram_core.encoders import bucketed, packed
+from gram_core.encoders import bucketed, general, packed
 from gram_core.encoders.bucketed import BucketedEncoder
+from gram_core.encoders.general import GeneralEncoder
 from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.encoders.packed import PackedEncoder
+from gram_core.encoders.packing_encoder import PackingEncoder
 from gram_core.encoders.probe import evaluating
 from gram_core.encoders.proof import differs, few_texts
 from gram_core.encoders.watch import Watch
 from gram_core.protocols import ContentEncoder
 from gram_core.training import Training
 
-PACKED, PADDED, AS_GIVEN = "packed", "padded", "as given"
+PACKED, GENERAL, PADDED, AS_GIVEN = "packed", "general", "padded", "as given"
 PARTS_IN_FLOAT32 = 1e-5
 """Rotary positions and root-mean-square norms are computed in float32 by models of any dtype."""
 
@@ -44,6 +47,7 @@ class Ran:
     def sentence(self) -> str:
         """For a person, where something is to be said."""
         runs = {
+            GENERAL: "its own code, on packed texts",
             PADDED: "texts are padded to the longest of a few like ones",
             AS_GIVEN: "the encoder runs as the engine eager runs it",
         }
@@ -57,27 +61,33 @@ class Tier:
 
     name: str
     refuses: Callable[[HuggingFaceEncoder, torch.dtype | None], str | None]
-    build: Callable[[HuggingFaceEncoder, torch.dtype | None], PackedEncoder | BucketedEncoder]
-    differs: Callable[[PackedEncoder | BucketedEncoder, Texts, torch.dtype | None], str | None]
+    build: Callable[[HuggingFaceEncoder, torch.dtype | None], PackingEncoder | BucketedEncoder]
+    differs: Callable[[PackingEncoder | BucketedEncoder, Texts, torch.dtype | None], str | None]
 
 
 def _build_packed(encoder: HuggingFaceEncoder, amp_dtype: torch.dtype | None) -> PackedEncoder:
     return PackedEncoder(encoder, amp_dtype)
 
 
-def _packed_differs(tried: PackedEncoder | BucketedEncoder, texts: Texts, amp_dtype: torch.dtype | None) -> str | None:
-    assert isinstance(tried, PackedEncoder), "this tier's"
+def _build_general(encoder: HuggingFaceEncoder, amp_dtype: torch.dtype | None) -> GeneralEncoder:
+    return GeneralEncoder(encoder, amp_dtype)
+
+
+def _packed_differs(tried: PackingEncoder | BucketedEncoder, texts: Texts, amp_dtype: torch.dtype | None) -> str | None:
+    assert isinstance(tried, PackingEncoder), "this tier's"
     device, alone = tried.encoder.model.device, tried.alone()
-    return differs(
-        lambda texts: alone.encode(alone.pack(texts).to(device)), tried.encoder, tried.encoder, texts, amp_dtype
-    )
+
+    def encode(texts: Texts) -> Tensor:
+        return alone.encode(alone.pack(texts, max(len(texts.tokens), alone.proved_tokens)).to(device))
+
+    return differs(encode, tried.encoder, tried.encoder, texts, amp_dtype)
 
 
 def _build_padded(encoder: HuggingFaceEncoder, amp_dtype: torch.dtype | None) -> BucketedEncoder:
     return BucketedEncoder(encoder)
 
 
-def _padded_differs(tried: PackedEncoder | BucketedEncoder, texts: Texts, amp_dtype: torch.dtype | None) -> str | None:
+def _padded_differs(tried: PackingEncoder | BucketedEncoder, texts: Texts, amp_dtype: torch.dtype | None) -> str | None:
     """Evaluated, for what dropout drops is never the same twice; each length by itself."""
     apart = BucketedEncoder(tried.encoder, cost=lambda tokens: tokens)
     with evaluating(tried.encoder):
@@ -86,6 +96,7 @@ def _padded_differs(tried: PackedEncoder | BucketedEncoder, texts: Texts, amp_dt
 
 TIERS = (
     Tier(PACKED, packed.refuses, _build_packed, _packed_differs),
+    Tier(GENERAL, general.refuses, _build_general, _packed_differs),
     Tier(PADDED, bucketed.refuses, _build_padded, _padded_differs),
 )
 """The fastest first; below them is the encoder as it was given."""
@@ -106,14 +117,14 @@ def choose(training: Training) -> tuple[ContentEncoder, Ran]:
         reason = training.agreed(reason)
         if reason is None:
             ran = Ran(tier.name, "; ".join(reasons) or None)
-            if isinstance(built, PackedEncoder) and texts is not None:
+            if isinstance(built, PackingEncoder) and texts is not None:
                 _watch(built, tier, texts, training, ran)
             return _said(built, ran)
         reasons.append(f"{tier.name}: {reason}")
     return _said(encoder, Ran(AS_GIVEN, "; ".join(reasons)))
 
 
-def _watch(built: PackedEncoder, tier: Tier, texts: Texts, training: Training, ran: Ran) -> None:
+def _watch(built: PackingEncoder, tier: Tier, texts: Texts, training: Training, ran: Ran) -> None:
     """Has the tier proved again whenever the model is found changed."""
 
     def prove() -> str | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from gram_core.encoders.packed import PackedEncoder
+from gram_core.encoders.packing_encoder import PackingEncoder
 from gram_core.engines._captured_chunks import CapturedChunkedStep
 from gram_core.engines._captured_methods import CapturedMultiStep, CapturedStep
 from gram_core.engines._tiers import choose
@@ -29,7 +29,7 @@ def build(method: type, training: Training, settings: Any) -> Method:
     `tier` of the method says which that is, and why no faster one; where there is a reason, a warning says so too.
     """
     encoder, ran = choose(training)
-    if isinstance(encoder, PackedEncoder) and training.device.type == "cuda":
+    if isinstance(encoder, PackingEncoder) and training.device.type == "cuda":
         built: Any = build_packed(method, training, settings, encoder)
     else:
         built = method(replace(training, encoder=encoder), settings)
@@ -37,7 +37,7 @@ def build(method: type, training: Training, settings: Any) -> Method:
     return built
 
 
-def build_packed(method: type, training: Training, settings: Any, encoder: PackedEncoder) -> Method:
+def build_packed(method: type, training: Training, settings: Any, encoder: PackingEncoder) -> Method:
     """The method on a packed encoder; its steps are captured where device and training allow it."""
     packed = replace(training, encoder=encoder)
     if not packed.capturable:

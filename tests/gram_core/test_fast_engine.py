@@ -287,7 +287,7 @@ def test_a_model_that_is_not_the_librarys_own_does_not_run_packed(change: Callab
         method = fast.build(EXACT["single_step"], make_training(encoder), None)
     assert not isinstance(method.training.encoder, PackedEncoder)
     # a decoder that was none when it was made sees later tokens in padded batches alone
-    assert method.tier.tier == ("as given" if change is _as_decoder else "padded")
+    assert method.tier.tier == ("as given" if change is _as_decoder else "general")
 
 
 def test_adapters_do_not_run_packed() -> None:

@@ -103,15 +103,15 @@ def test_weights_changed_from_outside_are_seen_without_a_step() -> None:
 def test_only_plain_adamw_on_all_weights_can_stand() -> None:
     training = training_in_float32()
     weights = PackedEncoder(training.encoder).weights
-    assert can_stand(training.optimization, weights)
-    assert not can_stand(training_in_float32(max_grad_norm=1.0).optimization, weights)
-    assert not can_stand(training_in_float32().optimization, weights), "an optimizer of other parameters"
+    assert can_stand(training.optimization, weights.parameters())
+    assert not can_stand(training_in_float32(max_grad_norm=1.0).optimization, weights.parameters())
+    assert not can_stand(training_in_float32().optimization, weights.parameters()), "an optimizer of other parameters"
     frozen = weights.layers[0].norm.weight
     frozen.requires_grad_(False)
-    assert not can_stand(training.optimization, weights), "AdamW leaves a frozen parameter where it is"
+    assert not can_stand(training.optimization, weights.parameters()), "AdamW leaves a frozen parameter where it is"
     frozen.requires_grad_(True)
     training.optimization.encoder_optimizer = torch.optim.SGD(training.encoder.parameters())
-    assert not can_stand(training.optimization, weights)
+    assert not can_stand(training.optimization, weights.parameters())
 
 
 def test_copies_follow_what_another_method_moved() -> None:
@@ -196,7 +196,7 @@ def test_parameters_that_share_weights_or_have_hooks_do_not_stand() -> None:
         training = training_in_float32()
         change(training.encoder.model)
         with_adamw(training)
-        assert not can_stand(training.optimization, PackedEncoder(training.encoder).weights)
+        assert not can_stand(training.optimization, PackedEncoder(training.encoder).weights.parameters())
 
 
 def _tied(model: Any) -> None:
