@@ -19,43 +19,58 @@ if TYPE_CHECKING:
 
 Sizes = dict[str, int]
 
-# Sizes by the widest head that they are for. What the compiler makes of them on Hopper, in 16 bits (255 registers a
-# thread and 227 KiB a multiprocessor are there): none spills registers. Chunks of 32 queries leave room for a key
-# head's two gradients, which stay on chip while its query heads go by; eight warps share wider rows out.
+# Sizes by the widest head that they are for. Beside them the registers of a thread and the KiB of shared memory that
+# Triton 3.6 takes in 16 bits on Hopper, which has 255 and 227: none of these spills. Chunks of 32 queries leave room
+# for a key head's two gradients, which stay on chip while its query heads go by; eight warps share wider rows out.
 TILES_FORWARD = {
-    64: {64: (64, 4), 128: (64, 4)},
-    128: {64: (64, 4), 128: (64, 4)},
-    256: {64: (64, 8)},
+    64: {64: (64, 4), 128: (64, 4)},  # 80 to 94, 24; 160 to 223, 40
+    128: {64: (64, 4), 128: (64, 4)},  # 130, 48; 201 to 239, 80
+    256: {64: (64, 8)},  # 143, 96
 }
-"""Per tile of whole texts: queries at a time, and warps. Registers 94, 164; 130, 170; 146. KiB 24, 41; 48, 81; 96."""
+"""Per tile of whole texts: queries at a time, and warps."""
 TILES_BACKWARD = {
-    64: {64: (32, 4), 128: (64, 8)},
-    128: {64: (32, 4), 128: (64, 8)},
-    256: {64: (32, 8)},
+    64: {64: (64, 4), 128: (64, 8)},  # 145, 32; 243, 48
+    128: {64: (32, 4), 128: (64, 8)},  # 244, 48; 255, 96
+    256: {64: (32, 8)},  # 255, 96
 }
-"""The same. Registers 136, 201; 239, 249; 246. KiB 24, 48; 48, 96; 96."""
+"""The same."""
+SHARED = 32
+"""Queries at a time, backwards in the lesser tile, where query heads share keys: 152 registers, not 247."""
 WALKS = {
-    64: {"forward": (64, 64, 4, 2), "queries": (64, 64, 4, 2), "keys": (64, 64, 4, 2), "pairs": (64, 64, 4, 1)},
-    128: {"forward": (64, 64, 4, 2), "queries": (64, 64, 4, 2), "keys": (64, 32, 4, 2), "pairs": (64, 64, 8, 1)},
-    256: {"forward": (64, 32, 8, 2), "queries": (64, 32, 8, 2), "keys": (64, 32, 8, 1), "pairs": (64, 64, 8, 1)},
+    64: {
+        "forward": (64, 64, 4, 2),  # 157, 40
+        "queries": (64, 64, 4, 2),  # 176, 48
+        "keys": (64, 32, 4, 2),  # 252, 32
+        "pairs": (64, 64, 4, 1),  # 228, 32
+    },
+    128: {
+        "forward": (64, 64, 4, 2),  # 230, 80
+        "queries": (64, 32, 4, 2),  # 190, 64
+        "keys": (64, 32, 4, 1),  # 252, 48
+        "pairs": (64, 64, 8, 1),  # 145, 64
+    },
+    256: {
+        "forward": (64, 32, 8, 2),  # 178, 96
+        "queries": (64, 32, 8, 2),  # 217, 128
+        "keys": (64, 32, 8, 1),  # 249, 96
+        "pairs": (64, 64, 8, 1),  # 144, 128
+    },
 }
-"""Per kernel of tiles that walk: a tile's tokens, those of a step, warps, and steps in flight.
-
-Registers 153, 132, 250, 244; 218, 226, 254, 162; 179, 236, 250. KiB 40, 48, 49; 80, 96, 64; 96, 128, 96.
-"""
+"""Per kernel of tiles that walk: a tile's tokens, those of a step, warps, and steps in flight."""
 SINGLE = {
     64: {"forward": (64, 64, 4, 1), "queries": (64, 64, 4, 1), "keys": (64, 32, 4, 1), "pairs": (64, 64, 4, 1)},
     128: {"forward": (64, 32, 4, 1), "queries": (64, 32, 8, 1), "keys": (64, 16, 8, 1), "pairs": (64, 64, 8, 1)},
     256: {"forward": (32, 16, 4, 1), "queries": (16, 16, 4, 1), "keys": (16, 16, 4, 1), "pairs": (16, 16, 4, 1)},
 }
-"""The same in float32, whose products in three parts take their operands three times; there registers spill."""
+"""The same in float32, whose products in three parts take their operands three times: they fit, but spill registers."""
 TILES_SUMMED, WALKED_SUMMED = 4, 32
 """Tiles whose scores' gradients one program adds up for a bias: the more, the fewer sums to store, and programs."""
 
 
-def _tile_sizes(width: int, block: int, backward: bool) -> Sizes:
-    table = TILES_BACKWARD if backward else TILES_FORWARD
-    rows, warps = table[max(64, width)][block]
+def _tile_sizes(width: int, block: int, backward: bool, grouped: int) -> Sizes:
+    rows, warps = (TILES_BACKWARD if backward else TILES_FORWARD)[max(64, width)][block]
+    if backward and grouped > 1 and block == 64:
+        rows = SHARED
     return {"block": block, "rows": rows, "num_warps": warps, "num_stages": 1}
 
 
@@ -86,7 +101,7 @@ def forward(
             q, k, v, out, logs, groups, text_of, *numbers, tokens, *_strides(q, k, v), **constants, **sizes
         )
     else:
-        sizes = _tile_sizes(constants["width"], block, backward=False)
+        sizes = _tile_sizes(constants["width"], block, False, constants["grouped"])
         _text_tiles_triton.forward_kernel[((len(groups) - 1) * heads,)](
             q, k, v, out, logs, groups, text_of, *numbers, tokens, *_strides(q, k, v), **constants, **sizes
         )
@@ -134,7 +149,7 @@ def _tiles_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dq, dk, dv = (torch.empty(part.shape, dtype=part.dtype, device=part.device) for part in (q, k, v))
     constants = _constants(q, k, rules, block, bias)
-    sizes = _tile_sizes(constants["width"], block, backward=True)
+    sizes = _tile_sizes(constants["width"], block, True, constants["grouped"])
     repeats = 1
     if bias is not None:
         repeats, sizes["rows"] = TILES_SUMMED, block

@@ -47,11 +47,10 @@ def refuses(head_width: int, dtype: torch.dtype, device: torch.device) -> str | 
 def tile_for(text_length: int, head_width: int, dtype: torch.dtype) -> int | None:
     """What to pack texts of up to `text_length` tokens for: the tile that holds them whole; None where none does.
 
-    The larger tile of wider heads, or of float32, would not fit a multiprocessor's registers.
+    Larger tiles, and those of wider heads in float32, would not fit a multiprocessor.
     """
-    largest = 128 if head_width <= 128 else 64
-    if dtype.itemsize > 2:
-        largest = 64 if head_width <= 128 else 0
+    by_width = (128, 128, 64) if dtype.itemsize == 2 else (64, 0, 0)  # up to 64, up to 128, wider
+    largest = by_width[(head_width > 64) + (head_width > 128)]
     return next((block for block in (64, 128) if text_length <= block <= largest), None)
 
 

@@ -74,8 +74,9 @@ KERNELS: list[tuple[Any, dict[str, Any], dict[str, str]]] = [
 
 TEXT_ATTENTION = [
     *[(ROWS, width, kernel, block) for width, block in ((64, 128), (128, 128), (256, 64)) for kernel in TILES],
+    (ROWS, 128, "backward", 64),
     *[(ROWS, width, kernel, None) for width in (64, 128, 256) for kernel in WALKS[: 4 if width == 64 else 3]],
-    *[(WIDE, 128, kernel, 64) for kernel in TILES],
+    *[(WIDE, 64, kernel, 64) for kernel in TILES],
     *[(WIDE, 256, kernel, None) for kernel in WALKS],
 ]
 """With the narrowest heads a bias goes along; with wider ones two query heads share a key head."""
@@ -112,7 +113,7 @@ def test_text_attention_fits_in_the_sizes_that_it_runs_in(dtype: str, width: int
     if block is None:
         sizes = _text_attention_triton._walk_sizes(width, 4 if dtype == WIDE else 2, name)
     else:
-        sizes = _text_attention_triton._tile_sizes(width, block, backward=name == "backward")
+        sizes = _text_attention_triton._tile_sizes(width, block, name == "backward", 1 if biased else 2)
         if biased and name == "backward":
             sizes["rows"] = block
     options = {option: sizes.pop(option) for option in ("num_warps", "num_stages")}
