@@ -22,8 +22,7 @@ from gram_core.batch import Batch
 from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.encoders.pictures import PictureEncoder
 from gram_core.encoders.probe import evaluating
-    total = len(batches) * cf_flops(training, batches[0])
-    counts = {forward: operations_of(encoder, backward=not forward) for forward in set(forward_only)}
+from gram_core.protocols import ContentEncoder, Method
 from gram_core.training import Training
 
 REPEATS = 5
@@ -113,20 +112,15 @@ class EncoderOperations:
         embedding = model.get_input_embeddings().weight
         ids = torch.full((texts, length), embedding.shape[0] - 1, device=embedding.device)
         mask = torch.ones_like(ids)
-<<<<<<< HEAD
 
         def encodings() -> Tensor:
-=======
-        trained = [parameter for parameter in encoder.parameters() if parameter.requires_grad] if self._backward else []
-        grad = torch.set_grad_enabled(bool(trained))
-        with evaluating(encoder), grad, self._within(ids), Operations() as counter:
->>>>>>> h-peers
             found = model(input_ids=ids, attention_mask=mask).last_hidden_state
             if isinstance(encoder, HuggingFaceEncoder):
                 found = encoder.finish(encoder.pooling(found.to(model.dtype), mask.bool()))
             return found
 
-        return _counted(encoder, encodings, self._backward)
+        with self._within(ids):
+            return _counted(encoder, encodings, self._backward)
 
 
 def _counted(module: nn.Module, encodings: Callable[[], Tensor], backward: bool) -> int:
@@ -263,14 +257,8 @@ def step_flops(
 
     encoder: of texts or pictures. forward_only: which of the passes have no backward.
     """
-<<<<<<< HEAD
-    total = sum(cf_flops(training, batches[0]) for _ in batches)
-    counts = {forward: operations_of(training.encoder, backward=not forward) for forward in set(forward_only)}
-=======
-    assert isinstance(encoder, HuggingFaceEncoder), "a run builds no other"
     total = len(batches) * cf_flops(training, batches[0])
-    counts = {forward: EncoderOperations(encoder, backward=not forward) for forward in set(forward_only)}
->>>>>>> h-peers
+    counts = {forward: operations_of(encoder, backward=not forward) for forward in set(forward_only)}
     for items, forward in zip(passes, forward_only, strict=True):
         total += counts[forward].of(training.table.lengths[items])
     return total / len(batches)
