@@ -70,6 +70,7 @@ def _context(run: LoadedRun, derived: Frames, drawn: Iterable[Drawn]) -> dict[st
         "device_kind": run.info.environment.device_kind,
         "recorded": len(run.records),
         "unfinished": len(run.records) < run.info.planned_records,
+        "tells_utilisation": bool(derived.summary["mfu"].notna().any()),
         "several_blocks": bool(derived.summary["speed_up_half_width"].notna().any()),
         "several_samples": int(derived.summary["samples"].max()) if len(derived.summary) else 0,
     }

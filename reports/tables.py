@@ -78,12 +78,16 @@ class Table:
         return " ".join(part for part in (self.caption, HOLDS_ONE if found else "") if part)
 
 
+MFU = "MFU"
+"""Useful operations per second, as a part of the matrix rate that was measured beside them."""
+
 HEADLINE_COLUMNS = (
     Column("Method", numeric=False),
     Column("Repetition ratio", "item slots / unique items", short="Repetition"),
     Column("Speed-up against e2e", short="vs e2e"),
     Column("Against e2e_unique", short="vs e2e_unique"),
     Column("Time per step", "ms", short="ms/step"),
+    Column(MFU, "%"),
     Column("Users", "per s", short="users/s"),
     Column("Real tokens", "per s", short="real tokens/s"),
     Column("Peak memory"),
@@ -149,7 +153,7 @@ def _headline(title: str, rows: list[Row]) -> Table:
         for case, lines in chosen.items()
     )
     left_out = len(rows) - sum(len(lines) for lines in chosen.values())
-    return Table(HEADLINE_COLUMNS, groups, caption, left_out, title)
+    return without_empty(Table(HEADLINE_COLUMNS, groups, caption, left_out, title), MFU)
 
 
 def _telling_cases(cases: dict[str, list[Row]]) -> tuple[dict[str, list[Row]], str]:
@@ -188,6 +192,7 @@ def _measures(row: Row, fastest: float | None = None) -> tuple[Cell, ...]:
         _speed_up(row, "speed_up", "reference_outcome", REFERENCE, fastest),
         _speed_up(row, "speed_up_unique", "unique_reference_outcome", UNIQUE_REFERENCE),
         Cell(words.milliseconds(row["median_s"], row["scatter"])),
+        Cell(words.utilisation(row["mfu"])),
         Cell(words.rate(row["users_per_s"], row["scatter"])),
         Cell(words.rate(row["real_tokens_per_s"], row["scatter"])),
         Cell(words.gibibytes(row["memory_bytes"])),
@@ -227,7 +232,21 @@ def every_result(frames: Frames, limit: int = 500) -> Table:
     rows = frames.summary.head(limit).to_dict("records")
     columns = (*CASE_COLUMNS, *HEADLINE_COLUMNS, *COST_COLUMNS)
     made = tuple((*_axes(row), *_measures(row), *_costs(row)) for row in rows)
-    return Table(columns, (Group("", made),), left_out=len(frames.summary) - len(rows))
+    return without_empty(Table(columns, (Group("", made),), left_out=len(frames.summary) - len(rows)), MFU)
+
+
+def without_empty(table: Table, *labels: str) -> Table:
+    """The table less those columns of these labels in which no line has anything to say."""
+    rows = [row for group in table.groups for row in group.rows]
+    kept = [
+        place
+        for place, column in enumerate(table.columns)
+        if column.label not in labels or any(row[place].text not in ("", words.MISSING) for row in rows)
+    ]
+    groups = tuple(
+        replace(group, rows=tuple(tuple(row[place] for place in kept) for row in group.rows)) for group in table.groups
+    )
+    return replace(table, columns=tuple(table.columns[place] for place in kept), groups=groups)
 
 
 def _costs(row: Row) -> tuple[Cell, ...]:

@@ -150,6 +150,11 @@ def percent(value: float | None) -> str:
     return f"{number(value * 100, 2)} %" if value is not None and exists(value) else MISSING
 
 
+def utilisation(value: float | None) -> str:
+    """A fraction as a number of percent, to two digits: a rate of products is measured no better."""
+    return percent(value).removesuffix(" %")
+
+
 def ratio_range(low: float | None, high: float | None) -> str:
     """An interval of ratios, with the more digits the narrower it is: 2.912 to 3.043×, 0.51 to 1.9×.
 

@@ -108,7 +108,7 @@ class CachedLayers:
     ) -> tuple[TwoParts, Ran]:
         """Packed where the engine is not the eager one and that holds, else padded."""
         given, dtype = training.encoder, training.amp_dtype
-        why_padded = "as the engine pads" if given is encoder else general.refuses(encoder, dtype)
+        why_padded = "the engine pads texts" if given is encoder else general.refuses(encoder, dtype)
         if why_padded is None:
             packed = PackedParts(given, encoder, split, dtype)
             why_padded = difference(partial(packed.alone().both, dtype=self._kept.dtype), encoder, encoder, training)

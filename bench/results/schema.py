@@ -9,6 +9,7 @@ so that what such a result was measured on is unknown.
 
 from __future__ import annotations
 
+from statistics import median
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -250,6 +251,13 @@ class Record(_Strict):
     def label(self) -> str:
         """The method as a reader sees it: `multi_step N=16`, say."""
         return self.method if self.accumulation_steps is None else f"{self.method} N={self.accumulation_steps}"
+
+    @property
+    def utilisation(self) -> float | None:
+        """Useful operations per second as a part of the matrix rate; None where either is unknown."""
+        if self.outcome != "ok" or not self.samples_s or self.useful_flops is None or not self.matrix_flops_per_s:
+            return None
+        return self.useful_flops / median(self.samples_s) / self.matrix_flops_per_s
 
 
 class Environment(_Strict):

@@ -212,7 +212,7 @@ def _record_row(record: Record) -> Row:
     row["samples"] = len(record.samples_s)
     row["median_s"] = median(record.samples_s) if record.outcome == "ok" and record.samples_s else None
     row["scatter"] = stats.scatter(record.samples_s) if record.outcome == "ok" else None
-    row["mfu"] = _utilisation(row)
+    row["mfu"] = record.utilisation
     rates, loss, peaks = record.throughput_per_s, record.loss, record.peak_memory_bytes
     if rates is not None:
         row |= {
@@ -224,12 +224,6 @@ def _record_row(record: Record) -> Row:
         row |= {"loss_first": loss.first, "loss_last": loss.last}
     row |= {"allocated_bytes": peaks.allocated, "reserved_bytes": peaks.reserved, "process_bytes": peaks.process}
     return row
-
-
-def _utilisation(row: Row) -> float | None:
-    """Useful operations per second over the matrix rate that the same process measured."""
-    flops, rate, seconds = row["useful_flops"], row["matrix_flops_per_s"], row["median_s"]
-    return flops / seconds / rate if flops is not None and rate and seconds else None
 
 
 def _grouped(rows: list[Row], columns: tuple[str, ...]) -> dict[tuple[Any, ...], list[Row]]:

@@ -11,7 +11,7 @@ from bench.results.store import LoadedRun
 from bench.results.summary import Frames
 from reports import words
 from reports.sections import Section
-from reports.tables import Cell, Column, Group, Table
+from reports.tables import Cell, Column, Group, Table, without_empty
 
 PLACE = 90
 
@@ -41,11 +41,9 @@ def make(run: LoadedRun, derived: Frames) -> Section | None:
     found = _by_line(run.records)
     for line in list(found)[:LIMIT]:
         groups.setdefault(line[0], []).append(_row(line[1], found[line]))
-    table = Table(
-        _shown(COLUMNS, groups),
-        tuple(Group(title, tuple(rows)) for title, rows in _without_empty(groups).items()),
-        left_out=max(0, len(found) - LIMIT),
-    )
+    made = tuple(Group(title, tuple(rows)) for title, rows in groups.items())
+    whole = Table(COLUMNS, made, left_out=max(0, len(found) - LIMIT))
+    table = without_empty(whole, *(column.label for column in COLUMNS))  # a processor has no clock of a GPU
     return Section("measuring", "How it was measured", tuple(_notes(told)), (table,), "Measuring")
 
 
@@ -139,21 +137,6 @@ def _ratio_basis(told: Sequence[Record]) -> list[str]:
         f"Repetition ratios are counted on {batches} of each case's log, whatever number of them was timed; their "
         f"relative standard error is at most {words.percent(_most(errors)) if _most(errors) else '0 %'}."
     ]
-
-
-def _shown(columns: tuple[Column, ...], groups: dict[str, list[tuple[Cell, ...]]]) -> tuple[Column, ...]:
-    return tuple(columns[place] for place in _telling(groups))
-
-
-def _without_empty(groups: dict[str, list[tuple[Cell, ...]]]) -> dict[str, list[tuple[Cell, ...]]]:
-    kept = _telling(groups)
-    return {title: [tuple(row[place] for place in kept) for row in rows] for title, rows in groups.items()}
-
-
-def _telling(groups: dict[str, list[tuple[Cell, ...]]]) -> list[int]:
-    """The columns in which any line has something to say: a processor has no clock of a GPU."""
-    rows = [row for made in groups.values() for row in made]
-    return [place for place in range(len(COLUMNS)) if any(row[place].text not in ("", words.MISSING) for row in rows)]
 
 
 def _range(values: Iterable[float | None]) -> str:

@@ -11,10 +11,11 @@ from bench.results.store import LoadedRun
 from bench.results.summary import Frames
 from reports import words
 from reports.sections import Section
-from reports.tables import Cell, Column, Group, Table
+from reports.tables import Cell, Column, Group, Table, without_empty
 
 PLACE = 30
 
+KEPT = "Kept between steps"
 COLUMNS = (
     Column("Method", numeric=False),
     Column("Peak"),
@@ -22,15 +23,17 @@ COLUMNS = (
     Column("Weights and optimizer"),
     Column("The rest of the peak"),
     Column("of e2e's", "%"),
+    Column(KEPT),
 )
 LIMIT = 200
 NOTE = (
     "Weights and optimizer state are there whatever the batch; the rest of the peak is activations, gradients, "
-    "encodings kept between steps and workspace. Peaks are those of torch's CUDA allocator."
+    "encodings or states kept between steps, and workspace. Peaks are those of torch's CUDA allocator; what a method "
+    "keeps on the host is not in them."
 )
 
-Peaks = tuple[float, float]
-"""Peak and fixed bytes of a line, medians over its blocks."""
+Peaks = tuple[float, float, float | None]
+"""Peak, fixed and kept bytes of a line, medians over its blocks."""
 
 
 def make(run: LoadedRun, derived: Frames) -> Section | None:
@@ -47,7 +50,7 @@ def make(run: LoadedRun, derived: Frames) -> Section | None:
     for case, cells in rows[:LIMIT]:
         groups.setdefault(case, []).append(cells)
     made = tuple(Group(title, tuple(cells)) for title, cells in groups.items())
-    table = Table(COLUMNS, made, left_out=max(0, len(rows) - LIMIT))
+    table = without_empty(Table(COLUMNS, made, left_out=max(0, len(rows) - LIMIT)), KEPT)
     return Section("memory", "Where memory goes", (NOTE,), (table,), "Memory")
 
 
@@ -68,11 +71,12 @@ def _by_case(records: Iterable[Record]) -> list[tuple[Record, dict[str, Peaks]]]
 def _peaks(own: Iterable[Record]) -> Peaks:
     records = list(own)
     peak = median(record.peak_memory_bytes.allocated or 0 for record in records)
-    return peak, median(record.fixed_memory_bytes or 0 for record in records)
+    kept = [record.detail["kept_bytes"] for record in records if record.detail.get("kept_bytes")]
+    return peak, median(record.fixed_memory_bytes or 0 for record in records), median(kept) if kept else None
 
 
 def _row(label: str, peaks: Peaks, reference: Peaks | None) -> tuple[Cell, ...]:
-    peak, fixed = peaks
+    peak, fixed, kept = peaks
     rest = peak - fixed
     theirs, theirs_rest = (reference[0], reference[0] - reference[1]) if reference else (0.0, 0.0)
     return (
@@ -82,4 +86,5 @@ def _row(label: str, peaks: Peaks, reference: Peaks | None) -> tuple[Cell, ...]:
         Cell(words.gibibytes(fixed)),
         Cell(words.gibibytes(rest)),
         Cell(words.number(100 * rest / theirs_rest, 2) if theirs_rest > 0 else words.MISSING),
+        Cell(words.gibibytes(kept)),
     )

@@ -41,7 +41,7 @@ def _sections(derived: TrainingFrames, run: LoadedTraining) -> tuple[Section, ..
     found = (
         Section("results", "Results", (_intervals(derived),), (*training_tables.results(derived), *told)),
         beside_paper.section(derived),
-        Section("tiers", "How the engine ran encoders", (), tiers.table(run.points)),
+        Section("tiers", "Which encoder ran how", (), tiers.table(run.points)),
         Section("seeds", "Every seed", (), (training_tables.every_seed(derived),)),
         Section("missing", "Not trained to the end", (), (training_tables.unfinished(derived),)),
     )

@@ -185,6 +185,22 @@ def test_memory_splits_a_peak_into_what_stays_and_what_a_step_adds(tmp_path):
     ]
 
 
+def test_memory_that_is_kept_between_steps_has_a_column_where_any_is(tmp_path):
+    memory = PeakMemory(allocated=2**30, reserved=None, process=None)
+    plain = _runs.record("e2e", peak_memory_bytes=memory, fixed_memory_bytes=2**20)
+    keeping = _runs.record("frozen", peak_memory_bytes=memory, fixed_memory_bytes=2**20, detail={"kept_bytes": 2**29})
+
+    def table_of(*records):
+        run = load(_runs.write(tmp_path, records))
+        (table,) = sections.discover()["memory"].make(run, frames(run.records)).tables
+        return table
+
+    assert table_of(plain).columns[-1].label == "of e2e's"
+    table = table_of(plain, keeping)
+    assert table.columns[-1].label == "Kept between steps"
+    assert [row[-1].text for row in table.groups[0].rows] == [words.MISSING, "512 MiB"]
+
+
 def test_memory_of_a_processor_is_not_split(tmp_path):
     resident = PeakMemory(allocated=None, reserved=None, process=2**30)
     record = _runs.record().model_copy(update={"peak_memory_bytes": resident, "fixed_memory_bytes": 2**20})
