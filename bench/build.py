@@ -23,6 +23,7 @@ from bench.encoders import _base as encoders
 from bench.encoders._base import LoadedEncoder
 from bench.encoders._encoding import check_length, encoding_of
 from bench.handicaps import that_hold
+from bench.item_kinds import refuse_other_items
 from bench.measure.clock import CudaClock, HostClock
 from bench.methods import check_available, exactness, method_class, registered_class
 from bench.results.schema import Inputs
@@ -32,7 +33,7 @@ from bench.training.settings import TrainSettings
 from bench.workloads import _base as workloads
 from bench.workloads._base import HoldOut, Task, Workload, WorkloadRequest
 from gram_core.adaptive_interval import StepCosts
-from gram_core.encoders.huggingface import HuggingFaceEncoder
+from gram_core.batch import ItemTable
 from gram_core.engines._tiers import FallBack
 from gram_core.methods.multi_step import resolve_accumulation_steps
 from gram_core.protocols import ContentEncoder, Exactness, Method
@@ -129,14 +130,7 @@ def build(
     workload = build_workload(config, case, loaded, task=cf_class.task, hold_out=hold_out)
     inputs = contents.read_as(before, contents.of_case(config, case))
     torch.manual_seed(seed)
-    encoder = HuggingFaceEncoder(
-        loaded.model,
-        pad_token_id=loaded.pad_token_id,
-        text_length=case.text_length,
-        pooling=encoding.pooling,
-        padding=run.padding,
-        head=encoding.head,
-    )
+    encoder = encoding.encoder(case.text_length, run.padding)
     cf_module = cf_class(encoder.width).to(device, dtype)
     for module in (encoder, cf_module):
         set_dropout(module, run.dropout)
@@ -227,13 +221,14 @@ def set_deterministic(deterministic: bool) -> None:
 def build_workload(
     config: Config, case: Case, loaded: LoadedEncoder, task: Task, hold_out: HoldOut | None = None
 ) -> Workload:
-    """The case's item texts and batches."""
+    """The case's items and batches. Raises ValueError where the encoder cannot read them."""
+    refuse_other_items(case.workload, case.encoder)
     module = workloads.load(case.workload)
     settings = config.workload.get(workloads.split(case.workload)[0]) or module.Settings()
     workload: Workload = module.build(
         settings, workload_request(config.model, case, loaded, config.run.seed, task, hold_out)
     )
-    highest = int(workload.table.tokens.max()) if len(workload.table.tokens) else 0
+    highest = int(workload.table.tokens.max()) if isinstance(workload.table, ItemTable) else -1
     if highest >= loaded.vocab_size:
         raise ValueError(
             f"{case.encoder}: a text of {case.workload} has the token id {highest} (an added token) and the model has "
@@ -261,6 +256,7 @@ def workload_request(
         vocab_size=loaded.vocab_size,
         seed=seed,
         hold_out=hold_out,
+        picture=loaded.picture,
     )
 
 

@@ -309,14 +309,15 @@ class _Comparison:
         )
         alive = self.total >= ALIVE and len(silent) < len(self.reference.norms) / 2
         yield VerifyRow(self.label, "gradients exist", REFERENCE, self.total, ALIVE, alive, note, "at least")
-        other = self.case.with_another_token()
+        other = self.case.with_another_item()
+        check = f"another {self.case.item} changes them"
         if other is None:
-            note = "the texts of this batch have one token only"
-            yield VerifyRow(self.label, "another text changes them", REFERENCE, 0.0, CHANGED, False, note, "at least")
+            note = "the items of this batch are all alike: one token, or one picture"
+            yield VerifyRow(self.label, check, REFERENCE, 0.0, CHANGED, False, note, "at least")
             return
         name, change = share_of(relative_errors(self.case.gradients(self.e2e, table=other), self.reference.gradients))
         passed = change >= CHANGED
-        yield VerifyRow(self.label, "another text changes them", REFERENCE, change, CHANGED, passed, name, "at least")
+        yield VerifyRow(self.label, check, REFERENCE, change, CHANGED, passed, name, "at least")
 
     def _exact(self, line: MethodLine) -> Iterator[VerifyRow]:
         method = method_class(line.method, self.config.run.plugins)

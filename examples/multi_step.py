@@ -18,7 +18,8 @@ def run(naive: bool, accumulation_steps: int = 1) -> list[float]:
     def encoder(ids):
         return encode_texts(model, ids)
 
-    targets = MultiStepEncodings(encoder, encoder_optimizer, accumulation_steps=accumulation_steps)
+    if not naive:
+        targets = MultiStepEncodings(encoder, encoder_optimizer, accumulation_steps=accumulation_steps)
     losses = []
     for batch in loader():
         if naive:
@@ -36,7 +37,8 @@ def run(naive: bool, accumulation_steps: int = 1) -> list[float]:
         else:
             targets.step()
         losses.append(loss.item())
-    targets.finish()
+    if not naive:
+        targets.finish()
     return losses
 
 

@@ -118,6 +118,9 @@ class ItemTable:
         """The texts of `items` [n], in that order."""
         return _gathered(self.tokens, self._offsets, self.lengths, items)
 
+    take = texts
+    """What every source of items has (`gram_core.protocols.ItemSource`)."""
+
     def truncated(self, text_length: int, closing_token_id: int | None = None) -> ItemTable:
         """At most `text_length` tokens per item; a cut text ends in `closing_token_id` where one is given."""
         lengths = self.lengths.clamp(max=text_length)

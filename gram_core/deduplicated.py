@@ -9,14 +9,11 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from gram_core.encoders.pooling import Pooling, pooling_module
-
-Batch = Any
-"""What a module takes: a mapping as keyword arguments, a tuple or list as positional ones, anything else alone."""
+from gram_core.item_sources import Batch, Collate, has_fields, moved, rows_of
 
 
 class Deduplicated(nn.Module):
@@ -43,7 +40,7 @@ class Deduplicated(nn.Module):
         module: Callable[..., Any],
         items: Any,
         *,
-        collate: Callable[[list[Any]], Batch] | None = None,
+        collate: Collate | None = None,
         prepare: Callable[[Batch], Batch] | None = None,
         pool: Callable[[Any, Batch], Tensor] | Pooling | None = None,
         device: torch.device | str | None = None,
@@ -73,8 +70,8 @@ class Deduplicated(nn.Module):
         return self._encoded(ids, ids.device)
 
     def _encoded(self, ids: Any, device: torch.device) -> Tensor:
-        batch = _rows(self._source.items, ids, self._collate)
-        batch = _moved(batch, self._device or self._module_device() or device)
+        batch = rows_of(self._source.items, ids, self._collate)
+        batch = moved(batch, self._device or self._module_device() or device)
         if self._prepare is not None:
             batch = self._prepare(batch)
         if isinstance(batch, Mapping):
@@ -115,53 +112,7 @@ def _pooled(pooling: nn.Module) -> Callable[[Any, Batch], Tensor]:
     return pool
 
 
-def _has_fields(items: Any) -> bool:
-    return isinstance(items, Mapping) and all(isinstance(name, str) for name in items)
-
-
 def _any_id(items: Any) -> Tensor:
     """The id of some item, [1]."""
-    keyed = isinstance(items, Mapping) and not _has_fields(items)
+    keyed = isinstance(items, Mapping) and not has_fields(items)
     return torch.tensor([int(next(iter(items)))] if keyed else [0])
-
-
-def _rows(items: Any, ids: Tensor, collate: Callable[[list[Any]], Batch] | None) -> Batch:
-    """The rows at `ids` [n] as a batch."""
-    if collate is not None:
-        return collate([_row(items, row) for row in ids.tolist()])
-    if _has_fields(items):
-        return {name: _rows(part, ids, None) for name, part in items.items()}
-    if isinstance(items, Tensor):
-        return items[ids.to(items.device)]
-    if isinstance(items, np.ndarray):
-        return torch.from_numpy(np.asarray(items[ids.cpu().numpy()]))
-    rows = [_row(items, row) for row in ids.tolist()]
-    try:
-        return _stacked(rows)
-    except (RuntimeError, TypeError, ValueError) as error:
-        error.add_note("Deduplicated stacks rows of one shape; give collate= for others, such as texts to be padded.")
-        raise
-
-
-def _stacked(rows: list[Any]) -> Batch:
-    """Rows of one shape as a batch: tensors, arrays, lists of numbers, pictures, or mappings and tuples of them."""
-    first = rows[0]
-    if isinstance(first, Mapping):
-        return {name: _stacked([row[name] for row in rows]) for name in first}
-    if isinstance(first, tuple):
-        return tuple(_stacked(list(parts)) for parts in zip(*rows, strict=True))
-    return torch.stack(rows) if isinstance(first, Tensor) else torch.from_numpy(np.stack([np.asarray(r) for r in rows]))
-
-
-def _row(items: Any, row: int) -> Any:
-    return {name: part[row] for name, part in items.items()} if _has_fields(items) else items[row]
-
-
-def _moved(batch: Batch, device: torch.device) -> Batch:
-    if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, Mapping):
-        return {name: _moved(part, device) for name, part in batch.items()}
-    if isinstance(batch, tuple | list):
-        return type(batch)(_moved(part, device) for part in batch)
-    return batch

@@ -1,13 +1,13 @@
-"""The three roles of content-based collaborative filtering: content encoder, CF module, method."""
+"""The roles of content-based collaborative filtering: source of items, content encoder, CF module, method."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from gram_core.batch import Batch, Texts
+from gram_core.batch import Batch
 
 Exactness = Literal["exact", "stale", "other-model"]
 """exact: end-to-end training's gradient with dropout off; stale: some encodings are older than the
@@ -15,21 +15,39 @@ encoder; other-model: trains something else (frozen encoder, ids only)."""
 
 
 @runtime_checkable
-class ContentEncoder(Protocol):
-    """A text model: n texts -> encodings [n, d]. Usually an `nn.Module`.
+class ItemSource(Protocol):
+    """A catalogue of I items: `ItemTable` for texts, `IndexedItems` for pictures and anything else ids can index."""
 
-    One that never draws random numbers, as dropout does, says `draws_random_numbers = False`: whoever encodes texts
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens per item, patches of a picture for one; int64 [I]."""
+        ...
+
+    def __len__(self) -> int:
+        """I."""
+        ...
+
+    def take(self, items: Tensor) -> Any:
+        """What the encoder takes of `items` [n], in that order, on the host."""
+        ...
+
+
+@runtime_checkable
+class ContentEncoder(Protocol):
+    """A model of what items are, texts or pictures: n of them -> encodings [n, d]. Usually an `nn.Module`.
+
+    One that never draws random numbers, as dropout does, says `draws_random_numbers = False`: whoever encodes items
     twice then need not save the generators' state, for which a GPU is waited for.
     """
 
     width: int
 
-    def __call__(self, texts: Texts) -> Tensor:
-        """Encodings [n, d], on the encoder's device."""
+    def __call__(self, content: Any, /) -> Tensor:
+        """Encodings [n, d], on the encoder's device, of what `ItemSource.take` gave, `Texts` for one."""
         ...
 
     def computed_tokens(self, lengths: Tensor) -> Tensor:
-        """Tokens that the encoder computes for texts of these lengths, each, padding included; int64 [n].
+        """Tokens that the encoder computes for items of these lengths, each, padding included; int64 [n].
 
         Token budgets are in this unit, since it is what memory and time follow.
         """

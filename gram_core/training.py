@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from gram_core.batch import Batch, ItemTable, Selection, unique_items
+from gram_core.batch import Batch, Selection, unique_items
 from gram_core.batch_statistics import refuse_batch_statistics
 from gram_core.encoding_buffer import EncodingBuffer
 from gram_core.joint import Joint
 from gram_core.loss_terms import loss_terms
 from gram_core.modes import tell_idle_dropout
 from gram_core.phases import phase
-from gram_core.protocols import CFModule, ContentEncoder
+from gram_core.protocols import CFModule, ContentEncoder, ItemSource
 from gram_core.sharing import Share
 
 if TYPE_CHECKING:
@@ -134,13 +134,13 @@ def parameters_of(optimizer: Optimizer) -> list[Tensor]:
 
 @dataclass
 class Training:
-    """Item texts, models and optimization of one training run.
+    """Items, models and optimization of one training run.
 
     amp_dtype: compute dtype of autocast, None for none; master weights, encodings and the loss keep
     their own dtype either way. Raises ValueError for an encoder that normalises by its batch.
     """
 
-    table: ItemTable
+    table: ItemSource
     encoder: ContentEncoder
     cf_module: CFModule
     optimization: Optimization
@@ -168,9 +168,9 @@ class Training:
     def encode(self, items: Tensor) -> Tensor:
         """Encodings [n, d] of `items` [n], with a graph where gradients are enabled."""
         with phase("host"):
-            texts = self.table.texts(items)
+            content = self.table.take(items)
         with phase("ce_forward"), self.autocast():
-            return self.encoder(texts)
+            return self.encoder(content)
 
     def gather(self, slot_rows: Tensor) -> Gather:
         """How slots read encodings [n, d] through `slot_rows` [B, S]."""

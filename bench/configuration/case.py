@@ -12,10 +12,11 @@ class Case:
     """One point of the sweep: what every method is given alike.
 
     layers: the encoder's first so many layers, None for all of them; history_length, text_length: per user and
-    per item; item_repetition_ratio: as asked for, None where the workload's own log decides; cf_module: what reads
-    the encodings. world_size: processes that train together, each on batch_size users of its own; deduplicate: whether
-    each of them encodes its own unique items ("local"), or all together each item once ("global"). adapter: what of the
-    encoder is trained, all ("none") or adapters of low rank in it ("lora").
+    per item, of a picture the tokens that the encoder makes of it; item_repetition_ratio: as asked for, None where the
+    workload's own log decides; cf_module: what reads the encodings. world_size: processes that train together, each on
+    batch_size users of its own; deduplicate: whether each of them encodes its own unique items ("local"), or all
+    together each item once ("global"). adapter: what of the encoder is trained, all ("none") or adapters of low rank in
+    it ("lora").
     """
 
     workload: str

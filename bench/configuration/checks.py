@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from bench import registry
 from bench.configuration import method_settings, sweep
 from bench.configuration.problems import fields_at, key_name, nearest, sentence
+from bench.item_kinds import refuse_other_items
 from bench.workloads import _base as workloads
 
 if TYPE_CHECKING:
@@ -229,12 +230,16 @@ def _check_training(config: Config) -> None:
 
 def _check_cases(config: Config, place: Path, table: Sweep) -> None:
     """place: where the sweep stands in the configuration."""
+
+    def at(number: int, axis: str) -> Path:
+        own = bool(table.part) and axis in table.part[number].model_fields_set
+        return (*place, "part", number, axis) if own else (*place, axis)
+
     for number, part in enumerate(table.parts()):
         for case in sweep.cases(part):
-            axis = "workload" if case.item_repetition_ratio is None else "item_repetition_ratio"
-            own = bool(table.part) and axis in table.part[number].model_fields_set
-            path: Path = (*place, "part", number, axis) if own else (*place, axis)
-            with _blamed_on(path):
+            with _blamed_on(at(number, "encoder")):
+                refuse_other_items(case.workload, case.encoder)
+            with _blamed_on(at(number, "workload" if case.item_repetition_ratio is None else "item_repetition_ratio")):
                 scheme = workloads.split(case.workload)[0]
                 axes = workloads.axes_of(case, config.model.candidates, task_of(case.cf_module))
                 registry.load(WORKLOADS, scheme).check(config.workload[scheme], axes)

@@ -12,6 +12,7 @@ from bench.configuration import method_settings
 from bench.configuration.case import Case
 from bench.configuration.paths import absolute_encoder
 from bench.errors import ConfigError
+from bench.item_kinds import has_pictures, picture_of
 from bench.results.schema import Record
 from bench.results.store import record_key
 from bench.workloads import _base as workloads
@@ -89,7 +90,8 @@ def _canary(config: Config, lines: Iterable[MethodLine]) -> list[tuple[MethodLin
 
 
 def cases(part: SweepAxes) -> tuple[Case, ...]:
-    """The product of a part's axes; a workload with a log of its own is not multiplied by the asked-for ratios."""
+    """The product of a part's axes; a workload with a log of its own is not multiplied by the asked-for ratios, nor
+    one of pictures by text lengths: each item has as many tokens there as its encoder makes of a picture."""
     found: dict[Case, None] = {}
     for workload in part.workload:
         ratios = part.item_repetition_ratio if takes_ratio(workload) else (None,)
@@ -98,6 +100,8 @@ def cases(part: SweepAxes) -> tuple[Case, ...]:
         axes = (part.cf_module, models, *sizes, part.precision, _together(part))
         for cf_module, model, layers, batch, history, text, ratio, precision, together in itertools.product(*axes):
             (encoder, adapter), depth = model, layers if isinstance(layers, int) else None
+            if has_pictures(workload) and (picture := picture_of(encoder)) is not None:
+                text = picture.tokens
             asked = (batch, history, text, ratio, precision, cf_module, *together)
             found[Case(workload, encoder, depth, *asked, adapter)] = None
     return tuple(found)

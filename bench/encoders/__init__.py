@@ -7,9 +7,10 @@ Each file defines
     contents(argument) -> dict[str, list[Path] | str]
                                                   weights, configuration, tokenizer: the files of each, or a text that
                                                   says what it is; empty where nothing is there yet
-    pooling(argument: str | None) -> Pooling | None
+    pooling(argument: str | None) -> PicturePooling | None
                                                   what its encodings are pooled by, None where loading it shows
-    limits(argument: str | None) -> Limits        how long a text it takes, and whether it has a tokenizer; instant
+    limits(argument: str | None) -> Limits        how long a text it takes, whether it has a tokenizer, what
+                                                  pictures it reads in place of texts; instant
     load(argument, *, layers, device, dtype, seed, dropout) -> LoadedEncoder
 
 and ADAPTS, where `load` and `contents` take the `base` of adapters too and what is loaded is the user's own; it is

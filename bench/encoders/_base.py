@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from bench.encoders._folder import EncoderFolder
-    from gram_core.encoders.pooling import Pooling
+    from gram_core.encoders.pictures import PicturePooling
 
 PACKAGE = "bench.encoders"
 
@@ -190,16 +190,40 @@ class TransformersTokenizer:
         return self._tokenizer(list(texts), padding=False, truncation=False, verbose=False)["input_ids"]
 
 
+@dataclass(frozen=True)
+class PictureFormat:
+    """Pictures that an encoder reads: `size` pixels high and wide, of `channels` colours, cut into square patches of
+    `patch` pixels. class_token: whether there is a state more than patches. mean, std: of a channel's values between 0
+    and 1, by which they are normalised."""
+
+    size: int
+    patch: int
+    class_token: bool
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+
+    @property
+    def channels(self) -> int:
+        """Colours."""
+        return len(self.mean)
+
+    @property
+    def tokens(self) -> int:
+        """States that the encoder computes of a picture."""
+        return (self.size // self.patch) ** 2 + self.class_token
+
+
 @dataclass(frozen=True, eq=False)
 class LoadedEncoder:
-    """A text model without pooler, on its device, and what a workload must know to write texts for it.
+    """A model of texts or pictures, on its device, and what a workload must know to write texts for it.
 
     tokenizer: None where the encoder has no text of its own (`shape:tiny`). opening_token_id, closing_token_id: what
     a text starts and ends with, None where the encoder has no such token. special_token_ids: never to be drawn as a
     random token. vocab_size: rows of its table of words. longest_text: tokens that its positions allow. weights:
     "random" measures speed and memory only. description: one line for people. causal: whether tokens are blind to later
     ones. folder: where its files lie, None where it has none. pooling: what its published use pools by, None where
-    nothing says.
+    nothing says. picture: what pictures it reads, of which longest_text then tells the tokens; None where it reads
+    texts.
     """
 
     model: PreTrainedModel
@@ -214,15 +238,18 @@ class LoadedEncoder:
     description: str
     causal: bool = False
     folder: EncoderFolder | None = None
-    pooling: Pooling | None = None
+    pooling: PicturePooling | None = None
+    picture: PictureFormat | None = None
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What an encoder can be given, known without its weights. longest_text: in tokens."""
+    """What an encoder can be given, known without its weights. longest_text: in tokens. picture: what pictures, None
+    where it reads texts."""
 
     longest_text: int
     has_tokenizer: bool
+    picture: PictureFormat | None = None
 
 
 def limits(encoder: str) -> Limits | None:

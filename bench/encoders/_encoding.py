@@ -11,6 +11,8 @@ from bench.encoders._usage import DenseFiles, Usage, read_usage
 if TYPE_CHECKING:
     from torch import nn
 
+    from gram_core.encoders.huggingface import HuggingFaceEncoder
+    from gram_core.encoders.pictures import PictureEncoder, PicturePooling
     from gram_core.encoders.pooling import Pooling
 
 _WORDS: dict[str, str] = {
@@ -19,6 +21,7 @@ _WORDS: dict[str, str] = {
     "last": "last token",
     "max": "maximum over all tokens",
     "attention": "additive attention, with weights of its own",
+    "head": "the model's own head",
 }
 
 
@@ -27,12 +30,31 @@ class Encoding:
     """pooling, head: of token states, in this order. loaded: the model, with a tokenizer that puts the prompt before
     its texts, and as long texts as are meant. description: all that in one line. prompt: "" for none."""
 
-    pooling: Pooling
+    pooling: PicturePooling
     head: nn.Sequential | None
     loaded: LoadedEncoder
     prompt: str
     normalised: bool
     description: str
+
+    def encoder(
+        self, text_length: int, padding: Literal["max_length", "longest"] = "max_length"
+    ) -> HuggingFaceEncoder | PictureEncoder:
+        """The content encoder. Raises ValueError where it cannot be one, as for batch normalisation."""
+        from gram_core.encoders.huggingface import HuggingFaceEncoder
+        from gram_core.encoders.pictures import PictureEncoder
+
+        if (picture := self.loaded.picture) is not None:
+            return PictureEncoder(self.loaded.model, mean=picture.mean, std=picture.std, pooling=self.pooling)
+        assert self.pooling != "head", "a pooling of picture models"
+        return HuggingFaceEncoder(
+            self.loaded.model,
+            pad_token_id=self.loaded.pad_token_id,
+            text_length=text_length,
+            pooling=self.pooling,
+            padding=padding,
+            head=self.head,
+        )
 
 
 def encoding_of(loaded: LoadedEncoder, asked: Pooling | Literal["auto"], encoder: str) -> Encoding:
@@ -67,8 +89,9 @@ def check_length(loaded: LoadedEncoder, encoder: str, text_length: int) -> None:
         )
 
 
-def _plain(loaded: LoadedEncoder, pooling: Pooling, why: str) -> Encoding:
-    return Encoding(pooling, None, loaded, "", False, f"{_WORDS[pooling]} ({why}), no prompt, not normalised")
+def _plain(loaded: LoadedEncoder, pooling: PicturePooling, why: str) -> Encoding:
+    prompt = ", no prompt" if loaded.picture is None else ""
+    return Encoding(pooling, None, loaded, "", False, f"{_WORDS[pooling]} ({why}){prompt}, not normalised")
 
 
 def _as_published(loaded: LoadedEncoder, usage: Usage) -> Encoding:

@@ -63,7 +63,6 @@ def _loaded(
     from bench.build import adapted
     from bench.encoders._encoding import check_length, encoding_of
     from bench.encoders._huggingface import keep_first_layers
-    from gram_core.encoders.huggingface import HuggingFaceEncoder
 
     loaded = encoders.load(
         encoder,
@@ -77,13 +76,7 @@ def _loaded(
     encoding = encoding_of(loaded, config.model.pooling, encoder)
     check_length(encoding.loaded, encoder, text_length)
     try:
-        HuggingFaceEncoder(
-            loaded.model,
-            pad_token_id=loaded.pad_token_id,
-            text_length=text_length,
-            pooling=encoding.pooling,
-            head=encoding.head,
-        )
+        encoding.encoder(text_length)
     except ValueError as error:
         raise ValueError(f'encoder "{encoder}": {error}') from error
     for number in layers:

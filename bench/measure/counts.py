@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import torch
 
-from gram_core.batch import Batch, ItemTable
-from gram_core.protocols import ContentEncoder, Method
+from gram_core.batch import Batch
+from gram_core.protocols import ContentEncoder, ItemSource, Method
 
 
-def batch_counts(batches: Sequence[Batch], table: ItemTable, interval: int) -> dict[str, float | None]:
+def batch_counts(batches: Sequence[Batch], table: ItemSource, interval: int) -> dict[str, float | None]:
     """The counting columns of a `Record` that belong to the data: users, slots, unique items, real tokens.
 
     batches: whole intervals of `interval` steps each. Raises ValueError for anything else.
@@ -46,7 +46,7 @@ def _distinct(rows: Sequence[torch.Tensor], catalogue: int) -> int:
 
 
 def encoder_counts(
-    batches: Sequence[Batch], table: ItemTable, encoder: ContentEncoder, method: Method
+    batches: Sequence[Batch], table: ItemSource, encoder: ContentEncoder, method: Method
 ) -> dict[str, float | None]:
     """The counting columns that belong to the method: tokens it sends through the encoder, padding excluded and not."""
     lengths = [table.lengths[items] for items in method.encoded_items(batches)]

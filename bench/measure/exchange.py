@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bench.measure.flops import encoder_flops, matrix_rate, median_s
+from bench.measure.flops import matrix_rate, median_s, operations_of
 from gram_core.distributed import ExchangeCosts, Ranks
-from gram_core.encoders.huggingface import HuggingFaceEncoder
+from gram_core.protocols import ContentEncoder
 
 FEW, MANY = 64, 4096
 """Rows of a rank whose exchanges are timed."""
@@ -15,11 +15,11 @@ EFFICIENCY = 0.5
 """Of the matrix rate, what an encoder's passes reach: 0.45 to 0.55 on packed texts of 16 thousand tokens on an H200."""
 
 
-def exchange_costs(encoder: HuggingFaceEncoder, lengths: Tensor, dtype: torch.dtype, ranks: Ranks) -> ExchangeCosts:
-    """The slowest rank's costs, the same on all. lengths: of the catalogue's texts [I]; dtype: of the products."""
+def exchange_costs(encoder: ContentEncoder, lengths: Tensor, dtype: torch.dtype, ranks: Ranks) -> ExchangeCosts:
+    """The slowest rank's costs, the same on all. lengths: of the catalogue's items [I]; dtype: of the products."""
     device = next(encoder.parameters()).device
     typical = lengths[:: max(1, len(lengths) // 1024)]
-    operations = encoder_flops(encoder, typical, backward=True) / max(1, int(typical.sum()))
+    operations = operations_of(encoder, backward=True).of(typical) / max(1, int(typical.sum()))
     few_s, many_s = (_exchange_s(rows, encoder.width, device, ranks) for rows in (FEW, MANY))
     row_s = max(0.0, (many_s - few_s) / (MANY - FEW))
     own = (operations / (EFFICIENCY * matrix_rate(device, dtype)), row_s, max(0.0, few_s - FEW * row_s))

@@ -11,17 +11,18 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bench.measure.operations import Operations
 from gram_core.batch import Batch
 from gram_core.encoders.huggingface import HuggingFaceEncoder
+from gram_core.encoders.pictures import PictureEncoder
 from gram_core.encoders.probe import evaluating
-from gram_core.protocols import Method
+from gram_core.protocols import ContentEncoder, Method
 from gram_core.training import Training
 
 REPEATS = 5
@@ -29,6 +30,36 @@ _TRIED = (3, 5, 8)
 """Lengths of texts from which the operations of others follow."""
 Within = Callable[[Tensor], AbstractContextManager[Any]]
 """Token ids [n, L] -> what a call of the model on them runs within."""
+
+
+class Counting(Protocol):
+    """Operations of an encoder, by how many tokens its items have."""
+
+    def of(self, lengths: Tensor) -> int:
+        """Of one pass over items of these lengths [n]."""
+        ...
+
+
+class PictureOperations:
+    """Operations of an encoder of pictures, counted while it runs on one and on two: k + n c of n pictures.
+
+    backward: as of `EncoderOperations`.
+    """
+
+    def __init__(self, encoder: PictureEncoder, *, backward: bool = False):
+        self._encoder, self._backward = encoder, backward
+        one, two = self._count(1), self._count(2)
+        self._of_call, self._of_picture = 2 * one - two, two - one
+
+    def of(self, lengths: Tensor) -> int:
+        """Of one pass over so many pictures as there are lengths [n]."""
+        return self._of_call + len(lengths) * self._of_picture if len(lengths) else 0
+
+    def _count(self, pictures: int) -> int:
+        encoder = self._encoder
+        config: Any = encoder.model.config
+        pixels = torch.zeros(pictures, config.num_channels, config.image_size, config.image_size, dtype=torch.uint8)
+        return _counted(encoder, lambda: encoder(pixels), self._backward)
 
 
 class EncoderOperations:
@@ -81,15 +112,33 @@ class EncoderOperations:
         embedding = model.get_input_embeddings().weight
         ids = torch.full((texts, length), embedding.shape[0] - 1, device=embedding.device)
         mask = torch.ones_like(ids)
-        trained = [parameter for parameter in encoder.parameters() if parameter.requires_grad] if self._backward else []
-        grad = torch.set_grad_enabled(bool(trained))
-        with evaluating(encoder), grad, self._within(ids), Operations() as counter:
+
+        def encodings() -> Tensor:
             found = model(input_ids=ids, attention_mask=mask).last_hidden_state
             if isinstance(encoder, HuggingFaceEncoder):
                 found = encoder.finish(encoder.pooling(found.to(model.dtype), mask.bool()))
-            if trained:
-                torch.autograd.grad(found.sum(), trained, allow_unused=True)
-        return counter.total
+            return found
+
+        with self._within(ids):
+            return _counted(encoder, encodings, self._backward)
+
+
+def _counted(module: nn.Module, encodings: Callable[[], Tensor], backward: bool) -> int:
+    """Operations of `encodings`, evaluated, and of the gradients of what of `module` is trained, if they are wanted."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad] if backward else []
+    with evaluating(module), torch.set_grad_enabled(bool(trained)), Operations() as counter:
+        found = encodings()
+        if trained:
+            torch.autograd.grad(found.sum(), trained, allow_unused=True)
+    return counter.total
+
+
+def operations_of(encoder: ContentEncoder, *, backward: bool = False) -> Counting:
+    """What counts the operations of a run's encoder."""
+    if isinstance(encoder, PictureEncoder):
+        return PictureOperations(encoder, backward=backward)
+    assert isinstance(encoder, HuggingFaceEncoder), "a run builds no other"
+    return EncoderOperations(encoder, backward=backward)
 
 
 def _through(places: Sequence[int], values: Sequence[int]) -> tuple[Fraction, Fraction, Fraction]:
@@ -206,11 +255,10 @@ def step_flops(
 ) -> float:
     """Useful operations per step over `batches`: encoder passes over the items of `passes`, and the CF module.
 
-    encoder: a `HuggingFaceEncoder`. forward_only: which of the passes have no backward.
+    encoder: of texts or pictures. forward_only: which of the passes have no backward.
     """
-    assert isinstance(encoder, HuggingFaceEncoder), "a run builds no other"
     total = len(batches) * cf_flops(training, batches[0])
-    counts = {forward: EncoderOperations(encoder, backward=not forward) for forward in set(forward_only)}
+    counts = {forward: operations_of(encoder, backward=not forward) for forward in set(forward_only)}
     for items, forward in zip(passes, forward_only, strict=True):
         total += counts[forward].of(training.table.lengths[items])
     return total / len(batches)

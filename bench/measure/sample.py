@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-from gram_core.batch import Batch, ItemTable
+from gram_core.batch import Batch
+from gram_core.protocols import ItemSource
 
 LEAST, MOST = 8, 256
 """Batches that are counted."""
@@ -45,7 +46,7 @@ class _Load:
     unique_tokens: int
 
 
-def sample(batches: Callable[[int], Batch], first: int, table: ItemTable, steps_per_epoch: int | None) -> Sample:
+def sample(batches: Callable[[int], Batch], first: int, table: ItemSource, steps_per_epoch: int | None) -> Sample:
     """Counts batches `first`, `first` + 1, ... until their ratio is known to ERROR, at most MOST or an epoch."""
     most = MOST if steps_per_epoch is None else min(MOST, steps_per_epoch)
     loads: list[_Load] = []
@@ -62,7 +63,7 @@ def sample(batches: Callable[[int], Batch], first: int, table: ItemTable, steps_
     return Sample(tuple(first + place for place in order), ratio, error)
 
 
-def _load(batch: Batch, table: ItemTable) -> _Load:
+def _load(batch: Batch, table: ItemSource) -> _Load:
     items = batch.items[batch.mask]
     unique, counts = torch.unique(items, return_counts=True)
     lengths = table.lengths[unique]

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from bench.handicaps import Handicap
 from bench.peers._handicaps import UNCAPTURED
 from gram_core.batch import Batch, every_slot
-from gram_core.encoders.packed import PackedEncoder
+from gram_core.encoders.packing_encoder import PackingEncoder
 from gram_core.methods.e2e import E2E
 from gram_core.protocols import ContentEncoder, Exactness
 from gram_core.training import Training
@@ -37,7 +37,7 @@ class ActivationCheckpointing:
 
     def __init__(self, training: Training, settings: Settings | None = None):
         self.settings = settings or self.Settings()
-        if isinstance(training.encoder, PackedEncoder):
+        if isinstance(training.encoder, PackingEncoder):
             self.training = replace(training, encoder=training.encoder.recomputing())
         else:
             self.training = replace(training, encoder=checkpointed(training.encoder))

@@ -34,7 +34,7 @@ from bench.peers._passes import Passes
 from bench.peers._split_layers import SplitLayers, Uncut, freeze_below
 from bench.peers._two_parts import PackedParts, PaddedParts, TwoParts
 from bench.results.tiers import OWN, Ran
-from gram_core.batch import Batch, Texts, unique_items
+from gram_core.batch import Batch, ItemTable, Texts, unique_items
 from gram_core.encoders import general
 from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.encoders.probe import evaluating
@@ -76,11 +76,13 @@ class CachedLayers:
     def __init__(self, training: Training, settings: Settings | None = None):
         self.settings = settings or self.Settings()
         encoder = huggingface_encoder(training, self.name)
-        texts = few_texts(training.table, encoder.text_length)
+        table = training.table
+        assert isinstance(table, ItemTable), "what an encoder of texts reads"
+        texts = few_texts(table, encoder.text_length)
         if texts is None:
             raise Unavailable(f"{self.name} finds no text of at most {encoder.text_length} tokens to try itself on")
         place = training.device if self.settings.store == "device" else torch.device("cpu")
-        self._kept = KeptStates(training.table, training.amp_dtype or encoder.model.dtype, place)
+        self._kept = KeptStates(table, training.amp_dtype or encoder.model.dtype, place)
         self._passes = Passes()
         self._parts, self.ran = self._in_two_parts(self._cut(encoder, training, texts), encoder, training)
         if self.ran.why is not None and training.encoder is not encoder:
@@ -144,14 +146,14 @@ class CachedLayers:
 
     def _keep(self, items: Tensor) -> None:
         """The lower layers' states of `items` [n], which are not held yet."""
-        texts = self.training.table.texts(items)
+        texts = self.training.table.take(items)
         for rows, padded_to in self._parts.runs(texts.lengths, self.settings.encode_batch_tokens):
             with phase("ce_forward"), evaluating(self._parts.encoder), self.training.autocast():
                 self._kept.write(items[rows], self._parts.below(texts.take(rows), padded_to))
 
     def _encode(self, items: Tensor) -> Tensor:
         """Encodings [U, d] of `items` [U] from kept states, with a graph from the upper layers on."""
-        texts = self.training.table.texts(items)
+        texts = self.training.table.take(items)
         runs = self._parts.runs(texts.lengths)
         parts = []
         for rows, padded_to in runs:

@@ -98,7 +98,7 @@ class SentenceTransformers:
         """One optimizer step of encoder and CF module."""
         with phase("host"):
             selection = every_slot(batch)
-            features = self._model.features(self.training.table.texts(selection.items))
+            features = self._model.features(self.training.table.take(selection.items))
             read = self.training.gather(selection.slot_rows), batch
         loss = self._loss_of(features, read)
         with phase("ce_backward"):

@@ -33,9 +33,10 @@ from bench.planning.work import BACKWARD, Line, Work, step_work
 from bench.results.schema import Environment
 from bench.running.messages import Job
 from bench.running.subject import Subject
-from gram_core.batch import ItemTable
 from gram_core.encoders.bucketed import BucketedEncoder
+from gram_core.encoders.general import GeneralEncoder
 from gram_core.encoders.packed import PackedEncoder
+from gram_core.protocols import ItemSource
 
 SECONDS = 90.0
 """A calibration of all engines ends within this."""
@@ -155,7 +156,7 @@ def calibrate(
     )
 
 
-def _texts(config: Config, case: Case, loaded: LoadedEncoder) -> ItemTable:
+def _texts(config: Config, case: Case, loaded: LoadedEncoder) -> ItemSource:
     """Random texts of the case's length."""
     short = design.configuration(config, 1.0)
     probe = replace(case, workload="synthetic", item_repetition_ratio=1.0, batch_size=1)
@@ -238,6 +239,8 @@ def tier_built(encoder: object) -> str:
     """The tier of an encoder as a method runs it."""
     if isinstance(encoder, PackedEncoder):
         return "packed"
+    if isinstance(encoder, GeneralEncoder):
+        return "general"
     return "bucketed" if isinstance(encoder, BucketedEncoder) else "padded"
 
 

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.workloads._base import Workload
-from gram_core.batch import Batch, ItemTable
+from gram_core.batch import Batch
+from gram_core.protocols import ItemSource
 
 MOST_USERS, MOST_SLOTS, MOST_BATCHES = 1 << 15, 1 << 22, 1 << 9
 """What of the log is read at most: so many users, slots and batches of the workload, but always the largest group that
@@ -333,7 +334,7 @@ def _between(low: GroupCounts, high: GroupCounts, users: int) -> GroupCounts:
     return GroupCounts(users, both(low.slots, high.slots), both(low.unique, high.unique), 0)
 
 
-def of_batches(batches: Sequence[Batch], table: ItemTable, steps: int) -> tuple[GroupCounts, GroupCounts]:
+def of_batches(batches: Sequence[Batch], table: ItemSource, steps: int) -> tuple[GroupCounts, GroupCounts]:
     """Counts of these batches, all of one size, and of their intervals; raises ValueError for a part of one."""
     if not batches or len(batches) % steps:
         raise ValueError(f"{len(batches)} batches are no whole number of intervals of {steps}")

@@ -20,6 +20,7 @@ from bench.configuration import sweep
 from bench.configuration.case import Case
 from bench.configuration.config import Config, Sweep
 from bench.errors import UsageError
+from bench.item_kinds import has_pictures
 from bench.progress import duration
 from bench.results import files, store
 from bench.results.forecast import PLAN_FILE, CoefficientsUsed, Forecast, ForecastLine
@@ -64,6 +65,11 @@ def _case(asked: Plan, case: str | None) -> tuple[Case, tuple[str, ...]]:
     found = items[0].case
     if found.world_size > 1:
         raise UsageError("plan forecasts one process: choose a case with world_size=1 by --case.")
+    if has_pictures(found.workload):
+        raise UsageError(
+            f"plan and calibrate know encoders of texts, and {found.encoder} reads pictures: measure it by gram-bench "
+            "run, or choose another case by --case."
+        )
     return found, tuple(dict.fromkeys(item.line.engine for item in items))
 
 

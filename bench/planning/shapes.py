@@ -17,10 +17,13 @@ from bench.encoders import _base as encoders
 from bench.encoders._base import LoadedEncoder
 from bench.measure.flops import encoder_flops
 from bench.workloads._base import slots_per_user
-from gram_core.batch import Batch, ItemTable, Texts
+from gram_core.batch import Batch, Texts
+from gram_core.encoders import general, packed
 from gram_core.encoders.bucketed import BucketedEncoder
+from gram_core.encoders.general import GeneralEncoder
 from gram_core.encoders.huggingface import HuggingFaceEncoder
-from gram_core.encoders.packed import PackedEncoder, unsupported
+from gram_core.encoders.packed import PackedEncoder
+from gram_core.protocols import ItemSource
 
 STATES = {"adamw": 2, "adam": 2, "sgd": 0}
 """Tensors that an optimizer keeps per parameter."""
@@ -35,8 +38,8 @@ PROBE_USERS = 4
 class EncoderShape:
     """An encoder on an engine.
 
-    tier: "padded", "packed" or "bucketed". token_flops, square_flops: forward operations per token and per squared
-    length of a text. element_bytes: of the numbers that layers compute in; weight_bytes: of the master weights.
+    tier: "padded", "packed", "general" or "bucketed". token_flops, square_flops: forward operations per token and per
+    squared length of a text. element_bytes: of the numbers that layers compute in; weight_bytes: of the master weights.
     kept_bytes: what a computed token leaves for the backward pass, embedding and pooling included; layer_bytes: a
     layer's part of it; input_bytes: of a layer's input alone.
     """
@@ -121,13 +124,15 @@ def tier_of(engine: str, encoder: HuggingFaceEncoder, device: str) -> str:
         return "padded"
     heads = encoder.width // int(encoder.model.config.num_attention_heads)
     without_kernels = device == "cuda" and (encoder.model.dtype == torch.float64 or heads not in TILED_HEADS)
-    return "bucketed" if without_kernels or unsupported(encoder) else "packed"
+    if not (without_kernels or packed.unsupported(encoder)):
+        return "packed"
+    return "bucketed" if general.unsupported(encoder) else "general"
 
 
-def with_kept(shape: EncoderShape, config: Config, case: Case, table: ItemTable) -> EncoderShape:
+def with_kept(shape: EncoderShape, config: Config, case: Case, table: ItemSource) -> EncoderShape:
     """The shape with what autograd keeps of a computed token, seen on a few texts with one layer and with two."""
     chosen = torch.linspace(0, len(table) - 1, min(PROBES, len(table))).long()
-    texts = table.texts(chosen)
+    texts = table.take(chosen)
     found = []
     for layers in (1, 2)[: shape.layers]:
         encoder = _on_host(config, case, shape.tier, layers)
@@ -139,7 +144,7 @@ def with_kept(shape: EncoderShape, config: Config, case: Case, table: ItemTable)
 
 def computed(tier: str, padding: str, text_length: int, lengths: Tensor) -> Tensor:
     """Tokens that a tier computes of texts of these lengths, per text, int64 [n]."""
-    if tier == "packed":
+    if tier in ("packed", "general"):
         return lengths
     if tier == "bucketed" or padding == "longest":
         return torch.full_like(lengths, int(lengths.max())) if tier == "padded" else lengths
@@ -161,6 +166,8 @@ def _on_host(config: Config, case: Case, tier: str, layers: int) -> nn.Module:
     set_dropout(encoder, config.run.dropout)
     if tier == "packed":
         return PackedEncoder(encoder, torch.bfloat16 if case.precision == "bf16" else None)
+    if tier == "general":
+        return GeneralEncoder(encoder, torch.bfloat16 if case.precision == "bf16" else None)
     return BucketedEncoder(encoder) if tier == "bucketed" else encoder
 
 

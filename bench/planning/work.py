@@ -74,7 +74,9 @@ def computed(shape: EncoderShape, padding: str, text_length: int, device_kind: s
     padded = float(text_length) if padding == "max_length" else longest
     if shape.tier == "padded":
         return Computed(texts, texts * padded, texts * padded**2)
-    squares = texts * longest**2 if device_kind == "cpu" and shape.tier == "packed" else counts.squares.mean
+    squares = (
+        texts * longest**2 if device_kind == "cpu" and shape.tier in ("packed", "general") else counts.squares.mean
+    )
     return Computed(texts, counts.tokens.mean, squares)
 
 

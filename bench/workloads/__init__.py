@@ -1,4 +1,4 @@
-"""What is trained on: item texts and batches; a workload is a file of this package.
+"""What is trained on: items, texts or pictures, and batches; a workload is a file of this package.
 
 Each file defines, and may be imported without torch,
 
@@ -6,6 +6,7 @@ Each file defines, and may be imported without torch,
     ASSETS: tuple[str, ...]                 names in bench.assets that `build` reads
     TAKES_REPETITION_RATIO: bool            whether it realises an asked-for item_repetition_ratio or has its own
     HOLDS_OUT: bool                         whether it can hold data out, for `gram-bench train` to judge by
+    PICTURES: bool                          optional: whether its items are pictures, for encoders that read them
     check(settings, axes)                   raises ValueError for a case that it cannot be; instant
     contents(settings, argument) -> dict[str, Path | str]
                                             what it reads, by part: files, or a text that says what is drawn; a

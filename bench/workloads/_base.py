@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from bench.configuration.case import Case
-    from bench.encoders._base import Tokenizer
-    from gram_core.batch import Batch, ItemTable
+    from bench.encoders._base import PictureFormat, Tokenizer
+    from gram_core.batch import Batch
+    from gram_core.protocols import ItemSource
 
 PACKAGE = "bench.workloads"
 
@@ -67,11 +68,12 @@ class Axes:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkloadRequest(Axes):
-    """One case, and the encoder's conventions for texts.
+    """One case, and the encoder's conventions for texts, or for pictures.
 
     tokenizer: None where the encoder has no text of its own. opening_token_id, closing_token_id: what a text starts
     and ends with, where the encoder has it. special_token_ids: not to be drawn as random tokens. hold_out: None where
-    everything is trained on. without_texts: only to see whether the log has what is asked for; its texts are empty.
+    everything is trained on. picture: what pictures the encoder reads, None where it reads texts. without_texts: only
+    to see whether the log has what is asked for; its texts are empty.
     """
 
     seed: int
@@ -82,6 +84,7 @@ class WorkloadRequest(Axes):
     special_token_ids: frozenset[int] = frozenset()
     tokenizer: Tokenizer | None = None
     hold_out: HoldOut | None = None
+    picture: PictureFormat | None = None
     without_texts: bool = False
 
 
@@ -103,7 +106,7 @@ class HeldOut:
 
 @dataclass(frozen=True, eq=False)
 class Workload:
-    """Item texts, and batches of them by step.
+    """Items, texts or pictures, and batches of them by step.
 
     batches: step 0, 1, ... -> its batch; the same for the same seed and step whatever was asked before.
     steps_per_epoch: None where there is no such thing as an epoch. facts: what was realised, for the record.
@@ -111,7 +114,7 @@ class Workload:
     validation, test: where something is held out. cold_items: int64, sorted; they are in no training batch.
     """
 
-    table: ItemTable
+    table: ItemSource
     batches: Callable[[int], Batch]
     steps_per_epoch: int | None
     facts: Mapping[str, Any]

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from bench import assets
-from bench.workloads import _zipf
-from bench.workloads._base import Axes, Workload, WorkloadRequest, no_argument, slots_per_user
+from bench.workloads import _drawn_batches
+from bench.workloads._base import Axes, Workload, WorkloadRequest
 from bench.workloads._movielens_files import film_texts, read_log
 from bench.workloads._random_texts import random_texts, shortest
 from bench.workloads._tokens import tokenized
-
-if TYPE_CHECKING:
-    from gram_core.batch import Batch
 
 ASSETS: tuple[str, ...] = ()
 TAKES_REPETITION_RATIO = True
 HOLDS_OUT = False
 
-_TABLE, _BATCH = 0, 1
-"""Streams of random numbers under one seed."""
+_TABLE = 0
+"""Stream of random numbers under the request's seed; 1 is that of batches."""
 
 
 class Settings(BaseModel):
@@ -48,21 +45,7 @@ class Settings(BaseModel):
 
 def check(settings: Settings, axes: Axes) -> None:
     """Raises ValueError, naming the bound, where no batch has the asked-for ratio."""
-    no_argument("synthetic", axes.argument)
-    ratio, batch_size = axes.item_repetition_ratio, axes.batch_size
-    if ratio is None:
-        raise ValueError("the synthetic workload needs an item_repetition_ratio")
-    if not 1 <= ratio <= batch_size:
-        raise ValueError(
-            f"item_repetition_ratio = {ratio:g} is out of reach: a user's items are distinct, so it lies between 1 and "
-            f"the batch_size, {batch_size}"
-        )
-    unique = unique_items(batch_size, slots_per_user(axes.history_length, axes.candidates, axes.task), ratio)
-    if unique > settings.items:
-        raise ValueError(
-            f"item_repetition_ratio = {ratio:g} at batch_size {batch_size} needs {unique} unique items in a batch, "
-            f"more than workload.synthetic.items = {settings.items}"
-        )
+    _drawn_batches.check("synthetic", settings.items, axes)
 
 
 def contents(settings: Settings, argument: str | None) -> dict[str, Path | str]:
@@ -71,34 +54,14 @@ def contents(settings: Settings, argument: str | None) -> dict[str, Path | str]:
     return {"settings": settings.model_dump_json(), **films}
 
 
-def unique_items(batch_size: int, slots: int, item_repetition_ratio: float) -> int:
-    """U whose ratio is nearest to the asked-for one, of the U that B users with S slots each can have."""
-    return min(max(round(batch_size * slots / item_repetition_ratio), slots), batch_size * slots)
-
-
 def build(settings: Settings, request: WorkloadRequest) -> Workload:
     """Item 0 is the most popular of the catalogue. Raises ValueError as `check` does."""
     import torch
 
-    from gram_core.batch import Batch, ItemTable
+    from gram_core.batch import ItemTable
 
     check(settings, request)
-    users, history = request.batch_size, request.history_length
-    slots = slots_per_user(history, request.candidates, request.task)
-    unique = unique_items(users, slots, float(request.item_repetition_ratio or 1))
-    slots_of = _zipf.counts(users * slots, unique, users, settings.zipf)
-    popularity = _zipf.weights(settings.items, settings.zipf)
-
-    def batch(step: int) -> Batch:
-        rng = np.random.default_rng([request.seed, _BATCH, step])
-        items = _zipf.lay_out(rng, _zipf.draw(rng, popularity, unique), slots_of, users)
-        mask = torch.ones(users, slots, dtype=torch.bool)
-        if request.task == "ranking":
-            targets = torch.from_numpy(rng.integers(request.candidates, size=users))
-        else:
-            targets = torch.from_numpy(rng.integers(2, size=(users, slots)).astype(np.float32))
-        return Batch(torch.from_numpy(items), mask, targets, history)
-
+    batches, ratio = _drawn_batches.batches(settings.items, settings.zipf, request)
     tokens, offsets = _texts(settings, request)
     table = ItemTable(torch.from_numpy(tokens), torch.from_numpy(offsets))
     facts = {
@@ -107,9 +70,9 @@ def build(settings: Settings, request: WorkloadRequest) -> Workload:
         "text_tokens": settings.text_tokens,
         "mean_text_tokens": float(np.diff(offsets).mean()),
         "asked_item_repetition_ratio": request.item_repetition_ratio,
-        "item_repetition_ratio": users * slots / unique,
+        "item_repetition_ratio": ratio,
     }
-    return Workload(table, batch, settings.steps_per_epoch, facts, "synthetic")
+    return Workload(table, batches, settings.steps_per_epoch, facts, "synthetic")
 
 
 def _texts(settings: Settings, request: WorkloadRequest) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -1,4 +1,5 @@
-"""Writes the generated parts of README.md and docs/ from the raw runs in reports/gallery.
+"""Writes the generated parts of README.md and docs/ from the raw runs in reports/gallery, and docs/examples/ from
+examples/.
 
     python -m docs.tools.generate            # writes what has changed, and names it
     python -m docs.tools.generate --check    # writes nothing; exit code 1 if something would change
@@ -14,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from docs.tools import output, picture, step_tables, training_tables
+from docs.tools import example_pages, output, picture, step_tables, training_tables
 from docs.tools.gallery import ROOT
 
 PART = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -41,6 +42,9 @@ def changes(root: Path = ROOT) -> Iterator[tuple[Path, bytes]]:
         made = regenerated(text)
         if made != text:
             yield page, made.encode()
+    for page, text in example_pages.pages(root):
+        if not page.exists() or page.read_text(encoding="utf-8") != text:
+            yield page, text.encode()
     drawn = root / picture.FILE
     if not drawn.exists() or picture.numbers_in(drawn) != picture.numbers():
         yield drawn, picture.draw()

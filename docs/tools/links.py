@@ -23,7 +23,7 @@ def pages() -> list[Path]:
     """The Markdown pages that people read: at the top, in docs/, of the gallery and of the findings."""
     return [
         *ROOT.glob("*.md"),
-        *sorted((ROOT / "docs").glob("*.md")),
+        *sorted((ROOT / "docs").rglob("*.md")),
         ROOT / "reports" / "gallery" / "README.md",
         ROOT / "findings" / "README.md",
     ]

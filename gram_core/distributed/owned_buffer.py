@@ -11,10 +11,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gram_core.batch import ItemTable
 from gram_core.distributed.layout import Assign, Layout
 from gram_core.distributed.ranks import Ranks
 from gram_core.encoding_buffer import EncodingBuffer
+from gram_core.protocols import ItemSource
 
 
 class OwnedEncodingBuffer(EncodingBuffer):
@@ -24,7 +24,7 @@ class OwnedEncodingBuffer(EncodingBuffer):
     """
 
     def __init__(
-        self, width: int, device: torch.device, dtype: torch.dtype, ranks: Ranks, table: ItemTable, assign: Assign
+        self, width: int, device: torch.device, dtype: torch.dtype, ranks: Ranks, table: ItemSource, assign: Assign
     ):
         super().__init__(width, device, dtype)
         self._ranks, self._table, self._assign = ranks, table, assign

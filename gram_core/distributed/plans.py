@@ -16,12 +16,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from gram_core.batch import Batch, ItemTable, Selection, unique_items
+from gram_core.batch import Batch, Selection, unique_items
 from gram_core.distributed.exchange_costs import ExchangeCosts
 from gram_core.distributed.layout import Assign, Layout
 from gram_core.distributed.ranks import Ranks
 from gram_core.loss_terms import loss_terms
-from gram_core.protocols import CFModule
+from gram_core.protocols import CFModule, ItemSource
 from gram_core.small_numbers import distinct
 
 FEWEST_ITEMS = 1024
@@ -76,7 +76,7 @@ class Planner:
     def __init__(
         self,
         ranks: Ranks,
-        table: ItemTable,
+        table: ItemSource,
         cf_module: CFModule,
         joint: bool,
         assign: Assign | None,

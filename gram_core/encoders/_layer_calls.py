@@ -8,8 +8,10 @@ from functools import cache, partial
 from typing import Any
 
 import torch
+import torch._functorch.config
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch._inductor.custom_graph_pass import CustomGraphPass
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint
 
 VARIANTS = 64
 """Kinds of layers (windows, norms left out, gradients or none) that one compiled function is made for at most."""
@@ -55,7 +57,7 @@ class LayerCalls:
         for layer in checkpointed:
             layer.gradient_checkpointing = False
         try:
-            with _many_variants() if self._compiles else nullcontext():
+            with _compiling() if self._compiles else nullcontext():
                 yield
         finally:
             for layer in self._layers:
@@ -87,9 +89,35 @@ def _run(layer: nn.Module, call: Any, dtype: torch.dtype, hidden: Tensor, args: 
 @cache
 def _compiled() -> Callable[..., Any]:
     """`_run`, compiled for any number of tokens and every layer of one kind at once."""
-    return torch.compile(_run, dynamic=True)
+    return torch.compile(_run, dynamic=True, options={"joint_custom_post_pass": _SavedAttention()})
 
 
-def _many_variants() -> AbstractContextManager[None]:
-    """Layers of one kind share one compiled function, which may not silently give up on the ninth variant."""
-    return torch._dynamo.config.patch(recompile_limit=VARIANTS, fail_on_recompile_limit_hit=True)
+@contextmanager
+def _compiling() -> Iterator[None]:
+    """Within, a layer keeps for its backward pass what products and attention make, and computes the rest again: what
+    is norms, rotations and gates of these is fused with what reads it, and half of what would be kept. Layers of one
+    kind share one compiled function, which may not silently give up on the ninth variant."""
+    keeps_little = {
+        "ban_recompute_used_far_apart": False,
+        "ban_recompute_long_fusible_chains": False,
+        "ban_recompute_materialized_backward": False,
+        "ban_recompute_not_in_allowlist": False,
+    }
+    variants = torch._dynamo.config.patch(recompile_limit=VARIANTS, fail_on_recompile_limit_hit=True)
+    with torch._functorch.config.patch(keeps_little), variants:
+        yield
+
+
+class _SavedAttention(CustomGraphPass):
+    """Has the partition of a layer into forward and backward keep what attention makes: it does not know our operator
+    for one that takes long."""
+
+    def __call__(self, graph: torch.fx.Graph) -> None:
+        """Marks it in a layer's joint graph."""
+        for node in graph.nodes:
+            if node.target is torch.ops.gram_core.text_attention.default:
+                node.meta["recompute"] = CheckpointPolicy.MUST_SAVE
+
+    def uuid(self) -> str:
+        """For torch's cache of compiled graphs: what this does."""
+        return "gram_core keeps what attention makes, 2"

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gram_core.batch import ItemTable, Texts
+from gram_core.batch import Texts
+from gram_core.protocols import ItemSource
 
 Encode = Callable[[Texts], Tensor]
 TEXTS = 4
@@ -46,7 +47,7 @@ class Found:
         return {name: _norm(a - b) for name, (a, b) in pairs.items()}
 
 
-def few_texts(table: ItemTable, text_length: int) -> Texts | None:
+def few_texts(table: ItemSource, text_length: int) -> Texts | None:
     """Texts of the table of lengths that differ, the shortest and the longest that fit among them; None where none do.
 
     Texts of no tokens are left out: their encodings mean nothing.
@@ -56,7 +57,8 @@ def few_texts(table: ItemTable, text_length: int) -> Texts | None:
         return None
     by_length = fitting[torch.argsort(table.lengths[fitting], stable=True)]
     places = torch.linspace(0, len(by_length) - 1, min(TEXTS, len(by_length))).round().long().unique()
-    return table.texts(by_length[places])
+    texts: Texts = table.take(by_length[places])
+    return texts
 
 
 def differs(

@@ -8,10 +8,10 @@ from a base weight) stays as wide as it is, and is found through an alias, so th
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -65,7 +65,7 @@ class Shadows(Standing):
         self._waiting = Counter({number: len(part) for number, part in enumerate(self._parts)})
         for number, part in enumerate(self._parts):
             for learns in part:
-                self._shadow_of[id(learns)].register_post_accumulate_grad_hook(partial(self._arrived, number))
+                self._shadow_of[id(learns)].register_post_accumulate_grad_hook(_telling(self, number))
 
     @property
     def layers(self) -> int:
@@ -132,7 +132,7 @@ class Shadows(Standing):
                 places |= {id(p): view for p, view in zip(chosen, views, strict=True)}
         return tuple(wholes), [places[id(p)] for p in part]
 
-    def _arrived(self, number: int, _: Tensor) -> None:
+    def _arrived(self, number: int) -> None:
         """One of a part's gradients is there; with the last one, all go to their places."""
         self._waiting[number] -= 1
         if self._waiting[number]:
@@ -147,6 +147,17 @@ class Shadows(Standing):
             shadow.grad = None
         if self.finished is not None:
             self.finished(REST if number == self.layers else number)
+
+
+def _telling(shadows: Shadows, number: int) -> Callable[[Tensor], None]:
+    """A hook that keeps nothing alive: a tensor's hooks are none of what Python's collector sees."""
+    told = weakref.ref(shadows)
+
+    def arrived(_: Tensor) -> None:
+        if (found := told()) is not None:
+            found._arrived(number)
+
+    return arrived
 
 
 def _narrowed(root: nn.Module, learning: set[int]) -> tuple[set[int], list[Tensor]]:

@@ -97,7 +97,7 @@ class CapturedChunkedStep(CapturedExact):
             bounds = chunk_bounds(tokens, self.method.settings.chunk_tokens) or [(0, 0)]
             chunks, row_of, rows = [], [], 0
             for start, stop in bounds:
-                chunks.append(self._packer.pack(self.training.table.texts(selection.items[start:stop])))
+                chunks.append(self._packer.pack(self.training.table.take(selection.items[start:stop])))
                 row_of.append(torch.arange(rows, rows + stop - start))
                 rows += rows_of(chunks[-1])
             row_of.append(torch.tensor([PADDING_SLOT]))  # what a padding slot reads, at the last place

@@ -128,7 +128,7 @@ class CapturedStep(CapturedExact):
         """The host's share of a step: deduplication, packing, who reads what; and whether from other processes, too."""
         with phase("host"):
             placed = self.training.placed(self.method.select(batch), batch, self._rows.fit)
-            packed = self._packer.pack(self.training.table.texts(placed.items), placed.rows, placed.tokens)
+            packed = self._packer.pack(self.training.table.take(placed.items), placed.rows, placed.tokens)
             rows = rows_of(packed) * (self.training.processes if placed.rows is not None else 1)
             return packed | slot_inputs(placed.batch, placed.slot_rows, rows), placed.rows is not None
 
@@ -188,7 +188,7 @@ class CapturedMultiStep(FollowsModel, MultiStep):
             return super()._encode_items(items, missing)
         most = self._buffer.most_tokens(missing)
         tokens = min(most, self._encode_budget or most)
-        (encodings,) = self._encode(self._new_items.pack(self.training.table.texts(items), tokens=tokens))
+        (encodings,) = self._encode(self._new_items.pack(self.training.table.take(items), tokens=tokens))
         return encodings[: len(items)]
 
     def _cf_step(self, selection: Selection, batch: Batch) -> Tensor:
@@ -211,7 +211,7 @@ class CapturedMultiStep(FollowsModel, MultiStep):
             super()._ce_step(items, buffer)
             return
         held = buffer.owned(items)
-        packed = self._minibatch.pack(self.training.table.texts(held), tokens=buffer.most_tokens(items))
+        packed = self._minibatch.pack(self.training.table.take(held), tokens=buffer.most_tokens(items))
         encoded, displacement = (filled_up(part, rows_of(packed)) for part in buffer.read(held))
         self._ce(packed | {"encoded": encoded, "displacement": displacement}, silent=self.training.silent)
         self._optimization.advance(cf=False)

@@ -98,7 +98,7 @@ class Launch:
                 for first in range(0, entry.parameter.numel(), BLOCK * REPEATS)
             ]
             number += len(part)
-            of_entry, first_of = torch.tensor(pieces, dtype=torch.int64, device=device).t().contiguous()
+            of_entry, first_of = torch.tensor(pieces, dtype=torch.int64, device=device).view(-1, 2).t().contiguous()
             self._programs.append((of_entry.to(torch.int32), first_of))
         tensors = [t for e in self._entries for t in (e.parameter, e.gradient, e.copy) if t is not None]
         self._aligned = all(t.numel() % 16 == 0 and t.data_ptr() % 16 == 0 for t in tensors)

@@ -5,7 +5,7 @@ T tokens packed, A query heads, K heads of keys and values, D head width, R the 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import triton
@@ -13,32 +13,87 @@ from torch import Tensor
 
 from gram_core.kernels import _text_tiles_triton, _text_walk_triton
 from gram_core.kernels.relative_bias import by_distance
-from gram_core.packing import WALKING
 
 if TYPE_CHECKING:
     from gram_core.kernels.text_attention import Rules
 
-TILES_SUMMED = 4
-"""Tiles of whole texts whose scores' gradients one program adds up for a bias: fewer sums to store, longer programs."""
-WALKED_SUMMED = 32
-"""The same of tiles that walk."""
+Sizes = dict[str, int]
+
+# Sizes by the widest head that they are for. Beside them the registers of a thread and the KiB of shared memory that
+# Triton 3.6 takes in 16 bits on Hopper, which has 255 and 227: none of these spills. Chunks of 32 queries leave room
+# for a key head's two gradients, which stay on chip while its query heads go by; eight warps share wider rows out.
+TILES_FORWARD = {
+    64: {64: (64, 4), 128: (64, 4)},  # 80 to 94, 24; 160 to 223, 40
+    128: {64: (64, 4), 128: (64, 4)},  # 130, 48; 201 to 239, 80
+    256: {64: (64, 8)},  # 143, 96
+}
+"""Per tile of whole texts: queries at a time, and warps."""
+TILES_BACKWARD = {
+    64: {64: (64, 4), 128: (64, 8)},  # 145, 32; 243, 48
+    128: {64: (32, 4), 128: (64, 8)},  # 244, 48; 255, 96
+    256: {64: (32, 8)},  # 255, 96
+}
+"""The same."""
+SHARED = 32
+"""Queries at a time, backwards in the lesser tile, where query heads share keys: 152 registers, not 247."""
+WALKS = {
+    64: {
+        "forward": (64, 64, 4, 2),  # 157, 40
+        "queries": (64, 64, 4, 2),  # 176, 48
+        "keys": (64, 32, 4, 2),  # 252, 32
+        "pairs": (64, 64, 4, 1),  # 228, 32
+    },
+    128: {
+        "forward": (64, 64, 4, 2),  # 230, 80
+        "queries": (64, 32, 4, 2),  # 190, 64
+        "keys": (64, 32, 4, 1),  # 252, 48
+        "pairs": (64, 64, 8, 1),  # 145, 64
+    },
+    256: {
+        "forward": (64, 32, 8, 2),  # 178, 96
+        "queries": (64, 32, 8, 2),  # 217, 128
+        "keys": (64, 32, 8, 1),  # 249, 96
+        "pairs": (64, 64, 8, 1),  # 144, 128
+    },
+}
+"""Per kernel of tiles that walk: a tile's tokens, those of a step, warps, and steps in flight."""
+SINGLE = {
+    64: {"forward": (64, 64, 4, 1), "queries": (64, 64, 4, 1), "keys": (64, 32, 4, 1), "pairs": (64, 64, 4, 1)},
+    128: {"forward": (64, 32, 4, 1), "queries": (64, 32, 8, 1), "keys": (64, 16, 8, 1), "pairs": (64, 64, 8, 1)},
+    256: {"forward": (32, 16, 4, 1), "queries": (16, 16, 4, 1), "keys": (16, 16, 4, 1), "pairs": (16, 16, 4, 1)},
+}
+"""The same in float32, whose products in three parts take their operands three times: they fit, but spill registers."""
+TILES_SUMMED, WALKED_SUMMED = 4, 32
+"""Tiles whose scores' gradients one program adds up for a bias: the more, the fewer sums to store, and programs."""
 
 
-def _tile_sizes(width: int, itemsize: int, block: int, backward: bool) -> dict[str, int]:
-    return {"rows": block, "num_warps": 4 if block <= 64 else 8, "num_stages": 1}
+def _tile_sizes(width: int, block: int, backward: bool, grouped: int) -> Sizes:
+    rows, warps = (TILES_BACKWARD if backward else TILES_FORWARD)[max(64, width)][block]
+    if backward and grouped > 1 and block == 64:
+        rows = SHARED
+    return {"block": block, "rows": rows, "num_warps": warps, "num_stages": 1}
 
 
-def _walk_sizes(width: int, itemsize: int, kernel: str) -> dict[str, int]:
-    return {"block": WALKING, "step": WALKING, "num_warps": 4, "num_stages": 2}
+def _walk_sizes(width: int, itemsize: int, kernel: str) -> Sizes:
+    block, step, warps, stages = (WALKS if itemsize == 2 else SINGLE)[max(64, width)][kernel]
+    return {"block": block, "step": step, "num_warps": warps, "num_stages": stages}
 
 
 def forward(
-    q: Tensor, k: Tensor, v: Tensor, text_of: Tensor, groups: Tensor, block: int | None, rules: Rules, bias: Tensor | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    text_of: Tensor,
+    groups: Tensor,
+    block: int | None,
+    rules: Rules,
+    bias: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """q [T, A, D], k and v [T, K, D] -> [T, A, D], and log-sums [A, T] in powers of two where tiles walk."""
-    (q, k, v), tokens, heads = _rows(q, k, v), *q.shape[:2]
+    """q [T, A, D], k and v [T, K, D] -> [T, A, D], and log-sums [A, T], in powers of two."""
+    q, k, v = (_row(part) for part in (q, k, v))
+    tokens, heads, _ = q.shape
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    logs = torch.empty((heads, tokens) if block is None else 0, dtype=torch.float32, device=q.device)
+    logs = torch.empty(heads, tokens, dtype=torch.float32, device=q.device)
     numbers, constants = _numbers(q, rules, bias), _constants(q, k, rules, block, bias)
     if block is None:
         sizes = _walk_sizes(constants["width"], q.element_size(), "forward")
@@ -46,9 +101,9 @@ def forward(
             q, k, v, out, logs, groups, text_of, *numbers, tokens, *_strides(q, k, v), **constants, **sizes
         )
     else:
-        sizes = _tile_sizes(constants["width"], q.element_size(), block, backward=False)
+        sizes = _tile_sizes(constants["width"], block, False, constants["grouped"])
         _text_tiles_triton.forward_kernel[((len(groups) - 1) * heads,)](
-            q, k, v, out, groups, text_of, *numbers, *_strides(q, k, v), **constants, block=block, **sizes
+            q, k, v, out, logs, groups, text_of, *numbers, tokens, *_strides(q, k, v), **constants, **sizes
         )
     return out, logs
 
@@ -67,18 +122,17 @@ def backward(
     bias: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of q, k, v, contiguous, and the bias's in float32, empty where there is none."""
-    rows = _rows(dout, q, k, v)
+    dout, q, k, v = (_row(part) for part in (dout, q, k, v))
     if block is None:
         assert out is not None, "kept by `text_attention`"
-        return _walk_backward(*rows, out, logs, text_of, groups, rules, bias)
+        return _walk_backward(dout, q, k, v, out, logs, text_of, groups, rules, bias)
     grouped = q.shape[1] // k.shape[1]
     if bias is None or grouped == 1:
-        return _tiles_backward(*rows, text_of, groups, block, rules, bias)
-    dout, q, *shared = rows  # the kernel adds up scores' gradients for one query head at a time
-    own = [part.repeat_interleave(grouped, 1) for part in shared]
-    dq, *gradients, dbias = _tiles_backward(dout, q, *own, text_of, groups, block, rules, bias)
-    dk, dv = (gradient.unflatten(1, (-1, grouped)).sum(2) for gradient in gradients)
-    return dq, dk, dv, dbias
+        return _tiles_backward(dout, q, k, v, logs, text_of, groups, block, rules, bias)
+    # a program adds up the gradients of one query head's scores
+    k, v = k.repeat_interleave(grouped, 1), v.repeat_interleave(grouped, 1)
+    dq, dk, dv, dbias = _tiles_backward(dout, q, k, v, logs, text_of, groups, block, rules, bias)
+    return dq, dk.unflatten(1, (-1, grouped)).sum(2), dv.unflatten(1, (-1, grouped)).sum(2), dbias
 
 
 def _tiles_backward(
@@ -86,6 +140,7 @@ def _tiles_backward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
+    logs: Tensor,
     text_of: Tensor,
     groups: Tensor,
     block: int,
@@ -94,16 +149,16 @@ def _tiles_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dq, dk, dv = (torch.empty(part.shape, dtype=part.dtype, device=part.device) for part in (q, k, v))
     constants = _constants(q, k, rules, block, bias)
-    sizes = _tile_sizes(constants["width"], q.element_size(), block, backward=True)
+    sizes = _tile_sizes(constants["width"], block, True, constants["grouped"])
     repeats = 1
     if bias is not None:
         repeats, sizes["rows"] = TILES_SUMMED, block
-    count = len(groups) - 1
-    parts = triton.cdiv(count, repeats)
+    tiles = len(groups) - 1
+    parts = triton.cdiv(tiles, repeats)
     pairs = torch.empty(0 if bias is None else (parts, q.shape[1], block, block), dtype=torch.float32, device=q.device)
     _text_tiles_triton.backward_kernel[(parts * k.shape[1],)](
-        q, k, v, dout, dq, dk, dv, pairs, groups, text_of, *_numbers(q, rules, bias), count, *_strides(q, k, v, dout),
-        **constants, block=block, repeats=repeats, **sizes,
+        q, k, v, dout, logs, dq, dk, dv, pairs, groups, text_of, *_numbers(q, rules, bias), len(q), tiles,
+        *_strides(q, k, v, dout), **constants, repeats=repeats, **sizes,
     )  # fmt: skip
     return dq, dk, dv, pairs if bias is None else by_distance(pairs.sum(0), bias.shape[1])
 
@@ -135,11 +190,12 @@ def _walk_backward(
     )
     if bias is None:
         return dq, dk, dv, torch.empty(0, dtype=torch.float32, device=q.device)
-    near = (bias.shape[1] // 2 + WALKING - 2) // WALKING  # tiles further off lie beyond the bias's reach as a whole
-    parts, slots = triton.cdiv(tokens, WALKING * WALKED_SUMMED), 2 * near + 3
-    pairs = torch.empty(parts, slots, heads, WALKING, WALKING, dtype=torch.float32, device=q.device)
-    del constants["biased"]
     sizes = _walk_sizes(width, itemsize, "pairs")
+    block = sizes["block"]
+    near = (bias.shape[1] // 2 + block - 2) // block  # tiles further off lie beyond the bias's reach as a whole
+    parts, slots = triton.cdiv(tokens, block * WALKED_SUMMED), 2 * near + 3
+    pairs = torch.empty(parts, slots, heads, block, block, dtype=torch.float32, device=q.device)
+    del constants["biased"], sizes["step"]
     _text_walk_triton.pairs_kernel[(parts * slots * heads,)](
         q, k, v, dout, logs, deltas, pairs, *last, near, *strides, **constants, repeats=WALKED_SUMMED, **sizes
     )
@@ -149,9 +205,9 @@ def _walk_backward(
     return dq, dk, dv, dbias
 
 
-def _rows(*parts: Tensor) -> tuple[Tensor, ...]:
-    """As they lie, unless a head's numbers do not lie one behind the other."""
-    return tuple(part if part.stride(2) == 1 else part.contiguous() for part in parts)
+def _row(part: Tensor) -> Tensor:
+    """As it lies, unless a head's numbers do not lie one behind the other."""
+    return part if part.stride(2) == 1 else part.contiguous()
 
 
 def _strides(*parts: Tensor) -> list[int]:
@@ -166,7 +222,7 @@ def _numbers(q: Tensor, rules: Rules, bias: Tensor | None) -> tuple[Tensor, floa
     return bias.contiguous(), rules.scale, window, bias.shape[1] // 2, q.shape[1]
 
 
-def _constants(q: Tensor, k: Tensor, rules: Rules, block: int | None, bias: Tensor | None) -> dict[str, int | str]:
+def _constants(q: Tensor, k: Tensor, rules: Rules, block: int | None, bias: Tensor | None) -> dict[str, Any]:
     exact = q.dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32
     return {
         "grouped": q.shape[1] // k.shape[1],

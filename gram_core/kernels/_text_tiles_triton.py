@@ -2,7 +2,7 @@
 
 One program handles one tile and, forwards, one query head, backwards one head of keys with all query heads that read
 it: their shares of dk and dv are summed on chip, without atomics. Queries go through in chunks of `rows`, so that wide
-heads fit; each chunk meets all keys of its texts at once, so the forward keeps nothing but its inputs.
+heads fit; each chunk meets all keys of its texts at once. The forward keeps each query's log-sum of weights.
 `width` is the power of two that holds the `columns` of a head; scores are in powers of two.
 """
 
@@ -49,22 +49,9 @@ def seen(same, behind, window, causal: tl.constexpr, windowed: tl.constexpr):
     return same
 
 
-@triton.jit
-def _probabilities(
-    q, k, same, behind, bias, scale, window, reach,
-    causal: tl.constexpr, windowed: tl.constexpr, biased: tl.constexpr, precision: tl.constexpr,
-):  # fmt: skip
-    scores = tl.dot(q, tl.trans(k), input_precision=precision) * (scale * LOG2E)
-    if biased:
-        scores = add_bias(scores, bias, behind, reach)
-    scores = tl.where(seen(same, behind, window, causal, windowed), scores, float("-inf"))
-    weights = tl.exp2(scores - tl.max(scores, 1)[:, None])
-    return weights / tl.sum(weights, 1)[:, None]
-
-
-@triton.jit(do_not_specialize=["window", "reach"])
+@triton.jit(do_not_specialize=["window", "reach", "tokens"])
 def forward_kernel(
-    q, k, v, out, groups, text_of, bias, scale, window, reach, heads,
+    q, k, v, out, logs, groups, text_of, bias, scale, window, reach, heads, tokens,
     q_row, q_head, k_row, k_head, v_row, v_head,
     grouped: tl.constexpr, columns: tl.constexpr, width: tl.constexpr, block: tl.constexpr, rows: tl.constexpr,
     causal: tl.constexpr, windowed: tl.constexpr, biased: tl.constexpr, precision: tl.constexpr,
@@ -78,39 +65,44 @@ def forward_kernel(
         text = tl.load(text_of + token, mask=inside, other=-1)
         keys = load_rows(k + key_head * k_head, k_row, token, inside, width, columns)
         values = load_rows(v + key_head * v_head, v_row, token, inside, width, columns)
-        for first in range(0, block, rows):
+        for first in tl.range(0, block, rows, disable_licm=rows < block):
             asks = start + first + tl.arange(0, rows)
             held = asks < stop
             asking = tl.load(text_of + asks, mask=held, other=-1)
             queries = load_rows(q + head.to(tl.int64) * q_head, q_row, asks, held, width, columns)
             same, behind = asking[:, None] == text[None, :], asks[:, None] - token[None, :]
-            p = _probabilities(
-                queries, keys, same, behind, bias + head * (2 * reach + 1), scale, window, reach,
-                causal, windowed, biased, precision,
-            )  # fmt: skip
-            o = tl.dot(p.to(values.dtype), values, input_precision=precision)
+            scores = tl.dot(queries, tl.trans(keys), input_precision=precision) * (scale * LOG2E)
+            if biased:
+                scores = add_bias(scores, bias + head * (2 * reach + 1), behind, reach)
+            scores = tl.where(seen(same, behind, window, causal, windowed), scores, float("-inf"))
+            highest = tl.max(scores, 1)
+            p = tl.exp2(scores - highest[:, None])
+            total = tl.sum(p, 1)
+            o = tl.dot((p * (1.0 / total)[:, None]).to(values.dtype), values, input_precision=precision)
             store_rows(out + head * columns, heads * columns, o, asks, held, width, columns)
+            tl.store(logs + head.to(tl.int64) * tokens + asks, highest + tl.log2(total), mask=held)
 
 
-@triton.jit(do_not_specialize=["window", "reach", "count"])
+@triton.jit(do_not_specialize=["window", "reach", "tokens", "tiles"])
 def backward_kernel(
-    q, k, v, dout, dq, dk, dv, pairs, groups, text_of, bias, scale, window, reach, heads, count,
+    q, k, v, dout, logs, dq, dk, dv, pairs, groups, text_of, bias, scale, window, reach, heads, tokens, tiles,
     q_row, q_head, k_row, k_head, v_row, v_head, d_row, d_head,
     grouped: tl.constexpr, columns: tl.constexpr, width: tl.constexpr, block: tl.constexpr, rows: tl.constexpr,
     repeats: tl.constexpr, causal: tl.constexpr, windowed: tl.constexpr, biased: tl.constexpr, precision: tl.constexpr,
 ):  # fmt: skip
-    """pairs [G / repeats, A, block, block]: the gradient of scores, added up over `repeats` of the G tiles, for a bias.
+    """pairs [tiles / repeats, A, block, block]: the gradient of scores, added up over `repeats` tiles, for a bias.
 
-    With a bias each query head has keys of its own, and rows is block.
+    By key, then query, as are all pairs here: so weights need not be turned over. With a bias each query head has keys
+    of its own, and rows is block.
     """
     key_heads = heads // grouped
     key_head, part = tl.program_id(0) % key_heads, tl.program_id(0) // key_heads
     if biased:
-        total = tl.zeros((rows, block), dtype=tl.float32)
-    for number in range(0, repeats):
-        group = tl.minimum(part * repeats + number, count)
+        sums = tl.zeros((block, rows), dtype=tl.float32)
+    for number in tl.range(0, repeats, disable_licm=repeats > 1):
+        group = tl.minimum(part * repeats + number, tiles)
         start = tl.load(groups + group)
-        stop = tl.load(groups + tl.minimum(group + 1, count))  # no tokens are left behind the last tile
+        stop = tl.load(groups + tl.minimum(group + 1, tiles))  # no tokens are left behind the last tile
         if start < stop:
             token = start + tl.arange(0, block)
             inside = token < stop
@@ -119,29 +111,33 @@ def backward_kernel(
             values = load_rows(v + key_head.to(tl.int64) * v_head, v_row, token, inside, width, columns)
             of_keys = tl.zeros((block, width), dtype=tl.float32)
             of_values = tl.zeros((block, width), dtype=tl.float32)
-            for part_of in range(0, grouped * (block // rows)):
+            for part_of in tl.range(0, grouped * (block // rows), disable_licm=grouped * (block // rows) > 1):
                 head = key_head * grouped + part_of // (block // rows)
                 asks = start + (part_of % (block // rows)) * rows + tl.arange(0, rows)
                 held = asks < stop
-                asking = tl.load(text_of + asks, mask=held, other=-1)
+                asking = tl.load(text_of + asks, mask=held, other=-2)
+                log = tl.load(logs + head.to(tl.int64) * tokens + asks, mask=held, other=0.0)
                 queries = load_rows(q + head.to(tl.int64) * q_head, q_row, asks, held, width, columns)
                 do = load_rows(dout + head.to(tl.int64) * d_head, d_row, asks, held, width, columns)
-                same, behind = asking[:, None] == text[None, :], asks[:, None] - token[None, :]
-                p = _probabilities(
-                    queries, keys, same, behind, bias + head * (2 * reach + 1), scale, window, reach,
-                    causal, windowed, biased, precision,
-                )  # fmt: skip
-                of_values += tl.dot(tl.trans(p.to(do.dtype)), do, input_precision=precision)
-                dp = tl.dot(do, tl.trans(values), input_precision=precision)
-                ds = p * (dp - tl.sum(p * dp, 1)[:, None])
+                same, behind = text[:, None] == asking[None, :], asks[None, :] - token[:, None]
+                scores = tl.dot(keys, tl.trans(queries), input_precision=precision) * (scale * LOG2E)
                 if biased:
-                    total += ds
+                    scores = add_bias(scores, bias + head * (2 * reach + 1), behind, reach)
+                p = tl.where(seen(same, behind, window, causal, windowed), tl.exp2(scores - log[None, :]), 0.0)
+                of_values += tl.dot(p.to(do.dtype), do, input_precision=precision)
+                dp = tl.dot(values, tl.trans(do), input_precision=precision)
+                ds = p * (dp - tl.sum(p * dp, 0)[None, :])
+                if biased:
+                    sums += ds
                 ds = (ds * scale).to(queries.dtype)
-                of_query = tl.dot(ds, keys, input_precision=precision)
+                of_keys += tl.dot(ds, queries, input_precision=precision)
+                if rows < 64:
+                    of_query = tl.trans(tl.dot(tl.trans(keys), ds, input_precision=precision))
+                else:
+                    of_query = tl.dot(tl.trans(ds), keys, input_precision=precision)
                 store_rows(dq + head * columns, heads * columns, of_query, asks, held, width, columns)
-                of_keys += tl.dot(tl.trans(ds), queries, input_precision=precision)
             store_rows(dk + key_head * columns, key_heads * columns, of_keys, token, inside, width, columns)
             store_rows(dv + key_head * columns, key_heads * columns, of_values, token, inside, width, columns)
     if biased:
-        place = tl.arange(0, rows)[:, None] * block + tl.arange(0, block)[None, :]
-        tl.store(pairs + tl.program_id(0).to(tl.int64) * rows * block + place, total)
+        place = tl.arange(0, block)[:, None] + tl.arange(0, rows)[None, :] * block
+        tl.store(pairs + tl.program_id(0).to(tl.int64) * rows * block + place, sums)

@@ -139,7 +139,7 @@ def keys_kernel(
     for member in range(0, grouped):
         head = key_head * grouped + member
         of_head = head.to(tl.int64) * tokens
-        for first in range(start, stop, step):
+        for first in tl.range(start, stop, step, disable_licm=True):
             other = first + tl.arange(0, step)
             held = other < stop
             queries = load_rows(q + head.to(tl.int64) * q_head, q_row, other, held, width, columns)

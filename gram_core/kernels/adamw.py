@@ -48,15 +48,17 @@ class FusedAdamW:
                 state["exp_avg"] = torch.zeros_like(entry.parameter)
                 state["exp_avg_sq"] = torch.zeros_like(entry.parameter)
         self._launch = None
-        if parts[0][0].parameter.is_cuda:
+        if self._entries()[0].parameter.is_cuda:
             from gram_core.kernels._adamw_triton import Launch
 
             self._launch = Launch(parts, self._moments(), self._groups())
         self._hook = optimizer.register_load_state_dict_post_hook(self._loaded)
 
     def step(self, part: int) -> None:
-        """A step of the parameters of one part; nothing in it waits for the device."""
+        """A step of the parameters of one part, if it has any; nothing in it waits for the device."""
         entries = self._parts[part]
+        if not entries:
+            return
         torch._foreach_add_([self._optimizer.state[entry.parameter]["step"] for entry in entries], 1)
         if self._launch is not None:
             self._launch.step(part, self._groups())

@@ -45,8 +45,12 @@ def refuses(head_width: int, dtype: torch.dtype, device: torch.device) -> str | 
 
 
 def tile_for(text_length: int, head_width: int, dtype: torch.dtype) -> int | None:
-    """What to pack texts of up to `text_length` tokens for: the tile that holds them whole; None where none does."""
-    largest = 128 if head_width <= 64 and dtype.itemsize == 2 else 64
+    """What to pack texts of up to `text_length` tokens for: the tile that holds them whole; None where none does.
+
+    Larger tiles, and those of wider heads in float32, would not fit a multiprocessor.
+    """
+    by_width = (128, 128, 64) if dtype.itemsize == 2 else (64, 0, 0)  # up to 64, up to 128, wider
+    largest = by_width[(head_width > 64) + (head_width > 128)]
     return next((block for block in (64, 128) if text_length <= block <= largest), None)
 
 
@@ -91,10 +95,10 @@ def _text_attention(
     window: int | None,
     bias: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """What comes out, and the log-sums [A, T] that tiles which walk need backwards."""
+    """What comes out and, on a GPU, the log-sums of weights [A, T] for the backward."""
     rules = Rules(scale, causal, window)
     if not q.is_cuda:
-        return padded_text_attention(q, k, v, offsets, rules, bias), q.new_empty(0, dtype=torch.float32)
+        return padded_text_attention(q, k, v, offsets, rules, bias), _nothing(q)
     from gram_core.kernels import _text_attention_triton
 
     return _text_attention_triton.forward(q, k, v, text_of, groups, block, rules, bias)
@@ -114,7 +118,7 @@ def _(
     window: int | None,
     bias: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    logs = q.new_empty(q.shape[1], q.shape[0], dtype=torch.float32) if _walks(q, block) else _nothing(q)
+    logs = q.new_empty(q.shape[1], q.shape[0], dtype=torch.float32) if q.is_cuda else _nothing(q)
     return q.new_empty(q.shape), logs
 
 
@@ -166,10 +170,6 @@ def _(
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), of_bias
 
 
-def _walks(q: Tensor, block: int | None) -> bool:
-    return q.is_cuda and block is None
-
-
 def _nothing(like: Tensor) -> Tensor:
     return like.new_empty(0, dtype=torch.float32)
 
@@ -183,7 +183,7 @@ def _keep(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
     out, logs = output
     ctx.mark_non_differentiable(logs)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(q, k, v, out if _walks(q, block) else None, logs, text_of, offsets, groups, bias)
+    ctx.save_for_backward(q, k, v, out if q.is_cuda and block is None else None, logs, text_of, offsets, groups, bias)
     ctx.block, ctx.rules = block, rules
 
 

@@ -141,12 +141,12 @@ def test_an_unwritable_cache_is_one_sentence(pinned, tmp_path, monkeypatch):
 
 def test_status_lists_every_asset_without_network(index):
     found = assets.status()
-    assert [entry.asset.name for entry in found] == ["minilm", "mpnet", "movielens", "films"]
+    assert [entry.asset.name for entry in found] == ["minilm", "mpnet", "movielens", "films", "digits"]
     assert not any(entry.present for entry in found)
     assert leftovers() == []
 
 
-@pytest.mark.parametrize("name", ["minilm", "movielens", "films"])
+@pytest.mark.parametrize("name", ["minilm", "movielens", "films", "digits"])
 def test_the_real_assets_are_what_is_pinned(asset, name):
     folder = asset(name)
     assert {path.name for path in folder.iterdir()} == set(assets.ASSETS[name].files)

@@ -15,7 +15,8 @@ from bench.encoders._encoding import encoding_of
 from bench.encoders.shape import SHAPES
 
 CPU = torch.device("cpu")
-FAMILIES = tuple(name for name, shape in SHAPES.items() if shape.family in CONFIG_MAPPING)
+FAMILIES = tuple(name for name, shape in SHAPES.items() if shape.family in CONFIG_MAPPING and shape.picture is None)
+"""Of texts; those of pictures are in test_pictures.py."""
 
 
 @pytest.fixture(autouse=True)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from docs.tools.example_pages import difference, version
 from gram_core import encoding, multi_step_encodings, recomputation
 
 FOLDER = Path(__file__).parents[2] / "examples"
@@ -62,9 +65,39 @@ def test_ours_leaves_the_naive_losses_and_encodes_less(example, monkeypatch):
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_an_example_is_short_and_has_its_place_in_the_documentation(path):
+def test_an_example_is_short_and_has_its_page_on_the_site(path):
+    """What the page says is generated; that it is up to date is seen by tests/test_documentation.py."""
     assert len(path.read_text(encoding="utf-8").splitlines()) < 80
-    assert f"examples/{path.name}" in (FOLDER.parent / "docs" / "library.md").read_text(encoding="utf-8")
+    assert f"- examples/{path.stem}.md\n" in (FOLDER.parent / "mkdocs.yml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_two_changed_lines_turn_the_naive_loop_into_ours(path):
+    """Multi-step's call at the loop's end, and at the end of training, are two more."""
+    source = path.read_text(encoding="utf-8")
+    both = [version(source, naive=naive) for naive in (True, False)]
+    conditions = [
+        ast.dump(node.test) for each in both for node in ast.walk(ast.parse(each)) if isinstance(node, ast.If)
+    ]
+    assert not [each for each in conditions if "naive" in each]
+    ours = re.compile(r"(?<![.\w])(encode|encoded|MultiStepEncodings|DeduplicatedLoss)\(")
+    assert ours.search(both[1])
+    assert not ours.search(both[0])
+    added = [line for line in difference(source).splitlines() if line[0:1] == "+" and line[1:].strip()]
+    assert sum(line.startswith("+from gram_core import") for line in added) == 1
+    assert 1 <= len(added) - 1 <= (4 if path.stem == "multi_step" else 2)
+
+
+@pytest.mark.parametrize("name", ["plain_loop", "multi_step", "own_backward"])
+def test_each_of_the_two_loops_that_a_page_compares_runs_by_itself(name, monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    source = (FOLDER / f"{name}.py").read_text(encoding="utf-8")
+    losses = []
+    for naive in (True, False):
+        found = {"__name__": name}
+        exec(version(source, naive=naive), found)
+        losses.append(found["run"](naive=None))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
 def test_accelerate_in_two_processes():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import hypothesis.strategies as st
@@ -14,6 +13,7 @@ from torch import Tensor
 from gram_core.batch import Texts
 from gram_core.kernels.text_attention import Rules, text_attention
 from gram_core.packing import PackedTexts, pack
+from tests.gram_core._attention import dense
 
 
 @dataclass(frozen=True)
@@ -41,25 +41,6 @@ def case(
     dout = torch.randn(shapes[0], dtype=torch.float64)
     dout[total:] = 0  # nobody reads what lies behind the texts
     return Case(packed, leaves, dout)
-
-
-def dense(leaves: tuple[Tensor, ...], text_of: Tensor, rules: Rules) -> Tensor:
-    """Attention by all scores [A, T, T] of one sequence; a leaf more than queries, keys and values is a bias."""
-    q, k, v, *bias = leaves
-    grouped = q.shape[1] // k.shape[1]
-    place = torch.arange(len(q))
-    distance = place[None, :] - place[:, None]
-    scores = torch.einsum("iad,jad->aij", q, k.repeat_interleave(grouped, 1)) * rules.scale
-    if bias:
-        reach = bias[0].shape[1] // 2
-        scores = scores + bias[0][:, (distance + reach).clamp(0, 2 * reach)]
-    hidden = text_of[:, None] != text_of[None, :]
-    if rules.causal:
-        hidden |= distance > 0
-    if rules.window is not None:
-        hidden |= distance.abs() > rules.window
-    weights = torch.softmax(scores.masked_fill(hidden, -math.inf), -1)
-    return torch.einsum("aij,jad->iad", weights, v.repeat_interleave(grouped, 1))
 
 
 RULES = {
@@ -110,7 +91,7 @@ def test_narrow_numbers(dtype: torch.dtype, bound: float, reach: int | None) -> 
         strict=True,
     )
     for mine, wanted in pairs:
-        assert float((mine.double() - wanted).detach().norm() / wanted.norm()) <= bound
+        assert float((mine.double() - wanted).detach().norm() / wanted.detach().norm()) <= bound
     assert all(leaf.dtype == torch.float32 for leaf in narrow[3:])
 
 

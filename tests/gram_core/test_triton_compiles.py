@@ -24,19 +24,25 @@ from gram_core.kernels import (  # noqa: E402
     _long_attention_triton,
     _segments_triton,
     _short_attention_triton,
+    _text_attention_triton,
+    _text_tiles_triton,
+    _text_walk_triton,
 )
 
 HOPPER = GPUTarget("cuda", 90, 32)
 ROWS, WIDE, INTEGERS, SINGLES = "*bf16", "*fp32", "*i32", ("scale", "eps")
-TYPES = dict.fromkeys(["x", "residual", "out", "gradient", "also", "qkv", "dout", "dqkv"], ROWS)
+TYPES = dict.fromkeys(["x", "residual", "out", "gradient", "also", "qkv", "q", "k", "v"], ROWS)
+TYPES |= dict.fromkeys(["dout", "dqkv", "dq", "dk", "dv"], ROWS)
 TYPES |= dict.fromkeys(
     ["groups", "spans", "text_of", "tokens", "positions", "offsets", "segment_of", "members", "entry_of"], INTEGERS
 )
 TYPES |= {"table": "*i64", "settings": "*fp64", "first_of": "*i64"}
-EVEN = ["width", "columns", "count", "partial_stride", "sum_stride", "row_stride"]
-VARYING = ["rows", "programs", "texts", "segments"]
+STRIDES = ["q_row", "q_head", "k_row", "k_head", "v_row", "v_head", "d_row", "d_head"]
+EVEN = ["width", "columns", "count", "partial_stride", "sum_stride", "row_stride", *STRIDES]
+VARYING = ["rows", "programs", "texts", "segments", "tiles", "window", "reach", "near"]
 """From pass to pass: a kernel may make nothing of their values, or it would be compiled for each kind of them."""
 TYPES |= dict.fromkeys([*EVEN, *VARYING, "heads", "places", "first_position", "ignored"], "i32")
+TILES, WALKS = ("forward", "backward"), ("forward", "queries", "keys", "pairs")
 ATTENTION = {"width": 64, "block": 64, "precision": "tf32"}
 KERNELS: list[tuple[Any, dict[str, Any], dict[str, str]]] = [
     (_layer_norm_triton._add_norm_kernel, {"block": 1024}, {}),
@@ -66,8 +72,18 @@ KERNELS: list[tuple[Any, dict[str, Any], dict[str, str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("kernel", "constants", "types"), KERNELS, ids=[kernel.__name__ for kernel, *_ in KERNELS])
-def test_it_compiles_and_moves_whole_vectors(kernel: Any, constants: dict[str, Any], types: dict[str, str]) -> None:
+TEXT_ATTENTION = [
+    *[(ROWS, width, kernel, block) for width, block in ((64, 128), (128, 128), (256, 64)) for kernel in TILES],
+    (ROWS, 128, "backward", 64),
+    *[(ROWS, width, kernel, None) for width in (64, 128, 256) for kernel in WALKS[: 4 if width == 64 else 3]],
+    *[(WIDE, 64, kernel, 64) for kernel in TILES],
+    *[(WIDE, 256, kernel, None) for kernel in WALKS],
+]
+"""With the narrowest heads a bias goes along; with wider ones two query heads share a key head."""
+
+
+def built(kernel: Any, constants: dict[str, Any], types: dict[str, str], **options: int) -> Any:
+    """For Hopper, told of alignment what a launch there would find."""
     names = kernel.arg_names
     chosen = TYPES | dict.fromkeys(SINGLES, "fp32") | types
     signature = {name: "constexpr" if name in constants else chosen.get(name, WIDE) for name in names}
@@ -79,6 +95,32 @@ def test_it_compiles_and_moves_whole_vectors(kernel: Any, constants: dict[str, A
         constexprs={(names.index(name),): value for name, value in constants.items()},
         attrs={(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
     )
-    built = triton.compile(source, target=HOPPER, options={"num_warps": 4, "num_stages": 2})
-    assert built.metadata.shared <= 227 * 1024
-    assert re.search(r"ld\.global\S*\.v[248]", built.asm["ptx"]), "element by element: a hint of alignment is lost"
+    made = triton.compile(source, target=HOPPER, options=options)
+    assert made.metadata.shared <= 227 * 1024
+    assert re.search(r"ld\.global\S*\.v[248]|cp\.async\.cg", made.asm["ptx"]), "a hint of alignment is lost"
+    return made
+
+
+@pytest.mark.parametrize(("kernel", "constants", "types"), KERNELS, ids=[kernel.__name__ for kernel, *_ in KERNELS])
+def test_it_compiles_and_moves_whole_vectors(kernel: Any, constants: dict[str, Any], types: dict[str, str]) -> None:
+    built(kernel, constants, types, num_warps=4, num_stages=2)
+
+
+@pytest.mark.parametrize(("dtype", "width", "name", "block"), TEXT_ATTENTION)
+def test_text_attention_fits_in_the_sizes_that_it_runs_in(dtype: str, width: int, name: str, block: int | None) -> None:
+    module = _text_walk_triton if block is None else _text_tiles_triton
+    kernel, biased = getattr(module, f"{name}_kernel"), width == 64
+    if block is None:
+        sizes = _text_attention_triton._walk_sizes(width, 4 if dtype == WIDE else 2, name)
+    else:
+        sizes = _text_attention_triton._tile_sizes(width, block, name == "backward", 1 if biased else 2)
+        if biased and name == "backward":
+            sizes["rows"] = block
+    options = {option: sizes.pop(option) for option in ("num_warps", "num_stages")}
+    constants = sizes | {"grouped": 1 if biased or name == "pairs" else 2, "columns": width, "width": width}
+    constants |= {"causal": not biased, "windowed": True, "biased": biased, "precision": "tf32x3"}
+    constants |= {"repeats": 4 if biased or name == "pairs" else 1}
+    constants = {key: value for key, value in constants.items() if key in kernel.arg_names}
+    types = dict.fromkeys(["q", "k", "v", "out", "dout", "dq", "dk", "dv"], dtype) | {"tokens": "i32"}
+    made = built(kernel, constants, types, **options)
+    print(f"{made.metadata.shared} bytes of shared memory")
