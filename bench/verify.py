@@ -136,6 +136,7 @@ def verify(
     chosen, left_out = groups[: MOST_CASES[device.type]], groups[MOST_CASES[device.type] :]
     rows: list[VerifyRow] = []
     silent: list[str] = []
+    refused: list[str] = []
     ran: dict[str, None] = {}
     missing = {line: reason for _, lines in chosen for line in lines if (reason := _missing(config, line))}
     for cases, lines in chosen:
@@ -152,6 +153,7 @@ def verify(
                 silent.append(f"{_label(case)}: {NO_GRADIENT}")
                 continue
             rows += compared.rows([line for line in lines if line not in missing])
+            refused += compared.refused
         ran |= dict.fromkeys(_ran(case, engine, told) for engine, told in verified.ran.items())
     for size, asked in _together(off).items():
         several = asked[: MOST_CASES[device.type] // 2]
@@ -164,7 +166,7 @@ def verify(
             rows += _on_ranks(verify_ranks.Asked(off, case, known, device.type, STEPS, users))
     if silent and not rows:
         raise UsageError(silent[0])
-    skipped = (*(f"{line}: {reason}" for line, reason in missing.items()), *silent)
+    skipped = (*(f"{line}: {reason}" for line, reason in missing.items()), *silent, *refused)
     return VerifyReport(tuple(rows), tuple(_label(cases[0]) for cases, _ in left_out), skipped, tuple(ran))
 
 
@@ -284,6 +286,8 @@ class _Comparison:
 
     def __init__(self, config: Config, case: VerifiedCase, label: str):
         self.config, self.case, self.label = config, case, label
+        self.refused: list[str] = []
+        """Lines that can't run this encoder, with the reason."""
         self.e2e = method_class(REFERENCE)
         self.reference = case.trace(self.e2e)
         self.total = total_norm(self.reference.gradients.values())
@@ -297,6 +301,8 @@ class _Comparison:
             try:
                 exact = method_class(line.method, self.config.run.plugins).exactness == "exact"
                 yield from self._exact(line) if exact else self._exact_intervals(line)
+            except Unavailable as refused:
+                self.refused.append(f"{self.label}: {line}: {refused}")
             except Exception as error:  # a method that fails, in whatever way, is not verified: said, not raised
                 note = f"{type(error).__name__}: {error}".partition("\n")[0]
                 yield VerifyRow(self.label, "runs", str(line), float("inf"), 0.0, False, note)

@@ -153,6 +153,15 @@ def test_a_method_that_raises_fails_with_its_message():
     assert all(row.passed for row in checks_of(report, "single_step").values())
 
 
+def test_a_method_that_refuses_the_encoder_is_skipped_with_its_reason():
+    """It has nothing that could be wrong."""
+    report = verify(config(["e2e", "refuses", "single_step"], run={"plugins": ["tests.bench.faulty_methods"]}), "cpu")
+    assert report.passed
+    assert not checks_of(report, "refuses")
+    [said] = report.skipped
+    assert said.endswith("refuses (eager): refuses cannot run this bert, which is too small")
+
+
 def test_every_engine_of_the_sweep_is_verified():
     engines = list(registry.names("gram_core.engines"))
     report = verify(config(engine=engines), "cpu")

@@ -12,6 +12,8 @@ from bench.peers import cached_layers
 from bench.peers._kept_states import KeptStates
 from bench.peers._split_layers import SplitLayers, layers_of
 from bench.peers.cached_layers import CachedLayers
+from bench.running.messages import Job
+from bench.running.subject import measure
 from gram_core.batch import unique_items
 from gram_core.encoders import bucketed
 from gram_core.engines import eager, fast
@@ -20,6 +22,7 @@ from gram_core.exactness import Float64Throughout, GradientRecorder, parameters,
 from gram_core.methods.single_step import SingleStep
 from gram_core.training import Optimization, Training
 from tests.bench._encoder_folders import FAMILIES
+from tests.bench._small_runs import config, item
 from tests.bench.test_family_exactness import WAYS, prepared
 from tests.gram_core import _models as m
 
@@ -250,3 +253,9 @@ def test_what_is_read_is_what_was_written(data):
         assert torch.equal(kept.read(torch.tensor(asked)), torch.cat([written[item] for item in asked]))
     assert kept.holds(order).all()
     assert kept.nbytes == len(table.tokens) * 3 * 8
+
+
+def test_a_run_skips_it_with_the_reason_where_it_cannot_run():
+    record = measure(Job(config(), item("cached_layers")), lambda _: None)
+    assert record["outcome"] == "skipped"
+    assert record["reason"].endswith("which has 2 layers, of which 2 on top leave none below")
