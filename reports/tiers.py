@@ -7,7 +7,7 @@ from statistics import median
 
 from bench.results.schema import Record
 from bench.results.stats import REFERENCE
-from bench.results.summary import SINGLE_STEP
+from bench.results.summary import SINGLE_STEP, utilisation
 from bench.results.tiers import ran
 from bench.results.training import TrainingPoint
 from reports import words
@@ -54,7 +54,7 @@ def _row(engine: str, tier: str, why: str, own: Sequence[Ended]) -> tuple[Cell, 
     label = next((name for name in TELLING if name in methods), next(iter(methods)))
     cases = _cases(each for each in own if isinstance(each, Record) and each.label == label)
     times = [median(median(record.samples_s) for record in records) for records in cases]
-    shares = [median(known) for records in cases if (known := [r.utilisation for r in records if r.utilisation])]
+    shares = [share for records, time in zip(cases, times, strict=True) if (share := _utilisation(records, time))]
     whose = [label] * (len(methods) > 1) + [words.count(len(cases), "case")] * (len(cases) > 1)
     return (
         Cell(engine),
@@ -74,6 +74,11 @@ def _cases(records: Iterable[Record]) -> list[list[Record]]:
         if record.outcome == "ok" and record.samples_s and not record.replica:
             found.setdefault(tuple(sorted(record.case.items())), []).append(record)
     return list(found.values())
+
+
+def _utilisation(records: Iterable[Record], time: float) -> float | None:
+    told = next((record for record in records if record.matrix_flops_per_s is not None), None)
+    return None if told is None else utilisation({**dict(told), "median_s": time})
 
 
 def _from_to(ascending: Sequence[str]) -> str:

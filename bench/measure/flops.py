@@ -6,6 +6,7 @@ matrix product and a large copy, so that no table of peaks has to be believed.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -28,8 +29,8 @@ from gram_core.training import Training
 REPEATS = 5
 _TRIED = (3, 5, 8)
 """Lengths of texts from which the operations of others follow."""
-Within = Callable[[Tensor], AbstractContextManager[Any]]
-"""Token ids [n, L] -> what a call of the model on them runs within."""
+Within = Callable[[Any, Tensor], AbstractContextManager[Any]]
+"""A model or a copy of it, and token ids [n, L] -> what its call on them runs within."""
 
 
 class Counting(Protocol):
@@ -59,7 +60,7 @@ class PictureOperations:
         encoder = self._encoder
         config: Any = encoder.model.config
         pixels = torch.zeros(pictures, config.num_channels, config.image_size, config.image_size, dtype=torch.uint8)
-        return _counted(encoder, lambda: encoder(pixels), self._backward)
+        return counted(encoder, lambda encoder: encoder(pixels), backward=self._backward)
 
 
 class EncoderOperations:
@@ -78,7 +79,7 @@ class EncoderOperations:
         within: Within | None = None,
     ):
         self._encoder, self._backward = encoder, backward
-        self._within = within or (lambda ids: nullcontext())
+        self._within = within or (lambda model, ids: nullcontext())
         self._counted: dict[int, int] = {}
         self._of_call = 2 * self._one(_TRIED[0]) - self._count(_TRIED[0], texts=2)
         of_text = [self._one(length) - self._of_call for length in _TRIED]
@@ -107,27 +108,44 @@ class EncoderOperations:
         return self._counted[length]
 
     def _count(self, length: int, texts: int) -> int:
-        encoder = self._encoder
-        model: Any = encoder.model if isinstance(encoder, HuggingFaceEncoder) else encoder
-        embedding = model.get_input_embeddings().weight
-        ids = torch.full((texts, length), embedding.shape[0] - 1, device=embedding.device)
-        mask = torch.ones_like(ids)
-
-        def encodings() -> Tensor:
-            found = model(input_ids=ids, attention_mask=mask).last_hidden_state
+        def encodings(encoder: Any) -> Tensor:
+            model: Any = encoder.model if isinstance(encoder, HuggingFaceEncoder) else encoder
+            embedding = model.get_input_embeddings().weight
+            ids = torch.full((texts, length), embedding.shape[0] - 1, device=embedding.device)
+            mask = torch.ones_like(ids)
+            with self._within(model, ids):  # a mask's values would be looked at
+                found = model(input_ids=ids, attention_mask=None if ids.is_meta else mask).last_hidden_state
             if isinstance(encoder, HuggingFaceEncoder):
                 found = encoder.finish(encoder.pooling(found.to(model.dtype), mask.bool()))
             return found
 
-        with self._within(ids):
-            return _counted(encoder, encodings, self._backward)
+        return counted(self._encoder, encodings, backward=self._backward)
 
 
-def _counted(module: nn.Module, encodings: Callable[[], Tensor], backward: bool) -> int:
-    """Operations of `encodings`, evaluated, and of the gradients of what of `module` is trained, if they are wanted."""
+def counted(module: nn.Module, encodings: Callable[[Any], Tensor], *, backward: bool) -> int:
+    """Operations of what `encodings` computes with the module, evaluated, and, backward, of its trained gradients.
+
+    Counted on a copy without values, which takes neither memory nor arithmetic, unless the module's code asks for any.
+    """
+    try:
+        return _operations(_without_values(module), encodings, backward)
+    except Exception:  # of whatever kind: what it computes hangs on values, or it can't be copied
+        return _operations(module, encodings, backward)
+
+
+def _without_values(module: nn.Module) -> nn.Module:
+    """A copy on the device "meta"."""
+    known: dict[int, Any] = {id(buffer): torch.empty_like(buffer, device="meta") for buffer in module.buffers()}
+    for parameter in module.parameters():
+        empty = torch.empty_like(parameter, device="meta")
+        known[id(parameter)] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
+    return copy.deepcopy(module, known)
+
+
+def _operations(module: nn.Module, encodings: Callable[[Any], Tensor], backward: bool) -> int:
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad] if backward else []
     with evaluating(module), torch.set_grad_enabled(bool(trained)), Operations() as counter:
-        found = encodings()
+        found = encodings(module)
         if trained:
             torch.autograd.grad(found.sum(), trained, allow_unused=True)
     return counter.total

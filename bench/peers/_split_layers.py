@@ -8,6 +8,7 @@ n texts, L tokens padded, d width.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -51,6 +52,12 @@ class SplitLayers:
         entering = self._watch(encoder, texts)
         self.dtype, self.width = entering.dtype, entering.shape[-1]
         """Of the states that enter the upper layers."""
+
+    def of(self, model: PreTrainedModel) -> SplitLayers:
+        """The same cut through a copy of the model."""
+        shared = copy.copy(self)
+        shared._layers = layers_of(model)
+        return shared
 
     @contextmanager
     def reading(self, states: Tensor) -> Iterator[None]:

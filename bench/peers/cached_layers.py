@@ -23,6 +23,7 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from bench.handicaps import Handicap
 from bench.measure.flops import EncoderOperations, cf_flops
@@ -172,8 +173,8 @@ class CachedLayers:
         """Operations per step on these batches: upper layers and CF module, lower layers of items that were new."""
         training, encoder, split = self.training, self._parts.encoder, self._parts.split
 
-        def reading(ids: Tensor) -> AbstractContextManager[None]:
-            return split.reading(torch.zeros(*ids.shape, split.width, dtype=split.dtype, device=ids.device))
+        def reading(model: PreTrainedModel, ids: Tensor) -> AbstractContextManager[None]:
+            return split.of(model).reading(torch.zeros(*ids.shape, split.width, dtype=split.dtype, device=ids.device))
 
         above = EncoderOperations(encoder, backward=True, within=reading)
         whole, forward = EncoderOperations(encoder), EncoderOperations(encoder, within=reading)

@@ -9,7 +9,6 @@ so that what such a result was measured on is unknown.
 
 from __future__ import annotations
 
-from statistics import median
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -221,7 +220,8 @@ class Record(_Strict):
     """Floating-point operations per step that are the method's work: real tokens, forward and backward, nothing that is
     computed again; None where they were not counted."""
     matrix_flops_per_s: float | None = None
-    """What a large matrix product in the case's precision reached in this process, after its windows."""
+    """What a large matrix product in the case's precision reached in this process, after its windows. Both are told by
+    a line's first block alone: others would say the same."""
     cf_step_s: float | None = None
     """Seconds of a step whose items are encoded already and after which the encoder does not learn: of methods with
     such steps, on logs with epochs."""
@@ -251,13 +251,6 @@ class Record(_Strict):
     def label(self) -> str:
         """The method as a reader sees it: `multi_step N=16`, say."""
         return self.method if self.accumulation_steps is None else f"{self.method} N={self.accumulation_steps}"
-
-    @property
-    def utilisation(self) -> float | None:
-        """Useful operations per second as a part of the matrix rate; None where either is unknown."""
-        if self.outcome != "ok" or not self.samples_s or self.useful_flops is None or not self.matrix_flops_per_s:
-            return None
-        return self.useful_flops / median(self.samples_s) / self.matrix_flops_per_s
 
 
 class Environment(_Strict):

@@ -212,7 +212,7 @@ def _record_row(record: Record) -> Row:
     row["samples"] = len(record.samples_s)
     row["median_s"] = median(record.samples_s) if record.outcome == "ok" and record.samples_s else None
     row["scatter"] = stats.scatter(record.samples_s) if record.outcome == "ok" else None
-    row["mfu"] = record.utilisation
+    row["mfu"] = utilisation(row)
     rates, loss, peaks = record.throughput_per_s, record.loss, record.peak_memory_bytes
     if rates is not None:
         row |= {
@@ -224,6 +224,12 @@ def _record_row(record: Record) -> Row:
         row |= {"loss_first": loss.first, "loss_last": loss.last}
     row |= {"allocated_bytes": peaks.allocated, "reserved_bytes": peaks.reserved, "process_bytes": peaks.process}
     return row
+
+
+def utilisation(row: Mapping[str, Any]) -> float | None:
+    """Useful operations per second as a part of the matrix rate; None where either is unknown."""
+    flops, rate, seconds = (row.get(name) for name in ("useful_flops", "matrix_flops_per_s", "median_s"))
+    return flops / seconds / rate if flops is not None and rate and seconds else None
 
 
 def _grouped(rows: list[Row], columns: tuple[str, ...]) -> dict[tuple[Any, ...], list[Row]]:
@@ -252,6 +258,7 @@ def _summary_row(line: list[Row]) -> Row:
         row |= {"median_s": median(times), "min_s": min(times), "max_s": max(times)}
         row["scatter"] = stats.scatter(times) if len(times) > 1 else measured[0]["scatter"]
     row |= {name: _middle(measured or line, name) for name in _MEDIANS}
+    row["mfu"] = utilisation(row)
     for kind in ("allocated", "process"):
         if measured and row[f"{kind}_bytes"] is not None:
             row |= {"memory_bytes": row[f"{kind}_bytes"], "memory_kind": kind}

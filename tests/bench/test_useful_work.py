@@ -105,7 +105,9 @@ def test_a_record_tells_of_both_and_a_summary_of_their_ratio():
     from bench.results.schema import Record
 
     record = Record.model_validate(measure(Job(config(), item("single_step")), lambda _: None))
-    (row,) = frames([record]).summary.to_dict("records")
+    later = Record.model_validate(measure(Job(config(), item("single_step", block=1)), lambda _: None))
+    assert later.useful_flops is later.matrix_flops_per_s is None, "the first block tells it for all"
+    (row,) = frames([record, later]).summary.to_dict("records")
     assert row["mfu"] == pytest.approx(record.useful_flops / row["median_s"] / record.matrix_flops_per_s)
     assert 0 < row["mfu"] < 1
     without = record.model_copy(update={"matrix_flops_per_s": None})
