@@ -18,9 +18,9 @@ MAY_BE_ONE = f"may be 1{words.TIMES}"
 """Of a ratio whose interval holds 1."""
 HOLDS_ONE = f"{MAY_BE_ONE.capitalize()}: the 95 % interval holds 1, so that there may be no difference."
 HEADLINE_CASES = 12
+"""Cases that a headline table shows in full; more would bury the few that a reader came for."""
 SHARED = {"global": "items shared", "auto": "items shared where it pays"}
 """Of several processes, by `deduplicate`."""
-"""Cases that a headline table shows in full; more would bury the few that a reader came for."""
 
 
 @dataclass(frozen=True)

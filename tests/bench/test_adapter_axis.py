@@ -11,7 +11,7 @@ from bench.configuration.sweep import MethodLine, WorkItem, plan
 from bench.errors import ConfigError
 from bench.results.schema import Record
 from bench.verify import verify
-from gram_core.encoders.bucketed import BucketedEncoder
+from gram_core.encoders.general import GeneralEncoder
 from reports import words
 
 peft = pytest.importorskip("peft")
@@ -60,7 +60,7 @@ def test_adapters_alone_are_trained_and_move(engine):
     assert built.detail["trainable_parameters"] == sum(before[name].numel() for name in moved)
     assert "LoRA adapters of rank 3, alpha 32, on query, output.dense" in built.detail["encoder"]
     if engine == "fast":
-        assert isinstance(built.encoder, BucketedEncoder)
+        assert isinstance(built.encoder, GeneralEncoder)
 
 
 def test_verify_holds_with_adapters_in_both_engines():

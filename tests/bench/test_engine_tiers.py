@@ -37,7 +37,7 @@ def config(*changes):
     [
         ("shape:tiny", "fast", "packed", None),
         ("shape:tiny", "eager", None, None),
-        ("shape:modernbert-base", "fast", "padded", WHY),
+        ("shape:modernbert-base", "fast", "general", WHY),
     ],
 )
 @pytest.mark.filterwarnings("error::gram_core.engines._tiers.FallBack")
