@@ -155,11 +155,13 @@ def test_a_method_that_raises_fails_with_its_message():
 
 def test_a_method_that_refuses_the_encoder_is_skipped_with_its_reason():
     """It has nothing that could be wrong."""
-    report = verify(config(["e2e", "refuses", "single_step"], run={"plugins": ["tests.bench.faulty_methods"]}), "cpu")
+    report = verify(
+        config(["e2e", "refuses_the_encoder", "single_step"], run={"plugins": ["tests.bench.faulty_methods"]}), "cpu"
+    )
     assert report.passed
-    assert not checks_of(report, "refuses")
+    assert not checks_of(report, "refuses_the_encoder")
     [said] = report.skipped
-    assert said.endswith("refuses (eager): refuses cannot run this bert, which is too small")
+    assert said.endswith("refuses_the_encoder (eager): refuses_the_encoder cannot run this bert, which is too small")
 
 
 def test_every_engine_of_the_sweep_is_verified():

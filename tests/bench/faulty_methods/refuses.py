@@ -1,14 +1,10 @@
-"""A method that can't run the encoder that it is given."""
+"""Fails while it is built."""
 
-from bench.methods import Unavailable
 from gram_core.methods.e2e import E2E
 
 
 class Refuses(E2E):
-    """Says why when it is made."""
-
     name = "refuses"
 
     def __init__(self, training, settings=None):
-        super().__init__(training, settings)
-        raise Unavailable("refuses cannot run this bert, which is too small")
+        raise ValueError("this encoder is not for me")
