@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch._functorch.config
+import torch.fx.experimental._config
 from torch import Tensor, nn
 from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint
@@ -104,7 +105,9 @@ def _compiling() -> Iterator[None]:
         "ban_recompute_not_in_allowlist": False,
     }
     variants = torch._dynamo.config.patch(recompile_limit=VARIANTS, fail_on_recompile_limit_hit=True)
-    with torch._functorch.config.patch(keeps_little), variants:
+    shapes: Any = torch.fx.experimental._config
+    sizes = shapes.patch(use_duck_shape=False)  # equal ones at first need not stay equal
+    with torch._functorch.config.patch(keeps_little), variants, sizes:
         yield
 
 

@@ -21,7 +21,8 @@ Sizes = dict[str, int]
 
 # Sizes by the widest head that they are for. Beside them the registers of a thread and the KiB of shared memory that
 # Triton 3.6 takes in 16 bits on Hopper, which has 255 and 227: none of these spills. Chunks of 32 queries leave room
-# for a key head's two gradients, which stay on chip while its query heads go by; eight warps share wider rows out.
+# for a key head's two gradients, which stay on chip while its query heads go by. Eight warps need 128 rows of scores:
+# of 64, each four would compute them all, and on an H100 a backward in such sizes (heads of 256) failed.
 TILES_FORWARD = {
     64: {64: (64, 4), 128: (64, 4)},  # 80 to 94, 24; 160 to 223, 40
     128: {64: (64, 4), 128: (64, 4)},  # 130, 48; 201 to 239, 80
@@ -47,7 +48,7 @@ WALKS = {
         "forward": (64, 64, 4, 2),  # 230, 80
         "queries": (64, 32, 4, 2),  # 190, 64
         "keys": (64, 32, 4, 1),  # 252, 48
-        "pairs": (64, 64, 8, 1),  # 145, 64
+        "pairs": (64, 64, 4, 1),  # 255, 64
     },
     256: {
         "forward": (64, 32, 8, 2),  # 178, 96
@@ -59,7 +60,7 @@ WALKS = {
 """Per kernel of tiles that walk: a tile's tokens, those of a step, warps, and steps in flight."""
 SINGLE = {
     64: {"forward": (64, 64, 4, 1), "queries": (64, 64, 4, 1), "keys": (64, 32, 4, 1), "pairs": (64, 64, 4, 1)},
-    128: {"forward": (64, 32, 4, 1), "queries": (64, 32, 8, 1), "keys": (64, 16, 8, 1), "pairs": (64, 64, 8, 1)},
+    128: {"forward": (64, 32, 4, 1), "queries": (64, 16, 4, 1), "keys": (64, 16, 4, 1), "pairs": (64, 64, 4, 1)},
     256: {"forward": (32, 16, 4, 1), "queries": (16, 16, 4, 1), "keys": (16, 16, 4, 1), "pairs": (16, 16, 4, 1)},
 }
 """The same in float32, whose products in three parts take their operands three times: they fit, but spill registers."""

@@ -220,8 +220,8 @@ def test_a_steps_operations_are_those_of_the_pictures_encoded():
     batch = built.workload.batches(0)
     passes = built.method.encoded_items([batch])
     assert len(passes[0]) == len(unique_items(batch).items) == 12
-    whole = step_flops(built.training, [batch], passes, [False])
-    half = step_flops(built.training, [batch], [passes[0][:6]], [False])
+    whole = step_flops(built.training, built.training.encoder, [batch], passes, [False])
+    half = step_flops(built.training, built.training.encoder, [batch], [passes[0][:6]], [False])
     each = operations_of(built.training.encoder, backward=True).of(torch.full((6,), 17))
     assert whole - half == pytest.approx(each)
 
