@@ -51,6 +51,20 @@ class KeptStates:
         rows = torch.repeat_interleave(self._start[items] - begins, lengths) + torch.arange(int(lengths.sum()))
         return self._rows[rows.to(self._place, non_blocking=True)]
 
+    def state(self) -> dict[str, Tensor]:
+        """Everything, for a checkpoint: items, and their rows in the same order."""
+        held = torch.nonzero(self._start != NOWHERE).flatten()
+        items = held[torch.argsort(self._start[held])]
+        return {"items": items, "rows": torch.empty(0, 0) if self._rows is None else self._rows[: self._count]}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Becomes what `state` was taken of."""
+        self._start.fill_(NOWHERE)
+        self._rows, self._count = None, 0
+        items = state["items"].cpu()
+        if len(items):
+            self.write(items, state["rows"])
+
     def _room_for(self, count: int, width: int) -> Tensor:
         if self._rows is None or count > len(self._rows):
             room = min(self._most, max(count, int(GROWTH * count)))

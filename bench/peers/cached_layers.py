@@ -167,7 +167,15 @@ class CachedLayers:
         return torch.cat(parts)[back.to(self.training.device, non_blocking=True)]
 
     def finish(self) -> None:
-        """Nothing is pending between steps, and what is kept can be computed again."""
+        """Nothing is pending between steps."""
+
+    def state(self) -> dict[str, Tensor]:
+        """The states kept so far: computed again, in other company, they would differ by rounding."""
+        return self._kept.state()
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Keeps what `state` kept."""
+        self._kept.restore(state)
 
     def useful_flops(self, batches: Sequence[Batch]) -> float:
         """Operations per step on these batches: upper layers and CF module, lower layers of items that were new."""

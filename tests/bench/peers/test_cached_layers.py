@@ -177,6 +177,20 @@ def test_states_are_kept_in_the_compute_dtype_and_counted(store):
     assert 1e-5 < float((ours - exact_ones).norm() / exact_ones.norm()) < 0.05
 
 
+def test_it_goes_on_from_a_state():
+    """A restored method computes nothing again, and reads what it wrote."""
+    first, second = (CachedLayers(m.with_adamw(m.make_training()), ONE) for _ in range(2))
+    second.restore(first.state())
+    batches = [m.make_batch(seed=step) for step in range(3)]
+    for batch in batches:
+        first.step(batch)
+    second.restore(first.state())
+    assert all(torch.equal(*pair) for pair in zip(first.state().values(), second.state().values(), strict=True))
+    items = unique_items(batches[0]).items
+    assert torch.equal(second._kept.read(items), first._kept.read(items))
+    assert second._kept.holds(items).all()
+
+
 def test_lower_layers_drop_nothing():
     """Their states are kept, so that what they dropped once would be dropped for good."""
     training = m.with_adamw(m.make_training(m.make_encoder(dropout=0.5)))

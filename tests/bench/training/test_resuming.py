@@ -50,7 +50,8 @@ def tiny(monkeypatch):
 
 def configuration(dropout: str = "off"):
     config = _tiny.settings(max_steps=STEPS, evaluate_every=2, patience=99)
-    return config.model_copy(update={"run": config.run.model_copy(update={"dropout": dropout})})
+    one_layer = {"cached_layers": {"trained_layers": 1}}  # of an encoder of two
+    return config.model_copy(update={"run": config.run.model_copy(update={"dropout": dropout}), "method": one_layer})
 
 
 def assert_resumes(tmp_path, tiny, config, item, target, kills) -> None:
