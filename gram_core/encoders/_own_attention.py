@@ -21,11 +21,11 @@ from gram_core.packing import PackedTexts, group_capacity, walking_tiles
 
 IGNORED = frozenset(
     [
+        "cache",
         "cache_position",
         "cu_seq_lens_k",
         "cu_seq_lens_q",
         "deterministic",
-        "is_causal",
         "max_length_k",
         "max_length_q",
         "num_items_in_batch",

@@ -14,17 +14,17 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from gram_core.batch import ItemTable, Texts
 from gram_core.encoders._layer_calls import LayerCalls, stacks
 from gram_core.encoders._mpnet_attention import attending as attending_as_mpnet
 from gram_core.encoders._own_attention import attending, interface_for, layout_of
-from gram_core.encoders._weights import bypassed, offloads
+from gram_core.encoders._weights import offloads
 from gram_core.encoders.huggingface import HuggingFaceEncoder
-from gram_core.encoders.packed_pooling import POOLINGS, pooled
-from gram_core.encoders.packing_encoder import PackingEncoder
+from gram_core.encoders.packed_pooling import pooled
+from gram_core.encoders.packing_encoder import PackingEncoder, needs_padding, refuses_dtype
 from gram_core.encoders.probe import evaluating, positions
 from gram_core.encoders.shadows import Shadows
 from gram_core.joint import Room
@@ -42,13 +42,8 @@ def unsupported(encoder: HuggingFaceEncoder) -> str | None:
         return f"model type {model.config.model_type} computes its attention by itself"
     if "position_ids" not in inspect.signature(model.forward).parameters:
         return f"model type {model.config.model_type} counts positions by itself"
-    if type(encoder.pooling) not in POOLINGS:
-        return "its pooling reads padded rows"
-    for what, module in (("the encoder", encoder), ("its pooling", encoder.pooling)):
-        if (reason := bypassed(module)) is not None:
-            return f"{what} has {reason}"
-    if any(module.p > 0 and module.training for module in model.modules() if isinstance(module, nn.Dropout)):
-        return "its dropout acts, and what it drops would hang on how texts are packed; set it to 0 for packed texts"
+    if (reason := needs_padding(encoder)) is not None:
+        return reason
     if offloads(model):
         return "its checkpoints are kept off the device"
     return text_attention.refuses(_head_width(model), model.dtype, model.device)
@@ -56,10 +51,7 @@ def unsupported(encoder: HuggingFaceEncoder) -> str | None:
 
 def refuses(encoder: HuggingFaceEncoder, amp_dtype: torch.dtype | None) -> str | None:
     """The same, for a training that computes in `amp_dtype`."""
-    if amp_dtype not in (None, torch.bfloat16):
-        name = str(amp_dtype).removeprefix("torch.")
-        return f"packed texts keep their residual sums in the compute dtype, for which {name} is not made"
-    return unsupported(encoder)
+    return refuses_dtype(amp_dtype) or unsupported(encoder)
 
 
 class GeneralEncoder(PackingEncoder):

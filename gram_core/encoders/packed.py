@@ -12,14 +12,14 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gram_core.encoders._aside import Aside
 from gram_core.encoders._packed_pass import Joined, Shape, backward, forward, gradients_to_come, in_order
-from gram_core.encoders._weights import LAYOUTS, bypassed, changed, joined_in, runs_again, weights_of
+from gram_core.encoders._weights import LAYOUTS, changed, joined_in, runs_again, weights_of
 from gram_core.encoders.huggingface import HuggingFaceEncoder
-from gram_core.encoders.packed_pooling import POOLINGS, pool, pool_backward
-from gram_core.encoders.packing_encoder import PackingEncoder
+from gram_core.encoders.packed_pooling import pool, pool_backward
+from gram_core.encoders.packing_encoder import PackingEncoder, needs_padding, refuses_dtype
 from gram_core.encoders.standing import StandingWeights, SummedStandingWeights
 from gram_core.joint import Room
 from gram_core.kernels.attention import tile_for
@@ -40,22 +40,12 @@ def unsupported(encoder: HuggingFaceEncoder) -> str | None:
         reason := _no_kernels(encoder.model.device, encoder.model.dtype, width)
     ):
         return reason
-    if type(encoder.pooling) not in POOLINGS:
-        return "its pooling reads padded rows"
-    for what, module in (("the encoder", encoder), ("its pooling", encoder.pooling)):
-        if (reason := bypassed(module)) is not None:
-            return f"{what} has {reason}"
-    if any(module.p > 0 and module.training for module in encoder.model.modules() if isinstance(module, nn.Dropout)):
-        return "its dropout acts, and inside attention that needs padded rows; set it to 0 for packed texts"
-    return None
+    return needs_padding(encoder)
 
 
 def refuses(encoder: HuggingFaceEncoder, amp_dtype: torch.dtype | None) -> str | None:
     """The same, for a training that computes in `amp_dtype`."""
-    if amp_dtype not in (None, torch.bfloat16):
-        name = str(amp_dtype).removeprefix("torch.")
-        return f"packed texts keep their residual sums in the compute dtype, for which {name} is not made"
-    return unsupported(encoder)
+    return refuses_dtype(amp_dtype) or unsupported(encoder)
 
 
 def _no_kernels(device: torch.device, dtype: torch.dtype, head_width: int) -> str | None:

@@ -13,14 +13,36 @@ import torch
 from torch import Tensor, nn
 
 from gram_core.batch import Texts
+from gram_core.encoders._weights import bypassed
 from gram_core.encoders.bucketed import BucketedEncoder
 from gram_core.encoders.huggingface import HuggingFaceEncoder
+from gram_core.encoders.packed_pooling import POOLINGS
 from gram_core.encoders.watch import Watch
 from gram_core.joint import Room
 from gram_core.packing import PackedTexts, pack
 
 if TYPE_CHECKING:
     from gram_core.encoders.standing import Standing
+
+
+def refuses_dtype(amp_dtype: torch.dtype | None) -> str | None:
+    """Why packed texts are not for a training that computes in `amp_dtype`; None where they are."""
+    if amp_dtype in (None, torch.bfloat16):
+        return None
+    name = str(amp_dtype).removeprefix("torch.")
+    return f"packed texts keep their residual sums in the compute dtype, for which {name} is not made"
+
+
+def needs_padding(encoder: HuggingFaceEncoder) -> str | None:
+    """What around or in the model reads padded rows, whatever its family; None: nothing."""
+    if type(encoder.pooling) not in POOLINGS:
+        return "its pooling reads padded rows"
+    for what, module in (("the encoder", encoder), ("its pooling", encoder.pooling)):
+        if (reason := bypassed(module)) is not None:
+            return f"{what} has {reason}"
+    if any(module.p > 0 and module.training for module in encoder.model.modules() if isinstance(module, nn.Dropout)):
+        return "its dropout acts, and what it drops would hang on how texts are packed; set it to 0 for packed texts"
+    return None
 
 
 class PackingEncoder(nn.Module, ABC):

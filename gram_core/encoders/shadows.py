@@ -62,7 +62,7 @@ class Shadows(Standing):
         narrow_gradients = torch.float32 if summed else gradient_dtype or dtype
         self._own = [self._gradients(part, narrow_gradients, room) for part in self._parts]
         self._read = self._own if room is None else [self._gradients(part, torch.float32) for part in self._parts]
-        self._waiting = Counter({number: len(part) for number, part in enumerate(self._parts)})
+        self._waiting = {number: len(part) for number, part in enumerate(self._parts)}
         for number, part in enumerate(self._parts):
             for learns in part:
                 self._shadow_of[id(learns)].register_post_accumulate_grad_hook(_telling(self, number))
@@ -90,10 +90,26 @@ class Shadows(Standing):
             for part, (_, gradients) in zip(self._parts, self._read, strict=True)
         ]
 
-    def clear(self) -> None:
-        """Begins a sum of passes."""
-        wholes = [whole for number in range(len(self._parts)) for whole in self.read(number)]
-        torch._foreach_zero_(wholes)
+    def begin_step(self) -> None:
+        """The same as of all; and what a backward pass that failed half-way has left is forgotten."""
+        super().begin_step()
+        if self._incomplete() is not None:
+            self._waiting = {number: len(part) for number, part in enumerate(self._parts)}
+            for shadow in self._shadow_of.values():
+                shadow.grad = None
+
+    def check_complete(self) -> None:
+        """Raises RuntimeError where a parameter had no gradient that had one when the shadows were made."""
+        if (number := self._incomplete()) is not None:
+            missing = sum(self._shadow_of[id(parameter)].grad is None for parameter in self._parts[number])
+            raise RuntimeError(
+                f"{missing} parameters of the encoder that learn had no gradient in a step, so that it can't move as a "
+                "whole; the engine eager steps without them"
+            )
+
+    def _incomplete(self) -> int | None:
+        """A part of whose gradients some have come and some have not."""
+        return next((n for n, part in enumerate(self._parts) if 0 < self._waiting[n] < len(part)), None)
 
     @contextmanager
     def installed(self) -> Iterator[None]:

@@ -193,6 +193,40 @@ def test_only_linears_are_narrow_and_adapters_that_scale_keep_their_base_wide() 
         assert base == (torch.float32 if dora else torch.bfloat16)
 
 
+def test_a_backward_pass_that_failed_leaves_nothing_to_the_next_step() -> None:
+    general = GeneralEncoder(encoder_of("qwen3", torch.float32), torch.bfloat16)
+    packed = general.pack(texts_of(9, 5))
+
+    def gradients(shadows: Shadows) -> list[Tensor]:
+        general.standing = shadows
+        shadows.begin_step()
+        general.encode(packed).sum().backward()
+        return [whole.clone() for number in range(-1, shadows.layers) for whole in shadows.own(number)]
+
+    expected = gradients(general.make_standing(None, False, None))
+    shadows = general.make_standing(None, False, None)
+    first = next(iter(shadows._shadow_of[id(p)] for p in general._layers[0].parameters()))
+
+    def fail(_: Tensor) -> None:
+        raise RuntimeError("out of memory")
+
+    hook = first.register_hook(fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        gradients(shadows)
+    hook.remove()
+    assert all(map(torch.equal, gradients(shadows), expected))
+
+
+def test_a_parameter_without_its_gradient_is_an_error() -> None:
+    general = GeneralEncoder(encoder_of("qwen3", torch.float32), torch.bfloat16)
+    general.standing = shadows = general.make_standing(None, False, None)
+    shadows.check_complete()
+    one = shadows._shadow_of[id(general.encoder.model.layers[1].mlp.up_proj.weight)]
+    general.encode(general.pack(texts_of(9, 5))).sum().backward(inputs=[one])
+    with pytest.raises(RuntimeError, match="had no gradient in a step"):
+        shadows.check_complete()
+
+
 def test_shadows_are_let_go_of() -> None:
     general = GeneralEncoder(encoder_of("qwen3", torch.float32), torch.bfloat16)
     shadows = general.make_standing(None, False, None)
