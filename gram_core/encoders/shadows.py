@@ -166,7 +166,7 @@ class Shadows(Standing):
 
 
 def _telling(shadows: Shadows, number: int) -> Callable[[Tensor], None]:
-    """A hook that keeps nothing alive: a tensor's hooks are none of what Python's collector sees."""
+    """A hook that keeps nothing alive: what one of this kind refers to, Python's collector does not see."""
     told = weakref.ref(shadows)
 
     def arrived(_: Tensor) -> None:
