@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bench import assets
 from bench.errors import UsageError
+from bench.results.files import UnwritableResults, replace
 
 SETTLED_NS = 2_000_000_000
 """A file that was touched less long ago may change again within one tick of its file system's clock, unseen: its hash
@@ -74,8 +75,5 @@ def _state(path: Path) -> list[int]:
 
 
 def _remember(note: Path, state: list[int], sha256: str) -> None:
-    with contextlib.suppress(OSError):  # a cache that cannot be written makes the next start slower, no more
-        note.parent.mkdir(parents=True, exist_ok=True)
-        writing = note.with_suffix(f".{os.getpid()}")
-        writing.write_text(json.dumps({"state": state, "sha256": sha256}), encoding="utf-8")
-        writing.replace(note)
+    with contextlib.suppress(UnwritableResults):  # a cache that cannot be written makes the next start slower, no more
+        replace(note, json.dumps({"state": state, "sha256": sha256}).encode())

@@ -59,7 +59,7 @@ def merge(run_dirs: Sequence[Path], out: Path) -> tuple[Path, list[str]]:
     )
     store.write_info(run_dir, info)
     if records:
-        store.append_all(run_dir, [record for record, _ in records.values()])
+        store.append(run_dir, *(record for record, _ in records.values()))
     warnings = [warning for run in loaded for warning in run.warnings]
     return run_dir, warnings + [told for other in loaded[1:] for told in _untold(first, other)]
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import os
 import shlex
-import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +13,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from bench.results.files import replace
 from bench.results.schema import RunInfo
-from bench.results.store import UnwritableResults
 from reports import tables, toml, words
 from reports.figures import Drawn
 from reports.sections import Section
@@ -58,19 +56,6 @@ def _clear(folder: Path) -> None:
     with contextlib.suppress(OSError):
         for picture in folder.glob("*.png"):
             picture.unlink()
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Replaces the file in one step, so that nobody opens half a page."""
-    fresh = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    try:
-        path.parent.mkdir(exist_ok=True)
-        fresh.write_bytes(content)
-        os.replace(fresh, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            fresh.unlink()
-        raise UnwritableResults(path, error) from error
 
 
 def template(name: str) -> Any:

@@ -14,45 +14,20 @@ Rules
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import re
-import uuid
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import ValidationError
+from bench.results import files
+from bench.results.files import DamagedResults, JsonLines, ResultsError, UnwritableResults
+from bench.results.schema import Record, RunInfo
 
-from bench.errors import BenchError
-from bench.results.schema import SCHEMA_VERSION, Record, RunInfo
+__all__ = ["DamagedResults", "ResultsError", "UnwritableResults"]  # what reading and writing here raises
 
 INFO_FILE = "run.json"
 RECORDS_FILE = "results.jsonl"
-
-
-class ResultsError(BenchError):
-    """A run directory cannot be read or written; the message says which file and what to do."""
-
-
-class DamagedResults(ResultsError):
-    """A file of a run directory holds something that no complete write leaves there."""
-
-    def __init__(self, file: Path, line: int, why: str) -> None:
-        super().__init__(f"{file}, line {line}: {why}. Repair or remove that line, or measure again.")
-        self.file, self.line, self.why = file, line, why
-
-
-class UnwritableResults(ResultsError):
-    """The disk is full, or the place may not be written to."""
-
-    def __init__(self, file: Path, why: OSError) -> None:
-        super().__init__(
-            f"{file}: cannot write ({why.strerror or why}). Everything recorded before is still there; "
-            "free some space or choose another --out."
-        )
-        self.file, self.why = file, why
 
 
 @dataclass(frozen=True)
@@ -102,142 +77,55 @@ def _point_latest(base: Path, run_id: str) -> None:
 
     It is a convenience: where symbolic links are not allowed, or `latest` is someone's directory, the run goes on.
     """
-    fresh = base / f".latest-{uuid.uuid4().hex}"
-    try:
+    with contextlib.suppress(UnwritableResults), files.replacing(base / "latest") as fresh:
         fresh.symlink_to(run_id, target_is_directory=True)
-        os.replace(fresh, base / "latest")
-    except OSError:
-        with contextlib.suppress(OSError):
-            fresh.unlink()
 
 
 def write_info(run_dir: Path, info: RunInfo) -> None:
     """Writes `run.json` whole or not at all; raises UnwritableResults."""
-    target = run_dir / INFO_FILE
-    fresh = run_dir / f".{INFO_FILE}-{uuid.uuid4().hex}"
-    try:
-        with open(fresh, "w", encoding="utf-8") as file:
-            file.write(info.model_dump_json(indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(fresh, target)
-        sync_directory(run_dir)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            fresh.unlink()
-        raise UnwritableResults(target, error) from error
+    files.replace(run_dir / INFO_FILE, (info.model_dump_json(indent=2) + "\n").encode(), durable=True)
 
 
 def read_info(run_dir: Path) -> RunInfo:
     """Reads `run.json`; raises ResultsError where there is none, DamagedResults where it is not one."""
     path = run_dir / INFO_FILE
-    content = _read(path)
+    content = files.read_bytes(path)
     if content is None:
         raise ResultsError(
             f"{run_dir}: not a run directory, it has no {INFO_FILE}. Give the directory that a run printed."
         )
-    try:
-        return RunInfo.model_validate_json(content)
-    except ValidationError as error:
-        raise DamagedResults(path, _line_of(error, content), first_fault(error, content)) from error
+    return files.parse_json(path, content, RunInfo)
 
 
-def append(run_dir: Path, record: Record) -> None:
-    """Adds one record and returns when it is on the disk.
-
-    Raises UnwritableResults, with the file as it was before, when the disk is full or the file may not be written to;
-    DamagedResults when the file's end is broken in a way that a crash does not explain.
-    """
-    _append(run_dir, [record])
+def append(run_dir: Path, *records: Record) -> None:
+    """Adds records, all or none, and returns when they are on the disk; raises as `JsonLines.append` does."""
+    _records(run_dir).append(records)
 
 
 def append_block(run_dir: Path, records: Sequence[Record]) -> tuple[Record, ...]:
     """Adds a block's records, all or none, and returns them as they are on the disk; raises as `append` does."""
     block = tuple(record.model_copy(update={"block_records": len(records)}) for record in records)
-    _append(run_dir, block)
+    append(run_dir, *block)
     return block
 
 
-def append_all(run_dir: Path, records: Sequence[Record]) -> None:
-    """Adds records of other runs as they are, all or none; raises as `append` does."""
-    _append(run_dir, records)
+class _RecordLines(JsonLines[Record]):
+    def half_written(self, from_the_last: Iterable[Record]) -> int:
+        """How many records at the end belong to a block of which fewer were written than it has; reads no further."""
+        block: tuple[object, ...] | None = None
+        whole, found = 1, 0
+        for record in from_the_last:
+            if record.block_records is None:
+                break
+            block = block or (record.case, record.block, record.block_records)
+            if block != (record.case, record.block, record.block_records):
+                break
+            whole, found = record.block_records, found + 1
+        return found % whole
 
 
-def _append(run_dir: Path, records: Sequence[Record]) -> None:
-    lines = b"".join(record.model_dump_json().encode() + b"\n" for record in records)
-    append_lines(run_dir / RECORDS_FILE, lines, _sound_end)
-
-
-def append_lines(path: Path, lines: bytes, sound_end: Callable[[int, Path], tuple[int, bytes]]) -> None:
-    """Adds whole lines, and returns when they are on the disk; raises as `append` does.
-
-    sound_end: of a file descriptor and its path, where sound content ends and what has to stand before the next line.
-    """
-    try:
-        is_new = not path.exists()
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0), 0o644)
-    except OSError as error:
-        raise UnwritableResults(path, error) from error
-    try:
-        end, separator = sound_end(descriptor, path)
-        try:
-            os.ftruncate(descriptor, end)
-            _write_all(descriptor, separator + lines)
-            os.fsync(descriptor)
-            if is_new:
-                sync_directory(path.parent)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                os.ftruncate(descriptor, end)
-            raise UnwritableResults(path, error) from error
-    finally:
-        os.close(descriptor)
-
-
-def _sound_end(descriptor: int, path: Path) -> tuple[int, bytes]:
-    """Where the next line belongs, and what has to stand before it (a newline, if only that was lost)."""
-    size = os.fstat(descriptor).st_size
-    content = os.pread(descriptor, size, 0)
-    lines = content.split(b"\n")
-    tail = lines.pop()
-    if tail and _is_whole_tail(tail, path, len(lines) + 1):
-        lines.append(tail)
-    numbered = enumerate(reversed(lines))
-    excess = _half_block(_parse(line, path, len(lines) - place) for place, line in numbered)
-    if excess:
-        lines = lines[:-excess]
-    elif lines and lines[-1] is tail:
-        return size, b"\n"
-    return sum(len(line) + 1 for line in lines), b""
-
-
-def _half_block(from_the_last: Iterable[Record]) -> int:
-    """How many records at a file's end belong to a block of which fewer were written than it has; reads no further."""
-    block: tuple[object, ...] | None = None
-    whole, found = 1, 0
-    for record in from_the_last:
-        if record.block_records is None:
-            break
-        block = block or (record.case, record.block, record.block_records)
-        if block != (record.case, record.block, record.block_records):
-            break
-        whole, found = record.block_records, found + 1
-    return found % whole
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]
-
-
-def sync_directory(directory: Path) -> None:
-    """Makes a new file's name as durable as its content, where the system lets a directory be synced."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def _records(run_dir: Path) -> _RecordLines:
+    return _RecordLines(run_dir / RECORDS_FILE, Record, "record")
 
 
 def load(run_dir: Path) -> LoadedRun:
@@ -245,89 +133,22 @@ def load(run_dir: Path) -> LoadedRun:
 
     Raises ResultsError (not a run directory, unreadable) and DamagedResults (file and line named).
     """
-    info = read_info(run_dir)
-    path = run_dir / RECORDS_FILE
-    lines = (_read(path) or b"").split(b"\n")
-    tail = lines.pop()
-    warnings = []
-    if tail:
-        number = len(lines) + 1
-        if _is_whole_tail(tail, path, number):
-            lines.append(tail)
-        else:
-            warnings.append(
-                f"{path}, line {number}: dropped a half-written last record; resume the run to measure it again."
-            )
-    records: dict[Hashable, Record] = {}
-    line_of: dict[Hashable, int] = {}
-    parsed = [_parse(line, path, number) for number, line in enumerate(lines, start=1)]
-    excess = _half_block(reversed(parsed))
+    info, lines = read_info(run_dir), _records(run_dir)
+    parsed, warnings = lines.read()
+    excess = lines.half_written(reversed(parsed))
     if excess:
         warnings.append(
-            f"{path}, line {len(parsed) - excess + 1}: dropped the last block, {excess} of "
+            f"{lines.path}, line {len(parsed) - excess + 1}: dropped the last block, {excess} of "
             f"{parsed[-1].block_records} records; resume the run to measure it again."
         )
         parsed = parsed[:-excess]
+    records: dict[Hashable, Record] = {}
+    line_of: dict[Hashable, int] = {}
     for number, record in enumerate(parsed, start=1):
         key = record_key(record)
         if key in records:
-            warnings.append(f"{path}, line {number}: replaces line {line_of[key]}, the same case, method and block.")
+            warnings.append(
+                f"{lines.path}, line {number}: replaces line {line_of[key]}, the same case, method and block."
+            )
         records[key], line_of[key] = record, number
     return LoadedRun(run_dir, info, tuple(records.values()), tuple(warnings))
-
-
-def _read(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise ResultsError(f"{path}: cannot read ({error.strerror or error}).") from error
-
-
-def _parse(line: bytes, path: Path, number: int) -> Record:
-    try:
-        return Record.model_validate_json(line)
-    except ValidationError as error:
-        raise DamagedResults(path, number, first_fault(error, line)) from error
-
-
-def _is_whole_tail(tail: bytes, path: Path, number: int) -> bool:
-    """Whether a last line without newline is a complete record; False for the front part of one.
-
-    No proper prefix of a JSON object is JSON, so what parses was written whole: if it is no record, it is damage.
-    """
-    try:
-        json.loads(tail)
-    except ValueError:
-        return False
-    _parse(tail, path, number)
-    return True
-
-
-def first_fault(error: ValidationError, content: bytes) -> str:
-    """The first thing that is wrong, in words a reader can act on."""
-    with contextlib.suppress(ValueError):
-        version = (
-            json.loads(content).get("schema_version", SCHEMA_VERSION)
-            if content.lstrip()[:1] == b"{"
-            else SCHEMA_VERSION
-        )
-        if version != SCHEMA_VERSION:
-            return f"schema version {version!r}, while this program reads {SCHEMA_VERSION}"
-    if not content.strip():
-        return "empty line"
-    first = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return f"{where}: {first['msg']}" if where else str(first["msg"])
-
-
-def _line_of(error: ValidationError, content: bytes) -> int:
-    """The line of a JSON syntax error; 1 for a document that parses but says something else."""
-    try:
-        json.loads(content)
-    except json.JSONDecodeError as fault:
-        return fault.lineno
-    except ValueError:
-        return 1
-    return 1

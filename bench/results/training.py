@@ -12,16 +12,15 @@ Format history
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from bench.results import store
+from bench.results.files import JsonLines
 from bench.results.schema import CaseAxes, Exactness, Inputs, Outcome, PeakMemory, RunInfo
 
 SCHEMA_VERSION: Final = 1
@@ -111,25 +110,18 @@ def trainings(points: Iterable[TrainingPoint]) -> dict[TrainingKey, tuple[Traini
 
 def append(run_dir: Path, point: TrainingPoint) -> None:
     """Adds one point and returns when it is on the disk; raises as `store.append` does."""
-    line = point.model_dump_json().encode() + b"\n"
-    store.append_lines(run_dir / POINTS_FILE, line, _sound_end)
+    _points(run_dir).append([point])
 
 
 def load(run_dir: Path) -> LoadedTraining:
     """Reads a training run; one that has not evaluated anything yet has no points. Raises as `store.load` does."""
     info = store.read_info(run_dir)
-    path = run_dir / POINTS_FILE
-    content = path.read_bytes() if path.exists() else b""
-    lines = content.split(b"\n")
-    tail = lines.pop()
-    warnings = []
-    if tail:
-        if _is_json(tail):
-            lines.append(tail)
-        else:
-            warnings.append(f"{path}, line {len(lines) + 1}: dropped a half-written last point; resume the run.")
-    points = [_parse(line, path, number) for number, line in enumerate(lines, start=1)]
+    points, warnings = _points(run_dir).read()
     return LoadedTraining(run_dir, info, _without_repeated(_without_resumed_failures(points)), tuple(warnings))
+
+
+def _points(run_dir: Path) -> JsonLines[TrainingPoint]:
+    return JsonLines(run_dir / POINTS_FILE, TrainingPoint, "point")
 
 
 def _without_resumed_failures(points: list[TrainingPoint]) -> tuple[TrainingPoint, ...]:
@@ -151,27 +143,3 @@ def _without_repeated(points: Iterable[TrainingPoint]) -> tuple[TrainingPoint, .
         last[key] = point.step
         kept.append(point)
     return tuple(kept)
-
-
-def _parse(line: bytes, path: Path, number: int) -> TrainingPoint:
-    try:
-        return TrainingPoint.model_validate_json(line)
-    except ValidationError as error:
-        raise store.DamagedResults(path, number, store.first_fault(error, line)) from error
-
-
-def _is_json(tail: bytes) -> bool:
-    """No proper prefix of a JSON object is JSON: what parses was written whole."""
-    try:
-        json.loads(tail)
-    except ValueError:
-        return False
-    return True
-
-
-def _sound_end(descriptor: int, path: Path) -> tuple[int, bytes]:
-    """Where the next line belongs, and what has to stand before it."""
-    content = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
-    whole = content.rfind(b"\n") + 1
-    tail = content[whole:]
-    return (len(content), b"\n") if tail and _is_json(tail) else (whole, b"")

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from bench.results.files import replace
 from bench.running import lifeline
 from bench.running.messages import Finish, Job, Order, TakeWindow
 from bench.running.ranked_subject import RankedSubject
@@ -103,9 +104,7 @@ def _heard(ranks: Ranks, connection: Connection | None) -> Order:
 
 
 def _leave(file: Path, record: dict[str, Any]) -> None:
-    fresh = file.with_suffix(".part")
-    fresh.write_text(json.dumps({"at": time.time(), "record": record}), encoding="utf-8")
-    fresh.replace(file)
+    replace(file, json.dumps({"at": time.time(), "record": record}).encode())
 
 
 if __name__ == "__main__":

@@ -6,10 +6,8 @@ there, the new one or the one before.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from bench.results import store
+from bench.results import files, store
 from bench.training.files import unfinished
 from gram_core.protocols import Method, Stateful
 from gram_core.training import Training
@@ -41,20 +39,13 @@ class Checkpoint:
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
     """Replaces the file and returns when the new one is on the disk; raises store.UnwritableResults."""
-    fresh = unfinished(path)
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in checkpoint.tensors.items()}
     header = {_FACTS: json.dumps({"format": FORMAT, **checkpoint.facts})}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, fresh, metadata=header)
-        with open(fresh, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(fresh, path)
-        store.sync_directory(path.parent)
-    except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            fresh.unlink()
-        raise store.UnwritableResults(path, error if isinstance(error, OSError) else OSError(str(error))) from error
+    with files.replacing(path, durable=True, fresh=unfinished(path)) as fresh:
+        try:
+            save_file(tensors, fresh, metadata=header)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
 
 
 def load(path: Path) -> Checkpoint | None:

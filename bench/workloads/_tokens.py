@@ -5,17 +5,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
-import os
-import tempfile
 import zipfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench import assets
+from bench.results.files import UnwritableResults, replacing
 
 if TYPE_CHECKING:
     from bench.encoders._base import Tokenizer
@@ -42,8 +40,9 @@ def tokenized(texts: Sequence[str], tokenizer: Tokenizer) -> tuple[NDArray[np.in
         parts += [np.asarray(row, dtype=np.int32) for row in ids]
         lengths += [len(row) for row in ids]
     tokens, offsets = np.concatenate(parts).astype(np.int64), np.cumsum(lengths, dtype=np.int64)
-    with contextlib.suppress(OSError):  # a cache that is read-only or full makes the next start slower, no more
-        _keep(path, tokens, offsets)
+    # a cache that is read-only or full makes the next start slower, no more
+    with contextlib.suppress(UnwritableResults), replacing(path) as fresh, fresh.open("wb") as stream:
+        np.savez(stream, tokens=tokens.astype(np.int32), offsets=offsets)
     return tokens, offsets
 
 
@@ -62,15 +61,3 @@ def _version(library: str) -> str:
         return importlib.metadata.version(library)
     except importlib.metadata.PackageNotFoundError:
         return ""
-
-
-def _keep(path: Path, tokens: NDArray[np.int64], offsets: NDArray[np.int64]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            np.savez(stream, tokens=tokens.astype(np.int32), offsets=offsets)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise

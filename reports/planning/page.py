@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from bench.results.files import replace
 from bench.results.forecast import BatchCounts, Forecast, ForecastLine, Interval
 from reports import rendering, toml, words
 from reports.planning import figures
@@ -40,9 +41,9 @@ def render(out: Path, forecast: Forecast) -> Path:
     """Writes the page into the folder `out`; raises UnwritableResults."""
     drawn = tuple(figures.draw_all(forecast))
     for each in drawn:
-        rendering.replace(out / "figures" / f"{each.name}.png", each.png)
+        replace(out / "figures" / f"{each.name}.png", each.png)
     page = rendering.template("plan.html.j2").render(context(forecast, drawn))
-    rendering.replace(out / PAGE, page.encode())
+    replace(out / PAGE, page.encode())
     return out / PAGE
 
 

@@ -242,7 +242,7 @@ def test_an_unwritable_place_is_a_clear_error(run_dir):
     with pytest.raises(store.UnwritableResults, match=r"results\.jsonl: cannot write"):
         store.append(run_dir, record())
     with pytest.raises(store.UnwritableResults, match=r"run\.json: cannot write"):
-        store.write_info(run_dir / "gone", INFO)
+        store.write_info(run_dir / "run.json", INFO)  # a file is no folder
     with pytest.raises(store.ResultsError, match="cannot read"):
         store.load(run_dir)
 

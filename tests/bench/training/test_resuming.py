@@ -6,7 +6,7 @@ import pytest
 
 from bench.configuration.method_settings import method_names, takes_accumulation_steps
 from bench.methods import Unavailable, check_available, method_class
-from bench.results import training
+from bench.results import files, training
 from bench.training import checkpoint, manager, worker
 from tests.bench.training import _tiny
 
@@ -104,13 +104,13 @@ def between_the_two_writes(patch, fuse: Fuse) -> None:
 
 def before_the_checkpoint_takes_its_place(patch, fuse: Fuse) -> None:
     """A half-written file lies beside the old one."""
-    replace = checkpoint.os.replace
+    replace = files.os.replace
 
     def fused(source, target) -> None:
         fuse.touch()
         replace(source, target)
 
-    patch.setattr(checkpoint.os, "replace", fused)
+    patch.setattr(files.os, "replace", fused)
 
 
 @pytest.mark.parametrize("target", [between_the_two_writes, before_the_checkpoint_takes_its_place])
