@@ -13,7 +13,7 @@ from bench.configuration import sweep
 from bench.configuration.config import restore
 from bench.errors import UsageError
 from bench.results import contents, store
-from bench.results.lines import case_title
+from bench.results.identity import case_title
 from bench.results.schema import Environment, Record, RunInfo, RunInputs
 from bench.results.store import LoadedRun
 from bench.workloads import _base as workloads
@@ -38,7 +38,7 @@ def merge(run_dirs: Sequence[Path], out: Path) -> tuple[Path, list[str]]:
     records: dict[Hashable, tuple[Record, Path]] = {}
     for run in loaded:
         for record in run.records:
-            held, place = records.setdefault(store.record_key(record), (record, run.run_dir))
+            held, place = records.setdefault(record.key, (record, run.run_dir))
             if held != record:
                 raise UsageError(
                     f"{run.run_dir}: {case_title(record.case)} · {record.label}, block {record.block}, was measured in "

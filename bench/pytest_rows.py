@@ -76,11 +76,11 @@ class Row:
 def rows(records: Sequence[Record]) -> tuple[Row, ...]:
     """Every line of a run; the canary's replica is none."""
     found = line_results.lines(records)
-    own: dict[Any, list[Record]] = {line.key: [] for line in found}
+    own: dict[Any, list[Record]] = {line.line: [] for line in found}
     for record in records:
         if record.replica == 0:
-            own[line_results.key_of(record)].append(record)
-    return tuple(Row(line, tuple(own[line.key])) for line in found)
+            own[record.line].append(record)
+    return tuple(Row(line, tuple(own[line.line])) for line in found)
 
 
 class ReplayClock:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from bench.results.schema import AxisValue
+from bench.results.identity import AxisValue, case_title
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,4 @@ class Case:
         return asdict(self)
 
     def __str__(self) -> str:
-        depth = "" if self.layers is None else f" layers={self.layers}"
-        ratio = "" if self.item_repetition_ratio is None else f" ratio={self.item_repetition_ratio:g}"
-        ranks = "" if self.world_size == 1 else f" ranks={self.world_size} deduplicate={self.deduplicate}"
-        adapter = "" if self.adapter == "none" else f" adapter={self.adapter}"
-        return (
-            f"{self.workload} {self.encoder}{depth}{adapter} batch={self.batch_size} history={self.history_length} "
-            f"text={self.text_length}{ratio} {self.cf_module} {self.precision}{ranks}"
-        )
+        return case_title(self.axes())

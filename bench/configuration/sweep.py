@@ -13,8 +13,7 @@ from bench.configuration.case import Case
 from bench.configuration.paths import absolute_encoder
 from bench.errors import ConfigError
 from bench.item_kinds import has_pictures, picture_of
-from bench.results.schema import Record
-from bench.results.store import record_key
+from bench.results.identity import key, label
 from bench.workloads import _base as workloads
 
 if TYPE_CHECKING:
@@ -33,8 +32,7 @@ class MethodLine:
     accumulation_steps: int | str | None = None
 
     def __str__(self) -> str:
-        label = self.method if self.accumulation_steps is None else f"{self.method} N={self.accumulation_steps}"
-        return f"{label} ({self.engine})"
+        return f"{label(self.method, self.accumulation_steps)} ({self.engine})"
 
 
 @dataclass(frozen=True)
@@ -48,20 +46,13 @@ class WorkItem:
 
     @property
     def key(self) -> Hashable:
-        """Identity of the measurement, equal to `key_of` of the record that comes of it."""
-        case = tuple(sorted(self.case.axes().items()))
-        line = self.line
-        return case, line.method, line.engine, line.accumulation_steps, self.block, self.replica
+        """Identity of the measurement, equal to that of the record that comes of it."""
+        return key(self.case.axes(), self.line, self.block, self.replica)
 
     def __str__(self) -> str:
         block = f" block {self.block}" if self.block else ""
         canary = " canary" if self.replica else ""
         return f"{self.case} · {self.line}{canary}{block}"
-
-
-def key_of(record: Record) -> Hashable:
-    """Identity of a recorded measurement: what `resume` compares with `WorkItem.key`."""
-    return record_key(record)
 
 
 def plan(config: Config) -> tuple[WorkItem, ...]:

@@ -6,11 +6,12 @@ Speed-ups become comparisons first, which `decided` judges together; the rest is
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bench.gating.settings import Floor
 from bench.results import stats
+from bench.results.identity import Line
 from bench.results.lines import LineResult, input_changes
 from bench.results.schema import Outcome
 from bench.results.verdicts import Check, Verdict
@@ -56,7 +57,7 @@ _RATIO_CODES = {
 class Comparison:
     """A speed-up that is tested: of which line, against what, and how to say how it came out."""
 
-    line: Hashable
+    line: Line
     check: Check
     difference: stats.Difference
     tolerance: float
@@ -143,7 +144,7 @@ def against_reference(line: LineResult, then: LineResult, tolerance: float, chec
         then=then.speed_up.value,
         **_changes(difference),
     )
-    return [Comparison(line.key, check, difference, tolerance, tell)]
+    return [Comparison(line.line, check, difference, tolerance, tell)]
 
 
 def with_input_changes(checks: Sequence[Check], line: LineResult, then: LineResult) -> list[Check]:
@@ -156,12 +157,12 @@ def with_input_changes(checks: Sequence[Check], line: LineResult, then: LineResu
 
 
 def against_floor(
-    line: LineResult, floor: Floor, found: dict[Hashable, LineResult], checks: list[Check]
+    line: LineResult, floor: Floor, found: dict[Line, LineResult], checks: list[Check]
 ) -> list[Comparison]:
     """The comparison with a promised speed-up; where there is none to make, `checks` says why."""
     if line.speed_up is None:
         if line.outcome == "ok":
-            e2e = found.get((line.case_key, stats.REFERENCE, None))
+            e2e = found.get(Line(line.line.setting, stats.REFERENCE))
             why = f"e2e {_OUTCOMES[e2e.outcome]}" if e2e and e2e.outcome != "ok" else "e2e was not measured beside it"
             reason = f"no speed-up to hold against the floor of {times(floor.at_least)}: {why}"
             checks.append(Check(name="floor", verdict="FAIL", code="no-ratio", reason=reason, then=floor.at_least))
@@ -182,7 +183,7 @@ def against_floor(
         then=floor.at_least,
         **_changes(difference),
     )
-    return [Comparison(line.key, check, difference, 0.0, tell)]
+    return [Comparison(line.line, check, difference, 0.0, tell)]
 
 
 def decided(comparisons: Sequence[Comparison]) -> list[Check]:

@@ -13,7 +13,7 @@ What is held to what
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from bench.gating.checks import (
     Comparison,
@@ -54,13 +54,13 @@ _EXIT_CODES: dict[Code, int] = {
 
 def judge(run: LoadedRun, settings: GateSettings, reference: Reference | None = None) -> GateReport:
     """Everything that `settings` and the reference say of the run, on its own records alone."""
-    found = {line.key: line for line in lines(run.records)}
+    found = {line.line: line for line in lines(run.records)}
     kind = run.info.environment.device_kind
     tolerance, tolerance_reason = _tolerance(run, settings, reference)
     floors = [floor for floor in settings.floor if floor.device in (None, kind)]
-    then = {line.key: line for line in under_names_of(reference.lines, tuple(found.values()))} if reference else {}
+    then = {line.line: line for line in under_names_of(reference.lines, tuple(found.values()))} if reference else {}
 
-    checks: dict[Hashable, list[Check]] = {}
+    checks: dict[Line, list[Check]] = {}
     comparisons: list[Comparison] = []
     for key, line in found.items():
         own = [floor for floor in floors if floor.fits(line)]

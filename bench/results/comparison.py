@@ -40,7 +40,7 @@ class Compared:
 
 def compare(a: Sequence[LineResult], b: Sequence[LineResult]) -> tuple[Compared, ...]:
     """Every line of either run in A's order, then what only B has; e2e only where it ended otherwise or is missing."""
-    then, now = {line.key: line for line in under_names_of(a, b)}, {line.key: line for line in b}
+    then, now = {line.line: line for line in under_names_of(a, b)}, {line.line: line for line in b}
     pairs = [(then.get(key), now.get(key)) for key in dict.fromkeys((*then, *now))]
     compared = [_compared(*pair) for pair in pairs]
     return tuple(each for each in compared if each.line.method != REFERENCE or each.word != "no speed-up")

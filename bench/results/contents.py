@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from bench.results.schema import AxisValue, Inputs, Parts, RunInfo, RunInputs
+from bench.results.identity import AxisValue
+from bench.results.schema import Inputs, Parts, RunInfo, RunInputs
 
 Kind = Literal["log", "encoder"]
 SHOWN = 12

@@ -5,14 +5,12 @@ What the gate judges, what a reference keeps, and what two runs are compared by.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import median
-from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict
 
 from bench.results import contents
-from bench.results.schema import AxisValue, CaseAxes, Inputs, Outcome, PeakMemory, Record
+from bench.results.identity import AxisValue, Line, case_title
+from bench.results.schema import LineFields, Outcome, PeakMemory, Record
 from bench.results.stats import REFERENCE, Estimate, compared
 
 SAME_RATIO = 0.02
@@ -20,20 +18,8 @@ SAME_RATIO = 0.02
 WORST_FIRST: tuple[Outcome, ...] = ("error", "timeout", "oom", "skipped", "ok")
 
 
-class LineResult(BaseModel):
+class LineResult(LineFields):
     """A method on a case. The outcome is the worst of its blocks: one that fails now and then fails."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
-
-    case: CaseAxes
-    method: str
-    engine: str
-    accumulation_steps: int | str | None = None
-    dropout: Literal["off", "shared"] = "off"
-    padding: Literal["max_length", "longest"] = "max_length"
-    optimizer: str = "adamw"
-    inputs: Inputs = Inputs()
-    """What all its records were measured on."""
 
     outcome: Outcome
     reason: str | None = None
@@ -48,21 +34,6 @@ class LineResult(BaseModel):
     """Seconds per step; shown, never judged."""
     peak_memory_bytes: PeakMemory = PeakMemory()
     """Medians over blocks."""
-
-    @property
-    def key(self) -> Hashable:
-        """Identity within a run."""
-        return self.case_key, self.method, self.accumulation_steps
-
-    @property
-    def case_key(self) -> Hashable:
-        """Identity of what its lines are compared within: the case and the setting."""
-        return tuple(sorted(self.case.items())), self.engine, self.dropout, self.padding, self.optimizer
-
-    @property
-    def label(self) -> str:
-        """The method as a reader sees it: `multi_step N=16`, say."""
-        return self.method if self.accumulation_steps is None else f"{self.method} N={self.accumulation_steps}"
 
     @property
     def case_title(self) -> str:
@@ -83,30 +54,13 @@ class LineResult(BaseModel):
         return value
 
 
-def case_title(case: Mapping[str, Any]) -> str:
-    """A case in one line."""
-
-    def part(name: str, axis: str) -> str:
-        value = case.get(axis)
-        return "" if value is None else f" {name}={value:g}" if isinstance(value, float) else f" {name}={value}"
-
-    sizes = (("layers", "layers"), ("batch", "batch_size"), ("history", "history_length"), ("text", "text_length"))
-    shown = "".join(part(name, axis) for name, axis in (*sizes, ("ratio", "item_repetition_ratio")))
-    together = (("ranks", "world_size"), ("deduplicate", "deduplicate")) if case.get("world_size", 1) != 1 else ()
-    ranks = "".join(part(name, axis) for name, axis in together)
-    adapter = "" if case.get("adapter", "none") == "none" else part("adapter", "adapter")
-    named = f"{case.get('workload')} {case.get('encoder')}{adapter}"
-    return f"{named}{shown} {case.get('cf_module')} {case.get('precision')}{ranks}"
-
-
 def lines(records: Iterable[Record]) -> tuple[LineResult, ...]:
     """Every line of a run, in the order it was first recorded; the canary's replica is none."""
-    found: dict[Hashable, list[Record]] = {}
+    found: dict[Line, list[Record]] = {}
     for record in records:
         if record.replica == 0:
-            found.setdefault(key_of(record), []).append(record)
-    references = {_case_of(own[0]): own for own in found.values() if own[0].method == REFERENCE}
-    return tuple(_line(own, references.get(_case_of(own[0]), ())) for own in found.values())
+            found.setdefault(record.line, []).append(record)
+    return tuple(_line(own, found.get(Line(line.setting, REFERENCE), ())) for line, own in found.items())
 
 
 def under_names_of(then: Sequence[LineResult], now: Sequence[LineResult]) -> tuple[LineResult, ...]:
@@ -133,16 +87,6 @@ def input_changes(then: LineResult, now: LineResult, thens: str) -> list[str]:
     if before is not None and after is not None and abs(after / before - 1) > SAME_RATIO:
         told.append(f"its batches repeat items {after:.3g} times, {thens} {before:.3g} times")
     return told
-
-
-def key_of(record: Record) -> Hashable:
-    """`LineResult.key` of the line that a record belongs to."""
-    return _case_of(record), record.method, record.accumulation_steps
-
-
-def _case_of(record: Record) -> Hashable:
-    setting = record.engine, record.dropout, record.padding, record.optimizer
-    return tuple(sorted(record.case.items())), *setting
 
 
 def _line(records: Sequence[Record], reference: Sequence[Record]) -> LineResult:

@@ -9,9 +9,12 @@ so that what such a result was measured on is unknown.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from bench.results.identity import LINE, SETTING, AxisValue, Line, columns_of, key, label, line_of
 
 SCHEMA_VERSION: Final = 1
 
@@ -19,7 +22,6 @@ Outcome = Literal["ok", "oom", "timeout", "error", "skipped"]
 Exactness = Literal["exact", "stale", "other-model"]
 Schedule = Literal["solo", "interleaved", "alternated"]
 RunKind = Literal["run", "train"]
-AxisValue = str | int | float | None
 LATER_AXES: Final[dict[str, AxisValue]] = {
     "cf_module": "nrms",
     "world_size": 1,
@@ -141,7 +143,30 @@ class RunInputs(_Strict):
     encoders: dict[str, Parts] = {}
 
 
-class Record(_Strict):
+class LineFields(_Strict):
+    """What says which line a result belongs to, and what it was measured on."""
+
+    case: CaseAxes
+    method: str
+    engine: str
+    accumulation_steps: int | str | None = None
+    dropout: Literal["off", "shared"] = "off"
+    padding: Literal["max_length", "longest"] = "max_length"
+    optimizer: str = "adamw"
+    inputs: Inputs = Inputs()
+
+    @property
+    def line(self) -> Line:
+        """Identity of the line, whatever the block, replica or seed."""
+        return line_of(columns_of(self.case) | {name: getattr(self, name) for name in (*SETTING, *LINE)})
+
+    @property
+    def label(self) -> str:
+        """The method as a reader sees it."""
+        return label(self.method, self.accumulation_steps)
+
+
+class Record(LineFields):
     """One method on one case in one block.
 
     `case` maps axis to value: workload, encoder, layers, batch_size, history_length, text_length,
@@ -152,10 +177,6 @@ class Record(_Strict):
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
-    case: CaseAxes
-    method: str
-    engine: str
-    accumulation_steps: int | str | None = None
     block: Annotated[int, Field(ge=0)]
     replica: Annotated[int, Field(ge=0)] = 0
     """0: the line itself; 1: the canary, a second process of the same line, which should be exactly as fast."""
@@ -164,11 +185,7 @@ class Record(_Strict):
     reason: str | None = None
     """Why the outcome is not ok, in one sentence."""
 
-    dropout: Literal["off", "shared"] = "off"
-    padding: Literal["max_length", "longest"] = "max_length"
-    optimizer: str = "adamw"
     seed: int = 0
-    inputs: Inputs = Inputs()
 
     tier: str | None = None
     """Which of the engine's ways to run an encoder ran: packed, padded, or as given; None: the engine has one only."""
@@ -241,16 +258,16 @@ class Record(_Strict):
     detail: dict[str, Any] = {}
     """Facts of the workload, encoder and method that no column holds; weights: "real" or "random", for one."""
 
+    @property
+    def key(self) -> Hashable:
+        """Identity in a run, equal to that of the work item that the record comes of."""
+        return key(self.case, self, self.block, self.replica)
+
     @model_validator(mode="after")
     def _a_round_for_each_sample(self) -> Record:
         if self.schedule == "interleaved" and len(self.rounds) != len(self.samples_s):
             raise ValueError(f"{len(self.samples_s)} samples of {len(self.rounds)} rounds")
         return self
-
-    @property
-    def label(self) -> str:
-        """The method as a reader sees it: `multi_step N=16`, say."""
-        return self.method if self.accumulation_steps is None else f"{self.method} N={self.accumulation_steps}"
 
 
 class Environment(_Strict):

@@ -40,12 +40,6 @@ class LoadedRun:
     warnings: tuple[str, ...]
 
 
-def record_key(record: Record) -> Hashable:
-    """A record's identity inside its run: case, method, engine, accumulation steps, block, replica."""
-    case = tuple(sorted(record.case.items()))
-    return case, record.method, record.engine, record.accumulation_steps, record.block, record.replica
-
-
 def create_run_dir(base: Path = Path("runs"), name: str = "run", now: datetime | None = None) -> Path:
     """Makes a new, empty `base/RUN_ID` and points `base/latest` to it; raises UnwritableResults.
 
@@ -145,7 +139,7 @@ def load(run_dir: Path) -> LoadedRun:
     records: dict[Hashable, Record] = {}
     line_of: dict[Hashable, int] = {}
     for number, record in enumerate(parsed, start=1):
-        key = record_key(record)
+        key = record.key
         if key in records:
             warnings.append(
                 f"{lines.path}, line {number}: replaces line {line_of[key]}, the same case, method and block."

@@ -12,46 +12,35 @@ Format history
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from bench.results import store
 from bench.results.files import JsonLines
-from bench.results.schema import CaseAxes, Exactness, Inputs, Outcome, PeakMemory, RunInfo
+from bench.results.identity import key
+from bench.results.schema import Exactness, LineFields, Outcome, PeakMemory, RunInfo
 
 SCHEMA_VERSION: Final = 1
 POINTS_FILE: Final = "training.jsonl"
 
 Stopped = Literal["patience", "max_epochs", "max_steps", "max_train_s"]
-TrainingKey = tuple[Any, ...]
-"""Case, method, engine, accumulation steps, and last the seed."""
 Quality = dict[str, float | None]
 """Metric -> value; None where the split leaves nothing to judge by it."""
 
 
-class TrainingPoint(BaseModel):
+class TrainingPoint(LineFields):
     """A training where it was evaluated, or where it failed.
 
     Columns of the same name mean what they do in a `Record`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
-
     schema_version: Literal[1] = SCHEMA_VERSION
-    case: CaseAxes
-    method: str
-    engine: str
-    accumulation_steps: int | str | None = None
     seed: int
     exactness: Exactness
-    dropout: Literal["off", "shared"] = "off"
-    padding: Literal["max_length", "longest"] = "max_length"
-    optimizer: str = "adamw"
-    inputs: Inputs = Inputs()
 
     step: Annotated[int, Field(ge=0)]
     """CF steps taken so far."""
@@ -63,8 +52,8 @@ class TrainingPoint(BaseModel):
     """Item slots stepped on so far."""
     loss: float | None = None
     """Mean training loss of the steps since the point before."""
-    validation: Quality = {}
-    test: Quality = {}
+    validation: Quality = Field(default={})
+    test: Quality = Field(default={})
     """Scored where the validation metric is a new best, empty elsewhere."""
     evaluation_s: float | None = None
     """Seconds that this evaluation took; no part of train_s."""
@@ -76,13 +65,13 @@ class TrainingPoint(BaseModel):
     """What ended it, where the outcome is ok."""
     reason: str | None = None
     """Why the outcome is not ok, in one sentence."""
-    detail: dict[str, Any] = {}
+    detail: dict[str, Any] = Field(default={})
     """With the outcome: facts of workload, encoder and method, SHA-256 of the final parameters."""
 
     @property
-    def label(self) -> str:
-        """The method as a reader sees it: `multi_step N=1E`, say."""
-        return self.method if self.accumulation_steps is None else f"{self.method} N={self.accumulation_steps}"
+    def key(self) -> Hashable:
+        """Whose point it is, equal to the identity of the item that is trained."""
+        return key(self.case, self, self.seed)
 
 
 @dataclass(frozen=True)
@@ -95,16 +84,11 @@ class LoadedTraining:
     warnings: tuple[str, ...]
 
 
-def training_key(point: TrainingPoint) -> TrainingKey:
-    """Whose point it is: case, method, engine, accumulation steps, seed."""
-    return tuple(sorted(point.case.items())), point.method, point.engine, point.accumulation_steps, point.seed
-
-
-def trainings(points: Iterable[TrainingPoint]) -> dict[TrainingKey, tuple[TrainingPoint, ...]]:
+def trainings(points: Iterable[TrainingPoint]) -> dict[Hashable, tuple[TrainingPoint, ...]]:
     """The points of each training, in the order of their steps; trainings in the order of their first point."""
-    found: dict[TrainingKey, list[TrainingPoint]] = {}
+    found: dict[Hashable, list[TrainingPoint]] = {}
     for point in points:
-        found.setdefault(training_key(point), []).append(point)
+        found.setdefault(point.key, []).append(point)
     return {key: tuple(own) for key, own in found.items()}
 
 
@@ -125,21 +109,19 @@ def _points(run_dir: Path) -> JsonLines[TrainingPoint]:
 
 
 def _without_resumed_failures(points: list[TrainingPoint]) -> tuple[TrainingPoint, ...]:
-    last = {training_key(point): place for place, point in enumerate(points)}
+    last = {point.key: place for place, point in enumerate(points)}
     failed = ("oom", "timeout", "error", "skipped")
-    return tuple(
-        point for place, point in enumerate(points) if point.outcome not in failed or last[training_key(point)] == place
-    )
+    return tuple(point for place, point in enumerate(points) if point.outcome not in failed or last[point.key] == place)
 
 
 def _without_repeated(points: Iterable[TrainingPoint]) -> tuple[TrainingPoint, ...]:
     """Less the evaluations that a training which went back took again, or will."""
-    last: dict[TrainingKey, int] = {}
+    last: dict[Hashable, int] = {}
     kept: list[TrainingPoint] = []
     for point in points:
-        key = training_key(point)
+        key = point.key
         if point.validation and point.step <= last.get(key, -1):
-            kept = [each for each in kept if training_key(each) != key or each.step < point.step]
+            kept = [each for each in kept if each.key != key or each.step < point.step]
         last[key] = point.step
         kept.append(point)
     return tuple(kept)

@@ -17,7 +17,7 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from bench.results.schema import AxisValue
+from bench.results.identity import AxisValue
 from bench.results.store import ResultsError
 
 GATE_FILE: Final = "gate.json"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench.configuration.config import Config
-from bench.configuration.sweep import WorkItem, key_of
+from bench.configuration.sweep import WorkItem
 from bench.results import store
 from bench.results.schema import Exactness, Record
 from bench.running import failures, paired, processes, skipping, worker
@@ -34,7 +34,7 @@ def run(config: Config, run_dir: Path, items: Sequence[WorkItem], on_event: Call
     if config.run.paired:
         return paired.run(config, run_dir, items, on_event)
     records = list(store.load(run_dir).records)
-    recorded = {key_of(record) for record in records}
+    recorded = {record.key for record in records}
     todo = [item for item in dict.fromkeys(items) if item.key not in recorded]
     counts, pace = RunCounts(recorded=len(set(items)) - len(todo)), Pace()
     on_event(Planned(len(todo), counts.recorded))

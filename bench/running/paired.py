@@ -24,7 +24,7 @@ from pathlib import Path
 
 from bench.configuration.case import Case
 from bench.configuration.config import Config
-from bench.configuration.sweep import REFERENCE_METHOD, MethodLine, WorkItem, key_of
+from bench.configuration.sweep import REFERENCE_METHOD, MethodLine, WorkItem
 from bench.measure import room, telemetry
 from bench.measure.room import Room
 from bench.measure.telemetry import Watch
@@ -102,7 +102,7 @@ class _PairedRun:
 
     def has(self, block: Iterable[WorkItem]) -> bool:
         """Whether a whole block is on the disk."""
-        recorded = {key_of(record) for record in self.records}
+        recorded = {record.key for record in self.records}
         return all(item.key in recorded for item in block)
 
     def extend(self, items: Sequence[WorkItem]) -> None:

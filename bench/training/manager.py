@@ -7,7 +7,7 @@ that has points and no outcome, or was killed, goes on from its checkpoint when 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from bench import contents
 from bench.configuration.config import Config
 from bench.errors import BenchError
 from bench.results import store, training
+from bench.results.identity import key
 from bench.results.schema import Exactness
-from bench.results.training import TrainingKey, TrainingPoint
+from bench.results.training import TrainingPoint
 from bench.running import failures
 from bench.running.failures import Failure
 from bench.running.interrupts import held_back
@@ -146,11 +147,12 @@ def _was_killed(point: TrainingPoint) -> bool:
 
 
 def _hopeless(
-    config: Config, run_dir: Path, item: TrainItem, outcomes: dict[TrainingKey, TrainingPoint]
+    config: Config, run_dir: Path, item: TrainItem, outcomes: dict[Hashable, TrainingPoint]
 ) -> TrainingPoint | None:
     """The skipped training of a line that ran out of memory with another seed; None where it is worth trying."""
-    line = item.key[:-1]
-    seen = next((point for key, point in outcomes.items() if key[:-1] == line and point.outcome == "oom"), None)
+    axes, line = item.case.axes(), item.line
+    mine = [point for point in outcomes.values() if key(point.case, point) == key(axes, line)]
+    seen = next((point for point in mine if point.outcome == "oom"), None)
     if seen is None:
         return None
     failure = Failure("skipped", f"{item.line} ran out of memory with seed {seen.seed}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from bench.configuration import sweep
 from bench.configuration.case import Case
 from bench.configuration.sweep import MethodLine, WorkItem
-from bench.results.training import TrainingKey
+from bench.results.identity import key
 
 if TYPE_CHECKING:
     from bench.configuration.config import Config
@@ -33,10 +34,9 @@ class TrainItem:
         return WorkItem(self.case, self.line)
 
     @property
-    def key(self) -> TrainingKey:
-        """Identity, equal to `training_key` of its points."""
-        line = self.line
-        return tuple(sorted(self.case.axes().items())), line.method, line.engine, line.accumulation_steps, self.seed
+    def key(self) -> Hashable:
+        """Identity, equal to that of its points."""
+        return key(self.case.axes(), self.line, self.seed)
 
     def checkpoint(self, run_dir: Path) -> Path:
         """Where it is kept between its evaluations."""

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bench.cli import app
-from bench.configuration.sweep import WorkItem, key_of
+from bench.configuration.sweep import WorkItem
 from bench.errors import BenchError
 from bench.results import store
 from bench.results.schema import Record
@@ -321,6 +321,6 @@ class TestFullDisk:
             filler.unlink()
             _, _, after = run(settings, run_dir, [item("raises", block=20)])
             assert after == (*kept.records, after[-1])
-            assert key_of(after[-1]) == item("raises", block=20).key
+            assert after[-1].key == item("raises", block=20).key
         finally:
             subprocess.run(["umount", small], check=True)

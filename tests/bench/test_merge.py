@@ -70,7 +70,7 @@ class TestMerging:
         result = CliRunner().invoke(app, ["merge", *map(str, runs), "--out", str(tmp_path / "out")])
         assert result.exit_code == 0, result.output
         merged = store.load(tmp_path / "out" / "latest")
-        assert {store.record_key(record) for record in merged.records} == {item.key for item in sweep.plan(settings)}
+        assert {record.key for record in merged.records} == {item.key for item in sweep.plan(settings)}
         assert merged.info.planned_records == len(merged.records) == 6
         assert merged.info.merged_from == tuple(run.name for run in runs)
         assert merged.info.config == settings.model_dump(mode="json")

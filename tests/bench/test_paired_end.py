@@ -5,7 +5,6 @@ from itertools import pairwise
 import pytest
 
 from bench.configuration import sweep
-from bench.configuration.sweep import key_of
 from bench.measure.telemetry import Reading
 from bench.results import stats
 from bench.running.events import Extended, Finished, Started, TookTurn
@@ -45,7 +44,7 @@ class TestCanary:
         chosen = settings(canary=True).model_copy(update={"sweep": sweep_of("e2e", "single_step")})
         work = sweep.plan(chosen)
         _, events, records = run(chosen, new_run(tmp_path, chosen), work)
-        assert [key_of(record) for record in records] == [item.key for item in work]
+        assert [record.key for record in records] == [item.key for item in work]
         assert [(r.method, r.replica) for r in records if not r.block] == [E2E, SINGLE_STEP, CANARY]
         assert stats.canary(records).blocks == 2
         assert len(of(events, Started)) == 2 + 6, "e2e's memory is the canary's"

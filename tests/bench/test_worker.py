@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from bench.build import build, set_dropout
-from bench.configuration.sweep import key_of
 from bench.results.schema import Record
 from bench.running import failures, worker
 from bench.running.messages import Entered, Job, Measured
@@ -47,8 +46,8 @@ def multi_step() -> Record:
 
 class TestMeasurement:
     def test_the_record_is_its_work_items(self, e2e, multi_step):
-        assert key_of(e2e) == item("e2e").key
-        assert key_of(multi_step) == item("multi_step", accumulation_steps=4).key
+        assert e2e.key == item("e2e").key
+        assert multi_step.key == item("multi_step", accumulation_steps=4).key
 
     def test_windows_are_as_many_as_asked_and_as_long(self, e2e):
         assert e2e.outcome == "ok"
