@@ -8,12 +8,13 @@ advantage. Loads without torch.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal
 
 from bench.results import stats
+from bench.results.identity import AXES, Line, Setting
 from bench.results.schema import Exactness, Record
 from bench.results.stats import REFERENCE
 
@@ -57,27 +58,21 @@ class Epoch:
 
 def epochs(records: Iterable[Record]) -> tuple[Epoch, ...]:
     """Every measured line whose log has epochs, case by case, and Multi-step GRAM at shares of one."""
-    cases: dict[Hashable, dict[Hashable, list[Record]]] = {}
+    cases: dict[Setting, dict[Line, list[Record]]] = {}
     for record in records:
         if record.outcome == "ok" and record.replica == 0 and record.steps_per_epoch and record.samples_s:
-            lines = cases.setdefault(_case_of(record), {})
-            lines.setdefault((record.method, record.accumulation_steps), []).append(record)
-    references = {case: _reference(lines) for case, lines in cases.items()}
+            lines = cases.setdefault(record.line.setting, {})
+            lines.setdefault(record.line, []).append(record)
+    references = {case: _reference(case, lines) for case, lines in cases.items()}
     found: list[Epoch] = []
     for case, lines in cases.items():
-        first = next(iter(lines.values()))[0]
         own = references[case]
         reference, batch = own, None
         if reference is None:
-            reference, batch = _lent(first, cases, references)
+            reference, batch = _lent(case, references)
         found += [_measured(line, reference, batch) for line in lines.values()]
         found += _modelled([line for line in lines.values() if line[0].method == MULTI_STEP], reference, batch)
     return tuple(found)
-
-
-def _case_of(record: Record, *, without_batch: bool = False) -> Hashable:
-    axes = {name: value for name, value in record.case.items() if not (without_batch and name == "batch_size")}
-    return tuple(sorted(axes.items())), record.engine, record.dropout, record.padding, record.optimizer
 
 
 def _step_s(line: Sequence[Record]) -> float:
@@ -94,21 +89,18 @@ def _workload(record: Record) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
-def _reference(lines: dict[Hashable, list[Record]]) -> float | None:
-    line = lines.get((REFERENCE, None))
+def _reference(setting: Setting, lines: dict[Line, list[Record]]) -> float | None:
+    line = lines.get(Line(setting, REFERENCE))
     return None if line is None else _step_s(line) * epoch_steps(line[0])
 
 
-def _lent(
-    record: Record, cases: dict[Hashable, dict[Hashable, list[Record]]], references: dict[Hashable, float | None]
-) -> tuple[float | None, int | None]:
+def _lent(setting: Setting, references: dict[Setting, float | None]) -> tuple[float | None, int | None]:
     """e2e's shortest epoch at any batch size of the setting, and that batch size."""
-    setting = _case_of(record, without_batch=True)
+    place = AXES.index("batch_size")
     found = [
-        (seconds, int(lines[(REFERENCE, None)][0].case["batch_size"] or 0))
-        for case, lines in cases.items()
-        if (seconds := references[case]) is not None
-        and _case_of(lines[(REFERENCE, None)][0], without_batch=True) == setting
+        (seconds, int(other.case[place] or 0))
+        for other, seconds in references.items()
+        if seconds is not None and other.but(batch_size=None) == setting.but(batch_size=None)
     ]
     return min(found, default=(None, None))
 

@@ -43,6 +43,12 @@ class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
+MEDIAN: Final = "median"
+"""Marks a column whose blocks are joined by their median."""
+Measured = Annotated[float | None, MEDIAN]
+"""A column that is measured in each block: declaring it in `Record` is all that its frames and summary.csv need."""
+
+
 class PeakMemory(_Strict):
     """Peaks in bytes; None where the device does not tell.
 
@@ -210,39 +216,39 @@ class Record(LineFields):
     """What this worker cost besides its set-up, its warm-up's steps and its measured windows: starting and ending the
     process, making batches, counting, messages. Waiting for its turn is not in it."""
     telemetry: Telemetry | None = None
-    warmup_steps: int | None = None
-    setup_s: float | None = None
+    warmup_steps: Annotated[int | None, MEDIAN] = None
+    setup_s: Measured = None
     """What comes before steady steps: data, weights, and what steps took beyond a known size's pace (compilation, graph
     capture, first allocations), in the warm-up and in windows that were taken again for it."""
 
-    users: float | None = None
-    item_slots: float | None = None
-    unique_items: float | None = None
-    item_repetition_ratio: float | None = None
+    users: Measured = None
+    item_slots: Measured = None
+    unique_items: Measured = None
+    item_repetition_ratio: Measured = None
     """Realised: item slots over unique items of one batch, counted on as many batches of the log as detail's
     ratio_batches says; where it says nothing, on the measured ones."""
     steps_per_epoch: int | None = None
     """Batches in an epoch of the log as it was built; None where there is no such thing."""
-    interval_unique_items: float | None = None
-    interval_repetition_ratio: float | None = None
+    interval_unique_items: Measured = None
+    interval_repetition_ratio: Measured = None
     """The same over the method's accumulation interval; None where that is one step."""
-    real_tokens: float | None = None
+    real_tokens: Measured = None
     """Real tokens of all item slots of a batch, repeats included."""
-    encoded_tokens: float | None = None
+    encoded_tokens: Measured = None
     """Real tokens that the method sends through the encoder per step."""
-    padded_tokens: float | None = None
+    padded_tokens: Measured = None
     """Tokens that the encoder computes per step for them, padding included."""
 
-    useful_flops: float | None = None
+    useful_flops: Measured = None
     """Floating-point operations per step that are the method's work: real tokens, forward and backward, nothing that is
     computed again; None where they were not counted."""
-    matrix_flops_per_s: float | None = None
+    matrix_flops_per_s: Measured = None
     """What a large matrix product in the case's precision reached in this process, after its windows. Both are told by
     a line's first block alone: others would say the same."""
-    cf_step_s: float | None = None
+    cf_step_s: Measured = None
     """Seconds of a step whose items are encoded already and after which the encoder does not learn: of methods with
     such steps, on logs with epochs."""
-    host_wait_s: float | None = None
+    host_wait_s: Measured = None
     """Seconds per step in which the device waited for the host; None where the engine doesn't tell. Between what is
     replayed from graphs: of a method whose step is so in part, what is launched in the rest counts as either."""
     fixed_memory_bytes: int | None = None
@@ -252,7 +258,7 @@ class Record(LineFields):
     loss: Loss | None = None
     ranks: tuple[Rank, ...] = ()
     """Every process's own facts where several trained together; then `peak_memory_bytes` holds the largest of each."""
-    communication_s: float | None = None
+    communication_s: Measured = None
     """Seconds per step that several processes spent on communication and on nothing else: the step's time less that of
     the same steps without any, taken by the same processes after the measured windows."""
     detail: dict[str, Any] = {}
@@ -268,6 +274,10 @@ class Record(LineFields):
         if self.schedule == "interleaved" and len(self.rounds) != len(self.samples_s):
             raise ValueError(f"{len(self.samples_s)} samples of {len(self.rounds)} rounds")
         return self
+
+
+MEASURED: Final = tuple(name for name, field in Record.model_fields.items() if MEDIAN in field.metadata)
+"""Columns that every frame and summary.csv have by the same name, blocks joined by their median."""
 
 
 class Environment(_Strict):

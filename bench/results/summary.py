@@ -18,7 +18,9 @@ from typing import Any
 import pandas as pd
 
 from bench.results import stats
-from bench.results.schema import Record
+from bench.results.frames import IDENTITY, FrameSet, Row, frame, identity_row, memory, with_interval
+from bench.results.identity import AXES, LINE, SETTING, Line
+from bench.results.schema import MEASURED, Record
 from bench.results.stats import REFERENCE
 
 UNIQUE_REFERENCE = "e2e_unique"
@@ -27,47 +29,9 @@ SINGLE_STEP = "single_step"
 """What every other method is held against beside the references: exact, and ours."""
 FIRST_ENGINE = "eager"
 
-AXES = (
-    "workload",
-    "encoder",
-    "layers",
-    "batch_size",
-    "history_length",
-    "text_length",
-    "asked_repetition_ratio",
-    "precision",
-    "cf_module",
-    "world_size",
-    "deduplicate",
-    "adapter",
-)
-"""A case's axes as columns; the ratio asked for is renamed, so that the plain name is the realised one."""
-SETTING = ("engine", "dropout", "padding", "optimizer")
-"""What two rows must share, next to the axes, before they are compared."""
-LINE = ("method", "accumulation_steps")
-
-_COUNTS = (
-    "users",
-    "item_slots",
-    "unique_items",
-    "item_repetition_ratio",
-    "interval_unique_items",
-    "interval_repetition_ratio",
-    "real_tokens",
-    "encoded_tokens",
-    "padded_tokens",
-    "useful_flops",
-    "matrix_flops_per_s",
-    "setup_s",
-    "host_wait_s",
-    "cf_step_s",
-    "communication_s",
-    "ranks_unique_items",
-    "warmup_steps",
-)
 _RATES = ("users_per_s", "item_slots_per_s", "real_tokens_per_s")
 _PEAKS = ("allocated_bytes", "reserved_bytes", "process_bytes")
-_MEDIANS = (*_COUNTS, "mfu", *_RATES, *_PEAKS, "loss_first", "loss_last")
+_MEDIANS = (*MEASURED, "ranks_unique_items", "mfu", *_RATES, *_PEAKS, "loss_first", "loss_last")
 _COMPARED = (
     "speed_up",
     "speed_up_low",
@@ -88,11 +52,9 @@ _COMPARED = (
     "canary_low",
     "canary_high",
 )
-_IDENTITY = (*AXES, *SETTING, *LINE, "label", "exactness", "weights", "log")
-
-RECORD_COLUMNS = (*_IDENTITY, "block", "seed", "outcome", "reason", "samples", "median_s", "scatter", *_MEDIANS)
+RECORD_COLUMNS = (*IDENTITY, "block", "seed", "outcome", "reason", "samples", "median_s", "scatter", *_MEDIANS)
 SUMMARY_COLUMNS = (
-    *_IDENTITY,
+    *IDENTITY,
     "outcome",
     "reason",
     "blocks",
@@ -121,8 +83,7 @@ ENGINE_COLUMNS = (
     "median_s",
     "scatter",
 )
-_TEXT = {
-    *_IDENTITY,
+_TEXT = (
     "outcome",
     "reason",
     "speed_up_notes",
@@ -130,15 +91,13 @@ _TEXT = {
     "unique_reference_outcome",
     "single_step_outcome",
     "memory_kind",
-}
+)
 
-Row = dict[str, Any]
-_Lines = dict[tuple[Any, ...], list[Record]]
-"""(case and setting, method, accumulation steps) -> its records."""
+_Lines = dict[Line, list[Record]]
 
 
 @dataclass(frozen=True)
-class Frames:
+class Frames(FrameSet):
     """Three views of one run; axes keep their own types, numbers are floats, NaN where there is none.
 
     records: one row per record (RECORD_COLUMNS).
@@ -151,78 +110,39 @@ class Frames:
     summary: pd.DataFrame
     engines: pd.DataFrame
 
-    def only(self, values: Mapping[str, Any]) -> Frames:
-        """The rows whose columns hold these values; None matches a missing axis."""
-
-        def matching(frame: pd.DataFrame) -> pd.DataFrame:
-            keep = pd.Series(True, index=frame.index)
-            for column, value in values.items():
-                keep &= frame[column].isna() if value is None else frame[column] == value
-            return frame[keep]
-
-        return Frames(matching(self.records), matching(self.summary), matching(self.engines))
-
 
 def frames(records: Iterable[Record]) -> Frames:
     """All derived numbers of a run's records."""
-    rows, lines, canaries = [], _Lines(), _Lines()
+    rows: dict[Line, list[Row]] = {}
+    lines, canaries = _Lines(), _Lines()
     for record in records:
-        row = _record_row(record)
+        (canaries if record.replica else lines).setdefault(record.line, []).append(record)
         if record.replica == 0:
-            rows.append(row)
-        kept = canaries if record.replica else lines
-        kept.setdefault(_identity(row, (*AXES, *SETTING, *LINE)), []).append(record)
-    summary = [_summary_row(line) for line in _grouped(rows, (*AXES, *SETTING, *LINE)).values()]
+            rows.setdefault(record.line, []).append(_record_row(record))
+    summary = {line: _summary_row(own) for line, own in rows.items()}
     _compare(summary, lines)
     _add_canaries(summary, lines, canaries)
     return Frames(
-        _frame(rows, RECORD_COLUMNS),
-        _frame(summary, SUMMARY_COLUMNS),
-        _frame(_engines(summary, lines), ENGINE_COLUMNS),
+        frame([row for own in rows.values() for row in own], RECORD_COLUMNS, _TEXT),
+        frame(list(summary.values()), SUMMARY_COLUMNS, _TEXT),
+        frame(_engines(summary, lines), ENGINE_COLUMNS, _TEXT),
     )
 
 
-def _frame(rows: list[Row], columns: tuple[str, ...]) -> pd.DataFrame:
-    frame = pd.DataFrame([[row.get(column) for column in columns] for row in rows], columns=list(columns), dtype=object)
-    numbers = {column: float for column in columns if column not in _TEXT}
-    return frame.astype(numbers)
-
-
-def provenance(case: Mapping[str, Any], detail: Mapping[str, Any]) -> Row:
-    """weights: real or random; log: real or synthetic. As the record says; by name where it failed earlier."""
-    random = str(case.get("encoder")).startswith("shape:")
-    drawn = str(case.get("workload")).partition(":")[0] in ("synthetic", "shape")
-    return {
-        "weights": detail.get("weights") or ("random" if random else "real"),
-        "log": detail.get("log") or ("synthetic" if drawn else "real"),
-    }
-
-
 def _record_row(record: Record) -> Row:
-    case = dict(record.case)
-    case["asked_repetition_ratio"] = case.pop("item_repetition_ratio", None)
-    row: Row = {axis: case.get(axis) for axis in AXES}
-    row |= {
-        name: getattr(record, name)
-        for name in (*SETTING, *LINE, "label", "exactness", "block", "seed", "outcome", "reason")
-    }
-    row |= {name: getattr(record, name, None) for name in _COUNTS}
+    row = identity_row(record, record.detail)
+    row |= {name: getattr(record, name) for name in ("exactness", "block", "seed", "outcome", "reason", *MEASURED)}
     row["ranks_unique_items"] = sum(rank.unique_items or 0.0 for rank in record.ranks) or None
-    row |= provenance(record.case, record.detail)
     row["samples"] = len(record.samples_s)
     row["median_s"] = median(record.samples_s) if record.outcome == "ok" and record.samples_s else None
     row["scatter"] = stats.scatter(record.samples_s) if record.outcome == "ok" else None
     row["mfu"] = utilisation(row)
-    rates, loss, peaks = record.throughput_per_s, record.loss, record.peak_memory_bytes
-    if rates is not None:
-        row |= {
-            "users_per_s": rates.users,
-            "item_slots_per_s": rates.item_slots,
-            "real_tokens_per_s": rates.real_tokens,
-        }
-    if loss is not None:
-        row |= {"loss_first": loss.first, "loss_last": loss.last}
-    row |= {"allocated_bytes": peaks.allocated, "reserved_bytes": peaks.reserved, "process_bytes": peaks.process}
+    for value, pattern in (
+        (record.throughput_per_s, "{}_per_s"),
+        (record.loss, "loss_{}"),
+        (record.peak_memory_bytes, "{}_bytes"),
+    ):
+        row |= {pattern.format(name): each for name, each in value or ()}
     return row
 
 
@@ -230,13 +150,6 @@ def utilisation(row: Mapping[str, Any]) -> float | None:
     """Useful operations per second as a part of the matrix rate; None where either is unknown."""
     flops, rate, seconds = (row.get(name) for name in ("useful_flops", "matrix_flops_per_s", "median_s"))
     return flops / seconds / rate if flops is not None and rate and seconds else None
-
-
-def _grouped(rows: list[Row], columns: tuple[str, ...]) -> dict[tuple[Any, ...], list[Row]]:
-    groups: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row[column] for column in columns), []).append(row)
-    return groups
 
 
 def _middle(rows: list[Row], name: str) -> float | None:
@@ -248,7 +161,7 @@ def _summary_row(line: list[Row]) -> Row:
     """Joins the blocks of one line. It is `ok` if any block is, with the first failure's reason beside it."""
     measured = [row for row in line if row["outcome"] == "ok"]
     failed = [row for row in line if row["outcome"] != "ok"]
-    row: Row = {name: line[0][name] for name in _IDENTITY}
+    row: Row = {name: line[0][name] for name in IDENTITY}
     row["outcome"] = "ok" if measured else failed[0]["outcome"]
     row["reason"] = failed[0]["reason"] if failed else None
     row["blocks"], row["ok_blocks"] = len(line), len(measured)
@@ -259,41 +172,32 @@ def _summary_row(line: list[Row]) -> Row:
         row["scatter"] = stats.scatter(times) if len(times) > 1 else measured[0]["scatter"]
     row |= {name: _middle(measured or line, name) for name in _MEDIANS}
     row["mfu"] = utilisation(row)
-    for kind in ("allocated", "process"):
-        if measured and row[f"{kind}_bytes"] is not None:
-            row |= {"memory_bytes": row[f"{kind}_bytes"], "memory_kind": kind}
-            break
-    return row
+    return row | memory(row["allocated_bytes"], row["process_bytes"]) if measured else row
 
 
-def _identity(row: Row, columns: tuple[str, ...] = (*AXES, *SETTING)) -> tuple[Any, ...]:
-    return tuple(row[column] for column in columns)
-
-
-def _ratio(lines: _Lines, reference: tuple[Any, ...], method: tuple[Any, ...]) -> stats.Estimate | None:
+def _ratio(lines: _Lines, reference: Line, method: Line) -> stats.Estimate | None:
     """Reference / method over the blocks that hold both; None where none does."""
     return stats.compared(lines.get(reference, ()), lines.get(method, ()))
 
 
-def _compare(summary: list[Row], lines: _Lines) -> None:
+def _compare(summary: Mapping[Line, Row], lines: _Lines) -> None:
     """Adds speed-ups against both references and single_step, and memory ratios, to the rows."""
-    references = {(_identity(row), row["method"]): row for row in summary if row["accumulation_steps"] is None}
-    for row in summary:
-        own = (*_identity(row), *_identity(row, LINE))
+    for line, row in summary.items():
         for method, prefix, outcome in (
             (REFERENCE, "speed_up", "reference_outcome"),
             (UNIQUE_REFERENCE, "speed_up_unique", "unique_reference_outcome"),
             (SINGLE_STEP, "against_single_step", "single_step_outcome"),
         ):
-            reference = references.get((_identity(row), method))
+            other = Line(line.setting, method)
+            reference = summary.get(other)
             row[outcome] = reference["outcome"] if reference else "absent"
-            ratio = _ratio(lines, (*_identity(row), method, None), own)
+            ratio = _ratio(lines, other, line)
             if ratio is not None:
-                row |= _with_interval(prefix, ratio)
+                row |= with_interval(prefix, ratio.value, ratio.interval)
                 if prefix == "speed_up":
                     row |= _quality(ratio)
                     row["speed_up_scatter"] = _joined_scatter(row, reference) if ratio.blocks == 1 else None
-        reference = references.get((_identity(row), REFERENCE))
+        reference = summary.get(Line(line.setting, REFERENCE))
         if reference and row.get("memory_kind") and row["memory_kind"] == reference.get("memory_kind"):
             row["memory_ratio"] = row["memory_bytes"] / reference["memory_bytes"] if reference["memory_bytes"] else None
 
@@ -302,11 +206,6 @@ def _joined_scatter(row: Row, reference: Row | None) -> float | None:
     """What the windows of both processes leave open of their ratio, relative."""
     both = [each["scatter"] for each in (row, reference) if each is not None and each["scatter"] is not None]
     return math.hypot(*both) if len(both) == 2 else None
-
-
-def _with_interval(name: str, ratio: stats.Estimate) -> Row:
-    low, high = ratio.interval or (None, None)
-    return {name: ratio.value, f"{name}_low": low, f"{name}_high": high}
 
 
 def _quality(ratio: stats.Estimate) -> Row:
@@ -319,32 +218,28 @@ def _quality(ratio: stats.Estimate) -> Row:
     }
 
 
-def _add_canaries(summary: list[Row], lines: _Lines, canaries: _Lines) -> None:
+def _add_canaries(summary: Mapping[Line, Row], lines: _Lines, canaries: _Lines) -> None:
     """e2e against its own replica, beside every line of the case."""
-    found = {
-        identity[: -len(LINE)]: stats.canary([*lines.get(identity, ()), *replicas])
-        for identity, replicas in canaries.items()
-    }
-    for row in summary:
-        canary = found.get(_identity(row))
+    found = {line.setting: stats.canary([*lines.get(line, ()), *replicas]) for line, replicas in canaries.items()}
+    for line, row in summary.items():
+        canary = found.get(line.setting)
         if canary is not None:
-            row |= _with_interval("canary", canary)
+            row |= with_interval("canary", canary.value, canary.interval)
 
 
-def _engines(summary: list[Row], lines: _Lines) -> list[Row]:
+def _engines(summary: Mapping[Line, Row], lines: _Lines) -> list[Row]:
     """Splits what an engine and a method together gain over e2e eager."""
     rows = []
-    for row in summary:
-        if row["engine"] == FIRST_ENGINE or row.get("median_s") is None:
+    for line, row in summary.items():
+        if line.setting.engine == FIRST_ENGINE or row.get("median_s") is None:
             continue
-        own = (*_identity(row), *_identity(row, LINE))
-        same_engine = (*_identity(row), REFERENCE, None)
-        eager = (*_identity({**row, "engine": FIRST_ENGINE}), REFERENCE, None)
+        same_engine = Line(line.setting, REFERENCE)
+        eager = Line(line.setting.but(engine=FIRST_ENGINE), REFERENCE)
         shares = {
             "engine_share": _ratio(lines, eager, same_engine),
-            "method_share": _ratio(lines, same_engine, own),
-            "total": _ratio(lines, eager, own),
+            "method_share": _ratio(lines, same_engine, line),
+            "total": _ratio(lines, eager, line),
         }
-        known = [_with_interval(name, ratio) for name, ratio in shares.items() if ratio is not None]
+        known = [with_interval(name, ratio.value, ratio.interval) for name, ratio in shares.items() if ratio]
         rows.append(row | {name: value for each in known for name, value in each.items()})
     return rows

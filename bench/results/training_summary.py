@@ -12,29 +12,26 @@ Definitions
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
-from typing import Any
 
 import pandas as pd
 from scipy.special import stdtrit
 
 from bench.results import stats
+from bench.results.frames import IDENTITY, FrameSet, Row, frame, identity_row, memory, with_interval
+from bench.results.identity import Line, line_of
 from bench.results.stats import REFERENCE
-from bench.results.summary import AXES, LINE, SETTING, provenance
 from bench.results.training import TrainingPoint, trainings
 
-_IDENTITY = (*AXES, *SETTING, *LINE, "label", "exactness", "weights", "log")
-_TEXT = {*_IDENTITY, "outcome", "reason", "stopped", "undecidable", "memory_kind"}
+_TEXT = ("outcome", "reason", "stopped", "undecidable", "memory_kind")
 _MEANS = ("validation", "train_s", "best_s", "quality_s", "step", "epoch", "best_step", "best_epoch", "interactions")
 _RATIOS = {"best": "best_s", "quality": "quality_s", "epochs": "best_step"}
 
-Row = dict[str, Any]
-
 
 @dataclass(frozen=True)
-class TrainingFrames:
+class TrainingFrames(FrameSet):
     """Three views of one training run; numbers are floats, NaN where there is none.
 
     metrics: names of what was judged, the one that decides on a best first. points: one row per evaluation. seeds: one
@@ -47,17 +44,6 @@ class TrainingFrames:
     seeds: pd.DataFrame
     summary: pd.DataFrame
 
-    def only(self, values: Mapping[str, Any]) -> TrainingFrames:
-        """The rows whose columns hold these values; None matches a missing one."""
-
-        def matching(frame: pd.DataFrame) -> pd.DataFrame:
-            keep = pd.Series(True, index=frame.index)
-            for column, value in values.items():
-                keep &= frame[column].isna() if value is None else frame[column] == value
-            return frame[keep]
-
-        return TrainingFrames(self.metrics, matching(self.points), matching(self.seeds), matching(self.summary))
-
 
 def frames(points: Iterable[TrainingPoint], metric: str = "auc", tolerance: float = 0.005) -> TrainingFrames:
     """All derived numbers; metric: what a best is judged by, tolerance: how near to e2e's best counts as reached."""
@@ -69,9 +55,9 @@ def frames(points: Iterable[TrainingPoint], metric: str = "auc", tolerance: floa
     summary = _summary(rows, metrics)
     return TrainingFrames(
         metrics,
-        _frame(curves, (*_IDENTITY, "seed", *_point_columns(metrics))),
-        _frame(rows, (*_IDENTITY, "seed", *_seed_columns(metrics))),
-        _frame(summary, (*_IDENTITY, *_summary_columns(metrics))),
+        frame(curves, (*IDENTITY, "seed", *_point_columns(metrics)), _TEXT),
+        frame(rows, (*IDENTITY, "seed", *_seed_columns(metrics)), _TEXT),
+        frame(summary, (*IDENTITY, *_summary_columns(metrics)), _TEXT),
     )
 
 
@@ -97,22 +83,16 @@ def _numbered(name: str) -> tuple[str, int]:
     return (stem, int(number)) if number.isdigit() else (name, 0)
 
 
-def _identity_of(point: TrainingPoint) -> Row:
-    case = dict(point.case)
-    case["asked_repetition_ratio"] = case.pop("item_repetition_ratio", None)
-    row: Row = {axis: case.get(axis) for axis in AXES}
-    row |= {name: getattr(point, name) for name in (*SETTING, *LINE, "label", "exactness", "seed")}
-    return row | provenance(point.case, point.detail)
-
-
 def _point_columns(metrics: Sequence[str]) -> tuple[str, ...]:
     scored = (f"{split}_{name}" for split in ("validation", "test") for name in metrics)
     return ("step", "epoch", "train_s", "interactions", "loss", *scored)
 
 
 def _point_row(point: TrainingPoint, metrics: Sequence[str]) -> Row:
-    row = _identity_of(point)
-    row |= {name: getattr(point, name) for name in ("step", "epoch", "train_s", "interactions", "loss")}
+    row = identity_row(point, point.detail)
+    row |= {
+        name: getattr(point, name) for name in ("exactness", "seed", "step", "epoch", "train_s", "interactions", "loss")
+    }
     for name in metrics:
         row |= {f"validation_{name}": point.validation.get(name), f"test_{name}": point.test.get(name)}
     return row
@@ -137,8 +117,14 @@ def _seed_columns(metrics: Sequence[str]) -> tuple[str, ...]:
 def _seed_row(own: Sequence[TrainingPoint], metrics: Sequence[str]) -> Row:
     """One training; its best is where the test split was scored last."""
     last = own[-1]
-    row = _identity_of(last)
-    row |= {"outcome": last.outcome, "reason": last.reason, "stopped": last.stopped}
+    row = identity_row(last, last.detail)
+    row |= {
+        "exactness": last.exactness,
+        "seed": last.seed,
+        "outcome": last.outcome,
+        "reason": last.reason,
+        "stopped": last.stopped,
+    }
     splits = last.detail.get("undecidable", {})
     row["undecidable"] = " and ".join(f"the {split} split ({reason})" for split, reason in splits.items()) or None
     row |= {name: getattr(last, name) for name in ("train_s", "step", "epoch", "interactions")}
@@ -148,22 +134,18 @@ def _seed_row(own: Sequence[TrainingPoint], metrics: Sequence[str]) -> Row:
         row |= {"best_step": best.step, "best_epoch": best.epoch}
         row |= {f"test_{name}": best.test.get(name) for name in metrics}
     peaks = last.peak_memory_bytes
-    for kind, value in (("allocated", peaks.allocated), ("process", peaks.process)):
-        if value is not None:
-            row |= {"memory_bytes": value, "memory_kind": kind}
-            break
-    return row
+    return row | memory(peaks.allocated, peaks.process)
 
 
 def _add_reached(rows: Sequence[Row], found: Sequence[Sequence[TrainingPoint]], metric: str, tolerance: float) -> None:
     """`quality_s` of every training whose case and seed e2e has finished too."""
     best = {
-        _case_of(row, seed=True): row["validation"]
+        (line_of(row).setting, row["seed"]): row["validation"]
         for row in rows
         if row["method"] == REFERENCE and row["outcome"] == "ok" and row.get("validation") is not None
     }
     for row, own in zip(rows, found, strict=True):
-        goal = best.get(_case_of(row, seed=True))
+        goal = best.get((line_of(row).setting, row["seed"]))
         if goal is None:
             continue
         row["goal"] = goal
@@ -172,10 +154,6 @@ def _add_reached(rows: Sequence[Row], found: Sequence[Sequence[TrainingPoint]], 
             if value is not None and value >= goal - tolerance:
                 row["quality_s"] = point.train_s
                 break
-
-
-def _case_of(row: Row, *, seed: bool = False) -> tuple[Any, ...]:
-    return tuple(row[name] for name in (*AXES, *SETTING, *(("seed",) if seed else ())))
 
 
 def _summary_columns(metrics: Sequence[str]) -> tuple[str, ...]:
@@ -189,18 +167,17 @@ _ENDS = ("", "_low", "_high")
 
 
 def _summary(rows: Sequence[Row], metrics: Sequence[str]) -> list[Row]:
-    lines: dict[tuple[Any, ...], list[Row]] = {}
+    lines: dict[Line, list[Row]] = {}
     for row in rows:
-        lines.setdefault((*_case_of(row), *(row[name] for name in LINE)), []).append(row)
-    references = {_case_of(own[0]): own for own in lines.values() if own[0]["method"] == REFERENCE}
-    return [_summary_row(own, references.get(_case_of(own[0]), []), metrics) for own in lines.values()]
+        lines.setdefault(line_of(row), []).append(row)
+    return [_summary_row(own, lines.get(Line(line.setting, REFERENCE), []), metrics) for line, own in lines.items()]
 
 
 def _summary_row(own: list[Row], reference: list[Row], metrics: Sequence[str]) -> Row:
     """Joins the seeds of a line: `ok` if any is, with the first failure's reason beside it."""
     done = [row for row in own if row["outcome"] == "ok"]
     failed = [row for row in own if row["outcome"] not in ("ok", None)]
-    row: Row = {name: own[0][name] for name in _IDENTITY}
+    row: Row = {name: own[0][name] for name in IDENTITY}
     row["outcome"] = "ok" if done else failed[0]["outcome"] if failed else None
     row["reason"] = failed[0]["reason"] if failed else None
     row["stopped"] = ", ".join(dict.fromkeys(each["stopped"] for each in done))
@@ -208,9 +185,9 @@ def _summary_row(own: list[Row], reference: list[Row], metrics: Sequence[str]) -
     row |= {"seeds": len(own), "ok_seeds": len(done)}
     row["goal_seeds"], row["reached_seeds"] = len(_known(done, "goal")), len(_known(done, "quality_s"))
     for name in metrics:
-        row |= _with_interval(f"test_{name}", _known(done, f"test_{name}"))
+        row |= _mean(f"test_{name}", _known(done, f"test_{name}"))
         if own[0]["method"] != REFERENCE:
-            row |= _with_interval(f"difference_{name}", _paired(done, reference, f"test_{name}", lambda a, b: a - b))
+            row |= _mean(f"difference_{name}", _paired(done, reference, f"test_{name}", lambda a, b: a - b))
     row |= {name: fmean(values) for name in _MEANS if (values := _known(done, name))}
     if row["reached_seeds"] < row["goal_seeds"]:
         row.pop("quality_s", None)  # a mean over those that got there would praise a line for those that did not
@@ -218,8 +195,7 @@ def _summary_row(own: list[Row], reference: list[Row], metrics: Sequence[str]) -
         logs = _paired(_above_zero(done, column), _above_zero(reference, column), column, lambda a, b: math.log(b / a))
         if logs and (name != "quality" or row["reached_seeds"] == row["goal_seeds"]):
             ratio = stats.estimate(logs)
-            low, high = ratio.interval or (None, None)
-            row |= dict(zip((f"speed_up_{name}{end}" for end in _ENDS), (ratio.value, low, high), strict=True))
+            row |= with_interval(f"speed_up_{name}", ratio.value, ratio.interval)
     row |= _memory(done, reference)
     return row
 
@@ -242,8 +218,11 @@ def _paired(
     ]
 
 
-def _with_interval(name: str, values: Sequence[float]) -> Row:
-    return dict(zip((f"{name}{end}" for end in _ENDS), mean_interval(values), strict=True)) if values else {}
+def _mean(name: str, values: Sequence[float]) -> Row:
+    if not values:
+        return {}
+    mean, *interval = mean_interval(values)
+    return with_interval(name, mean, (interval[0], interval[1]))
 
 
 def _memory(done: Sequence[Row], reference: Sequence[Row]) -> Row:
@@ -255,8 +234,3 @@ def _memory(done: Sequence[Row], reference: Sequence[Row]) -> Row:
     if theirs:
         row["memory_ratio"] = row["memory_bytes"] / median(_known(theirs, "memory_bytes"))
     return row
-
-
-def _frame(rows: Sequence[Row], columns: tuple[str, ...]) -> pd.DataFrame:
-    frame = pd.DataFrame([[row.get(column) for column in columns] for row in rows], columns=list(columns), dtype=object)
-    return frame.astype({column: float for column in columns if column not in _TEXT})
