@@ -29,6 +29,7 @@ from bench.gating.checks import (
 from bench.gating.references import Reference, canary_of, steady_clocks
 from bench.gating.settings import Floor, GateSettings
 from bench.results import contents, differences, stats
+from bench.results.identity import Line
 from bench.results.lines import LineResult, lines, under_names_of
 from bench.results.store import LoadedRun
 from bench.results.verdicts import CanaryVerdict, Check, Code, GateReport, HeldAgainst, LineVerdict, Verdict

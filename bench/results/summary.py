@@ -131,7 +131,7 @@ def frames(records: Iterable[Record]) -> Frames:
 
 def _record_row(record: Record) -> Row:
     row = identity_row(record, record.detail)
-    row |= {name: getattr(record, name) for name in ("exactness", "block", "seed", "outcome", "reason", *MEASURED)}
+    row |= {name: getattr(record, name) for name in ("block", "seed", "outcome", "reason", *MEASURED)}
     row["ranks_unique_items"] = sum(rank.unique_items or 0.0 for rank in record.ranks) or None
     row["samples"] = len(record.samples_s)
     row["median_s"] = median(record.samples_s) if record.outcome == "ok" and record.samples_s else None

@@ -90,9 +90,7 @@ def _point_columns(metrics: Sequence[str]) -> tuple[str, ...]:
 
 def _point_row(point: TrainingPoint, metrics: Sequence[str]) -> Row:
     row = identity_row(point, point.detail)
-    row |= {
-        name: getattr(point, name) for name in ("exactness", "seed", "step", "epoch", "train_s", "interactions", "loss")
-    }
+    row |= {name: getattr(point, name) for name in ("seed", "step", "epoch", "train_s", "interactions", "loss")}
     for name in metrics:
         row |= {f"validation_{name}": point.validation.get(name), f"test_{name}": point.test.get(name)}
     return row
@@ -118,13 +116,7 @@ def _seed_row(own: Sequence[TrainingPoint], metrics: Sequence[str]) -> Row:
     """One training; its best is where the test split was scored last."""
     last = own[-1]
     row = identity_row(last, last.detail)
-    row |= {
-        "exactness": last.exactness,
-        "seed": last.seed,
-        "outcome": last.outcome,
-        "reason": last.reason,
-        "stopped": last.stopped,
-    }
+    row |= {name: getattr(last, name) for name in ("seed", "outcome", "reason", "stopped")}
     splits = last.detail.get("undecidable", {})
     row["undecidable"] = " and ".join(f"the {split} split ({reason})" for split, reason in splits.items()) or None
     row |= {name: getattr(last, name) for name in ("train_s", "step", "epoch", "interactions")}
