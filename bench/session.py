@@ -21,9 +21,8 @@ from bench.configuration.problems import key_name
 from bench.configuration.sweep import WorkItem
 from bench.errors import ConfigError, Interrupted, NothingMeasured, UsageError
 from bench.progress import ProgressView
-from bench.results import store, training
-from bench.results.schema import Environment, Record, RunInfo, RunKind
-from bench.results.training import TrainingPoint
+from bench.results import store
+from bench.results.schema import Environment, RunInfo, RunKind
 from bench.workloads import _base as workloads
 
 if TYPE_CHECKING:
@@ -286,24 +285,14 @@ def report(run_dir: Path, console: Console) -> None:
     Raises NothingMeasured where no measurement, or no training, succeeded; the page, which says why, is rendered even
     then.
     """
-    from reports.page import render
-    from reports.terminal import print_summary
-    from reports.training.terminal import print_training
+    from reports import page, rendering, terminal
 
-    rendered = render(run_dir)
-    ended: tuple[Record | TrainingPoint, ...]
-    if store.read_info(run_dir).kind == "train":
-        trained = training.load(run_dir)
-        print_training(trained, console)
-        ended, done = trained.points, "trained to its end"
-    else:
-        run = store.load(run_dir)
-        print_summary(run, console)
-        ended, done = run.records, "measured"
+    document = page.read(run_dir)
+    rendered = rendering.write(run_dir, document)
+    console.print(terminal.shown(document, console.width))
     say(console, f"Report: {rendered.page}")
-    if not any(each.outcome == "ok" for each in ended):
-        first = next((each.reason for each in ended if each.reason), "the run was never begun, or interrupted")
-        raise NothingMeasured(f"nothing was {done} in {run_dir}; the first reason: {first}")
+    if document.nothing is not None:
+        raise NothingMeasured(document.nothing)
 
 
 def say(console: Console, sentence: str) -> None:

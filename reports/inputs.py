@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 from bench.results import left_out
 from bench.results.schema import Record
 from bench.results.training import TrainingPoint
 from reports import words
-from reports.story import Story
-from reports.training.story import Story as TrainingStory
-
-AnyStory = TypeVar("AnyStory", Story, TrainingStory)
+from reports.document import Story
 
 _WHAT = "what"
 """The name under which a description that is one sentence is compared."""
@@ -45,7 +42,7 @@ def inputs(records: Iterable[Record | TrainingPoint]) -> list[tuple[str, str]]:
     return told
 
 
-def with_left_out(story: AnyStory, records: Iterable[Record | TrainingPoint]) -> AnyStory:
+def with_left_out(story: Story, records: Iterable[Record | TrainingPoint]) -> Story:
     """The top of a page, which also tells what was left out."""
     return replace(story, sentences=(*story.sentences, *left_out_of(records)))
 

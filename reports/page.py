@@ -1,20 +1,16 @@
-"""A run directory as a page: `report.html`, `figures/*.png`, `summary.md`, `summary.csv`.
-
-The page holds everything it shows, asks the network for nothing and needs no script.
-"""
+"""A run directory as a page: `report.html`, `figures/*.png`, `summary.md`, `summary.csv`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from bench.results import stats
-from bench.results.store import LoadedRun, ResultsError, load, read_info
+from bench.results import stats, store, training
+from bench.results.store import LoadedRun, ResultsError
 from bench.results.summary import Frames, frames
 from bench.results.verdicts import read as read_verdicts
-from reports import figures, gate, inputs, rendering, sections, story, tables, words
-from reports.figures import Drawn
+from reports import document, figures, gate, inputs, rendering, sections, story, tables, words
+from reports.document import Document, Section
 from reports.rendering import Rendered
 from reports.training import page as training_page
 
@@ -25,6 +21,19 @@ _NOTES = {
     "random-weights": "These encoders have the stated shape but random weights. Time and memory do not depend on the "
     "weights' values, so both are meaningful here; losses and encodings are not.",
 }
+_PRECISION = (
+    "Intervals are Student's t over blocks of fresh processes, not over samples, since samples of one process share "
+    "its luck. The Hodges-Lehmann estimate is barely moved by single blocks; where it lies far from the speed-up, "
+    "where one block stands apart or where the ratio drifts, a note says so."
+)
+_ENGINES = (
+    "Every speed-up on this page compares lines of one engine. Here the two shares are apart: engine's share × "  # noqa: RUF001
+    "method's share = together, against e2e on the engine eager."
+)
+_MISSING = (
+    "Cases that ended without a number, each with its reason. They are results too: what runs out of memory cannot be "
+    "trained that way on this device."
+)
 
 
 def render(run_dir: Path) -> Rendered:
@@ -32,89 +41,103 @@ def render(run_dir: Path) -> Rendered:
 
     Raises ResultsError: not a run directory, damaged, or not writable.
     """
-    if read_info(run_dir).kind == "train":
-        return training_page.render(run_dir)
-    run = load(run_dir)
+    return rendering.write(run_dir, read(run_dir))
+
+
+def read(run_dir: Path) -> Document:
+    """The document of a run directory, of whatever kind; raises ResultsError."""
+    if store.read_info(run_dir).kind == "train":
+        return training_page.of_training(training.load(run_dir))
+    return of_run(store.load(run_dir))
+
+
+def of_run(run: LoadedRun, *, draw: bool = True) -> Document:
+    """The document of a run's measurements; draw: with its figures, which take longest."""
     derived = frames(run.records)
-    drawn = tuple(figures.draw_all(derived, run.info))
-    context = _context(run, derived, drawn)
-    page = rendering.template("report.html.j2").render(context)
-    csv = derived.summary.to_csv(index=False)
-    return rendering.write(run_dir, page, _markdown(run, context), csv, drawn, run.warnings)
-
-
-def _context(run: LoadedRun, derived: Frames, drawn: Iterable[Drawn]) -> dict[str, Any]:
-    """Everything that the page and the Markdown print."""
-    kinds = [kind for kind in words.MEMORY_KINDS if (derived.summary["memory_kind"] == kind).any()]
-    engines = tables.engines(derived)
+    summary = derived.summary
+    verdict, damaged = _gate(run)
     trust = stats.trust(run.records, stats.canary_limit(run.info))
-    return {
-        **rendering.reproduction(run.info, inputs.inputs(run.records)),
-        **_gate(run),
-        "story": inputs.with_left_out(story.tell(derived, run.info), run.records),
-        "origin_names": words.ORIGINS,
-        "results": [
-            {"name": words.ORIGINS[origin], "note": _NOTES[origin], "tables": tables.headlines(part)}
-            for origin, part in tables.origins(derived).items()
+    environment = story.environment(trust)
+    untrusted = trust is not None and not trust.trusted
+    planned, recorded = run.info.planned_records, len(run.records)
+    unfinished = (
+        f"Unfinished: {recorded} of {words.count(planned, 'planned measurement')} recorded. `gram-bench resume` adds "
+        "the rest."
+    )
+    warnings = (*run.warnings, *damaged)
+    kinds = [kind for kind in words.MEMORY_KINDS if (summary["memory_kind"] == kind).any()]
+    drawn = tuple(figures.draw_all(derived, run.info)) if draw else ()
+    left = figures.undrawn(derived)
+    undrawn = f"{words.count(left, 'further setting')} (encoder, precision, engine, …) not drawn; see summary.csv."
+    precision = tables.precision(derived)
+    first_reason = next((each.reason for each in run.records if each.reason), "the run was never begun, or interrupted")
+    nothing = f"nothing was measured in {run.run_dir}; the first reason: {first_reason}"
+    return document.of_run(
+        run.info,
+        inputs.inputs(run.records),
+        [
+            *_results(derived),
+            Section("precision", "Precision", (environment, _PRECISION), (precision,) if precision.rows else ()),
+            Section(
+                "engines",
+                "What the engine gains, and what the method gains",
+                (_ENGINES,),
+                (tables.engines(derived),),
+                "Engine and method",
+            ),
+            *sections.make_all(run, derived),
+            document.figures(drawn, undrawn if left else ""),
+            Section("missing", "Not measured", (_MISSING,), (tables.not_measured(derived),)),
+            *verdict,
+            Section("all", "Every result", (), (tables.every_result(derived),), page_only=True),
         ],
-        "figure_groups": rendering.grouped(drawn),
-        "undrawn": figures.undrawn(derived),
-        "engines": engines if engines.rows else None,
-        "precision": tables.precision(derived),
-        "trust": story.environment(trust),
-        "untrusted": trust is not None and not trust.trusted,
-        "sections": sections.make_all(run, derived),
-        "not_measured": tables.not_measured(derived),
-        "every_result": tables.every_result(derived),
-        "memory": words.listing(words.MEMORY_KINDS[kind] for kind in kinds),
-        "device_kind": run.info.environment.device_kind,
-        "recorded": len(run.records),
-        "unfinished": len(run.records) < run.info.planned_records,
-        "tells_utilisation": bool(derived.summary["mfu"].notna().any()),
-        "several_blocks": bool(derived.summary["speed_up_half_width"].notna().any()),
-        "several_samples": int(derived.summary["samples"].max()) if len(derived.summary) else 0,
-    }
+        story=inputs.with_left_out(story.tell(derived, run.info), run.records),
+        files="Raw measurements: results.jsonl; all derived numbers: summary.csv; the figures: figures/.",
+        numbers_at="the table “Every result”",
+        notices=(
+            *([unfinished] if recorded < planned else []),
+            *([environment] if untrusted else []),
+            *warnings,
+        ),
+        warnings=warnings,
+        remarks=(*([(environment, "red" if untrusted else "")] if trust else []), *_failures(derived)),
+        terms="terms_run.html.j2",
+        values={
+            "memory": words.listing(words.MEMORY_KINDS[kind] for kind in kinds),
+            "tells_utilisation": bool(summary["mfu"].notna().any()),
+            "several_blocks": bool(summary["speed_up_half_width"].notna().any()),
+            "several_samples": int(summary["samples"].max()) if len(summary) else 0,
+        },
+        csv=summary.to_csv(index=False),
+        nothing=None if any(each.outcome == "ok" for each in run.records) else nothing,
+    )
 
 
-def _gate(run: LoadedRun) -> dict[str, Any]:
+def _results(derived: Frames) -> Iterator[Section]:
+    """A section for each origin of the input, the most telling first."""
+    for place, (origin, part) in enumerate(tables.origins(derived).items()):
+        anchor, short = (f"results-{place + 1}", "") if place else ("results", "Results")
+        made = tables.headlines(part)
+        yield Section(anchor, words.ORIGINS[origin], (_NOTES[origin],), made, short, in_terminal=True)
+
+
+def _failures(derived: Frames) -> list[tuple[str, str]]:
+    outcomes = derived.records["outcome"].value_counts()
+    parts = [f"{amount} {words.OUTCOMES[code]}" for code, amount in outcomes.items() if code != "ok"]
+    return [(f"Not measured: {words.listing(parts)}.", "yellow")] if parts else []
+
+
+def _gate(run: LoadedRun) -> tuple[list[Section], list[str]]:
     """The verdicts of `gram-bench gate` where the run was gated; damaged ones are a warning."""
     try:
         verdicts = read_verdicts(run.run_dir)
     except ResultsError as error:
-        return {"gate": None, "warnings": (*run.warnings, str(error))}
+        return [], [str(error)]
     if verdicts is None:
-        return {"gate": None, "warnings": run.warnings}
-    told = gate.conditions(verdicts)
+        return [], []
+    notes = [f"{verdicts.reason[:1].upper()}{verdicts.reason[1:]}.", *gate.conditions(verdicts)]
     if verdicts.records != len(run.records):
-        told.append("The run holds other records since; gate it again.")
-    return {
-        "gate": verdicts,
-        "gate_table": gate.table(verdicts),
-        "gate_conditions": told,
-        "warnings": run.warnings,
-    }
-
-
-def _markdown(run: LoadedRun, context: dict[str, Any]) -> str:
-    """The page's words and tables for places that show Markdown; figures are linked."""
-    told = context["story"]
-    parts = rendering.markdown_head(told.headline, told.sentences, run.info)
-    for group in context["results"]:
-        for table in group["tables"]:
-            parts += ["## " + tables.escape(f"{group['name']}: {table.title}"), group["note"]]
-            parts += [tables.markdown(table), rendering.left_out(table)]
-    if context["engines"]:
-        parts += ["## What the engine gains, and what the method gains", tables.markdown(context["engines"])]
-    if context["precision"].rows or context["trust"]:
-        parts += ["## Precision", tables.escape(context["trust"])]
-    if context["precision"].rows:
-        parts += [tables.markdown(context["precision"]), rendering.left_out(context["precision"])]
-    for section in context["sections"]:
-        parts += rendering.markdown_section(section)
-    if context["not_measured"].rows:
-        parts += [
-            "## Not measured",
-            tables.markdown(context["not_measured"]),
-            rendering.left_out(context["not_measured"]),
-        ]
-    return rendering.joined([*parts, *rendering.markdown_end(context, context["figure_groups"], run.warnings)])
+        notes.append("The run holds other records since; gate it again.")
+    judged = gate.table(verdicts)
+    shown = (judged,) if judged.rows else ()
+    return [Section("gate", f"Gate: {verdicts.verdict}", (" ".join(notes),), shown, "Gate", page_only=True)], []

@@ -1,23 +1,20 @@
-"""What every page of ours shares: the template, how a run is reproduced, files that are replaced in one step."""
+"""A document as HTML and as Markdown, and its files, each replaced in one step."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
-import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from bench.results.files import replace
-from bench.results.schema import RunInfo
-from reports import tables, toml, words
-from reports.figures import Drawn
-from reports.sections import Section
+from reports import words
+from reports.document import Document, Section
+from reports.tables import Table, escape, markdown
 
 
 @dataclass(frozen=True)
@@ -31,35 +28,28 @@ class Rendered:
     warnings: tuple[str, ...]
 
 
-def write(
-    run_dir: Path, page: str, markdown: str, csv: str, drawn: Sequence[Drawn], warnings: tuple[str, ...]
-) -> Rendered:
+def write(run_dir: Path, document: Document) -> Rendered:
     """Writes a run's report into its own directory; raises UnwritableResults."""
     made = Rendered(
         run_dir / "report.html",
         run_dir / "summary.md",
         run_dir / "summary.csv",
-        tuple(run_dir / "figures" / f"{each.name}.png" for each in drawn),
-        warnings,
+        tuple(run_dir / "figures" / f"{each.name}.png" for each in document.drawn),
+        document.warnings,
     )
-    _clear(run_dir / "figures")
-    for picture, each in zip(made.figures, drawn, strict=True):
+    with contextlib.suppress(OSError):  # pictures of an earlier rendering may no longer match the records
+        for picture in (run_dir / "figures").glob("*.png"):
+            picture.unlink()
+    for picture, each in zip(made.figures, document.drawn, strict=True):
         replace(picture, each.png)
-    replace(made.markdown, markdown.encode())
-    replace(made.csv, csv.encode())
-    replace(made.page, page.encode())
+    replace(made.markdown, as_markdown(document).encode())
+    replace(made.csv, document.csv.encode())
+    replace(made.page, as_html(document).encode())
     return made
 
 
-def _clear(folder: Path) -> None:
-    """Removes the pictures of an earlier rendering, which may no longer match the records."""
-    with contextlib.suppress(OSError):
-        for picture in folder.glob("*.png"):
-            picture.unlink()
-
-
-def template(name: str) -> Any:
-    """A template of this package."""
+def as_html(document: Document) -> str:
+    """The page: everything it shows is in it, it asks the network for nothing and needs no script."""
     environment = Environment(
         loader=PackageLoader("reports"),
         autoescape=True,
@@ -69,73 +59,51 @@ def template(name: str) -> Any:
     )
     environment.filters["picture"] = _picture
     environment.globals["count"] = words.count
-    return environment.get_template(name)
+    return environment.get_template("page.html.j2").render(document=document, **document.values)
 
 
 def _picture(png: bytes) -> Markup:
     return Markup("data:image/png;base64,") + base64.b64encode(png).decode()
 
 
-def reproduction(info: RunInfo, inputs: list[tuple[str, str]]) -> dict[str, Any]:
-    """What a template needs of where and how a run was taken; inputs: what encoders and workloads say of themselves."""
-    return {
-        "info": info,
-        "environment": tables.environment(info),
-        "inputs": inputs,
-        "started": words.moment(info.started_at),
-        "command": shlex.join(info.command),
-        "config": toml.write(info.config),
-    }
+def as_markdown(document: Document) -> str:
+    """The page's words and tables for places that show Markdown; figures are linked."""
+    return "\n\n".join(part for part in _parts(document) if part) + "\n"
 
 
-def grouped(drawn: Iterable[Drawn]) -> dict[str, list[Drawn]]:
-    """Figures by their setting."""
-    groups: dict[str, list[Drawn]] = {}
-    for each in drawn:
-        groups.setdefault(each.setting, []).append(each)
-    return groups
-
-
-def markdown_head(headline: str, sentences: Sequence[str], info: RunInfo) -> list[str]:
-    """Title, summary and origin of a run, for places that show Markdown."""
-    told = f"Run {info.run_id}, preset {info.preset}, {info.environment.device}, {words.moment(info.started_at)}."
-    return [f"# {tables.escape(headline)}", tables.escape(" ".join(sentences)), tables.escape(told)]
-
-
-def markdown_section(section: Section) -> list[str]:
-    """A heading, its sentences and its tables."""
-    parts = [f"## {tables.escape(section.title)}", *(tables.escape(note) for note in section.notes)]
-    for table in section.tables:
-        parts += [f"**{tables.escape(table.title)}**"] if table.title else []
-        parts += [tables.markdown(table), left_out(table)]
-    return parts
-
-
-def markdown_end(context: dict[str, Any], groups: dict[str, list[Drawn]], warnings: Iterable[str]) -> list[str]:
-    """Figures, linked; machine, inputs and command of a run."""
-    parts = ["## Figures"] if groups else []
-    for setting, drawn in groups.items():
-        parts += [
-            f"![{tables.escape(f'{each.title}: {setting}' if setting else each.title)}](figures/{each.name}.png)"
-            for each in drawn
-        ]
-    parts += [
-        "## Environment",
-        "\n".join(f"- {name}: {tables.escape(value)}" for name, value in context["environment"]),
-    ]
-    if context["inputs"]:
-        parts += ["## Inputs", "\n".join(f"- {tables.escape(f'{name}: {facts}')}" for name, facts in context["inputs"])]
+def _parts(document: Document) -> Iterator[str]:
+    story = document.story
+    yield f"# {escape(story.headline)}"
+    yield escape(" ".join(story.sentences))
+    device, preset, started = document.origin
+    yield escape(f"Run {document.run_id}, {preset}, {device}, {started}.")
+    for section in document.shown:
+        if not section.page_only:
+            yield from _section(section)
+    yield "## Environment"
+    yield "\n".join(f"- {name}: {escape(value)}" for name, value in document.environment)
+    if document.inputs:
+        yield "## Inputs"
+        yield "\n".join(f"- {escape(f'{name}: {facts}')}" for name, facts in document.inputs)
     fence = "`" * 3
-    parts += ["## Reproduce", f"{fence}sh\n{context['command'].replace(fence, '')}\n{fence}"]
-    return [*parts, *(tables.escape(f"Warning: {warning}") for warning in warnings)]
+    yield f"## Reproduce\n\n{fence}sh\n{document.command.replace(fence, '')}\n{fence}"
+    yield from (escape(f"Warning: {warning}") for warning in document.warnings)
 
 
-def joined(parts: Iterable[str]) -> str:
-    """Markdown of its parts, empty ones left out."""
-    return "\n\n".join(part for part in parts if part) + "\n"
+def _section(section: Section) -> Iterable[str]:
+    """A heading, its sentences, its tables and links to its figures."""
+    yield f"## {escape(section.title)}"
+    yield from map(escape, section.notes)
+    for table in section.tables:
+        yield f"**{escape(table.title)}**" if table.title else ""
+        yield markdown(table)
+        yield below(table)
+    for each in section.figures:
+        title = f"{each.title}: {each.setting}" if each.setting else each.title
+        yield f"![{escape(title)}](figures/{each.name}.png)"
 
 
-def left_out(table: tables.Table) -> str:
+def below(table: Table) -> str:
     """What stands below a table."""
     more = f"{words.count(table.left_out, 'more line')} in summary.csv." if table.left_out else ""
     return " ".join(part for part in (table.below, more) if part)

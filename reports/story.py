@@ -4,45 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
+from bench.results.identity import Line, Setting, line_of
 from bench.results.schema import RunInfo
 from bench.results.stats import Trust
 from bench.results.summary import REFERENCE, UNIQUE_REFERENCE, Frames
 from reports import words
+from reports.document import Card, Story
 
 Row = Mapping[str, Any]
 NOISE = 1.05
 """Beyond what it can be at most, a speed-up of one process a line may lie by so much and nothing is said of it."""
-
-
-@dataclass(frozen=True)
-class Card:
-    """One leading result: the fastest of its exactness."""
-
-    label: str
-    exactness: str
-    speed_up: str
-    spread: str
-    against_unique: str
-    repetition_ratio: str
-    interval_ratio: str
-    time: str
-    memory: str
-    case: str
-
-
-@dataclass(frozen=True)
-class Story:
-    """What stands at the top of a report. `origin` is a key of words.ORIGINS; None where nothing is to be compared."""
-
-    headline: str
-    sentences: tuple[str, ...]
-    cards: tuple[Card, ...]
-    origin: str | None
 
 
 def tell(frames: Frames, info: RunInfo) -> Story:
@@ -57,8 +32,6 @@ def tell(frames: Frames, info: RunInfo) -> Story:
         return Story(
             f"Nothing to compare: this run measured {labels}",
             ("A speed-up needs a method and e2e on the same case, with the same engine and precision.",),
-            (),
-            None,
         )
     origins = pd.Series([words.origin(row) for row in methods[["weights", "log"]].to_dict("records")], methods.index)
     first = next(origin for origin in words.ORIGINS if (origins == origin).any())
@@ -76,29 +49,29 @@ def tell(frames: Frames, info: RunInfo) -> Story:
         *_rescued(summary),
     ]
     cards = tuple(_card(row, summary) for row in leaders)
-    return Story(_headline(leaders, first), tuple(sentences), cards, first)
+    return Story(_headline(leaders, first), tuple(sentences), cards)
 
 
 def _against_fastest_engine(methods: pd.DataFrame, summary: pd.DataFrame) -> list[dict[str, Any]]:
     """Per case only the engine whose e2e is fastest: a slow engine's e2e would flatter every method."""
     references = summary[(summary["method"] == REFERENCE) & summary["median_s"].notna()].to_dict("records")
-    times = {(words.case({**row, "engine": ""}), row["engine"]): row["median_s"] for row in references}
-    strongest: dict[str, float] = {}
-    for (case, _), seconds in times.items():
+    times = {line_of(row).setting: row["median_s"] for row in references}
+    strongest: dict[Setting, float] = {}
+    for setting, seconds in times.items():
+        case = setting.but(engine="")
         strongest[case] = min(strongest.get(case, math.inf), seconds)
-    rows = methods.to_dict("records")
-    cases = [words.case({**row, "engine": ""}) for row in rows]
-    return [row for row, case in zip(rows, cases, strict=True) if times[case, row["engine"]] <= 1.05 * strongest[case]]
+    rows = [(line_of(row).setting, row) for row in methods.to_dict("records")]
+    return [row for setting, row in rows if times[setting] <= 1.05 * strongest[setting.but(engine="")]]
 
 
 def _nothing(summary: pd.DataFrame, info: RunInfo) -> Story:
     if summary.empty:
         sentence = f"The run holds no record of {words.count(info.planned_records, 'planned measurement')}."
-        return Story("Nothing has been measured yet", (sentence,), (), None)
+        return Story("Nothing has been measured yet", (sentence,))
     outcomes = summary["outcome"].value_counts()
     parts = words.listing(f"{amount} {words.OUTCOMES[code]}" for code, amount in outcomes.items())
     sentence = f"All {words.count(len(summary), 'line')} ended without a number: {parts}. The reasons are listed below."
-    return Story("Nothing was measured", (sentence,), (), None)
+    return Story("Nothing was measured", (sentence,))
 
 
 def _headline(leaders: list[dict[str, Any]], origin: str) -> str:
@@ -127,12 +100,9 @@ def _may_be_one(row: Row, name: str = "speed_up") -> bool:
 
 def _reference(row: Row, summary: pd.DataFrame, method: str) -> dict[str, Any] | None:
     """The reference's row of the same case, engine and setting."""
-    same = summary["method"] == method
-    for column in (*words.SETTING_COLUMNS, "batch_size", "text_length", "asked_repetition_ratio"):
-        value = row[column]
-        same &= summary[column] == value if words.exists(value) else summary[column].isna()
-    found = summary[same].to_dict("records")
-    return found[0] if found else None
+    wanted = Line(line_of(row).setting, method)
+    same = summary[summary["method"] == method].to_dict("records")
+    return next((found for found in same if line_of(found) == wanted), None)
 
 
 def _what(best: Row, summary: pd.DataFrame) -> str:
@@ -255,15 +225,23 @@ def _card(row: Row, summary: pd.DataFrame) -> Card:
         time += f", e2e {words.milliseconds(reference['median_s'])} ms"
     if words.exists(row["memory_ratio"]):
         memory += f", {words.percent(row['memory_ratio'])} of e2e's"
+    spread = words.ratio_range(row["speed_up_low"], row["speed_up_high"])
+    ratio = words.number(row["item_repetition_ratio"])
+    if words.exists(interval):
+        ratio += f", {words.number(interval)} per interval"
     return Card(
         label=row["label"],
         exactness=words.exactness(row),
-        speed_up=words.times(row["speed_up"]),
-        spread=words.ratio_range(row["speed_up_low"], row["speed_up_high"]),
-        against_unique=words.times(row["speed_up_unique"]),
-        repetition_ratio=words.number(row["item_repetition_ratio"]),
-        interval_ratio=words.number(interval) if words.exists(interval) else "",
-        time=time,
-        memory=memory,
+        big=words.times(row["speed_up"]),
+        explained=f"the speed of e2e{f', 95 % interval {spread}' if spread else ''}",
+        facts=(
+            ("Against e2e_unique", words.times(row["speed_up_unique"])),
+            (
+                "Repetition ratio",
+                f"{ratio}, {words.number(interval)} per interval" if words.exists(interval) else ratio,
+            ),
+            ("Time per step", time),
+            ("Peak memory", memory),
+        ),
         case=words.case(row),
     )

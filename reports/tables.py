@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -13,6 +13,7 @@ from bench.results.summary import REFERENCE, UNIQUE_REFERENCE, Frames
 from reports import words
 
 Row = Mapping[str, Any]
+T = TypeVar("T")
 
 MAY_BE_ONE = f"may be 1{words.TIMES}"
 """Of a ratio whose interval holds 1."""
@@ -21,6 +22,10 @@ HEADLINE_CASES = 12
 """Cases that a headline table shows in full; more would bury the few that a reader came for."""
 SHARED = {"global": "items shared", "auto": "items shared where it pays"}
 """Of several processes, by `deduplicate`."""
+
+
+MIDDLE, WIDE = 110, 150
+"""Columns of text from which on a terminal shows further columns of a table."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,10 @@ class Column:
     numeric: bool = True
     short: str = ""
     """Label and unit for a narrow window; empty where the label will do."""
+    from_width: int = 0
+    """The narrowest terminal that shows it."""
+    noted: bool = False
+    """Whether a terminal shows its cells' notes where there is room."""
 
 
 @dataclass(frozen=True)
@@ -78,21 +87,37 @@ class Table:
         return " ".join(part for part in (self.caption, HOLDS_ONE if found else "") if part)
 
 
+def grouped(
+    columns: tuple[Column, ...],
+    entries: Iterable[T],
+    line: Callable[[T], tuple[str, tuple[Cell, ...]]],
+    limit: int,
+    title: str = "",
+) -> Table:
+    """Entries as rows under the titles that `line` gives with their cells, at most `limit` of them."""
+    every = list(entries)
+    groups: dict[str, list[tuple[Cell, ...]]] = {}
+    for heading, cells in map(line, every[:limit]):
+        groups.setdefault(heading, []).append(cells)
+    made = tuple(Group(heading, tuple(rows)) for heading, rows in groups.items())
+    return Table(columns, made, left_out=max(0, len(every) - limit), title=title)
+
+
 MFU = "MFU"
 """Useful operations per second, as a part of the matrix rate that was measured beside them."""
 
 HEADLINE_COLUMNS = (
     Column("Method", numeric=False),
     Column("Repetition ratio", "item slots / unique items", short="Repetition"),
-    Column("Speed-up against e2e", short="vs e2e"),
-    Column("Against e2e_unique", short="vs e2e_unique"),
+    Column("Speed-up against e2e", short="vs e2e", noted=True),
+    Column("Against e2e_unique", short="vs e2e_unique", from_width=MIDDLE),
     Column("Time per step", "ms", short="ms/step"),
-    Column(MFU, "%"),
-    Column("Users", "per s", short="users/s"),
-    Column("Real tokens", "per s", short="real tokens/s"),
+    Column(MFU, "%", from_width=WIDE),
+    Column("Users", "per s", short="users/s", from_width=WIDE),
+    Column("Real tokens", "per s", short="real tokens/s", from_width=WIDE),
     Column("Peak memory"),
-    Column("of e2e's", "%", short="% of e2e's"),
-    Column("Gradient", numeric=False),
+    Column("of e2e's", "%", short="% of e2e's", from_width=WIDE),
+    Column("Gradient", numeric=False, from_width=MIDDLE),
     Column("Outcome", numeric=False),
 )
 
@@ -229,10 +254,10 @@ def ratio_cell(row: Row, name: str) -> Cell:
 
 def every_result(frames: Frames, limit: int = 500) -> Table:
     """One row per case and method; at most `limit` of them."""
-    rows = frames.summary.head(limit).to_dict("records")
     columns = (*CASE_COLUMNS, *HEADLINE_COLUMNS, *COST_COLUMNS)
-    made = tuple((*_axes(row), *_measures(row), *_costs(row)) for row in rows)
-    return without_empty(Table(columns, (Group("", made),), left_out=len(frames.summary) - len(rows)), MFU)
+    rows = frames.summary.to_dict("records")
+    made = grouped(columns, rows, lambda row: ("", (*_axes(row), *_measures(row), *_costs(row))), limit)
+    return without_empty(made, MFU)
 
 
 def without_empty(table: Table, *labels: str) -> Table:
@@ -285,18 +310,17 @@ def engines(frames: Frames, limit: int = 60) -> Table:
         Column("Together", "e2e eager / method"),
         Column("Time per step", "ms"),
     )
-    grouped: dict[str, list[tuple[Cell, ...]]] = {}
-    rows = frames.engines[frames.engines["engine_share"].notna()]
-    for row in rows.head(limit).to_dict("records"):
-        cells = (
+
+    def line(row: Row) -> tuple[str, tuple[Cell, ...]]:
+        return words.case(row), (
             Cell(row["label"], "strong"),
             *(replace(ratio_cell(row, share), kind="") for share in ("engine_share", "method_share")),
             ratio_cell(row, "total"),
             Cell(words.milliseconds(row["median_s"], row["scatter"])),
         )
-        grouped.setdefault(words.case(row), []).append(cells)
-    groups = tuple(Group(title, tuple(made)) for title, made in grouped.items())
-    return Table(columns, groups, left_out=max(0, len(rows) - limit))
+
+    rows = frames.engines[frames.engines["engine_share"].notna()]
+    return grouped(columns, rows.to_dict("records"), line, limit)
 
 
 def precision(frames: Frames, limit: int = 200) -> Table:
@@ -311,26 +335,23 @@ def precision(frames: Frames, limit: int = 200) -> Table:
         Column("e2e against itself", "95 % interval"),
         Column("Notes", numeric=False),
     )
-    summary = frames.summary
-    rows = summary[summary["speed_up_half_width"].notna() & (summary["method"] != REFERENCE)]
-    groups: dict[str, list[tuple[Cell, ...]]] = {}
-    for row in rows.head(limit).to_dict("records"):
-        cells = (
+
+    def line(row: Row) -> tuple[str, tuple[Cell, ...]]:
+        low, high = row["speed_up_low"], row["speed_up_high"]
+        return words.case(row), (
             Cell(row["label"], "strong"),
             Cell(words.speed_up(row), ratio_cell(row, "speed_up").kind),
-            Cell(
-                words.ratio_range(row["speed_up_low"], row["speed_up_high"]),
-                note=MAY_BE_ONE if words.may_be_one(row["speed_up_low"], row["speed_up_high"]) else "",
-            ),
+            Cell(words.ratio_range(low, high), note=MAY_BE_ONE if words.may_be_one(low, high) else ""),
             Cell(words.percent(row["speed_up_half_width"]).removesuffix(" %")),
             Cell(words.plain(row["speed_up_blocks"])),
-            Cell(words.times(row["speed_up_hodges_lehmann"], row["speed_up_low"], row["speed_up_high"])),
+            Cell(words.times(row["speed_up_hodges_lehmann"], low, high)),
             Cell(words.ratio_range(row["canary_low"], row["canary_high"]) or words.MISSING, "muted"),
             Cell(row["speed_up_notes"], "bad" if row["speed_up_notes"] else ""),
         )
-        groups.setdefault(words.case(row), []).append(cells)
-    made = tuple(Group(title, tuple(cells)) for title, cells in groups.items())
-    return Table(columns, made, left_out=max(0, len(rows) - limit))
+
+    summary = frames.summary
+    rows = summary[summary["speed_up_half_width"].notna() & (summary["method"] != REFERENCE)]
+    return grouped(columns, rows.to_dict("records"), line, limit)
 
 
 def not_measured(frames: Frames, limit: int = 200) -> Table:
@@ -347,13 +368,13 @@ def not_measured(frames: Frames, limit: int = 200) -> Table:
         reason = row["reason"] or "no reason was recorded"
         key = (setting, case, row["label"], words.OUTCOMES[row["outcome"]], reason)
         seen[key] = seen.get(key, 0) + 1
-    groups: dict[str, list[tuple[Cell, ...]]] = {}
-    for (setting, case, label, outcome, reason), blocks in list(seen.items())[:limit]:
+
+    def line(entry: tuple[tuple[str, ...], int]) -> tuple[str, tuple[Cell, ...]]:
+        (setting, case, label, outcome, reason), blocks = entry
         note = f"{blocks} blocks" if blocks > 1 else ""
-        cells = (Cell(case), Cell(label, "strong"), Cell(outcome, "bad", note), Cell(reason))
-        groups.setdefault(setting, []).append(cells)
-    made = tuple(Group(setting, tuple(rows)) for setting, rows in groups.items())
-    return Table(columns, made, left_out=max(0, len(seen) - limit))
+        return setting, (Cell(case), Cell(label, "strong"), Cell(outcome, "bad", note), Cell(reason))
+
+    return grouped(columns, seen.items(), line, limit)
 
 
 def environment(info: RunInfo) -> list[tuple[str, str]]:

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from bench.results.identity import Setting, columns_of, line_of
 from bench.results.schema import Record
-from bench.results.summary import AXES
+
+Row = Mapping[str, Any]
 
 MISSING = "–"  # noqa: RUF001 - an en dash is what a table prints for "no number"
 TIMES = "×"  # noqa: RUF001 - the multiplication sign is meant
@@ -195,9 +197,15 @@ def duration(seconds: float, scatter: float | None = None) -> str:
 
 def row_of(record: Record) -> dict[str, Any]:
     """A record's case and setting by the names that summaries use, for `setting` and `case`."""
-    asked = record.case.get("item_repetition_ratio")
-    setting = {"asked_repetition_ratio": asked, "engine": record.engine, "dropout": record.dropout}
-    return {**dict.fromkeys(AXES), **record.case, **setting}
+    return {**columns_of(record.case), "engine": record.engine, "dropout": record.dropout}
+
+
+def by_case(rows: Iterable[Row]) -> dict[Setting, list[Row]]:
+    """Rows of a summary that are compared with each other: those of one case and setting."""
+    found: dict[Setting, list[Row]] = {}
+    for row in rows:
+        found.setdefault(line_of(row).setting, []).append(row)
+    return found
 
 
 def plain(value: Any) -> str:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
 
 from bench.results.files import replace
 from bench.results.forecast import BatchCounts, Forecast, ForecastLine, Interval
 from reports import rendering, toml, words
+from reports.document import Document, Section, Story
 from reports.planning import figures
 from reports.tables import Cell, Column, Group, Table
 
 PAGE = "plan.html"
+NOTE = (
+    "Nothing was trained: counts come from the log, seconds from coefficients that short steps gave, memory from "
+    "shapes."
+)
 
 LINES = (
     Column("Method", numeric=False),
@@ -39,32 +43,35 @@ COUNTS = (
 
 def render(out: Path, forecast: Forecast) -> Path:
     """Writes the page into the folder `out`; raises UnwritableResults."""
-    drawn = tuple(figures.draw_all(forecast))
-    for each in drawn:
+    made = document(forecast)
+    for each in made.drawn:
         replace(out / "figures" / f"{each.name}.png", each.png)
-    page = rendering.template("plan.html.j2").render(context(forecast, drawn))
-    replace(out / PAGE, page.encode())
+    replace(out / PAGE, rendering.as_html(made).encode())
     return out / PAGE
 
 
-def context(forecast: Forecast, drawn: tuple[figures.Drawn, ...]) -> dict[str, Any]:
+def document(forecast: Forecast) -> Document:
     """Everything that the page prints."""
     case = ", ".join(f"{name} {value}" for name, value in forecast.case.items() if value is not None)
     first, _, rest = forecast.recommendation.partition(". ")
-    return {
-        "info": {"environment": {"device": forecast.device}, "preset": "plan", "run_id": forecast.made_at},
-        "started": words.moment(forecast.made_at),
-        "story": {"headline": first.rstrip("."), "sentences": [rest] if rest else []},
-        "environment": [("Case", case), *_basis(forecast)],
-        "inputs": [("encoder", forecast.encoder)],
-        "command": shlex.join(forecast.command),
-        "config": toml.write(forecast.config),
-        "lines": lines_table(forecast),
-        "counts": counts_table(forecast),
-        "largest": largest_table(forecast),
-        "drawn": drawn,
-        "left_out": forecast.left_out,
-    }
+    return Document(
+        run_id=forecast.made_at,
+        origin=(forecast.device, "preset plan", words.moment(forecast.made_at)),
+        story=Story(first.rstrip("."), (rest,) if rest else ()),
+        sections=(
+            Section("forecast", "Forecast", (NOTE,), (lines_table(forecast),)),
+            Section("figures", "Figures", figures=tuple(figures.draw_all(forecast))),
+            Section("largest", "Largest batch", (), (largest_table(forecast),)),
+            Section("counts", "What batches hold", (), (counts_table(forecast),)),
+        ),
+        environment=[("Case", case), *_basis(forecast)],
+        inputs=[("encoder", forecast.encoder)],
+        command=shlex.join(forecast.command),
+        config=toml.write(forecast.config),
+        files="All numbers: plan.json.",
+        numbers_at="plan.json",
+        notices=tuple(f"Left out: {each}" for each in forecast.left_out),
+    )
 
 
 def lines_table(forecast: Forecast) -> Table:

@@ -8,23 +8,11 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from dataclasses import dataclass, field
 from types import ModuleType
 
 from bench.results.store import LoadedRun
 from bench.results.summary import Frames
-from reports.tables import Table
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading with sentences and tables below it. anchor: its name in links; short: its name among the contents."""
-
-    anchor: str
-    title: str
-    notes: tuple[str, ...] = ()
-    tables: tuple[Table, ...] = field(default=())
-    short: str = ""
+from reports.document import Section
 
 
 def discover() -> dict[str, ModuleType]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from bench.results.epochs import Epoch, epochs
+from bench.results.identity import line_of
 from bench.results.stats import REFERENCE
 from bench.results.store import LoadedRun
 from bench.results.summary import Frames
 from reports import paper, words
-from reports.sections import Section
-from reports.tables import Cell, Column, Group, Row, Table, ratio_cell
+from reports.document import Section
+from reports.tables import Cell, Column, Row, grouped, ratio_cell
 
 PLACE = 40
 
@@ -30,13 +31,13 @@ def make(run: LoadedRun, derived: Frames) -> Section | None:
     found = epochs(run.records)
     if not found:
         return None
-    rows = {(words.case(row), row["label"]): row for row in derived.summary.to_dict("records")}
-    groups: dict[str, list[tuple[Cell, ...]]] = {}
-    for each in found[:LIMIT]:
-        case = words.case(words.row_of(each.record))
-        groups.setdefault(case, []).append(_row(each, rows.get((case, each.label))))
-    made = tuple(Group(title, tuple(rows)) for title, rows in groups.items())
-    table = Table(COLUMNS, made, left_out=max(0, len(found) - LIMIT))
+    rows = {line_of(row): row for row in derived.summary.to_dict("records")}
+
+    def row(each: Epoch) -> tuple[str, tuple[Cell, ...]]:
+        line = rows.get(each.record.line) if each.basis == "steps" else None
+        return words.case(words.row_of(each.record)), _row(each, line)
+
+    table = grouped(COLUMNS, found, row, LIMIT)
     return Section("epochs", "What an epoch would take", tuple(_notes(found)), (table,), "Epochs")
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import median
 
+from bench.results.identity import Line
 from bench.results.schema import Record, Telemetry
 from bench.results.store import LoadedRun
 from bench.results.summary import Frames
 from reports import words
-from reports.sections import Section
-from reports.tables import Cell, Column, Group, Table, without_empty
+from reports.document import Section
+from reports.tables import Cell, Column, grouped, without_empty
 
 PLACE = 90
 
@@ -37,35 +38,21 @@ def make(run: LoadedRun, derived: Frames) -> Section | None:
     told = [record for record in run.records if record.overhead_s is not None or record.telemetry is not None]
     if not told:
         return None
-    groups: dict[str, list[tuple[Cell, ...]]] = {}
-    found = _by_line(run.records)
-    for line in list(found)[:LIMIT]:
-        groups.setdefault(line[0], []).append(_row(line[1], found[line]))
-    made = tuple(Group(title, tuple(rows)) for title, rows in groups.items())
-    whole = Table(COLUMNS, made, left_out=max(0, len(found) - LIMIT))
+    found: dict[tuple[Line, int], list[Record]] = {}  # the canary's second process is a line of its own
+    for record in run.records:
+        found.setdefault((record.line, record.replica), []).append(record)
+    whole = grouped(COLUMNS, found.values(), _row, LIMIT)
     table = without_empty(whole, *(column.label for column in COLUMNS))  # a processor has no clock of a GPU
     return Section("measuring", "How it was measured", tuple(_notes(told)), (table,), "Measuring")
 
 
-def _by_line(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
-    """Records by case and label; the canary's second process is a line of its own."""
-    found: dict[Hashable, list[Record]] = {}
-    for record in records:
-        key = tuple(sorted(record.case.items())), record.engine, record.dropout, record.label, record.replica
-        found.setdefault(key, []).append(record)
-    return {(words.case(words.row_of(own[0])), _label(own[0])): own for own in found.values()}
-
-
-def _label(record: Record) -> str:
-    return f"{record.label} (canary)" if record.replica else record.label
-
-
-def _row(label: str, records: Sequence[Record]) -> tuple[Cell, ...]:
+def _row(records: Sequence[Record]) -> tuple[str, tuple[Cell, ...]]:
+    label = f"{records[0].label} (canary)" if records[0].replica else records[0].label
     told = [record.telemetry for record in records if record.telemetry is not None]
     overhead = [record.overhead_s for record in records if record.overhead_s is not None]
     dropped = Counter(reason.partition(": ")[2] or reason for record in records for reason in record.dropped_rounds)
     kept = sum(len(record.rounds) for record in records)
-    return (
+    return words.case(words.row_of(records[0])), (
         Cell(label, "strong"),
         Cell(words.number(median(overhead)) if overhead else words.MISSING),
         Cell(words.number(kept, 1) if kept else words.MISSING),

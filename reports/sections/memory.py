@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from statistics import median
 
+from bench.results.identity import Line
 from bench.results.schema import Record
 from bench.results.stats import REFERENCE
 from bench.results.store import LoadedRun
 from bench.results.summary import Frames
 from reports import words
-from reports.sections import Section
-from reports.tables import Cell, Column, Group, Table, without_empty
+from reports.document import Section
+from reports.tables import Cell, Column, grouped, without_empty
 
 PLACE = 30
 
@@ -38,34 +39,22 @@ Peaks = tuple[float, float, float | None]
 
 def make(run: LoadedRun, derived: Frames) -> Section | None:
     """None where no device tells of its allocator: a process's resident peak holds interpreter and libraries too."""
-    cases = _by_case(run.records)
-    rows = [
-        (words.case(words.row_of(first)), _row(label, peaks, lines.get(REFERENCE)))
-        for first, lines in cases
-        for label, peaks in lines.items()
-    ]
-    if not rows:
-        return None
-    groups: dict[str, list[tuple[Cell, ...]]] = {}
-    for case, cells in rows[:LIMIT]:
-        groups.setdefault(case, []).append(cells)
-    made = tuple(Group(title, tuple(cells)) for title, cells in groups.items())
-    table = without_empty(Table(COLUMNS, made, left_out=max(0, len(rows) - LIMIT)), KEPT)
-    return Section("memory", "Where memory goes", (NOTE,), (table,), "Memory")
-
-
-def _by_case(records: Iterable[Record]) -> list[tuple[Record, dict[str, Peaks]]]:
-    """A record of each case and engine, and the peaks of its lines."""
-    found: dict[Hashable, dict[str, list[Record]]] = {}
-    for record in records:
+    lines: dict[Line, list[Record]] = {}
+    for record in run.records:
         known = record.peak_memory_bytes.allocated is not None and record.fixed_memory_bytes is not None
         if record.outcome == "ok" and record.replica == 0 and known:
-            key = tuple(sorted(record.case.items())), record.engine, record.dropout
-            found.setdefault(key, {}).setdefault(record.label, []).append(record)
-    return [
-        (next(iter(lines.values()))[0], {label: _peaks(own) for label, own in lines.items()})
-        for lines in found.values()
-    ]
+            lines.setdefault(record.line, []).append(record)
+    if not lines:
+        return None
+    peaks = {line: _peaks(own) for line, own in lines.items()}
+
+    def row(line: Line) -> tuple[str, tuple[Cell, ...]]:
+        first = lines[line][0]
+        reference = peaks.get(Line(line.setting, REFERENCE))
+        return words.case(words.row_of(first)), _row(first.label, peaks[line], reference)
+
+    table = without_empty(grouped(COLUMNS, lines, row, LIMIT), KEPT)
+    return Section("memory", "Where memory goes", (NOTE,), (table,), "Memory")
 
 
 def _peaks(own: Iterable[Record]) -> Peaks:

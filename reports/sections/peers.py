@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from bench.results import stats
+from bench.results.identity import Line, line_of
 from bench.results.schema import Record
 from bench.results.stats import REFERENCE
 from bench.results.store import LoadedRun
 from bench.results.summary import SINGLE_STEP, UNIQUE_REFERENCE, Frames
 from reports import handicaps, words
-from reports.sections import Section
+from reports.document import Section
 from reports.tables import Cell, Column, Group, Row, Table
 
 PLACE = 20
@@ -59,24 +60,21 @@ class _Blocks:
     """The records of each line, to compare any two of a case block by block."""
 
     def __init__(self, records: Iterable[Record]) -> None:
-        self._lines: dict[tuple[str, str], list[Record]] = {}
+        self._lines: dict[Line, list[Record]] = {}
         for record in records:
             if not record.replica:
-                self._lines.setdefault((words.case(words.row_of(record)), record.label), []).append(record)
+                self._lines.setdefault(record.line, []).append(record)
 
     def speed(self, row: Row, own: Row) -> Compared | None:
         """How many times as fast as ours."""
-        lines = [self._lines.get((words.case(each), each["label"]), []) for each in (own, row)]
-        found = stats.compared(*lines)
+        found = stats.compared(*(self._lines.get(line_of(each), []) for each in (own, row)))
         return None if found is None else (found.value, *(found.interval or (None, None)))
 
 
 def _cases(rows: Iterable[Row]) -> list[list[Row]]:
     """The lines of each case and engine that hold a peer."""
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        found.setdefault(words.case(row), []).append(row)
-    return [lines for lines in found.values() if any(row["method"] not in OURS for row in lines)]
+    found = words.by_case(rows).values()
+    return [lines for lines in found if any(row["method"] not in OURS for row in lines)]
 
 
 def _tables(cases: Sequence[Sequence[Row]]) -> Iterator[Table]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from bench.results.identity import Line, line_of
 from bench.results.schema import Record
 from bench.results.store import LoadedRun
-from bench.results.summary import AXES, LINE, SETTING, Frames
+from bench.results.summary import Frames
 from reports import words
-from reports.sections import Section
-from reports.tables import Cell, Column, Group, Table
+from reports.document import Section
+from reports.tables import Cell, Column, grouped
 
 PLACE = 50
 
@@ -49,25 +51,21 @@ def make(run: LoadedRun, derived: Frames) -> Section | None:
     several = [row for row in rows if row["world_size"] != 1 and words.exists(row["users_per_s"])]
     if not several:
         return None
-    by_key = {_key(row): row for row in rows}
-    of_ranks = {_line(record): (_peaks(record), _waits(record)) for record in reversed(run.records) if _told(record)}
-    groups: dict[str, list[tuple[Cell, ...]]] = {}
-    for row in several[:LIMIT]:
-        groups.setdefault(words.case(row), []).append(_cells(row, by_key, *of_ranks.get(_key(row), ("", None))))
-    made = tuple(Group(title, tuple(cells)) for title, cells in groups.items())
-    table = Table(COLUMNS, made, left_out=max(0, len(several) - LIMIT))
+    by_line = {line_of(row): row for row in rows}
+    of_ranks = {record.line: (_peaks(record), _waits(record)) for record in reversed(run.records) if _told(record)}
+
+    def line(row: Row) -> tuple[str, tuple[Cell, ...]]:
+        return words.case(row), _cells(row, by_line, *of_ranks.get(line_of(row), ("", None)))
+
+    table = grouped(COLUMNS, several, line, LIMIT)
     return Section("processes", "Several processes", NOTES, (table,), "Processes")
 
 
-def _key(row: Row, **changes: Any) -> Hashable:
-    return tuple(
-        (changes.get(name, row[name]) if words.exists(row[name]) else None) for name in (*AXES, *SETTING, *LINE)
-    )
-
-
-def _cells(row: Row, by_key: Mapping[Hashable, Row], peaks: str, waits: float | None) -> tuple[Cell, ...]:
-    alone = by_key.get(_key(row, world_size=1, deduplicate="local"))
-    local = by_key.get(_key(row, deduplicate="local"))
+def _cells(row: Row, by_line: Mapping[Line, Row], peaks: str, waits: float | None) -> tuple[Cell, ...]:
+    line = line_of(row)
+    local = line.setting.but(deduplicate="local")
+    apart = by_line.get(replace(line, setting=local))
+    alone = by_line.get(replace(line, setting=local.but(world_size=1)))
     shares = row["deduplicate"] in ("global", "auto") and row["method"] not in ("e2e", "multi_step")
     joined, own = row["unique_items"], row["ranks_unique_items"]
     share = row["communication_s"] / row["median_s"] if words.exists(row["communication_s"]) else None
@@ -75,7 +73,11 @@ def _cells(row: Row, by_key: Mapping[Hashable, Row], peaks: str, waits: float | 
         Cell(row["label"], "strong"),
         Cell(words.rate(row["users_per_s"], row["scatter"])),
         Cell(words.scattered(_ratio(row, alone, "users_per_s"), _scatter(row, alone)), "strong"),
-        Cell(words.scattered(_ratio(local, row, "median_s") if shares else None, _scatter(row, local))),
+        Cell(
+            words.scattered(
+                _ratio(by_line.get(local), row, "median_s") if shares else None, _scatter(row, by_line.get(local))
+            )
+        ),
         Cell(words.number(own / joined) if words.exists(own) and joined else words.MISSING),
         Cell(words.percent(share).removesuffix(" %")),
         Cell(words.percent(waits).removesuffix(" %")),
@@ -97,11 +99,6 @@ def _ratio(row: Row | None, other: Row | None, name: str) -> float | None:
 
 def _told(record: Record) -> bool:
     return bool(record.ranks) and record.replica == 0
-
-
-def _line(record: Record) -> Hashable:
-    row = words.row_of(record)
-    return _key({**row, **{name: getattr(record, name) for name in (*SETTING, *LINE)}})
 
 
 def _peaks(record: Record) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bench.results.store import LoadedRun
 from bench.results.summary import Frames
 from reports import tiers
-from reports.sections import Section
+from reports.document import Section
 
 PLACE = 12
 NOTE = (

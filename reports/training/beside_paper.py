@@ -8,8 +8,8 @@ from typing import Any
 from bench.results.stats import REFERENCE
 from bench.results.training_summary import TrainingFrames
 from reports import paper, words
+from reports.document import Section
 from reports.paper import DataSet
-from reports.sections import Section
 from reports.tables import Cell, Column, Group, Table, ratio_cell
 from reports.training.tables import between, difference
 
@@ -26,11 +26,8 @@ NOTE = (
 
 def section(frames: TrainingFrames) -> Section | None:
     """None where the paper has none of the trained lines."""
-    cases: dict[str, list[Row]] = {}
-    for row in frames.summary.to_dict("records"):
-        if row["outcome"] == "ok":
-            cases.setdefault(words.case(row), []).append(row)
-    tables = [_table(title, rows) for title, rows in cases.items()]
+    done = [row for row in frames.summary.to_dict("records") if row["outcome"] == "ok"]
+    tables = [_table(words.case(rows[0]), rows) for rows in words.by_case(done).values()]
     found = tuple(table for table in tables if table is not None)
     return Section("paper", "Beside the paper", (NOTE,), found, "Paper") if found else None
 

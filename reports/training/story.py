@@ -3,42 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from bench.results.identity import line_of
 from bench.results.schema import RunInfo
 from bench.results.stats import REFERENCE
 from bench.results.training_summary import TrainingFrames
 from reports import words
+from reports.document import Card, Story
 from reports.training.tables import STOPPED, between, difference, metric, points, time
 
 Row = Mapping[str, Any]
 BOUNDS = {"frozen": "its encoder stays as it was", "ids_only": "it reads no text"}
 """Other models that say what the content, and its fine-tuning, is worth."""
-
-
-@dataclass(frozen=True)
-class Card:
-    """The fastest line of one exactness."""
-
-    label: str
-    exactness: str
-    speed_up: str
-    spread: str
-    quality: str
-    difference: str
-    time: str
-    memory: str
-    case: str
-
-
-@dataclass(frozen=True)
-class Story:
-    """What stands at the top of the page."""
-
-    headline: str
-    sentences: tuple[str, ...]
-    cards: tuple[Card, ...]
 
 
 def tell(frames: TrainingFrames, info: RunInfo) -> Story:
@@ -47,28 +24,26 @@ def tell(frames: TrainingFrames, info: RunInfo) -> Story:
     done = [row for row in rows if row["outcome"] == "ok"]
     if not done:
         planned = words.count(info.planned_records, "planned training")
-        return Story("Nothing has been trained to its end", (f"Of {planned} not one has ended well.",), ())
+        return Story("Nothing has been trained to its end", (f"Of {planned} not one has ended well.",))
     first = frames.metrics[0]
     judged = [row for row in done if words.exists(row["validation"])]
     if not judged:
         return Story(
             f"{metric(first)} is not defined on what was held out of {done[0]['workload']}",
             (*_undecidable(done, first), "Without it no training has a best, and none can be compared."),
-            (),
         )
     reference = next((row for row in judged if row["method"] == REFERENCE), None)
     if reference is None and any(row["method"] == REFERENCE for row in done):
         return Story(
             f"{REFERENCE} has no {metric(first)} to be compared with on {_place(done[0])}",
             (*_undecidable(done, first), _protocol(frames)),
-            (),
         )
     if reference is None:
         alone = judged[0]
         told = f"{alone['label']} reaches {metric(first)} {points(alone[f'test_{first}'])} on {_place(alone)}"
-        return Story(told, ("Without e2e in the run there is nothing to compare it with.", _protocol(frames)), ())
-    case = words.case(reference)
-    rows = [row for row in done if row["method"] != REFERENCE and words.case(row) == case]
+        return Story(told, ("Without e2e in the run there is nothing to compare it with.", _protocol(frames)))
+    setting = line_of(reference).setting
+    rows = [row for row in done if row["method"] != REFERENCE and line_of(row).setting == setting]
     arrived = [row for row in rows if _reached(row) and row["method"] not in BOUNDS]
     leaders = _leaders(arrived)
     sentences = [
@@ -119,18 +94,16 @@ def _headline(leaders: Sequence[Row], rows: Sequence[Row], reference: Row) -> st
 
 def _arrivals(done: Sequence[Row], first: str, tolerance: float) -> list[str]:
     """A sentence per case that e2e was trained on: who gets as far as e2e, how much sooner, and who never does."""
-    cases: dict[str, list[Row]] = {}
-    for row in done:
-        cases.setdefault(words.case(row), []).append(row)
+    cases = words.by_case(done)
     told = []
-    for title, rows in cases.items():
+    for rows in cases.values():
         others = [row for row in rows if row["method"] != REFERENCE and row["goal_seeds"] > 0]
         if not others:
             continue
         got = [*_sooner(others), *_partly(others)]
         parts = [f"reached {'; '.join(got)}"] if got else []
         modules = [own[0]["cf_module"] for own in cases.values()]
-        named = rows[0]["cf_module"] if len(set(modules)) == len(modules) else title
+        named = rows[0]["cf_module"] if len(set(modules)) == len(modules) else words.case(rows[0])
         parts += _never(others, got=bool(got))
         where = f"With {named}: " if len(cases) > 1 else ""
         told.append(
@@ -239,14 +212,19 @@ def _card(row: Row, first: str) -> Card:
     memory = words.gibibytes(row["memory_bytes"])
     if words.exists(row["memory_ratio"]):
         memory += f", {words.percent(row['memory_ratio'])} of e2e's"
+    low, high = row["speed_up_quality_low"], row["speed_up_quality_high"]
+    interval = words.ratio_range(low, high)
+    against = difference(row[f"difference_{first}"]) + (f" ({spread})" if spread else "")
     return Card(
         label=row["label"],
         exactness=words.exactness(row),
-        speed_up=words.speed_up(row, "speed_up_quality"),
-        spread=words.ratio_range(row["speed_up_quality_low"], row["speed_up_quality_high"]),
-        quality=points(row[f"test_{first}"]),
-        difference=difference(row[f"difference_{first}"]) + (f" ({spread})" if spread else ""),
-        time=f"{time(row['best_s'])}, {words.speed_up(row, 'speed_up_best')} as fast as e2e",
-        memory=memory,
+        big=words.speed_up(row, "speed_up_quality"),
+        explained=f"as fast as e2e to e2e's quality{f', 95 % interval {interval}' if interval else ''}",
+        facts=(
+            (metric(first), points(row[f"test_{first}"])),
+            ("Against e2e's", against),
+            ("Time to its best", f"{time(row['best_s'])}, {words.speed_up(row, 'speed_up_best')} as fast as e2e"),
+            ("Peak memory", memory),
+        ),
         case=words.case(row),
     )

@@ -8,7 +8,7 @@ from typing import Any
 from bench.results.stats import REFERENCE
 from bench.results.training_summary import TrainingFrames
 from reports import words
-from reports.tables import Cell, Column, Group, Table, ratio_cell
+from reports.tables import MIDDLE, WIDE, Cell, Column, Group, Table, grouped, ratio_cell
 
 Row = Mapping[str, Any]
 
@@ -47,27 +47,34 @@ def between(low: float | None, high: float | None, *, signed: bool = False) -> s
 
 def results(frames: TrainingFrames) -> tuple[Table, ...]:
     """Every line side by side, a table per case."""
-    cases: dict[str, list[Row]] = {}
-    for row in frames.summary.to_dict("records"):
-        cases.setdefault(words.case(row), []).append(row)
-    return tuple(_case(title, rows, frames.metrics) for title, rows in cases.items())
+    cases = words.by_case(frames.summary.to_dict("records"))
+    return tuple(_case(words.case(rows[0]), rows, frames.metrics) for rows in cases.values())
 
 
 def _case(title: str, rows: list[Row], metrics: tuple[str, ...]) -> Table:
     judged = [name for name in metrics if any(words.exists(row[f"test_{name}"]) for row in rows)]
     first, *others = judged or metrics[:1]
     compared = any(row["method"] == REFERENCE for row in rows)
-    columns = [Column("Method", numeric=False), Column(metric(first), "test split")]
-    columns += [Column(f"{metric(first)} against e2e's", "points, seed by seed", short="vs e2e")] if compared else []
+    points_apart = Column(f"{metric(first)} against e2e's", "points, seed by seed", short="vs e2e", noted=True)
+    against_e2e = (
+        Column("Speed-up to best", "against e2e", short="speed-up"),
+        Column("Time to e2e's quality", short="to e2e's", from_width=MIDDLE),
+        Column("Speed-up to it", "against e2e", short="speed-up"),
+    )
     others.sort(key=lambda name: not name.startswith("cold_"))
     beside, behind = others[:1], others[1:]
-    columns += [Column(metric(name)) for name in beside]
-    columns += [Column("Time to best", "to convergence", short="to best")]
-    columns += [Column("Speed-up to best", "against e2e", short="speed-up")] if compared else []
-    columns += [Column("Time to e2e's quality", short="to e2e's")] if compared else []
-    columns += [Column("Speed-up to it", "against e2e", short="speed-up")] if compared else []
-    columns += [Column("Peak memory"), *(Column(metric(name)) for name in behind)]
-    columns += [Column("Gradient", numeric=False), Column("Ended", "by", numeric=False)]
+    columns = [
+        Column("Method", numeric=False),
+        Column(metric(first), "test split", noted=True),
+        *([points_apart] if compared else []),
+        *(Column(metric(name), from_width=WIDE) for name in beside),
+        Column("Time to best", "to convergence", short="to best"),
+        *(against_e2e if compared else ()),
+        Column("Peak memory", from_width=MIDDLE),
+        *(Column(metric(name), from_width=WIDE) for name in behind),
+        Column("Gradient", numeric=False, from_width=MIDDLE),
+        Column("Ended", "by", numeric=False),
+    ]
     made = tuple(_line(row, first, beside, behind, compared=compared) for row in rows)
     return Table(tuple(columns), (Group("", made),), title=title)
 
@@ -146,10 +153,10 @@ def every_seed(frames: TrainingFrames, limit: int = 500) -> Table:
         Column("Steps"),
         Column("Ended", numeric=False),
     )
-    groups: dict[str, list[tuple[Cell, ...]]] = {}
-    for row in frames.seeds.head(limit).to_dict("records"):
+
+    def line(row: Row) -> tuple[str, tuple[Cell, ...]]:
         ended = STOPPED.get(row["stopped"]) or words.OUTCOMES.get(row["outcome"], "goes on")
-        cells = (
+        return words.case(row), (
             Cell(row["label"], "strong"),
             Cell(words.plain(row["seed"])),
             *(Cell(points(row[f"test_{name}"])) for name in frames.metrics),
@@ -162,9 +169,8 @@ def every_seed(frames: TrainingFrames, limit: int = 500) -> Table:
             Cell(words.number(row["step"], 1)),
             Cell(ended, "muted" if row["outcome"] == "ok" else "bad"),
         )
-        groups.setdefault(words.case(row), []).append(cells)
-    made = tuple(Group(title, tuple(rows)) for title, rows in groups.items())
-    return Table(columns, made, left_out=max(0, len(frames.seeds) - limit))
+
+    return grouped(columns, frames.seeds.to_dict("records"), line, limit)
 
 
 def unfinished(frames: TrainingFrames, limit: int = 200) -> Table:
@@ -177,14 +183,14 @@ def unfinished(frames: TrainingFrames, limit: int = 200) -> Table:
         Column("Reason", numeric=False),
     )
     failed = frames.seeds[frames.seeds["outcome"].notna() & (frames.seeds["outcome"] != "ok")]
-    rows = tuple(
-        (
+
+    def line(row: Row) -> tuple[str, tuple[Cell, ...]]:
+        return "", (
             Cell(words.case(row)),
             Cell(row["label"], "strong"),
             Cell(words.plain(row["seed"])),
             Cell(words.OUTCOMES[row["outcome"]], "bad"),
             Cell(row["reason"] or "no reason was recorded"),
         )
-        for row in failed.head(limit).to_dict("records")
-    )
-    return Table(columns, (Group("", rows),), left_out=max(0, len(failed) - limit))
+
+    return grouped(columns, failed.to_dict("records"), line, limit)

@@ -74,7 +74,7 @@ def test_a_speed_up_that_may_be_none_is_not_shown_as_a_result():
     assert cell.short.endswith(f", {tables.MAY_BE_ONE}")
     assert table.below == tables.HOLDS_ONE
     out = io.StringIO()
-    Console(file=out, width=80).print(terminal.drawn(table, {"Method", "Speed-up against e2e"}, set()))
+    Console(file=out, width=80).print(terminal.drawn(table, 80))
     assert cell.short in out.getvalue()
     assert "the 95 % interval holds 1" in " ".join(out.getvalue().split())
     (sure,) = tables.headlines(frames([each for each in _runs.paired() if each.method != "e2e_unique"]))

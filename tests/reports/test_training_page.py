@@ -16,8 +16,8 @@ from bench.results.training_summary import frames
 from reports import words
 from reports.figures import _style
 from reports.page import render
+from reports.terminal import print_summary
 from reports.training import beside_paper, figures, story, tables
-from reports.training.terminal import print_training
 from tests.reports import _trainings
 from tests.reports._terminals import ascii_terminal, written
 from tests.reports.test_page import assert_keeps_to_itself, text
@@ -37,13 +37,13 @@ def test_every_kind_of_run_renders(name, tmp_path, rendered):
     page = made.page.read_text()
     assert_keeps_to_itself(page)
     out = io.StringIO()
-    print_training(training.load(run_dir), Console(file=out, width=120))
+    print_summary(training.load(run_dir), Console(file=out, width=120))
     for prose in (text(page), made.markdown.read_text(), out.getvalue()):
         assert not re.search(r"\b(nan|None|inf)\b", prose)
     with open(made.csv, newline="") as file:
         assert len(list(csv.DictReader(file))) == len({str(point.case) + point.label for point in points})
     narrow = ascii_terminal()
-    print_training(training.load(run_dir), Console(file=narrow, width=80))
+    print_summary(training.load(run_dir), Console(file=narrow, width=80))
     assert written(narrow)
 
 

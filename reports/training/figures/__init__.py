@@ -10,8 +10,8 @@ import pkgutil
 from collections.abc import Iterator
 from types import ModuleType
 
+from bench.results.identity import AXES, SETTING
 from bench.results.schema import RunInfo
-from bench.results.summary import AXES, SETTING
 from bench.results.training_summary import TrainingFrames
 from reports import words
 from reports.figures import Drawn, drawn, file_name
