@@ -13,7 +13,18 @@ from rich.text import Text
 
 from bench.results.schema import Record
 from bench.results.tiers import fallback, ran
-from bench.running.events import BlockBegan, Event, Extended, Finished, PhaseBegan, Planned, Started, TookTurn
+from bench.running.events import (
+    BlockBegan,
+    Event,
+    Extended,
+    FellBack,
+    Finished,
+    PhaseBegan,
+    Planned,
+    PointReached,
+    Started,
+    TookTurn,
+)
 
 STYLES = {"ok": "green", "skipped": "yellow", "oom": "magenta", "timeout": "red", "error": "red"}
 
@@ -43,6 +54,8 @@ def significant(value: float, digits: int = 4) -> str:
 class ProgressView:
     """Shows the events of `manager.run` on `console`; a context manager, callable with an event."""
 
+    noun, verb, taken = "measurement", "take", "there"
+
     def __init__(self, console: Console) -> None:
         self.console = console
         self._bar = Progress(
@@ -54,7 +67,7 @@ class ProgressView:
             disable=not console.is_terminal,
         )
         self._task: TaskID | None = None
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -69,14 +82,15 @@ class ProgressView:
         """Shows one event."""
         match event:
             case Planned(total=total, recorded=recorded):
-                before = f", {recorded} are there already" if recorded else ""
-                self._line(Text(f"{count(total, 'measurement')} to take{before}"))
+                before = f", {recorded} are {self.taken} already" if recorded else ""
+                self._line(Text(f"{count(total, self.noun)} to {self.verb}{before}"))
                 self._task = self._bar.add_task("starting", total=total)
             case Started(item=item, eta_s=eta_s):
+                self._started(event)
                 left = f" · {duration(eta_s)} left" if eta_s is not None else ""
                 self._describe(f"{item}{left}")
-            case PhaseBegan(item=item, phase=phase):
-                self._describe(f"{item} · {phase}")
+            case PhaseBegan(item=item, phase=phase, step=step):
+                self._describe(f"{item} · {phase}" + ("" if step is None else f" after step {step}"))
             case BlockBegan(case=case, block=block, schedule=schedule):
                 self._describe(f"{case} · block {block}, {schedule}")
                 if not self.console.is_terminal:  # where no bar shows that a block is under way
@@ -86,15 +100,46 @@ class ProgressView:
             case Extended(total=total):
                 if self._task is not None:
                     self._bar.update(self._task, total=total)
+            case PointReached():
+                self._describe(f"{event.item} · {self._reached(event)}")
+            case FellBack(sentence=sentence):
+                self._warn(sentence)
             case Finished():
-                self._line(_finished(event))
-                self._tell(fallback(event.item.case.axes(), event.record.engine, ran(event.record)))
+                self._line(self._finished(event))
+                if isinstance(event.record, Record):
+                    self._warn(fallback(event.item.case.axes(), event.record.engine, ran(event.record)))
                 if self._task is not None:
                     self._bar.update(self._task, completed=event.number)
 
-    def _tell(self, sentence: str | None) -> None:
-        if sentence is not None and sentence not in self._told:
-            self._told.add(sentence)
+    def _started(self, event: Started) -> None:
+        """Before the first sign of a worker."""
+
+    def _reached(self, event: PointReached) -> str:
+        """What an evaluation has come to."""
+        return f"step {event.point.step}"
+
+    def _result(self, event: Finished) -> str:
+        """What came of a worker, and of which."""
+        record = event.record
+        told = "-"
+        if isinstance(record, Record) and record.outcome == "ok" and record.samples_s:
+            told = f"{significant(statistics.median(record.samples_s) * 1000)} ms/step"
+        return f"{told:>14}  {event.item}"
+
+    def _finished(self, event: Finished) -> Text:
+        record, width = event.record, len(str(event.total))
+        line = Text(f"[{event.number:{width}}/{event.total}] ")
+        line.append(f"{record.outcome or '':7}", style=STYLES.get(record.outcome or "", ""))
+        line.append(f" {self._result(event)}")
+        if record.reason:
+            line.append(f": {record.reason}", style="yellow")
+        if event.eta_s is not None and event.number < event.total:
+            line.append(f"  ({duration(event.eta_s)} left)", style="dim")
+        return line
+
+    def _warn(self, sentence: str | None) -> None:
+        if sentence is not None and sentence not in self._warned:
+            self._warned.add(sentence)
             self._line(Text(f"warning: {sentence}"))
 
     def _describe(self, text: str) -> None:
@@ -103,21 +148,3 @@ class ProgressView:
 
     def _line(self, line: Text) -> None:
         self.console.print(line, soft_wrap=True)
-
-
-def _finished(event: Finished) -> Text:
-    width = len(str(event.total))
-    line = Text(f"[{event.number:{width}}/{event.total}] ")
-    line.append(f"{event.record.outcome:7}", style=STYLES[event.record.outcome])
-    line.append(f" {_result(event.record):>14}  {event.item}")
-    if event.record.reason:
-        line.append(f": {event.record.reason}", style="yellow")
-    if event.eta_s is not None and event.number < event.total:
-        line.append(f"  ({duration(event.eta_s)} left)", style="dim")
-    return line
-
-
-def _result(record: Record) -> str:
-    if record.outcome != "ok" or not record.samples_s:
-        return "-"
-    return f"{significant(statistics.median(record.samples_s) * 1000)} ms/step"

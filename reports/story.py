@@ -236,10 +236,7 @@ def _card(row: Row, summary: pd.DataFrame) -> Card:
         explained=f"the speed of e2e{f', 95 % interval {spread}' if spread else ''}",
         facts=(
             ("Against e2e_unique", words.times(row["speed_up_unique"])),
-            (
-                "Repetition ratio",
-                f"{ratio}, {words.number(interval)} per interval" if words.exists(interval) else ratio,
-            ),
+            ("Repetition ratio", ratio),
             ("Time per step", time),
             ("Peak memory", memory),
         ),

@@ -1,18 +1,33 @@
-"""What a run tells whoever shows its progress: values, in the order they happen."""
+"""What a run tells whoever shows its progress: values, in the order they happen. Measuring and training alike."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from bench.configuration.case import Case
-from bench.configuration.sweep import WorkItem
+from bench.configuration.sweep import MethodLine
 from bench.results.schema import Record, Schedule
-from bench.running.messages import Phase
+from bench.results.training import TrainingPoint
+
+
+class Item(Protocol):
+    """A measurement or a training to be done."""
+
+    @property
+    def case(self) -> Case:
+        """What every method is given alike."""
+        ...
+
+    @property
+    def line(self) -> MethodLine:
+        """The method, and how it runs."""
+        ...
 
 
 @dataclass(frozen=True)
 class Planned:
-    """Before the first measurement: how many there are to take, and how many a former run took already."""
+    """Before the first worker: how many there are to do, and how many a former run has done already."""
 
     total: int
     recorded: int
@@ -20,20 +35,25 @@ class Planned:
 
 @dataclass(frozen=True)
 class Started:
-    """A worker begins. number: 1 for the first one of this call, of `total`; eta_s: None before anything is known."""
+    """A worker begins. number: 1 for the first one of this call, of `total`; eta_s: None before anything is known.
 
-    item: WorkItem
+    earlier: the evaluations of a former call that a training goes on from.
+    """
+
+    item: Item
     number: int
     total: int
     eta_s: float | None
+    earlier: tuple[TrainingPoint, ...] = ()
 
 
 @dataclass(frozen=True)
 class PhaseBegan:
-    """The worker of `item` says where it is."""
+    """The worker of `item` says where it is; step: after how many a training is there."""
 
-    item: WorkItem
-    phase: Phase
+    item: Item
+    phase: str
+    step: int | None = None
 
 
 @dataclass(frozen=True)
@@ -43,8 +63,8 @@ class Finished:
     eta_s: time that the rest will take, going by what was measured so far.
     """
 
-    item: WorkItem
-    record: Record
+    item: Item
+    record: Record | TrainingPoint
     number: int
     total: int
     took_s: float
@@ -64,7 +84,7 @@ class BlockBegan:
 class TookTurn:
     """The worker of `item` has taken its window of a round, between these times of `time.monotonic`."""
 
-    item: WorkItem
+    item: Item
     round: int
     began_s: float
     ended_s: float
@@ -77,4 +97,19 @@ class Extended:
     total: int
 
 
-Event = Planned | Started | PhaseBegan | Finished | BlockBegan | TookTurn | Extended
+@dataclass(frozen=True)
+class PointReached:
+    """An evaluation of a training is on the disk."""
+
+    item: Item
+    point: TrainingPoint
+
+
+@dataclass(frozen=True)
+class FellBack:
+    """The engine runs a training's encoder by a slower tier than its fastest; the sentence says why."""
+
+    sentence: str
+
+
+Event = Planned | Started | PhaseBegan | Finished | BlockBegan | TookTurn | Extended | PointReached | FellBack

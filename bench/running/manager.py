@@ -14,14 +14,14 @@ from pathlib import Path
 from bench.configuration.config import Config
 from bench.configuration.sweep import WorkItem
 from bench.results import store
-from bench.results.schema import Exactness, Record
-from bench.running import failures, paired, processes, skipping, worker
-from bench.running.events import Event, Finished, PhaseBegan, Planned, Started
-from bench.running.messages import Entered, Job, Measured, Phase
+from bench.results.schema import Record
+from bench.running import paired, processes, skipping
+from bench.running.events import Event, Finished, Planned, Started
+from bench.running.messages import Job
 from bench.running.pace import Pace
-from bench.running.processes import Worker, WorkerEnded
 from bench.running.recording import RunCounts, write
 from bench.running.records import failed_record
+from bench.running.turns import Seat
 
 
 def run(config: Config, run_dir: Path, items: Sequence[WorkItem], on_event: Callable[[Event], None]) -> RunCounts:
@@ -58,28 +58,8 @@ def run(config: Config, run_dir: Path, items: Sequence[WorkItem], on_event: Call
 
 def _measure(job: Job, on_event: Callable[[Event], None]) -> Record:
     """One worker's record, or the record of how it failed; the worker is gone when this returns or raises."""
-    timeout_s = job.config.run.timeout_s
-    phase: Phase = "start"
-    exactness: Exactness | None = None
-    with Worker(worker.main, job, leads=job.leads) as process:
-        deadline = time.monotonic() + timeout_s
-        while True:
-            try:
-                message = process.receive(deadline - time.monotonic())
-            except WorkerEnded as end:
-                failure = failures.of_exit_code(end.exit_code, phase)
-                break
-            if message is None:
-                failure = failures.of_timeout(timeout_s, phase)
-                break
-            if isinstance(message, Measured):
-                return Record.model_validate(message.record)
-            if isinstance(message, Entered):
-                phase, exactness = message.phase, message.exactness
-                on_event(PhaseBegan(job.item, phase))
-        process.kill()
-        printed = process.output_tail
-    return failed_record(job, failure, exactness, {"detail": {"output": printed} if printed else {}})
+    with Seat(job, on_event) as seat:
+        return seat.run()
 
 
 def prepare(*further: str) -> None:

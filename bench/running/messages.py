@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from bench.configuration.config import Config
 from bench.configuration.sweep import WorkItem
 from bench.results.schema import Exactness
-
-Phase = Literal["start", "setup", "warm-up", "windows", "facts"]
 
 
 class Job(NamedTuple):
@@ -51,8 +49,10 @@ class Finish:
 class Entered:
     """The worker begins a phase; by then it knows what its method may claim."""
 
-    phase: Phase
+    phase: str
     exactness: Exactness | None = None
+    step: int | None = None
+    """After how many a training is there."""
 
 
 @dataclass(frozen=True)

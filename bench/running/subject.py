@@ -39,7 +39,7 @@ from bench.results.schema import Loss, Record, Throughput
 from bench.results.tiers import TIER, WHY
 from bench.running import failures
 from bench.running.cf_steps import cf_step_s
-from bench.running.messages import Entered, Job, Order, Phase, TakeWindow, Took, Warm
+from bench.running.messages import Entered, Job, Order, TakeWindow, Took, Warm
 from bench.running.records import failed_record, identity
 from bench.running.useful_work import useful_work
 from gram_core.batch import Batch
@@ -109,10 +109,10 @@ def attempt(
     job: Job, say: Callable[[Entered], None], windows: Callable[[Subject], None], make: Callable[[], Subject]
 ) -> dict[str, Any]:
     """From set-up to facts, or to the first failure; `windows` drives the subject that `make` makes."""
-    phase: Phase = "start"
+    phase = "start"
     subject = None
 
-    def enter(begun: Phase) -> None:
+    def enter(begun: str) -> None:
         nonlocal phase
         phase = begun
         say(Entered(begun, claim))

@@ -19,13 +19,13 @@ from bench.measure import telemetry
 from bench.measure.cores import compute_threads
 from bench.measure.telemetry import Stretch, Watch
 from bench.results.schema import Exactness, Record, Schedule
-from bench.running import failures, worker
+from bench.running import worker
 from bench.running.events import Event, PhaseBegan, TookTurn
-from bench.running.failures import Failure
-from bench.running.messages import Entered, Finish, Job, Measured, Order, Phase, TakeWindow, Took, Warm
-from bench.running.processes import Worker, WorkerEnded
+from bench.running.messages import Entered, Finish, Job, Measured, Order, TakeWindow, Took, Warm
+from bench.running.processes import Worker
 from bench.running.records import failed_record
 from bench.running.rounds import in_round
+from bench.running.supervision import WorkerFailed, messages
 
 ROUNDS_TRIED_PER_KEPT = 2
 """Dropped rounds are taken again, as long as no more than this many times the asked-for rounds are tried."""
@@ -58,7 +58,7 @@ class Seat:
         self.record: Record | None = None
         self._on_event = on_event
         self._process: Worker | None = None
-        self._phase: Phase = "start"
+        self._phase = "start"
         self._exactness: Exactness | None = None
 
     def __enter__(self) -> Seat:
@@ -72,11 +72,16 @@ class Seat:
         """Whether it can be given a turn."""
         return self.record is None
 
+    def run(self) -> Record:
+        """The whole measurement by itself, in one go; whatever becomes of it is its record."""
+        with self._holding(worker.main):
+            self._answer(None, None)
+        assert self.record is not None, "a worker that has ended has a record"
+        return self.record
+
     def start(self) -> None:
         """Begins the process; set-up and warm-up are done, or have failed, when this returns."""
-        with self._holding():
-            self._process = Worker(worker.take_turns, self.job, leads=self.job.leads)
-            self.pid = self._process.pid
+        with self._holding(worker.take_turns):
             self.warm = self._answer(Warm, None)
 
     def turn(self, number: int, order: TakeWindow) -> None:
@@ -115,37 +120,26 @@ class Seat:
         """
         assert self._process is not None, "start comes first"
         timeout_s = self.job.config.run.timeout_s
-        deadline = time.monotonic() + timeout_s - self.held_s
-        while True:
-            try:
-                message = self._process.receive(deadline - time.monotonic())
-            except WorkerEnded as end:
-                self._fail(failures.of_exit_code(end.exit_code, self._phase))
-                return None
-            if message is None:
-                self._fail(failures.of_timeout(timeout_s, self._phase))
-                return None
-            if isinstance(message, Measured):
-                self.record = Record.model_validate(message.record)
-                self._end()
-                return None
-            if wanted is not None and isinstance(message, wanted):
-                return message
-            if isinstance(message, Warm) and again is not None:
-                self.warm = message
-                self.windows.clear()
-                self._tell(again)
-            elif isinstance(message, Entered):
-                self._phase, self._exactness = message.phase, message.exactness
-                self._on_event(PhaseBegan(self.job.item, message.phase))
-
-    def _fail(self, failure: Failure) -> None:
-        assert self._process is not None, "start comes first"
-        self._process.kill()
-        printed = self._process.output_tail
-        detail = {"detail": {"output": printed}} if printed else {}
-        self.record = failed_record(self.job, failure, self._exactness, detail)
-        self._end()
+        try:
+            for message in messages(self._process, lambda: self._phase, timeout_s, spent_s=self.held_s):
+                if isinstance(message, Measured):
+                    self.record = Record.model_validate(message.record)
+                    self._end()
+                    return None
+                if wanted is not None and isinstance(message, wanted):
+                    return message
+                if isinstance(message, Warm) and again is not None:
+                    self.warm = message
+                    self.windows.clear()
+                    self._tell(again)
+                elif isinstance(message, Entered):
+                    self._phase, self._exactness = message.phase, message.exactness
+                    self._on_event(PhaseBegan(self.job.item, message.phase))
+        except WorkerFailed as failed:
+            detail = {"detail": {"output": failed.output}} if failed.output else {}
+            self.record = failed_record(self.job, failed.failure, self._exactness, detail)
+            self._end()
+        return None
 
     def _end(self) -> None:
         if self._process is not None:
@@ -153,9 +147,13 @@ class Seat:
             process.__exit__()
 
     @contextlib.contextmanager
-    def _holding(self) -> Iterator[None]:
+    def _holding(self, begun: Callable[..., None] | None = None) -> Iterator[None]:
+        """Counts what is done within as time of the token; begun: what a new process is started with first."""
         began = time.monotonic()
         try:
+            if begun is not None:
+                self._process = Worker(begun, self.job, leads=self.job.leads)
+                self.pid = self._process.pid
             yield
         finally:
             self.held_s += time.monotonic() - began

@@ -18,15 +18,16 @@ from bench.results import store, training
 from bench.results.identity import key
 from bench.results.schema import Exactness
 from bench.results.training import TrainingPoint
-from bench.running import failures
+from bench.running.events import Event, FellBack, Finished, PhaseBegan, Planned, PointReached, Started
 from bench.running.failures import Failure
 from bench.running.interrupts import held_back
+from bench.running.messages import Entered
 from bench.running.pace import Pace
-from bench.running.processes import Worker, WorkerEnded
+from bench.running.processes import Worker
+from bench.running.supervision import WorkerFailed, messages
 from bench.training import worker
-from bench.training.events import Ended, Event, PhaseBegan, Planned, PointReached, Started
 from bench.training.files import remove_checkpoint
-from bench.training.messages import Began, FellBack, Phase, Reached, TrainJob, Unwritable
+from bench.training.messages import Reached, TrainJob, Unwritable
 from bench.training.plan import TrainItem
 
 
@@ -51,16 +52,18 @@ def run(config: Config, run_dir: Path, items: Sequence[TrainItem], on_event: Cal
         left_s = pace.remaining_s([each.work for each in todo[number - 1 :]])
         on_event(Started(item, number, len(todo), left_s, earlier))
         last = earlier[-1] if earlier else None
-        point = _hopeless(config, run_dir, item, outcomes)
+        point, took_s = _hopeless(config, run_dir, item, outcomes), 0.0
         if point is None:
             point = Recorder(TrainJob(config, item, run_dir), last, on_event).supervise()
-            pace.took(item.work, time.monotonic() - began)
+            took_s = time.monotonic() - began
+            pace.took(item.work, took_s)
         else:
             _write(run_dir, point)
         outcomes[item.key] = point
         if not _was_killed(point):
             remove_checkpoint(item.checkpoint(run_dir))
-        on_event(Ended(item, point, number, len(todo), pace.remaining_s([each.work for each in todo[number:]])))
+        left_s = pace.remaining_s([each.work for each in todo[number:]])
+        on_event(Finished(item, point, number, len(todo), took_s, left_s))
 
 
 EXIT_CODE = "exit_code"
@@ -74,36 +77,29 @@ class Recorder:
 
     def __init__(self, job: TrainJob, last: TrainingPoint | None, on_event: Callable[[Event], None]) -> None:
         self.job, self.last, self.on_event = job, last, on_event
-        self._phase: Phase = "start"
+        self._phase = "start"
         self._step = last.step if last else 0
         self._claim: Exactness | None = None
 
     def supervise(self) -> TrainingPoint:
         """Runs the worker; returns the point with its outcome. The worker is gone when this returns or raises."""
-        timeout_s, code = self.job.config.train.timeout_s, None
+        timeout_s = self.job.config.train.timeout_s
         with Worker(worker.main, self.job) as process:
-            deadline = time.monotonic() + timeout_s
-            while True:
-                try:
-                    message: Any = process.receive(deadline - time.monotonic())
-                except WorkerEnded as end:
-                    failure, code = failures.of_exit_code(end.exit_code, self._phase), end.exit_code
-                    break
-                if message is None:
-                    failure = failures.of_timeout(timeout_s, self._phase, "train.timeout_s")
-                    break
-                point = self.hear(message)
-                if point is not None and point.outcome is not None:
-                    return point
-            process.kill()
-            return self._failed(failure, {"output": process.output_tail, EXIT_CODE: code})
+            try:
+                for message in messages(process, lambda: self._phase, timeout_s, setting="train.timeout_s"):
+                    point = self.hear(message)
+                    if point is not None and point.outcome is not None:
+                        return point
+                raise AssertionError("messages end by an exception")
+            except WorkerFailed as failed:
+                return self._failed(failed.failure, {"output": failed.output, EXIT_CODE: failed.exit_code})
 
     def hear(self, message: Any) -> TrainingPoint | None:
         """Takes a worker's message; returns the point that it holds, which is on the disk by then."""
         if isinstance(message, Unwritable):
             raise BenchError(f"{message.sentence} `gram-bench resume {self.job.run_dir}` goes on with the training.")
-        if isinstance(message, Began):
-            self._phase, self._step, self._claim = message.phase, message.step, message.exactness
+        if isinstance(message, Entered):
+            self._phase, self._step, self._claim = message.phase, message.step or 0, message.exactness
             self.on_event(PhaseBegan(self.job.item, message.phase, message.step))
             return None
         if isinstance(message, FellBack):

@@ -1,16 +1,13 @@
-"""What the manager and a training worker say to each other: plain values."""
+"""What the manager and a training worker say to each other: plain values, besides those of a measurement."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from bench.configuration.config import Config
-from bench.results.schema import Exactness
 from bench.training.plan import TrainItem
-
-Phase = Literal["start", "setup", "training", "evaluation"]
 
 
 class TrainJob(NamedTuple):
@@ -22,26 +19,10 @@ class TrainJob(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Began:
-    """The worker begins a phase, after so many steps."""
-
-    phase: Phase
-    step: int = 0
-    exactness: Exactness | None = None
-
-
-@dataclass(frozen=True)
 class Reached:
     """An evaluation is done and its checkpoint on the disk: a `TrainingPoint`'s fields. The last one has an outcome."""
 
     point: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class FellBack:
-    """The engine runs the encoder by no way as fast as its fastest; the sentence says why. Set-up is done by then."""
-
-    sentence: str
 
 
 @dataclass(frozen=True)

@@ -1,47 +1,30 @@
-"""A training run's progress: a live bar on a terminal, one line per evaluation there, one per finished training."""
+"""A training run's progress: each evaluation as it comes, and of a finished training its best."""
 
 from __future__ import annotations
 
 import math
 
-from rich.text import Text
-
-from bench.progress import STYLES, ProgressView, count, duration
+from bench.progress import ProgressView, duration
 from bench.results.training import TrainingPoint
-from bench.training.events import Ended, Event, FellBack, PhaseBegan, Planned, PointReached, Started
+from bench.running.events import Finished, PointReached, Started
 
 
 class TrainingView(ProgressView):
     """Shows the events of `bench.training.manager.run`; metric: what is shown of each evaluation."""
 
+    noun, verb, taken = "training", "do", "done"
     metric = "auc"
     _best: TrainingPoint | None = None
     """The evaluation with the highest metric of the training that goes on."""
 
-    def __call__(self, event: Event) -> None:  # type: ignore[override] # a training's events are others
-        """Shows one event."""
-        match event:
-            case Planned(total=total, recorded=recorded):
-                before = f", {recorded} are done already" if recorded else ""
-                self._line(Text(f"{count(total, 'training')} to do{before}"))
-                self._task = self._bar.add_task("starting", total=total)
-            case Started(item=item, eta_s=eta_s, earlier=earlier):
-                self._best = None
-                for point in earlier:
-                    self._note(point)
-                left = f" · {duration(eta_s)} left" if eta_s is not None else ""
-                self._describe(f"{item}{left}")
-            case PhaseBegan(item=item, phase=phase, step=step):
-                self._describe(f"{item} · {phase} after step {step}")
-            case PointReached(item=item, point=point):
-                self._note(point)
-                self._describe(f"{item} · {self._reached(point)}")
-            case FellBack(sentence=sentence):
-                self._tell(sentence)
-            case Ended():
-                self._line(self._ended(event))
-                if self._task is not None:
-                    self._bar.update(self._task, completed=event.number)
+    def _started(self, event: Started) -> None:
+        self._best = None
+        for point in event.earlier:
+            self._note(point)
+
+    def _reached(self, event: PointReached) -> str:
+        self._note(event.point)
+        return self._quality(event.point)
 
     def _note(self, point: TrainingPoint) -> None:
         """Keeps the first of the highest evaluations, as early stopping does."""
@@ -50,25 +33,18 @@ class TrainingView(ProgressView):
         if value is not None and not math.isnan(value) and (best is None or value > best):
             self._best = point
 
-    def _reached(self, point: TrainingPoint) -> str:
+    def _quality(self, point: TrainingPoint) -> str:
         value = point.validation.get(self.metric)
         quality = "" if value is None else f"{self.metric} {100 * value:.1f} "
         return f"{quality}at step {point.step} in {duration(point.train_s)}"
 
-    def _done(self, last: TrainingPoint) -> str:
+    def _result(self, event: Finished) -> str:
         """The best evaluation, and where the training ended beyond it."""
+        last = event.record
+        assert isinstance(last, TrainingPoint), "trainings end with a point"
+        if last.outcome != "ok":
+            return f"-, {event.item}"
         if self._best is None:
-            return self._reached(last)
+            return f"{self._quality(last)}, {event.item}"
         beyond = f", ended at step {last.step}" if last.step > self._best.step else ""
-        return f"best {self._reached(self._best)}{beyond}"
-
-    def _ended(self, event: Ended) -> Text:
-        point, width = event.point, len(str(event.total))
-        line = Text(f"[{event.number:{width}}/{event.total}] ")
-        line.append(f"{point.outcome or '':7}", style=STYLES.get(point.outcome or "", ""))
-        line.append(f" {self._done(point) if point.outcome == 'ok' else '-'}, {event.item}")
-        if point.reason:
-            line.append(f": {point.reason}", style="yellow")
-        if event.eta_s is not None and event.number < event.total:
-            line.append(f"  ({duration(event.eta_s)} left)", style="dim")
-        return line
+        return f"best {self._quality(self._best)}{beyond}, {event.item}"

@@ -19,9 +19,11 @@ from bench.results.schema import Exactness
 from bench.results.tiers import TIER, WHY, fallback
 from bench.results.training import TrainingPoint
 from bench.running import failures
+from bench.running.events import FellBack
+from bench.running.messages import Entered
 from bench.running.records import WEAKEST_CLAIM
 from bench.running.worker import begin
-from bench.training.messages import Began, FellBack, Phase, Reached, TrainJob, Unwritable
+from bench.training.messages import Reached, TrainJob, Unwritable
 
 POINT = "point"
 """Where a checkpoint's facts hold the point that it was taken at."""
@@ -37,13 +39,13 @@ def main(connection: Connection, job: TrainJob, output: int | None = None) -> No
 
 def work(job: TrainJob, say: Say) -> None:
     """The same in this process; a failure is a point like any other, with its outcome."""
-    phase: Phase = "start"
+    phase = "start"
     step, claim = 0, None
 
-    def enter(begun: Phase, at: int) -> None:
+    def enter(begun: str, at: int) -> None:
         nonlocal phase, step
         phase, step = begun, at
-        say(Began(begun, at, claim))
+        say(Entered(begun, claim, at))
 
     try:
         from bench.methods import exactness, method_class
@@ -57,7 +59,7 @@ def work(job: TrainJob, say: Say) -> None:
         say(Reached(failed_point(job, failure, claim, step).model_dump(mode="json")))
 
 
-def _train(job: TrainJob, claim: Exactness, say: Say, enter: Callable[[Phase, int], None]) -> None:
+def _train(job: TrainJob, claim: Exactness, say: Say, enter: Callable[[str, int], None]) -> None:
     import torch
 
     from bench import build as builder

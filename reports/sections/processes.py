@@ -73,11 +73,7 @@ def _cells(row: Row, by_line: Mapping[Line, Row], peaks: str, waits: float | Non
         Cell(row["label"], "strong"),
         Cell(words.rate(row["users_per_s"], row["scatter"])),
         Cell(words.scattered(_ratio(row, alone, "users_per_s"), _scatter(row, alone)), "strong"),
-        Cell(
-            words.scattered(
-                _ratio(by_line.get(local), row, "median_s") if shares else None, _scatter(row, by_line.get(local))
-            )
-        ),
+        Cell(words.scattered(_ratio(apart, row, "median_s") if shares else None, _scatter(row, apart))),
         Cell(words.number(own / joined) if words.exists(own) and joined else words.MISSING),
         Cell(words.percent(share).removesuffix(" %")),
         Cell(words.percent(waits).removesuffix(" %")),

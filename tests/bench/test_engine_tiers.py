@@ -12,10 +12,9 @@ from bench.configuration.config import load
 from bench.configuration.sweep import plan
 from bench.progress import ProgressView
 from bench.results.training import TrainingPoint
-from bench.running.events import Finished
+from bench.running.events import FellBack, Finished
 from bench.running.messages import Job
 from bench.running.subject import Subject
-from bench.training.messages import FellBack
 from bench.training.progress import TrainingView
 from bench.verify import verify
 from reports import tiers

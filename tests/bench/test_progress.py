@@ -10,7 +10,7 @@ from bench.configuration.sweep import MethodLine, WorkItem
 from bench.progress import ProgressView, count, significant
 from bench.results.training import TrainingPoint
 from bench.running.events import Finished, Planned
-from bench.training import events as training
+from bench.running import events as training
 from bench.training.plan import TrainItem
 from bench.training.progress import TrainingView
 from tests.reports import _runs
@@ -75,7 +75,7 @@ def point(step, auc, outcome=None):
 def ended(points, earlier=()):
     started = training.Started(ITEM, 1, 1, None, tuple(earlier))
     reached = [training.PointReached(ITEM, each) for each in points]
-    return lines(TrainingView, started, *reached, training.Ended(ITEM, points[-1], 1, 1, None))[-1]
+    return lines(TrainingView, started, *reached, training.Finished(ITEM, points[-1], 1, 1, 0.0, None))[-1]
 
 
 class TestLastLineOfATraining:
