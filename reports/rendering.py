@@ -6,9 +6,10 @@ import base64
 import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from bench.results.files import replace
@@ -50,6 +51,11 @@ def write(run_dir: Path, document: Document) -> Rendered:
 
 def as_html(document: Document) -> str:
     """The page: everything it shows is in it, it asks the network for nothing and needs no script."""
+    return _template().render(document=document, **document.values)
+
+
+@cache
+def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("reports"),
         autoescape=True,
@@ -59,7 +65,7 @@ def as_html(document: Document) -> str:
     )
     environment.filters["picture"] = _picture
     environment.globals["count"] = words.count
-    return environment.get_template("page.html.j2").render(document=document, **document.values)
+    return environment.get_template("page.html.j2")
 
 
 def _picture(png: bytes) -> Markup:
