@@ -18,7 +18,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from bench import session
+from bench.commands import session
 from bench.configuration import sweep
 from bench.errors import BenchError, Interrupted, UsageError
 from bench.results.store import ResultsError
@@ -125,10 +125,10 @@ def run(
     plan = session.resolve(_request(config, preset, device, changes, shard, dry_run=dry_run))
     console, progress = Console(), Console(stderr=True)
     _warn(progress, plan.warnings())
-    from bench import preflight
+    from bench.commands import preflight
 
     if dry_run:
-        from bench.dry_run import print_plan
+        from bench.commands.dry_run import print_plan
 
         print_plan(plan, preflight.check(plan.config, progress, dry=True), console)
         return
@@ -153,12 +153,12 @@ def train(
     debug: DebugOption = False,
 ) -> None:
     """Train every method until it gets no better: quality against wall-clock, and a report."""
-    from bench.training import session as trainings
+    from bench.commands import training as trainings
 
     plan, items = trainings.resolve(_request(config, preset, device, changes, dry_run=dry_run))
     console, progress = Console(), Console(stderr=True)
     _warn(progress, trainings.warnings(plan.config))
-    from bench import preflight
+    from bench.commands import preflight
 
     if dry_run:
         encodings = preflight.check(plan.config.training(), progress, for_training=True, dry=True)
@@ -181,7 +181,7 @@ def merge(
     debug: DebugOption = False,
 ) -> None:
     """Make one run of several that measured parts of a sweep, and render its report."""
-    from bench.merging import merge as join
+    from bench.commands.merging import merge as join
 
     console, progress = Console(), Console(stderr=True)
     run_dir, warnings = join(run_dirs, out)
@@ -194,7 +194,7 @@ def merge(
 @_told
 def resume(run_dir: RunDir, debug: DebugOption = False) -> None:
     """Finish an interrupted run, repeating nothing, and render its report."""
-    from bench.training import session as trainings
+    from bench.commands import training as trainings
 
     console, progress = Console(), Console(stderr=True)
     if session.known_run(run_dir).kind == "train":
@@ -226,10 +226,10 @@ def verify(
     plan = session.resolve(_request(config, preset, device, changes))
     session.check_methods(plan)
     session.check_encoders(plan.config)
-    from bench import preflight
+    from bench.commands import preflight
 
     preflight.read(plan.config, Console(stderr=True))
-    from bench.verify import verify as examine
+    from bench.verify.report import verify as examine
 
     console = Console(stderr=True)
     report = examine(plan.config, plan.device_kind, say=lambda case: console.print(f"verifying {case}", style="dim"))
@@ -256,10 +256,10 @@ def profile(
     session.check_methods(plan)
     session.check_encoders(plan.config)
     session.make_folder(out)
-    from bench import preflight
+    from bench.commands import preflight
 
     preflight.read(plan.config, Console(stderr=True))
-    from bench.profile import profile as examine
+    from bench.commands.profiling import profile as examine
 
     console = Console()
     console.print(f"{plan.title}: {items[0].case}", highlight=False)
@@ -287,7 +287,7 @@ def plan(
     debug: DebugOption = False,
 ) -> None:
     """Before training: does it pay for this log, which batch fits, how long does it take, what to run?"""
-    from bench.planning import session as planning
+    from bench.commands import planning
 
     asked = session.resolve(_request(config, preset, device, changes, dry_run=True))
     forecast, recommended = planning.plan(asked, case, out, memory_limit, Console(stderr=True))
@@ -314,7 +314,7 @@ def calibrate(
     debug: DebugOption = False,
 ) -> None:
     """Measure a few short steps on this device, so that `plan` knows what it reaches."""
-    from bench.planning import session as planning
+    from bench.commands import planning
 
     asked = session.resolve(_request(config, preset, device, changes))
     session.check_methods(asked)
@@ -347,7 +347,7 @@ def gate(
     debug: DebugOption = False,
 ) -> int:
     """Hold a run to its floors and a reference: 0 passed or inconclusive, 3 regression, 5 nothing was measured."""
-    from bench.gating import session as gate_session
+    from bench.commands import gating as gate_session
 
     consoles = Console(), Console(stderr=True)
     return gate_session.gate(
@@ -368,7 +368,7 @@ def reference(
     debug: DebugOption = False,
 ) -> None:
     """Make a run the reference that later ones are held against, as it came out."""
-    from bench.gating import session as gate_session
+    from bench.commands import gating as gate_session
 
     gate_session.make_reference(run_dir, out, Console(), allow_untrusted=allow_untrusted)
 
@@ -387,7 +387,7 @@ def compare(
     debug: DebugOption = False,
 ) -> None:
     """Show two runs side by side, what differs between their machines first; or a speed-up over many runs."""
-    from bench.gating import session as gate_session
+    from bench.commands import gating as gate_session
 
     if history is not None and run_a is None:
         gate_session.history(history, out, Console())
@@ -401,7 +401,7 @@ def compare(
 @_told
 def doctor(debug: DebugOption = False) -> int:
     """Is this machine fit to measure on?"""
-    from bench.doctor import examine, is_fit, print_findings
+    from bench.commands.doctor import examine, is_fit, print_findings
 
     findings = examine()
     print_findings(findings, Console())
@@ -412,7 +412,7 @@ def doctor(debug: DebugOption = False) -> int:
 @_told
 def list_(debug: DebugOption = False) -> None:
     """Print what exists: methods, engines, encoders, CF modules, workloads, metrics, presets."""
-    from bench.catalogue import print_entries
+    from bench.commands.listing import print_entries
 
     print_entries(Console())
 

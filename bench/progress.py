@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
+from bench.results.analysis.tiers import fallback, ran
 from bench.results.schema import Record
-from bench.results.tiers import fallback, ran
 from bench.running.events import (
     BlockBegan,
     Event,

@@ -23,9 +23,9 @@ from typing import Any
 
 import pytest
 
-from bench.results import lines as line_results
 from bench.results import store
-from bench.results.lines import LineResult
+from bench.results.analysis import lines as line_results
+from bench.results.analysis.lines import LineResult
 from bench.results.schema import Record
 
 OPTION = "--gram-run"

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.results import stats, store, training
+from bench.results import store, training
+from bench.results.analysis import stats
+from bench.results.analysis.summary import Frames, frames
 from bench.results.store import LoadedRun, ResultsError
-from bench.results.summary import Frames, frames
 from bench.results.verdicts import read as read_verdicts
-from reports import document, figures, gate, inputs, rendering, sections, story, tables, words
+from reports import document, figures, headline, rendering, sections, tables, words
 from reports.document import Document, Section
+from reports.quality import page as training_page
 from reports.rendering import Rendered
-from reports.training import page as training_page
+from reports.sections import _inputs
+from reports.verdicts import gate
 
 _NOTES = {
     "real": "",
@@ -57,7 +60,7 @@ def of_run(run: LoadedRun, *, draw: bool = True) -> Document:
     summary = derived.summary
     verdict, damaged = _gate(run)
     trust = stats.trust(run.records, stats.canary_limit(run.info))
-    environment = story.environment(trust)
+    environment = headline.environment(trust)
     untrusted = trust is not None and not trust.trusted
     planned, recorded = run.info.planned_records, len(run.records)
     unfinished = (
@@ -74,7 +77,7 @@ def of_run(run: LoadedRun, *, draw: bool = True) -> Document:
     nothing = f"nothing was measured in {run.run_dir}; the first reason: {first_reason}"
     return document.of_run(
         run.info,
-        inputs.inputs(run.records),
+        _inputs.inputs(run.records),
         [
             *_results(derived),
             Section("precision", "Precision", (environment, _PRECISION), (precision,) if precision.rows else ()),
@@ -91,7 +94,7 @@ def of_run(run: LoadedRun, *, draw: bool = True) -> Document:
             *verdict,
             Section("all", "Every result", (), (tables.every_result(derived),), page_only=True),
         ],
-        story=inputs.with_left_out(story.tell(derived, run.info), run.records),
+        story=_inputs.with_left_out(headline.tell(derived, run.info), run.records),
         files="Raw measurements: results.jsonl; all derived numbers: summary.csv; the figures: figures/.",
         numbers_at="the table “Every result”",
         notices=(

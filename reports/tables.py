@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
+from bench.results.analysis.summary import REFERENCE, UNIQUE_REFERENCE, Frames
 from bench.results.schema import RunInfo
-from bench.results.summary import REFERENCE, UNIQUE_REFERENCE, Frames
 from reports import words
 
 Row = Mapping[str, Any]

@@ -10,7 +10,7 @@ from bench.results.store import LoadedRun
 from bench.results.training import LoadedTraining
 from reports import page, rendering, tables, words
 from reports.document import Document
-from reports.training import page as training_page
+from reports.quality import page as training_page
 
 
 def summary(run: LoadedRun | LoadedTraining, width: int = 100) -> RenderableType:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import assets
+from bench.inputs import assets
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from bench import registry
 from bench.configuration import method_settings, sweep
 from bench.configuration.problems import fields_at, key_name, nearest, sentence
-from bench.item_kinds import refuse_other_items
+from bench.inputs.item_kinds import refuse_other_items
 from bench.workloads import _base as workloads
 
 if TYPE_CHECKING:

@@ -22,13 +22,13 @@ from pydantic import (
 )
 
 from bench.configuration import checks
+from bench.configuration.gate_settings import GateSettings
 from bench.configuration.method_settings import AUTO
 from bench.configuration.paths import EncoderName
 from bench.configuration.problems import fields_at, nearest, sentence
 from bench.configuration.toml import Source, merge, parse_file, parse_override, place_of
+from bench.configuration.train_settings import TrainSettings
 from bench.errors import ConfigError
-from bench.gating.settings import GateSettings
-from bench.training.settings import TrainSettings
 
 Precision = Literal["float64", "float32", "tf32", "bf16"]
 DeviceKind = Literal["cpu", "cuda"]

@@ -12,7 +12,7 @@ from bench.configuration import method_settings
 from bench.configuration.case import Case
 from bench.configuration.paths import absolute_encoder
 from bench.errors import ConfigError
-from bench.item_kinds import has_pictures, picture_of
+from bench.inputs.item_kinds import has_pictures, picture_of
 from bench.results.identity import key, label
 from bench.workloads import _base as workloads
 

@@ -2,7 +2,7 @@
 
 Each file defines
 
-    ASSETS: tuple[str, ...]                       names in bench.assets that `load` reads
+    ASSETS: tuple[str, ...]                       names in bench.inputs.assets that `load` reads
     check(argument: str | None) -> None           raises ValueError; instant, without torch
     contents(argument) -> dict[str, list[Path] | str]
                                                   weights, configuration, tokenizer: the files of each, or a text that

@@ -9,7 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from bench import assets, hashes, registry
+from bench import registry
+from bench.inputs import assets, hashes
 
 if TYPE_CHECKING:
     import tokenizers
@@ -294,7 +295,7 @@ def load(
 
     seed: of the weights where they are random. base: the encoder that adapters were trained on, in place of the one
     that their configuration names. Raises ValueError as `check` does or where it has fewer layers,
-    `bench.assets.AssetError` where its files cannot be had.
+    `bench.inputs.assets.AssetError` where its files cannot be had.
     """
     scheme, argument = split(encoder)
     module = registry.load(PACKAGE, scheme)

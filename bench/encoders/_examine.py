@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from bench import registry
 from bench.encoders import _base as encoders
 from bench.workloads import _base as workloads
-from bench.workloads._real_log import no_tokenizer
+from bench.workloads._log.real_log import no_tokenizer
 
 if TYPE_CHECKING:
     from bench.configuration.config import Config
@@ -60,7 +60,7 @@ def _loaded(
     """How it encodes, and whether it has a tokenizer."""
     import torch
 
-    from bench.build import adapted
+    from bench.build.assembly import adapted
     from bench.encoders._encoding import check_length, encoding_of
     from bench.encoders._huggingface import keep_first_layers
 

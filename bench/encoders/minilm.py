@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bench import assets
 from bench.encoders._base import Dropout, Files, Limits, LoadedEncoder, asset_files, no_argument
+from bench.inputs import assets
 
 if TYPE_CHECKING:
     import torch

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from bench import assets
 from bench.encoders._base import AssetTokenizer, Dropout, Files, Limits, LoadedEncoder, PictureFormat
+from bench.inputs import assets
 
 if TYPE_CHECKING:
     import torch

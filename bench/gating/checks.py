@@ -9,10 +9,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bench.gating.settings import Floor
-from bench.results import stats
+from bench.configuration.gate_settings import Floor
+from bench.results.analysis import stats
+from bench.results.analysis.lines import LineResult, input_changes
 from bench.results.identity import Line
-from bench.results.lines import LineResult, input_changes
 from bench.results.schema import Outcome
 from bench.results.verdicts import Check, Verdict
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from bench.configuration.gate_settings import Floor, GateSettings
 from bench.gating.checks import (
     Comparison,
     against_floor,
@@ -27,10 +28,10 @@ from bench.gating.checks import (
     with_input_changes,
 )
 from bench.gating.references import Reference, canary_of, steady_clocks
-from bench.gating.settings import Floor, GateSettings
-from bench.results import contents, differences, stats
+from bench.results import contents, differences
+from bench.results.analysis import stats
+from bench.results.analysis.lines import LineResult, lines, under_names_of
 from bench.results.identity import Line
-from bench.results.lines import LineResult, lines, under_names_of
 from bench.results.store import LoadedRun
 from bench.results.verdicts import CanaryVerdict, Check, Code, GateReport, HeldAgainst, LineVerdict, Verdict
 

@@ -13,8 +13,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bench.errors import NothingMeasured, UsageError
-from bench.results import differences, files, stats, store
-from bench.results.lines import LineResult, lines
+from bench.results import differences, files, store
+from bench.results.analysis import stats
+from bench.results.analysis.lines import LineResult, lines
 from bench.results.schema import POWER_CAP, Environment
 from bench.results.store import LoadedRun
 from bench.results.verdicts import SCHEMA_VERSION, CanaryVerdict

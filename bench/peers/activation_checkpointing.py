@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from bench.handicaps import Handicap
-from bench.peers._handicaps import UNCAPTURED
+from bench.limitations import Handicap
+from bench.peers._limitations import UNCAPTURED
 from gram_core.batch import Batch, every_slot
 from gram_core.encoders.packing_encoder import PackingEncoder
 from gram_core.methods.e2e import E2E

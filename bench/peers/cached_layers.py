@@ -25,16 +25,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from bench.handicaps import Handicap
+from bench.limitations import Handicap
 from bench.measure.flops import EncoderOperations, cf_flops
 from bench.methods import Unavailable
-from bench.peers._handicaps import UNCAPTURED
 from bench.peers._kept_states import KeptStates
+from bench.peers._limitations import UNCAPTURED
 from bench.peers._own_pass import difference, huggingface_encoder, prove
 from bench.peers._passes import Passes
 from bench.peers._split_layers import SplitLayers, Uncut, freeze_below
 from bench.peers._two_parts import PackedParts, PaddedParts, TwoParts
-from bench.results.tiers import OWN, Ran
+from bench.results.analysis.tiers import OWN, Ran
 from gram_core.batch import Batch, ItemTable, Texts, unique_items
 from gram_core.encoders import general
 from gram_core.encoders.huggingface import HuggingFaceEncoder

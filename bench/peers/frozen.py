@@ -12,8 +12,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from bench.handicaps import Handicap
-from bench.peers._kept_encodings import KeptEncodings
+from bench.limitations import Handicap
+from bench.peers._embedding_cache import KeptEncodings
 from bench.peers._passes import Passes
 from gram_core.batch import Batch, unique_items
 from gram_core.evaluation import encode_all

@@ -17,8 +17,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bench.handicaps import Handicap
-from bench.peers._handicaps import UNCAPTURED
+from bench.limitations import Handicap
+from bench.peers._limitations import UNCAPTURED
 from gram_core.batch import Batch, Selection, every_slot
 from gram_core.chunking import ChunkedEncoding, GraphBudget
 from gram_core.phases import phase

@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bench.peers._partly_fresh import PartlyFresh
+from bench.peers._cached_step import PartlyFresh
 
 
 class HistoricalEmbeddings(PartlyFresh):

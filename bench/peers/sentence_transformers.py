@@ -19,12 +19,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from bench.handicaps import Handicap
+from bench.limitations import Handicap
 from bench.measure.flops import step_flops
-from bench.peers._handicaps import UNCAPTURED
 from bench.peers._library_model import Features, LibraryModel
+from bench.peers._limitations import UNCAPTURED
 from bench.peers._own_pass import huggingface_encoder, prove
-from bench.results.tiers import OWN, Ran
+from bench.results.analysis.tiers import OWN, Ran
 from gram_core.batch import Batch, Texts, every_slot
 from gram_core.phases import phase
 from gram_core.protocols import Exactness

@@ -19,8 +19,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bench.peers._kept_encodings import NEVER
-from bench.peers._partly_fresh import PartlyFresh
+from bench.peers._cached_step import PartlyFresh
+from bench.peers._embedding_cache import NEVER
 from gram_core.training import Training
 
 

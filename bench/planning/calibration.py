@@ -15,15 +15,15 @@ from datetime import UTC, datetime
 import psutil
 import torch
 
-from bench import environment
-from bench.build import build_workload, cf_module_class, resolve_device
+from bench.build.assembly import build_workload, cf_module_class, resolve_device
 from bench.configuration.case import Case
 from bench.configuration.config import Config
 from bench.configuration.sweep import WorkItem
 from bench.encoders._base import LoadedEncoder
 from bench.errors import BenchError, UsageError
+from bench.machine import environment
+from bench.machine.memory import resident_peak_bytes
 from bench.measure.flops import matrix_rate, median_s
-from bench.measure.memory import resident_peak_bytes
 from bench.planning import cost, design, shapes
 from bench.planning.coefficients import Calibration, Key, MemoryFactor, Sample
 from bench.planning.counts import of_batches
@@ -31,8 +31,8 @@ from bench.planning.memory import step_memory
 from bench.planning.shapes import CFShape, EncoderShape
 from bench.planning.work import BACKWARD, Line, Work, step_work
 from bench.results.schema import Environment
-from bench.running.messages import Job
-from bench.running.subject import Subject
+from bench.worker.measurement import Subject
+from bench.worker.messages import Job
 from gram_core.encoders.bucketed import BucketedEncoder
 from gram_core.encoders.general import GeneralEncoder
 from gram_core.encoders.packed import PackedEncoder

@@ -15,8 +15,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bench import assets
 from bench.errors import UsageError
+from bench.inputs import assets
 from bench.planning.cost import Costs
 from bench.results import files, store
 

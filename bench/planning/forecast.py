@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from bench.build import build_workload, cf_module_class, method_settings
+from bench.build.assembly import build_workload, cf_module_class, method_settings
 from bench.configuration.case import Case
 from bench.configuration.config import Config
 from bench.configuration.method_settings import AUTO

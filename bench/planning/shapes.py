@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.build import cf_module_class, set_dropout
+from bench.build.assembly import cf_module_class, set_dropout
 from bench.configuration.case import Case
 from bench.configuration.config import Config
 from bench.encoders import _base as encoders

@@ -13,15 +13,16 @@ from pathlib import Path
 
 from bench.configuration.config import Config
 from bench.configuration.sweep import WorkItem
+from bench.processes import fork_server
 from bench.results import store
 from bench.results.schema import Record
-from bench.running import paired, processes, skipping
+from bench.running import oom_pruning, paired
+from bench.running.block import Seat
+from bench.running.eta import Pace
 from bench.running.events import Event, Finished, Planned, Started
-from bench.running.messages import Job
-from bench.running.pace import Pace
 from bench.running.recording import RunCounts, write
-from bench.running.records import failed_record
-from bench.running.turns import Seat
+from bench.worker.messages import Job
+from bench.worker.records import failed_record
 
 
 def run(config: Config, run_dir: Path, items: Sequence[WorkItem], on_event: Callable[[Event], None]) -> RunCounts:
@@ -40,14 +41,14 @@ def run(config: Config, run_dir: Path, items: Sequence[WorkItem], on_event: Call
     on_event(Planned(len(todo), counts.recorded))
     for number, item in enumerate(todo, start=1):
         job, began = Job(config, item), time.monotonic()
-        observed = skipping.observed_out_of_memory(item, records)
+        observed = oom_pruning.observed_out_of_memory(item, records)
         if observed is None:
             on_event(Started(item, number, len(todo), pace.remaining_s(todo[number - 1 :])))
             record = _measure(job, on_event)
             took_s = time.monotonic() - began
             pace.took(item, took_s)
         else:
-            record = failed_record(job, skipping.of_observation(observed, item), observed.exactness)
+            record = failed_record(job, oom_pruning.of_observation(observed, item), observed.exactness)
             took_s = 0.0
         write(run_dir, record)
         records.append(record)
@@ -64,4 +65,4 @@ def _measure(job: Job, on_event: Callable[[Event], None]) -> Record:
 
 def prepare(*further: str) -> None:
     """Lets the fork server import while the caller still plans, `further` modules too; optional."""
-    processes.warm_fork_server(*further)
+    fork_server.warm_fork_server(*further)

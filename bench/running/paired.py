@@ -25,19 +25,20 @@ from pathlib import Path
 from bench.configuration.case import Case
 from bench.configuration.config import Config
 from bench.configuration.sweep import REFERENCE_METHOD, MethodLine, WorkItem
-from bench.measure import room, telemetry
-from bench.measure.room import Room
-from bench.measure.telemetry import Watch
-from bench.results import stats, store
+from bench.machine import free_memory, telemetry
+from bench.machine.free_memory import Room
+from bench.machine.telemetry import Watch
+from bench.results import store
+from bench.results.analysis import stats
 from bench.results.schema import POWER_CAP, PeakMemory, Record
-from bench.running import skipping
+from bench.running import oom_pruning
+from bench.running.block import Measurement, alone, alternated, interleaved
+from bench.running.eta import Pace
 from bench.running.events import BlockBegan, Event, Extended, Finished, Planned, Started
-from bench.running.failures import Failure
-from bench.running.messages import Job
-from bench.running.pace import Pace
 from bench.running.recording import RunCounts, write_block
-from bench.running.records import failed_record
-from bench.running.turns import Measurement, alone, alternated, interleaved
+from bench.worker.failures import Failure
+from bench.worker.messages import Job
+from bench.worker.records import failed_record
 
 LASTING = ("oom", "timeout", "error")
 """Outcomes after which a line is not tried in later blocks of the case."""
@@ -63,7 +64,9 @@ def run(
     uuid = loaded.info.environment.device_uuid if config.run.device == "cuda" else None
     with contextlib.ExitStack() as stack:
         seen = watch or telemetry.watch(stack, uuid)
-        paired = _PairedRun(config, run_dir, list(loaded.records), on_event, seen, free or (lambda: room.free(uuid)))
+        paired = _PairedRun(
+            config, run_dir, list(loaded.records), on_event, seen, free or (lambda: free_memory.free(uuid))
+        )
         return paired.measure(items)
 
 
@@ -214,12 +217,12 @@ class _PairedCase:
         if self.crowded or any(record.detail.get("crowded") for record in self._records()):
             self.crowded = True
             return False
-        return room.fit([self._needed(item.line) for item in items], self.run.free())
+        return free_memory.fit([self._needed(item.line) for item in items], self.run.free())
 
     def _needed(self, line: MethodLine) -> Room | None:
         """What a process of the line takes, as seen in this case."""
         seen = [record for record in self._records(line) if record.outcome == "ok"]
-        needs = [room.needed(record) for record in ([self.solo[line]] if line in self.solo else seen)]
+        needs = [free_memory.needed(record) for record in ([self.solo[line]] if line in self.solo else seen)]
         known = [need for need in needs if need is not None]
         return max(known, key=lambda need: (need.device or 0, need.host or 0), default=None)
 
@@ -245,8 +248,8 @@ class _PairedCase:
         for record in self._records(item.line):
             if _is_lasting(record) and record.block < item.block and record.replica in (0, item.replica):
                 return _failed(record)
-        observed = skipping.observed_out_of_memory(item, self.run.records)
-        return None if observed is None else (skipping.of_observation(observed, item), observed)
+        observed = oom_pruning.observed_out_of_memory(item, self.run.records)
+        return None if observed is None else (oom_pruning.of_observation(observed, item), observed)
 
     def _is_enough(self) -> bool:
         """Whether the intervals of all speed-ups that can still be measured, and of the canary, are narrow enough."""

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench import contents
 from bench.errors import BenchError
+from bench.inputs import contents
+from bench.processes.sigint import held_back
 from bench.progress import count
 from bench.results import store
 from bench.results.schema import Outcome, Record
-from bench.running.interrupts import held_back
 
 
 @dataclass(frozen=True)

@@ -11,24 +11,24 @@ from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import contents
 from bench.configuration.config import Config
 from bench.errors import BenchError
+from bench.inputs import contents
+from bench.processes.fork_server import Worker
+from bench.processes.sigint import held_back
+from bench.processes.supervision import WorkerFailed, messages
 from bench.results import store, training
 from bench.results.identity import key
 from bench.results.schema import Exactness
 from bench.results.training import TrainingPoint
+from bench.running.eta import Pace
 from bench.running.events import Event, FellBack, Finished, PhaseBegan, Planned, PointReached, Started
-from bench.running.failures import Failure
-from bench.running.interrupts import held_back
-from bench.running.messages import Entered
-from bench.running.pace import Pace
-from bench.running.processes import Worker
-from bench.running.supervision import WorkerFailed, messages
 from bench.training import worker
 from bench.training.files import remove_checkpoint
 from bench.training.messages import Reached, TrainJob, Unwritable
 from bench.training.plan import TrainItem
+from bench.worker.failures import Failure
+from bench.worker.messages import Entered
 
 
 def run(config: Config, run_dir: Path, items: Sequence[TrainItem], on_event: Callable[[Event], None]) -> None:

@@ -15,15 +15,15 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from bench.results import store
+from bench.results.analysis.tiers import TIER, WHY, fallback
 from bench.results.schema import Exactness
-from bench.results.tiers import TIER, WHY, fallback
 from bench.results.training import TrainingPoint
-from bench.running import failures
 from bench.running.events import FellBack
-from bench.running.messages import Entered
-from bench.running.records import WEAKEST_CLAIM
-from bench.running.worker import begin
 from bench.training.messages import Reached, TrainJob, Unwritable
+from bench.worker import failures
+from bench.worker.entry import begin
+from bench.worker.messages import Entered
+from bench.worker.records import WEAKEST_CLAIM
 
 POINT = "point"
 """Where a checkpoint's facts hold the point that it was taken at."""
@@ -32,7 +32,7 @@ Say = Callable[[Any], None]
 
 
 def main(connection: Connection, job: TrainJob, output: int | None = None) -> None:
-    """Trains `job`, tells each phase and each point through `connection`; see `bench.running.worker.main`."""
+    """Trains `job`, tells each phase and each point through `connection`; see `bench.worker.entry.main`."""
     begin(output)
     work(job, connection.send)
 
@@ -62,9 +62,9 @@ def work(job: TrainJob, say: Say) -> None:
 def _train(job: TrainJob, claim: Exactness, say: Say, enter: Callable[[str, int], None]) -> None:
     import torch
 
-    from bench import build as builder
+    from bench.build import assembly as builder
+    from bench.machine.cores import compute_threads
     from bench.measure import clock as clocks
-    from bench.measure.cores import compute_threads
     from bench.training import checkpoint
     from bench.training.loop import Learner
 

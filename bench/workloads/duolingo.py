@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 
 from bench.configuration.paths import DataPath
-from bench.workloads import _log
 from bench.workloads._base import Axes, MalformedData, Task, Workload, WorkloadRequest, no_argument
-from bench.workloads._dropped import Dropped
-from bench.workloads._examples import ScoredSettings
-from bench.workloads._lines import lines
-from bench.workloads._real_log import check_ratio, check_task
-from bench.workloads._stored import StoredLog, check_files, keep_texts, some_left, stored_log
-from bench.workloads._user_sort import UserSort
+from bench.workloads._io.dropped import Dropped
+from bench.workloads._io.lines import lines
+from bench.workloads._log import interaction_log
+from bench.workloads._log.cached_log import StoredLog, check_files, keep_texts, some_left, stored_log
+from bench.workloads._log.external_sort import UserSort
+from bench.workloads._log.real_log import check_ratio, check_task
+from bench.workloads._sampling.epoch_sampler import ScoredSettings
 
 ASSETS: tuple[str, ...] = ()
 TAKES_REPETITION_RATIO = False
@@ -125,7 +125,7 @@ def _write(settings: Settings, folder: Path) -> dict[str, Any]:
             if len(rows) == _CHUNK:
                 hand_on()
     hand_on()
-    with _log.LogWriter(folder) as writer:
+    with interaction_log.LogWriter(folder) as writer:
         done = sort.write(writer, "keep")
         writer.finish(len(items))
     names = list(users)

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from bench.configuration.paths import DataPath
 from bench.workloads._base import Axes, HoldOut, Task, Workload, WorkloadRequest, no_argument
-from bench.workloads._examples import Examples, HeldOutExamples, Rng, ScoredSettings, sampled, workload
-from bench.workloads._hold_out import draw_cold
-from bench.workloads._impressions import Impressions, ImpressionWriter, read, scored_batch, training_batch
-from bench.workloads._mind_files import BEHAVIOR_FILE, NEWS_FILE, read_bodies, read_news, write_impressions
-from bench.workloads._real_log import check_ratio, check_task, item_table
-from bench.workloads._stored import StoredLog, check_files, keep_texts, some_left, texts_of
+from bench.workloads._io.mind_files import BEHAVIOR_FILE, NEWS_FILE, read_bodies, read_news, write_impressions
+from bench.workloads._log.cached_log import StoredLog, check_files, keep_texts, some_left, texts_of
+from bench.workloads._log.impressions import Impressions, ImpressionWriter, read, scored_batch, training_batch
+from bench.workloads._log.real_log import check_ratio, check_task, item_table
+from bench.workloads._log.splits import draw_cold
+from bench.workloads._sampling.epoch_sampler import Examples, HeldOutExamples, Rng, ScoredSettings, sampled, workload
 
 ASSETS: tuple[str, ...] = ()
 TAKES_REPETITION_RATIO = False

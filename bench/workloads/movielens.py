@@ -11,12 +11,12 @@ from typing import Literal
 
 import numpy as np
 
-from bench import assets
+from bench.inputs import assets
 from bench.workloads._base import Axes, Workload, WorkloadRequest, no_argument
-from bench.workloads._examples import LogSettings
-from bench.workloads._log import InteractionLog
-from bench.workloads._movielens_files import film_texts, read_log
-from bench.workloads._real_log import check_ratio, item_table, log_workload
+from bench.workloads._io.movielens_files import film_texts, read_log
+from bench.workloads._log.interaction_log import InteractionLog
+from bench.workloads._log.real_log import check_ratio, item_table, log_workload
+from bench.workloads._sampling.epoch_sampler import LogSettings
 
 ASSETS = ("movielens", "films")
 TAKES_REPETITION_RATIO = False
@@ -47,7 +47,7 @@ def contents(settings: Settings, argument: str | None) -> dict[str, Path | str]:
 
 def build(settings: Settings, request: WorkloadRequest) -> Workload:
     """Raises ValueError as `check` does, or where the encoder has no tokenizer or the log is too short for a batch,
-    `bench.assets.AssetError` where the files cannot be had."""
+    `bench.inputs.assets.AssetError` where the files cannot be had."""
     check(settings, request)
     found = read_log(assets.fetch("movielens"))
     texts, known = film_texts(found.films, assets.fetch("films"), settings.texts)

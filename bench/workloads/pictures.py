@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from bench import assets
-from bench.workloads import _drawn_batches
+from bench.inputs import assets
 from bench.workloads._base import Axes, Task, Workload, WorkloadRequest
+from bench.workloads._sampling import drawn_batches
 
 if TYPE_CHECKING:
     from bench.encoders._base import PictureFormat
@@ -60,7 +60,7 @@ def check(settings: Settings, axes: Axes) -> None:
     """Raises ValueError, naming the bound, where no batch has the asked-for ratio or there are not so many digits."""
     if settings.source == "digits" and settings.catalogue > DIGITS:
         raise ValueError(f"workload.pictures.items = {settings.items}: there are {DIGITS:,} digits; lower it")
-    _drawn_batches.check("pictures", settings.catalogue, axes)
+    drawn_batches.check("pictures", settings.catalogue, axes)
 
 
 def contents(settings: Settings, argument: str | None) -> dict[str, Path | str]:
@@ -76,7 +76,7 @@ def prepare(settings: Settings, *, argument: str | None, task: Task, say: Callab
 
 
 def build(settings: Settings, request: WorkloadRequest) -> Workload:
-    """Item 0 is the most popular of the catalogue. Raises ValueError as `check` does, `bench.assets.AssetError` where
+    """Item 0 is the most popular of the catalogue. Raises ValueError as `check` does, `AssetError` where
     the digits cannot be had."""
     from gram_core.item_sources import IndexedItems
 
@@ -84,7 +84,7 @@ def build(settings: Settings, request: WorkloadRequest) -> Workload:
     picture, items = request.picture, settings.catalogue
     if picture is None:
         raise ValueError("the workload pictures needs an encoder of pictures")
-    batches, ratio = _drawn_batches.batches(items, settings.zipf, request)
+    batches, ratio = drawn_batches.batches(items, settings.zipf, request)
     if settings.source == "noise":
         pixels = noise(items, picture, np.random.default_rng([request.seed, _PIXELS]))
     else:

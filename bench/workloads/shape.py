@@ -20,12 +20,13 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from bench.workloads import _log, _lognormal, _synthesis, _zipf
 from bench.workloads._base import Axes, Task, Workload, WorkloadRequest
-from bench.workloads._examples import LogSettings
-from bench.workloads._kept import kept
-from bench.workloads._random_texts import random_texts, shortest
-from bench.workloads._real_log import check_ratio, check_task, log_workload
+from bench.workloads._log import interaction_log
+from bench.workloads._log.disk_cache import kept
+from bench.workloads._log.real_log import check_ratio, check_task, log_workload
+from bench.workloads._sampling.epoch_sampler import LogSettings
+from bench.workloads._synth import lognormal, synthesis, zipf_law
+from bench.workloads._synth.random_texts import random_texts, shortest
 
 ASSETS: tuple[str, ...] = ()
 TAKES_REPETITION_RATIO = False
@@ -93,7 +94,7 @@ def contents(settings: Settings, argument: str | None) -> dict[str, Path | str]:
 
 
 def build(settings: Settings, request: WorkloadRequest) -> Workload:
-    """Raises ValueError as `check` does or where the log is too short for a batch, `bench.assets.AssetError` where the
+    """Raises ValueError as `check` does or where the log is too short for a batch, `AssetError` where the
     cache cannot hold it. The log depends on the settings alone; tokens, order and negatives on the seed too."""
     import torch
 
@@ -104,7 +105,7 @@ def build(settings: Settings, request: WorkloadRequest) -> Workload:
     shape = SHAPES[str(request.argument)]
     log = synthesized(shape, settings)
     rng = np.random.default_rng([request.seed, _TABLE])
-    uncut = _lognormal.sizes(
+    uncut = lognormal.sizes(
         rng, shape.items, round(shape.text_tokens * shape.items), settings.text_sigma, shortest(request), 1 << 20
     )
     tokens, offsets = random_texts(np.minimum(uncut, request.text_length), request, rng)
@@ -134,7 +135,9 @@ def prepare(settings: Settings, *, argument: str | None, task: Task, say: Callab
     synthesized(shape, settings, lambda: say(f"drawing {round(shape.interactions * settings.scale):,} interactions"))
 
 
-def synthesized(shape: Shape, settings: Settings, announce: Callable[[], None] = lambda: None) -> _log.InteractionLog:
+def synthesized(
+    shape: Shape, settings: Settings, announce: Callable[[], None] = lambda: None
+) -> interaction_log.InteractionLog:
     """The log, from the cache if it was drawn before."""
     users = max(1, round(shape.users * settings.scale))
     interactions = max(users, round(shape.interactions * settings.scale))
@@ -142,18 +145,18 @@ def synthesized(shape: Shape, settings: Settings, announce: Callable[[], None] =
 
     def draw(folder: Path) -> dict[str, Any]:
         rng = np.random.default_rng(0)
-        lengths = _lognormal.sizes(rng, users, interactions, settings.history_sigma, 1, most)
+        lengths = lognormal.sizes(rng, users, interactions, settings.history_sigma, 1, most)
         earlier = np.zeros_like(lengths)
         if shape.earlier:
-            earlier = _lognormal.sizes(rng, users, users * shape.earlier, settings.history_sigma, 1, most)
-        popularity = _zipf.weights(shape.items, settings.zipf)
+            earlier = lognormal.sizes(rng, users, users * shape.earlier, settings.history_sigma, 1, most)
+        popularity = zipf_law.weights(shape.items, settings.zipf)
         right = _RIGHT if shape.task == "response" else 1.0
-        with _log.LogWriter(folder) as writer:
-            _synthesis.write(writer, rng, popularity, lengths + earlier, earlier, right)
+        with interaction_log.LogWriter(folder) as writer:
+            synthesis.write(writer, rng, popularity, lengths + earlier, earlier, right)
             writer.finish(shape.items)
         return {}
 
     laws = (settings.zipf, settings.history_sigma, shape.earlier, shape.task)
     sizes = (users, shape.items, interactions)
-    folder, _ = kept("logs", f"{_log.FORMAT} shape {sizes} {laws} numpy {np.__version__}", draw, announce)
-    return _log.read(folder)
+    folder, _ = kept("logs", f"{interaction_log.FORMAT} shape {sizes} {laws} numpy {np.__version__}", draw, announce)
+    return interaction_log.read(folder)

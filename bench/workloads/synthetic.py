@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from bench import assets
-from bench.workloads import _drawn_batches
+from bench.inputs import assets
 from bench.workloads._base import Axes, Workload, WorkloadRequest
-from bench.workloads._movielens_files import film_texts, read_log
-from bench.workloads._random_texts import random_texts, shortest
-from bench.workloads._tokens import tokenized
+from bench.workloads._io.movielens_files import film_texts, read_log
+from bench.workloads._io.tokens import tokenized
+from bench.workloads._sampling import drawn_batches
+from bench.workloads._synth.random_texts import random_texts, shortest
 
 ASSETS: tuple[str, ...] = ()
 TAKES_REPETITION_RATIO = True
@@ -45,7 +45,7 @@ class Settings(BaseModel):
 
 def check(settings: Settings, axes: Axes) -> None:
     """Raises ValueError, naming the bound, where no batch has the asked-for ratio."""
-    _drawn_batches.check("synthetic", settings.items, axes)
+    drawn_batches.check("synthetic", settings.items, axes)
 
 
 def contents(settings: Settings, argument: str | None) -> dict[str, Path | str]:
@@ -61,7 +61,7 @@ def build(settings: Settings, request: WorkloadRequest) -> Workload:
     from gram_core.batch import ItemTable
 
     check(settings, request)
-    batches, ratio = _drawn_batches.batches(settings.items, settings.zipf, request)
+    batches, ratio = drawn_batches.batches(settings.items, settings.zipf, request)
     tokens, offsets = _texts(settings, request)
     table = ItemTable(torch.from_numpy(tokens), torch.from_numpy(offsets))
     facts = {

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from bench.configuration.paths import DataPath
-from bench.workloads import _log
 from bench.workloads._base import Axes, Task, Workload, WorkloadRequest, no_argument
-from bench.workloads._dropped import Dropped
-from bench.workloads._examples import LogSettings
-from bench.workloads._real_log import check_ratio
-from bench.workloads._stored import StoredLog, check_files, keep_texts, some_left, stored_log
-from bench.workloads._table_files import EMPTY, UNKNOWN, Numbers, check_format, read_interactions, read_items
-from bench.workloads._user_sort import Repeats, Sorted, UserSort
+from bench.workloads._io.dropped import Dropped
+from bench.workloads._io.table_files import EMPTY, UNKNOWN, Numbers, check_format, read_interactions, read_items
+from bench.workloads._log import interaction_log
+from bench.workloads._log.cached_log import StoredLog, check_files, keep_texts, some_left, stored_log
+from bench.workloads._log.external_sort import Repeats, Sorted, UserSort
+from bench.workloads._log.real_log import check_ratio
+from bench.workloads._sampling.epoch_sampler import LogSettings
 
 ASSETS: tuple[str, ...] = ()
 TAKES_REPETITION_RATIO = False
@@ -94,7 +94,7 @@ def _write(settings: Settings, task: Task, folder: Path) -> dict[str, Any]:
         user = users.of(chunk.users, grow=True)
         sort.add(user[kept_rows], item[kept_rows], chunk.times[kept_rows], positive[kept_rows])
         dropped.read += len(chunk)
-    with _log.LogWriter(folder) as writer:
+    with interaction_log.LogWriter(folder) as writer:
         done = sort.write(writer, settings.repeated_rows)
         writer.finish(len(texts))
     _add_sorted(dropped, done, users, items)

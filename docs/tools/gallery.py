@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 
 from bench.results import store, training
-from bench.results.summary import Frames, frames
-from bench.results.training_summary import TrainingFrames
-from bench.results.training_summary import frames as training_frames
+from bench.results.analysis.summary import Frames, frames
+from bench.results.analysis.training_summary import TrainingFrames
+from bench.results.analysis.training_summary import frames as training_frames
 from reports import words
 
 ROOT = Path(__file__).parents[2]

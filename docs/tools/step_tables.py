@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 
-from bench.results.stats import REFERENCE
+from bench.results.analysis.stats import REFERENCE
 from docs.tools.gallery import (
     code,
     conditions,

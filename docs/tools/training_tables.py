@@ -8,13 +8,13 @@ import statistics
 from scipy import stats
 
 from bench.results import training
-from bench.results.epochs import Epoch, epochs
+from bench.results.analysis.epochs import Epoch, epochs
+from bench.results.analysis.stats import REFERENCE
 from bench.results.schema import Record
-from bench.results.stats import REFERENCE
 from docs.tools.gallery import GALLERY, Row, code, conditions, interval, measured, memory, rows, run, table, trained
 from reports import words
-from reports.paper import DATA_SETS, DataSet
-from reports.training.tables import between, difference, points
+from reports.quality.paper import DATA_SETS, DataSet
+from reports.quality.tables import between, difference, points
 
 
 def quality_response() -> str:

@@ -20,8 +20,8 @@ from typing import Any
 
 import matplotlib as mpl
 
+from bench.results.analysis.summary import Frames
 from bench.results.schema import RunInfo
-from bench.results.summary import Frames
 from reports import words
 from reports.figures import _style
 

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bench.results.summary import Frames
+from bench.results.analysis.summary import Frames
 from reports import words
 from reports.figures import _style
 

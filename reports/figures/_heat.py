@@ -13,7 +13,7 @@ from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from bench.results.summary import REFERENCE
+from bench.results.analysis.summary import REFERENCE
 from reports import words
 from reports.figures import _style
 

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bench.results.summary import Frames
+from bench.results.analysis.summary import Frames
 from reports import words
 from reports.figures import _style
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 
+from bench.results.analysis.summary import Frames
 from bench.results.schema import RunInfo
-from bench.results.summary import Frames
 from reports import words
 from reports.figures import _heat
 

@@ -7,8 +7,8 @@ import math
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 
+from bench.results.analysis.summary import REFERENCE, Frames
 from bench.results.schema import RunInfo
-from bench.results.summary import REFERENCE, Frames
 from reports import words
 from reports.figures import _heat
 

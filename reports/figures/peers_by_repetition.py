@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from bench.results.analysis.summary import SINGLE_STEP, Frames
 from bench.results.schema import RunInfo
-from bench.results.summary import SINGLE_STEP, Frames
 from reports import words
 from reports.figures import _style
 from reports.sections.peers import OURS

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from bench.results.analysis.summary import REFERENCE, Frames
 from bench.results.schema import RunInfo
-from bench.results.summary import REFERENCE, Frames
 from reports import words
 from reports.figures import _style
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
+from bench.results.analysis.summary import Frames
 from bench.results.schema import RunInfo
-from bench.results.summary import Frames
 from reports.figures import _curves
 
 TITLE = "Time per step against batch size"

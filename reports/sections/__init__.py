@@ -10,8 +10,8 @@ import importlib
 import pkgutil
 from types import ModuleType
 
+from bench.results.analysis.summary import Frames
 from bench.results.store import LoadedRun
-from bench.results.summary import Frames
 from reports.document import Section
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from bench.results.epochs import Epoch, epochs
+from bench.results.analysis.epochs import Epoch, epochs
+from bench.results.analysis.stats import REFERENCE
+from bench.results.analysis.summary import Frames
 from bench.results.identity import line_of
-from bench.results.stats import REFERENCE
 from bench.results.store import LoadedRun
-from bench.results.summary import Frames
-from reports import paper, words
+from reports import words
 from reports.document import Section
+from reports.quality import paper
 from reports.tables import Cell, Column, Row, grouped, ratio_cell
 
 PLACE = 40

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from statistics import median
 
+from bench.results.analysis.summary import Frames
 from bench.results.identity import Line
 from bench.results.schema import Record, Telemetry
 from bench.results.store import LoadedRun
-from bench.results.summary import Frames
 from reports import words
 from reports.document import Section
 from reports.tables import Cell, Column, grouped, without_empty

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from statistics import median
 
+from bench.results.analysis.stats import REFERENCE
+from bench.results.analysis.summary import Frames
 from bench.results.identity import Line
 from bench.results.schema import Record
-from bench.results.stats import REFERENCE
 from bench.results.store import LoadedRun
-from bench.results.summary import Frames
 from reports import words
 from reports.document import Section
 from reports.tables import Cell, Column, grouped, without_empty

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from bench.results import stats
+from bench.results.analysis import stats
+from bench.results.analysis.stats import REFERENCE
+from bench.results.analysis.summary import SINGLE_STEP, UNIQUE_REFERENCE, Frames
 from bench.results.identity import Line, line_of
 from bench.results.schema import Record
-from bench.results.stats import REFERENCE
 from bench.results.store import LoadedRun
-from bench.results.summary import SINGLE_STEP, UNIQUE_REFERENCE, Frames
-from reports import handicaps, words
+from reports import words
 from reports.document import Section
+from reports.sections import _limitations
 from reports.tables import Cell, Column, Group, Row, Table
 
 PLACE = 20
@@ -48,7 +49,7 @@ def make(run: LoadedRun, derived: Frames) -> Section | None:
         return None
     rows: list[Row] = derived.summary.to_dict("records")
     cases = _cases(rows)
-    told = (*_tables(cases), *handicaps.table((record.method, record.detail) for record in run.records))
+    told = (*_tables(cases), *_limitations.table((record.method, record.detail) for record in run.records))
     return Section("peers", "Against the peers", tuple(_verdicts(cases, _Blocks(run.records))), told, "Peers")
 
 

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from bench.results.analysis.summary import Frames
 from bench.results.identity import Line, line_of
 from bench.results.schema import Record
 from bench.results.store import LoadedRun
-from bench.results.summary import Frames
 from reports import words
 from reports.document import Section
 from reports.tables import Cell, Column, grouped

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from bench.results.analysis.summary import Frames
 from bench.results.store import LoadedRun
-from bench.results.summary import Frames
-from reports import tiers
 from reports.document import Section
+from reports.sections import _tiers
 
 PLACE = 12
 NOTE = (
@@ -18,5 +18,5 @@ NOTE = (
 
 def make(run: LoadedRun, derived: Frames) -> Section | None:
     """None where every engine of the run has one way only."""
-    found = tiers.table(run.records)
+    found = _tiers.table(run.records)
     return Section("tiers", "Which encoder ran how", (NOTE,), found, "Tiers") if found else None

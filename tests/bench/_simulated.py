@@ -15,7 +15,7 @@ from functools import cached_property
 
 import numpy as np
 
-from bench.results import stats
+from bench.results.analysis import stats
 from bench.results.schema import Record
 
 ROUNDS = 10

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.results import stats
+from bench.results.analysis import stats
 
 CORES, FEWEST, MOST = 2, 1, 6
 BLOCK_S, MEASURED, ROUNDS = 12.0, 0.6, 8

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from bench.machine.telemetry import Reading, Stretch
 from bench.measure import clock
 from bench.measure.clock import Window
-from bench.measure.telemetry import Reading, Stretch
 from bench.results.schema import Record
-from bench.running.rounds import in_round
+from bench.running.counterbalance import in_round
 
 CAP_W, IDLE_W = 700.0, 120.0
 HIGHEST_MHZ, LOWEST_MHZ = 1980.0, 600.0

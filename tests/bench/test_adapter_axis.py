@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 
-from bench.build import build
+from bench.build.assembly import build
 from bench.configuration.config import load
 from bench.configuration.sweep import MethodLine, WorkItem, plan
 from bench.errors import ConfigError
 from bench.results.schema import Record
-from bench.verify import verify
+from bench.verify.report import verify
 from gram_core.encoders.general import GeneralEncoder
 from reports import words
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from bench import environment, session
 from bench.cli import app
+from bench.commands import session
 from bench.configuration.config import load
 from bench.configuration.sweep import plan
-from bench.environment import cuda_obstacle
+from bench.machine import environment
+from bench.machine.environment import cuda_obstacle
 from bench.results import store
 from tests.reports import _runs, _trainings
 

@@ -10,9 +10,9 @@ from bench import registry
 from bench.configuration import config as configuration
 from bench.configuration.config import load, requested_device, restore
 from bench.configuration.sweep import plan
+from bench.configuration.train_settings import TrainSettings
 from bench.errors import ConfigError
-from bench.results import stats
-from bench.training.settings import TrainSettings
+from bench.results.analysis import stats
 
 COMMITTED = Path(__file__).parents[2] / "bench.toml"
 

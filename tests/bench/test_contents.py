@@ -14,19 +14,20 @@ import torch
 from pydantic import ValidationError
 from transformers import BertTokenizer
 
-from bench import contents, hashes, registry
+from bench import registry
 from bench.configuration.config import load, restore
 from bench.configuration.sweep import lines_of_case, plan
 from bench.encoders import _base as encoders
 from bench.encoders._base import TransformersTokenizer
 from bench.errors import UsageError
+from bench.inputs import contents, hashes
 from bench.results import store
 from bench.results.schema import Inputs, Record, RunInputs
 from bench.running import recording
 from bench.workloads import table
 from bench.workloads._base import MalformedData
-from bench.workloads._stored import StoredLog
-from bench.workloads._tokens import tokenized
+from bench.workloads._io.tokens import tokenized
+from bench.workloads._log.cached_log import StoredLog
 from tests.bench import _own_inputs as own
 from tests.bench import _small_runs
 

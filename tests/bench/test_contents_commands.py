@@ -307,7 +307,7 @@ def test_the_gate_measures_no_further_on_other_content(pair, tmp_path):
 
 
 def _lines(run_dir: Path):
-    from bench.results.lines import lines
+    from bench.results.analysis.lines import lines
 
     return lines(store.load(run_dir).records)
 

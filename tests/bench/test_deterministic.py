@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench.build import build, resolve_device
+from bench.build.assembly import build, resolve_device
 from bench.configuration.config import load
 from bench.configuration.sweep import plan
 

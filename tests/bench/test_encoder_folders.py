@@ -21,11 +21,11 @@ from transformers import (
 )
 from typer.testing import CliRunner
 
-from bench import contents
 from bench.cli import app
 from bench.configuration.config import Config, ModelSettings, RunSettings, Sweep
 from bench.encoders import _base
 from bench.encoders._encoding import encoding_of
+from bench.inputs import contents
 from gram_core.batch import ItemTable
 from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.exactness import Float64Throughout

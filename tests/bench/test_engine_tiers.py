@@ -7,18 +7,18 @@ import pytest
 import torch
 from rich.console import Console
 
-from bench.build import build
+from bench.build.assembly import build
 from bench.configuration.config import load
 from bench.configuration.sweep import plan
 from bench.progress import ProgressView
 from bench.results.training import TrainingPoint
 from bench.running.events import FellBack, Finished
-from bench.running.messages import Job
-from bench.running.subject import Subject
 from bench.training.progress import TrainingView
-from bench.verify import verify
-from reports import tiers
+from bench.verify.report import verify
+from bench.worker.measurement import Subject
+from bench.worker.messages import Job
 from reports.page import render
+from reports.sections import _tiers
 from tests.reports import _runs
 
 WHY = "packed: model type modernbert has position or attention rules of its own"
@@ -88,7 +88,7 @@ def test_the_page_says_how_encoders_ran(tmp_path: Path):
     row = next(line for line in rendered.markdown.read_text().splitlines() if WHY in line)
     assert "padded" in row
     assert "e2e and single" in row
-    assert tiers.table(records[2:]) == ()
+    assert _tiers.table(records[2:]) == ()
 
 
 def test_a_training_point_tells_it_in_its_detail():
@@ -96,6 +96,6 @@ def test_a_training_point_tells_it_in_its_detail():
         case={"encoder": "minilm", "precision": "bf16"}, method="e2e", engine="fast", accumulation_steps=None,
         detail={"tier": "packed", "why_no_faster_tier": None},
     )  # fmt: skip
-    (table,) = tiers.table([point])
+    (table,) = _tiers.table([point])
     assert table.groups[0].title == "minilm · bf16"
     assert [cell.text for cell in table.groups[0].rows[0]] == ["fast", "packed", "e2e", "the fastest"]

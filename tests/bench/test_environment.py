@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import doctor, environment
+from bench.commands import doctor
 from bench.errors import UsageError
-from bench.measure import cores
+from bench.machine import cores, environment
 from bench.results.schema import Environment
 
 ROOT = Path(__file__).parents[2]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.results.epochs import epochs
+from bench.results.analysis.epochs import epochs
 from tests.reports import _runs
 
 CF_S, ITEM_S, ITEMS = 0.01, 0.002, 500

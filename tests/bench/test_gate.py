@@ -2,10 +2,10 @@
 
 import pytest
 
+from bench.configuration.gate_settings import GateSettings
 from bench.gating.gate import judge, strictly
 from bench.gating.references import make
-from bench.gating.settings import GateSettings
-from bench.results.lines import lines
+from bench.results.analysis.lines import lines
 from bench.results.schema import Inputs, PeakMemory, Spread, Telemetry
 from bench.results.store import LoadedRun
 from tests.bench import _gated_runs as runs

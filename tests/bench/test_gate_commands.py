@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from bench import environment
 from bench.cli import app
 from bench.configuration.config import load
 from bench.configuration.sweep import plan
 from bench.gating import references
+from bench.machine import environment
 from bench.results import store, verdicts
 from bench.results.schema import Environment
 from tests.bench import _gated_runs as runs
@@ -350,7 +350,7 @@ def test_an_undecided_run_of_this_machine_is_measured_in_twice_its_blocks(tmp_pa
 
 
 def lines_of(run_dir: Path) -> list[dict]:
-    from bench.results.lines import lines
+    from bench.results.analysis.lines import lines
 
     return [
         {"speed_up": line.speed_up and line.speed_up.value, "blocks": line.blocks}

@@ -6,9 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.workloads import _examples, _log, _ranking, _responses
 from bench.workloads._base import HoldOut, WorkloadRequest
-from bench.workloads._permutation import Permutation
+from bench.workloads._log import interaction_log, ranking, responses
+from bench.workloads._sampling import epoch_sampler
+from bench.workloads._sampling.permutation import Permutation
 from gram_core.batch import ItemTable
 
 USERS, ITEMS = 60, 80
@@ -28,18 +29,18 @@ def log():
     histories = [rng.permutation(ITEMS)[: rng.integers(5, 31)] for _ in range(USERS)]
     items = np.concatenate(histories).astype(np.int32)
     starts = np.cumsum([0, *map(len, histories)])
-    return _log.InteractionLog(starts, items, (items % 2).astype(np.uint8), starts[:-1], ITEMS)
+    return interaction_log.InteractionLog(starts, items, (items % 2).astype(np.uint8), starts[:-1], ITEMS)
 
 
 @pytest.fixture(scope="module")
 def build(log):
     def built(task, options=None, **changes):
         asked = request(task, **changes)
-        chosen = _examples.LogSettings(**(options or {}))
-        make = _ranking.examples(log, chosen, asked, "it") if task == "ranking" else None
-        made = make or _responses.examples(log, chosen, asked)
+        chosen = epoch_sampler.LogSettings(**(options or {}))
+        make = ranking.examples(log, chosen, asked, "it") if task == "ranking" else None
+        made = make or responses.examples(log, chosen, asked)
         table = ItemTable.from_lists([[1]] * ITEMS)
-        return _examples.workload(made, table, asked, "it", {})
+        return epoch_sampler.workload(made, table, asked, "it", {})
 
     return built
 
@@ -166,14 +167,14 @@ def test_steps_are_the_same_however_many_are_put_in_order_at_once(build, monkeyp
     """Whatever step is asked for after whatever other: a resumed run begins in the middle, ranks take every n-th."""
     expected = build("ranking")
     steps = np.random.default_rng(0).permutation(3 * expected.steps_per_epoch).tolist()
-    monkeypatch.setattr(_examples, "ORDERED_AT_ONCE", at_once)
+    monkeypatch.setattr(epoch_sampler, "ORDERED_AT_ONCE", at_once)
     found = build("ranking")
     assert all(torch.equal(found.batches(step).items, expected.batches(step).items) for step in steps)
 
 
 def test_an_epoch_follows_its_order(build, log):
     """Else examples would come twice, or each epoch in the same order."""
-    made = _ranking.examples(log, _examples.LogSettings(), request("ranking"), "it")
+    made = ranking.examples(log, epoch_sampler.LogSettings(), request("ranking"), "it")
     workload = build("ranking")
     for epoch_number in range(2):
         order = Permutation(len(made.train), [0, 0, epoch_number])(np.arange(4 * workload.steps_per_epoch))
@@ -190,12 +191,12 @@ def test_scored_batches_hold_no_more_slots_than_there_is_room_for(build, monkeyp
     whole = build(task, options, history_length=40).test
     slots = whole.batches(0).batch.items.shape[1]
     assert (slots > 40) is (task == "ranking"), "candidates count"
-    monkeypatch.setattr(_examples, "SCORED_SLOTS", 5 * slots + slots - 1)
+    monkeypatch.setattr(epoch_sampler, "SCORED_SLOTS", 5 * slots + slots - 1)
     parts = build(task, options, history_length=40).test
     assert {each.batch.users for each in scored(parts)[:-1]} == {5}
     histories = [[each.batch.items[:, :40] for each in scored(split)] for split in (whole, parts)]
     assert torch.equal(torch.cat(histories[0]), torch.cat(histories[1]))
-    monkeypatch.setattr(_examples, "SCORED_SLOTS", 39)
+    monkeypatch.setattr(epoch_sampler, "SCORED_SLOTS", 39)
     assert build(task, options, history_length=40).test.batches(0).batch.users == 1
 
 

@@ -22,7 +22,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from bench.results import stats
+from bench.results.analysis import stats
 from tests.bench import _simulated as simulated
 from tests.bench import _simulated_load as loaded
 

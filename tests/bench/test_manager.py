@@ -13,14 +13,14 @@ from typer.testing import CliRunner
 from bench.cli import app
 from bench.configuration.sweep import WorkItem
 from bench.errors import BenchError
+from bench.processes.sigint import held_back
 from bench.results import store
 from bench.results.schema import Record
 from bench.running import manager
+from bench.running.eta import Pace
 from bench.running.events import Finished, PhaseBegan, Planned, Started
-from bench.running.interrupts import held_back
 from bench.running.manager import RunCounts
-from bench.running.pace import Pace
-from bench.running.skipping import observed_out_of_memory
+from bench.running.oom_pruning import observed_out_of_memory
 from tests.bench._processes import PATIENCE_S, Rendezvous, command_line, family, gone, manage
 from tests.bench._small_runs import FAULTY, ample_s, config, item, new_run
 

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bench.measure import nvml
-from bench.measure.cores import compute_threads, usable_cores
-from bench.measure.memory import fixed_bytes, peak_memory, resident_peak_bytes
+from bench.machine import nvml
+from bench.machine.cores import compute_threads, usable_cores
+from bench.machine.memory import fixed_bytes, peak_memory, resident_peak_bytes
 
 MIB = 2**20
 
@@ -24,7 +24,7 @@ def in_a_process(code: str) -> list[int]:
 def test_the_resident_peak_stays_when_the_memory_is_given_back():
     before, during, after = in_a_process(
         """
-        from bench.measure.memory import resident_peak_bytes
+        from bench.machine.memory import resident_peak_bytes
         print(resident_peak_bytes())
         block = b"x" * (64 * 2**20)
         print(resident_peak_bytes())
@@ -43,7 +43,7 @@ def test_the_resident_peak_is_this_programs_own_and_not_the_one_of_what_it_repla
         import os, sys
         block = b"x" * (256 * 2**20)
         os.execv(sys.executable, [sys.executable, "-c",
-            "from bench.measure.memory import resident_peak_bytes; print(resident_peak_bytes())"])
+            "from bench.machine.memory import resident_peak_bytes; print(resident_peak_bytes())"])
         """
     )
     assert peak < 200 * MIB
@@ -67,7 +67,7 @@ def test_a_gpus_allocator_peaks_since_process_start():
     allocated, reserved = in_a_process(
         """
         import torch
-        from bench.measure.memory import peak_memory
+        from bench.machine.memory import peak_memory
         block = torch.empty(64 * 2**20, dtype=torch.uint8, device="cuda")
         del block
         peak = peak_memory(torch.device("cuda", 0))

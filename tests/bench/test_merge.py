@@ -4,10 +4,10 @@ import pytest
 from typer.testing import CliRunner
 
 from bench.cli import app
+from bench.commands.merging import merge
 from bench.configuration import sweep
 from bench.configuration.config import Config, RunSettings, Sweep, load
 from bench.errors import ConfigError, UsageError
-from bench.merging import merge
 from bench.results import store
 from bench.results.schema import Record
 from tests.bench._small_runs import new_run

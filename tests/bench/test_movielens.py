@@ -5,7 +5,8 @@ from collections import Counter
 import pytest
 import torch
 
-from bench.workloads import _movielens_files, movielens
+from bench.workloads import movielens
+from bench.workloads._io import movielens_files
 from tests.bench._bert_texts import SEP, request, same, tokenizer_of
 
 
@@ -47,9 +48,9 @@ def test_movielens_is_whole(build):
 
 
 def test_texts_tell_of_the_film(asset, folder):
-    films = _movielens_files.read_log(folder).films
-    full, known = _movielens_files.film_texts(films, asset("films"), "full")
-    titles, _ = _movielens_files.film_texts(films, asset("films"), "title")
+    films = movielens_files.read_log(folder).films
+    full, known = movielens_files.film_texts(films, asset("films"), "full")
+    titles, _ = movielens_files.film_texts(films, asset("films"), "title")
     assert titles[0] == "Toy Story (1995). Animation, Children's, Comedy."
     assert full[0].startswith("Toy Story (1995). Animation, Children's, Comedy, Fantasy, Adventure. Directed by John L")
     assert full[54].startswith("The Professional (1994). Crime, Drama, Romance, Thriller.")
@@ -63,7 +64,7 @@ def test_texts_tell_of_the_film(asset, folder):
     [("Professional, The", "The professional"), ("Misérables, Les", "Les Miserables"), ("Seven (Se7en)", "Seven")],
 )
 def test_titles_are_compared_without_their_dress(one, other):
-    assert _movielens_files.normalised(one) == _movielens_files.normalised(other)
+    assert movielens_files.normalised(one) == movielens_files.normalised(other)
 
 
 def test_slots_are_the_latest_films_before_the_clicked_one(build, histories):

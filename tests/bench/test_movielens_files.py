@@ -2,8 +2,8 @@
 
 import pytest
 
-from bench.workloads import _movielens_files
 from bench.workloads._base import MalformedData
+from bench.workloads._io import movielens_files
 
 LOG = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
 ITEMS = "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n1\tToy Story\t1995\tComedy\n"
@@ -27,14 +27,14 @@ def test_malformed_data_is_an_error_naming_file_and_line(tmp_path, log, items, m
     (tmp_path / "ml-100k.inter").write_text(log)
     (tmp_path / "ml-100k.item").write_text(items)
     with pytest.raises(MalformedData, match=message):
-        _movielens_files.read_log(tmp_path)
+        movielens_files.read_log(tmp_path)
 
 
 def test_bytes_that_are_no_text_or_no_database_are_errors_naming_the_file(tmp_path):
     (tmp_path / "ml-100k.item").write_bytes(ITEMS.encode() + b"\xff\xfe")
     with pytest.raises(MalformedData, match=r"ml-100k\.item, after line \d: not UTF-8"):
-        _movielens_files.read_log(tmp_path)
+        movielens_files.read_log(tmp_path)
     (tmp_path / "movies.db").write_text("no database " * 1_000)
-    film = _movielens_files.Film("Heat", 1995, ())
+    film = movielens_files.Film("Heat", 1995, ())
     with pytest.raises(MalformedData, match=r"movies\.db: no film can be read"):
-        _movielens_files.film_texts((film,), tmp_path, "full")
+        movielens_files.film_texts((film,), tmp_path, "full")

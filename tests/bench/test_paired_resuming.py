@@ -19,12 +19,12 @@ from bench.cli import app
 from bench.configuration import sweep
 from bench.configuration.config import Config
 from bench.configuration.sweep import WorkItem
-from bench.measure.room import Room
+from bench.machine.free_memory import Room
 from bench.results import store
 from bench.results.schema import PeakMemory, Record
 from bench.running import paired
+from bench.running.block import Measurement
 from bench.running.events import Planned, TookTurn
-from bench.running.turns import Measurement
 from tests.bench._paired import (
     PLUGINS,
     items,

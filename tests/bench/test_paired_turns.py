@@ -4,11 +4,12 @@ import itertools
 
 import pytest
 
-from bench.results import stats, store
+from bench.results import store
+from bench.results.analysis import stats
 from bench.running import manager
+from bench.running.counterbalance import in_round
 from bench.running.events import BlockBegan, Finished, PhaseBegan, Planned, Started, TookTurn
 from bench.running.recording import overhead
-from bench.running.rounds import in_round
 from tests.bench._paired import items, no_room, of, run, settings, short
 from tests.bench._small_runs import config, new_run
 

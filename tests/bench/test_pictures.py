@@ -11,7 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from bench.build import build, build_workload
+from bench.build.assembly import build, build_workload
 from bench.cli import app
 from bench.configuration import sweep
 from bench.configuration.config import SweepAxes
@@ -20,12 +20,12 @@ from bench.encoders import shape as shapes
 from bench.encoders._base import PictureFormat
 from bench.encoders._encoding import encoding_of
 from bench.encoders.shape import SHAPES
-from bench.item_kinds import refuse_other_items
+from bench.inputs.item_kinds import refuse_other_items
 from bench.measure.flops import operations_of, step_flops
 from bench.results.schema import Record
-from bench.running.messages import Job
-from bench.running.subject import measure
-from bench.verify import verify
+from bench.verify.report import verify
+from bench.worker.measurement import measure
+from bench.worker.messages import Job
 from bench.workloads import pictures, synthetic
 from bench.workloads._base import Axes, WorkloadRequest
 from gram_core.batch import unique_items
@@ -320,7 +320,7 @@ def test_the_content_of_text_shapes_has_not_changed_by_that_of_pictures():
 
 def test_kinds_are_told_without_torch():
     code = (
-        "import sys\nfrom bench.item_kinds import refuse_other_items\n"
+        "import sys\nfrom bench.inputs.item_kinds import refuse_other_items\n"
         "refuse_other_items('pictures', 'shape:vit-base')\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )

@@ -23,9 +23,9 @@ import numpy as np
 import pytest
 
 from bench.configuration.config import RunSettings
-from bench.measure import telemetry
-from bench.results import stats
-from bench.results.lines import lines
+from bench.machine import telemetry
+from bench.results.analysis import stats
+from bench.results.analysis.lines import lines
 from tests.bench import _simulated as simulated
 from tests.bench import _simulated_power as power
 from tests.bench._simulated_power import CANARY, E2E, LINES, SINGLE_STEP, Device, Line, Protocol, Turn

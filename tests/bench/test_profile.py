@@ -11,12 +11,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertModel
 
+from bench.commands.profiling import waiting
 from bench.configuration.config import load
 from bench.configuration.sweep import lines_of_case, plan
 from bench.errors import ConfigError
 from bench.measure.flops import encoder_flops
 from bench.measure.trace import read_trace
-from bench.profile import waiting
 
 
 def event(cat: str, name: str, ts: float, dur: float, **args: object) -> dict[str, object]:

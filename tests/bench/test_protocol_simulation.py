@@ -29,7 +29,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bench.results import stats
+from bench.results.analysis import stats
 from tests.bench import _simulated as simulated
 from tests.bench._simulated import ROUGH, SHARED, STEADY, WORLDS, Gates
 

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from bench.running.rounds import in_round, williams
+from bench.running.counterbalance import in_round, williams
 
 
 @pytest.mark.parametrize("lines", range(1, 10))

@@ -6,12 +6,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.build import build as build_method
+from bench.build.assembly import build as build_method
 from bench.configuration.config import load, restore
 from bench.configuration.sweep import plan
 from bench.errors import ConfigError
-from bench.workloads import _lognormal, _synthesis, _zipf, shape
+from bench.workloads import shape
 from bench.workloads._base import WorkloadRequest
+from bench.workloads._synth import lognormal, synthesis, zipf_law
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +72,7 @@ def test_mind_ranks_each_interaction_once_after_earlier_clicks():
 
 def test_a_shape_is_drawn_once_and_then_read(cache, monkeypatch):
     first = build("french").batches(3)
-    monkeypatch.setattr(_synthesis, "write", None)
+    monkeypatch.setattr(synthesis, "write", None)
     assert torch.equal(build("french").batches(3).items, first.items)
     assert not torch.equal(build("french", seed=1).batches(3).items, first.items)
     assert len(list((cache / "logs").iterdir())) == 1, "the seed orders the log and does not draw another"
@@ -90,8 +91,8 @@ def test_popularity_and_lengths_follow_their_laws():
 
 def test_drawing_without_repeats_is_sequential_sampling():
     """Inclusion of each item, against a plain loop over numpy's own sampling without replacement."""
-    popularity = _zipf.weights(6, 1.0)
-    drawn = _synthesis.distinct_items(np.random.default_rng(0), popularity, np.full(20_000, 3)).reshape(-1, 3)
+    popularity = zipf_law.weights(6, 1.0)
+    drawn = synthesis.distinct_items(np.random.default_rng(0), popularity, np.full(20_000, 3)).reshape(-1, 3)
     rng = np.random.default_rng(1)
     plain = np.asarray([rng.choice(6, 3, replace=False, p=popularity) for _ in range(20_000)])
     found, expected = (np.bincount(items.ravel(), minlength=6) / 20_000 for items in (drawn, plain))
@@ -102,7 +103,7 @@ def test_drawing_without_repeats_is_sequential_sampling():
 
 def test_users_who_met_almost_everything_are_served_too():
     lengths = np.asarray([6, 1, 5, 6])
-    items = _synthesis.distinct_items(np.random.default_rng(0), _zipf.weights(6, 4.0), lengths)
+    items = synthesis.distinct_items(np.random.default_rng(0), zipf_law.weights(6, 4.0), lengths)
     parts = np.split(items, np.cumsum(lengths)[:-1])
     assert [len(np.unique(part)) for part in parts] == lengths.tolist()
 
@@ -112,7 +113,7 @@ def test_users_who_met_almost_everything_are_served_too():
 def test_sizes_keep_their_bounds_and_their_sum(data, number, sigma, least):
     most = least + data.draw(st.integers(0, 400))
     total = data.draw(st.integers(number * least, number * most))
-    found = _lognormal.sizes(np.random.default_rng(0), number, total, sigma, least, most)
+    found = lognormal.sizes(np.random.default_rng(0), number, total, sigma, least, most)
     assert found.sum() == total
     assert found.min() >= least
     assert found.max() <= most

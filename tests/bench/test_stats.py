@@ -11,7 +11,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.results import stats
+from bench.results.analysis import stats
 from bench.results.schema import Record
 
 VALUES = st.lists(st.floats(-3, 3), min_size=2, max_size=25)

@@ -7,9 +7,9 @@ from statistics import fmean, stdev
 
 import pytest
 
+from bench.results.analysis.summary import ENGINE_COLUMNS, RECORD_COLUMNS, SUMMARY_COLUMNS, frames
+from bench.results.analysis.training_summary import frames as training_frames
 from bench.results.schema import PeakMemory, Record, Throughput
-from bench.results.summary import ENGINE_COLUMNS, RECORD_COLUMNS, SUMMARY_COLUMNS, frames
-from bench.results.training_summary import frames as training_frames
 from tests.reports import _trainings
 
 CASE = {

@@ -8,7 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.workloads import _movielens_files, _tokens, _zipf, synthetic
+from bench.workloads import synthetic
+from bench.workloads._io import movielens_files, tokens
+from bench.workloads._synth import zipf_law
 from tests.bench._bert_texts import CLS, SEP, SPECIAL, request, same, tokenizer_of
 
 
@@ -49,7 +51,7 @@ def test_the_asked_for_ratio_is_realised_exactly(case, step):
 @settings(max_examples=150, deadline=None)
 def test_counts_fall_with_the_rank_and_sum_to_the_slots(data, unique, most, exponent):
     slots = data.draw(st.integers(unique, unique * most))
-    counts = _zipf.counts(slots, unique, most, exponent)
+    counts = zipf_law.counts(slots, unique, most, exponent)
     assert counts.sum() == slots
     assert counts.min() >= 1
     assert counts.max() <= most
@@ -59,17 +61,17 @@ def test_counts_fall_with_the_rank_and_sum_to_the_slots(data, unique, most, expo
 def test_counts_follow_zipf_where_no_bound_holds_them():
     ranks = np.arange(1, 21)
     for exponent in (0.5, 1.0, 2.0):
-        counts = _zipf.counts(100_000, 20, 100_000, exponent)
+        counts = zipf_law.counts(100_000, 20, 100_000, exponent)
         expected = 100_000 * ranks**-exponent / (ranks**-exponent).sum()
         assert np.abs(counts - expected).max() <= 1
     with pytest.raises(ValueError, match="cannot hold"):
-        _zipf.counts(10, 11, 5, 1.0)
+        zipf_law.counts(10, 11, 5, 1.0)
 
 
 def test_popularity_within_a_batch_is_the_counts():
     batch = synthesize(ratio=4.0, options={"zipf": 1.0}, batch_size=16).batches(0)
     _, found = batch.items.unique(return_counts=True)
-    expected = _zipf.counts(16 * 15, 60, 16, 1.0)
+    expected = zipf_law.counts(16 * 15, 60, 16, 1.0)
     assert sorted(found.tolist(), reverse=True) == expected.tolist()
 
 
@@ -132,9 +134,9 @@ def test_text_lengths_have_the_stated_distribution():
 def test_corpus_lengths_are_those_of_the_films(asset):
     folder = asset("movielens")
     tokenizer = tokenizer_of(asset)
-    films = _movielens_files.read_log(folder).films
-    texts, _ = _movielens_files.film_texts(films, asset("films"), "full")
-    real = np.diff(_tokens.tokenized(texts, tokenizer)[1]).clip(max=64)
+    films = movielens_files.read_log(folder).films
+    texts, _ = movielens_files.film_texts(films, asset("films"), "full")
+    real = np.diff(tokens.tokenized(texts, tokenizer)[1]).clip(max=64)
     options = {"text_tokens": "corpus", "items": 20_000}
     found = synthesize(options=options, text_length=64, tokenizer=tokenizer).table.lengths.numpy()
     assert set(found.tolist()) <= set(real.tolist())

@@ -10,11 +10,12 @@ import pytest
 import torch
 from rich.console import Console
 
+from bench.commands.session import fetch_assets
 from bench.configuration.config import load
 from bench.errors import UsageError
-from bench.session import fetch_assets
-from bench.workloads import _log, _user_sort, table
+from bench.workloads import table
 from bench.workloads._base import MalformedData
+from bench.workloads._log import external_sort, interaction_log
 from tests.bench._logs import epoch, request, scored
 
 ITEMS = 'item_id,text\na,first text\nb,"second, with a comma"\nc,third\nd,fourth\ne,\n'
@@ -170,7 +171,7 @@ def test_files_are_read_once_and_again_when_they_change(write, monkeypatch):
     chosen = write()
     table.build(chosen, request("response"))
     with monkeypatch.context() as patch:
-        patch.setattr(_user_sort.UserSort, "write", None)
+        patch.setattr(external_sort.UserSort, "write", None)
         assert responses(table.build(chosen, request("response"))) == EXPECTED
     changed = write(rows=HEADER + ROWS + "u2,c,10,0\n")
     assert table.build(changed, request("response")).facts["interactions"] == 7
@@ -193,7 +194,7 @@ import resource, sys
 
 from pathlib import Path
 import numpy as np
-from bench.workloads import _hold_out, _log, _user_sort
+from bench.workloads._log import splits, interaction_log, external_sort
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 folder, rng, chunk = Path({str(tmp_path)!r}), np.random.default_rng(0), 1 << 16
 def rows():
@@ -224,15 +225,15 @@ def test_a_sorted_log_equals_a_plain_sort(tmp_path):
             "time": rng.integers(9, size=4_000),
         }
     ).assign(label=rng.integers(2, size=4_000))
-    sort = _user_sort.UserSort(tmp_path)
+    sort = external_sort.UserSort(tmp_path)
     for part in (rows[start : start + 600] for start in range(0, 4_000, 600)):
         sort.add(
             part["user"].to_numpy(), part["item"].to_numpy(), part["time"].to_numpy(float), part["label"].to_numpy()
         )
-    with _log.LogWriter(tmp_path) as writer:
+    with interaction_log.LogWriter(tmp_path) as writer:
         done = sort.write(writer, "auto")
         writer.finish(5)
-    log = _log.read(tmp_path)
+    log = interaction_log.read(tmp_path)
     plain = rows.drop_duplicates()
     assert (done.repeated, done.alone, done.kept) == (len(rows) - len(plain), 0, False)
     expected = [

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.workloads._base import MalformedData
-from bench.workloads._table_files import read_interactions, read_items
+from bench.workloads._io.table_files import read_interactions, read_items
 
 HEADER = "user_id,item_id,timestamp,label\n"
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -127,7 +127,7 @@ def test_a_quoted_field_keeps_its_line_ends_and_carriage_returns(folder):
 
 
 def test_a_field_without_end_does_not_take_the_file_into_memory(folder, monkeypatch):
-    monkeypatch.setattr("bench.workloads._delimited.LONGEST_FIELD", 100)
+    monkeypatch.setattr("bench.workloads._io.delimited.LONGEST_FIELD", 100)
     with pytest.raises(MalformedData, match=r"line 2: a quotation mark opens a field of more than 100 characters"):
         read_items(written(folder, 'item_id,text\na,"' + 30 * "long\n"))
 
@@ -293,8 +293,8 @@ class TestParquet:
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_rows_are_named_and_ordered_alike_whatever_is_read_at_once(folder, monkeypatch, suffix):
-    monkeypatch.setattr("bench.workloads._delimited.CHUNK", 2)
-    monkeypatch.setattr("bench.workloads._parquet.CHUNK", 2)
+    monkeypatch.setattr("bench.workloads._io.delimited.CHUNK", 2)
+    monkeypatch.setattr("bench.workloads._io.parquet.CHUNK", 2)
     rows = [("u", f"i{n}", n, 1 if n < 7 else "good") for n in range(9)]
     path = folder / f"parts{suffix}"
     if suffix == ".csv":

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench.measure import telemetry
-from bench.measure.telemetry import NvmlSource, Reading, Sampler, Stretch, Unwatched, why_dropped
+from bench.machine import telemetry
+from bench.machine.telemetry import NvmlSource, Reading, Sampler, Stretch, Unwatched, why_dropped
 from bench.results.schema import Telemetry
 
 STEADY = {"sm_clock_mhz": 1980.0, "throttle_reasons": frozenset()}

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
+from bench.results.analysis.training_summary import frames, mean_interval
 from bench.results.training import TrainingPoint
-from bench.results.training_summary import frames, mean_interval
 from tests.reports import _trainings
 
 

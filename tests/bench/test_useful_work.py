@@ -3,16 +3,16 @@
 import pytest
 import torch
 
-import bench.running.useful_work
+import bench.worker.useful_work
 from bench import registry
-from bench.build import build
+from bench.build.assembly import build
 from bench.configuration.sweep import MethodLine, WorkItem
 from bench.measure.flops import EncoderOperations, cf_flops, encoder_flops
 from bench.methods import PACKAGES, Unavailable
-from bench.results.summary import frames
-from bench.running.messages import Job
-from bench.running.subject import measure
-from bench.running.useful_work import NOT_COUNTED, useful_work
+from bench.results.analysis.summary import frames
+from bench.worker.measurement import measure
+from bench.worker.messages import Job
+from bench.worker.useful_work import NOT_COUNTED, useful_work
 from gram_core.batch import every_slot, unique_items
 from tests.bench._small_runs import CASE, config, item
 
@@ -93,7 +93,7 @@ def test_what_cannot_be_counted_is_told_and_costs_no_measurement(monkeypatch):
     def out_of_memory(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(bench.running.useful_work, "useful_flops", out_of_memory)
+    monkeypatch.setattr(bench.worker.useful_work, "useful_flops", out_of_memory)
     record = measure(Job(config(), item("e2e")), lambda _: None)
     assert record["outcome"] == "ok"
     assert record["useful_flops"] is None

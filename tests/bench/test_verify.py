@@ -8,11 +8,11 @@ import torch
 from rich.console import Console
 
 from bench import registry
-from bench._verify_case import LOOKED_AT, cut, with_a_repeat, with_histories
 from bench.configuration.config import Config, ModelSettings, RunSettings, Sweep
 from bench.encoders import _base as _encoders
 from bench.errors import UsageError
-from bench.verify import STEPS, VerifyReport, verify
+from bench.verify.case import LOOKED_AT, cut, with_a_repeat, with_histories
+from bench.verify.report import STEPS, VerifyReport, verify
 from bench.workloads import mind
 from gram_core.batch import Batch, unique_items
 from tests.bench._logs import Words

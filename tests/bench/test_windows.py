@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from bench.measure.sample import LEAST
-from bench.running.cf_steps import cf_step_s
-from bench.running.messages import Job, TakeWindow
-from bench.running.subject import TAKES, Subject
+from bench.worker.cf_steps import cf_step_s
+from bench.worker.measurement import TAKES, Subject
+from bench.worker.messages import Job, TakeWindow
 from gram_core.batch import Batch
 from tests.bench._small_runs import config, item
 from tests.bench.test_clock import ManualClock

@@ -7,11 +7,11 @@ import sys
 import pytest
 import torch
 
-from bench.build import build, set_dropout
+from bench.build.assembly import build, set_dropout
+from bench.processes.fork_server import Worker, WorkerEnded
 from bench.results.schema import Record
-from bench.running import failures, worker
-from bench.running.messages import Entered, Job, Measured
-from bench.running.processes import Worker, WorkerEnded
+from bench.worker import entry, failures
+from bench.worker.messages import Entered, Job, Measured
 from tests.bench._processes import ROOT
 from tests.bench._small_runs import SLOTS, config, item
 
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 def messages_of(job: Job, timeout_s: float = 300) -> list:
     """Everything a worker says, to its last word."""
     said = []
-    with Worker(worker.main, job) as process:
+    with Worker(entry.main, job) as process:
         while not (said and isinstance(said[-1], Measured)):
             message = process.receive(timeout_s)
             assert message is not None, f"silent for {timeout_s} s after {said}: {process.output_tail}"
@@ -219,7 +219,7 @@ class TestFailures:
         assert "the loss is nan at step 3" in record.reason
 
     def test_what_libraries_print_stays_out_of_the_managers_lines(self, capfd):
-        with Worker(worker.main, Job(config(), item("exits"))) as process:
+        with Worker(entry.main, Job(config(), item("exits"))) as process:
             with pytest.raises(WorkerEnded) as ended:
                 all(process.receive(60) for _ in range(10))
             assert ended.value.exit_code == 3
@@ -287,12 +287,12 @@ class TestOnAGpu:
 def test_a_traceback_names_files_from_their_package_on():
     """Results are forwarded: where someone's home folder lies is nobody's business."""
     trace = (
-        'File "/home/ann/my project/bench/running/subject.py", line 3, in run\n'
+        'File "/home/ann/my project/bench/worker/measurement.py", line 3, in run\n'
         'File "/opt/venv/lib/python3.12/site-packages/torch/nn/modules/module.py", line 9, in call\n'
         'File "/usr/lib/python3.12/runpy.py", line 1, in main\nFile "<frozen runpy>", line 2\n'
     )
     assert failures.without_folders(trace).splitlines() == [
-        'File "bench/running/subject.py", line 3, in run',
+        'File "bench/worker/measurement.py", line 3, in run',
         'File "torch/nn/modules/module.py", line 9, in call',
         'File "python3.12/runpy.py", line 1, in main',
         'File "<frozen runpy>", line 2',
@@ -312,7 +312,7 @@ def test_workers_are_of_the_same_copy_of_the_program_wherever_it_is_called(tmp_p
         "    import bench, gram_core\n"
         "    connection.send([bench.__file__, gram_core.__file__])\n"
         "if __name__ == '__main__':\n"
-        "    from bench.running.processes import Worker\n"
+        "    from bench.processes.fork_server import Worker\n"
         "    with Worker(tell, None) as process:\n"
         "        print(*process.receive(300), sep='\\n')\n"
     )

@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
-from bench.build import set_dropout
-from bench.running import processes
+from bench.build.assembly import set_dropout
+from bench.processes import fork_server
 from gram_core.batch import Batch, ItemTable
 from gram_core.distributed import DistributedTraining, ExchangeCosts, Ranks, shard_encoder, zero_redundancy
 from gram_core.distributed.layout import balanced_owners
@@ -246,8 +246,8 @@ class Pool:
     """The processes; `on(size, task, ...)` calls task(ranks, ...) on the first `size` of them."""
 
     def __init__(self, folder: Path):
-        processes.warm_fork_server()
-        context = processes._context
+        fork_server.warm_fork_server()
+        context = fork_server._context
         self._connections: list[Connection] = []
         self._processes = []
         for rank in range(MOST):

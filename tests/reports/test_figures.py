@@ -11,11 +11,11 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from bench.results.summary import frames
-from bench.results.training_summary import frames as training_frames
+from bench.results.analysis.summary import frames
+from bench.results.analysis.training_summary import frames as training_frames
 from reports import figures, words
 from reports.figures import _style
-from reports.training import figures as training_figures
+from reports.quality import plots as training_figures
 from tests.reports import _runs, _trainings
 
 MODULES = figures.discover()

@@ -3,7 +3,8 @@
 from rich.console import Console
 
 from bench.results import store
-from reports import inputs, page
+from reports import page
+from reports.sections import _inputs
 from reports.terminal import print_summary
 from tests.reports import _runs
 
@@ -30,7 +31,7 @@ def record(workload, *, cf_module="nrms", method="single_step", **axes):
 
 
 def facts(records):
-    return dict(inputs.inputs(records))
+    return dict(_inputs.inputs(records))
 
 
 def test_facts_that_hold_in_all_records_stand_once():
@@ -62,10 +63,10 @@ def test_what_counts_nothing_is_not_listed():
 
 
 def test_what_was_left_out_is_told_where_it_is_more_than_a_few():
-    assert inputs.left_out_of([record(CLICKS), record(CLICKS, method="e2e")]) == (TOLD,)
-    assert inputs.left_out_of([record(ROWS)]) == ()
-    assert inputs.left_out_of([record(ROWS, cf_module="dkt"), record(CLICKS)]) == (f"With cf module nrms, {TOLD}",)
-    assert inputs.left_out_of([record({"notes": ["times are coarse"]})]) == ("table: times are coarse",)
+    assert _inputs.left_out_of([record(CLICKS), record(CLICKS, method="e2e")]) == (TOLD,)
+    assert _inputs.left_out_of([record(ROWS)]) == ()
+    assert _inputs.left_out_of([record(ROWS, cf_module="dkt"), record(CLICKS)]) == (f"With cf module nrms, {TOLD}",)
+    assert _inputs.left_out_of([record({"notes": ["times are coarse"]})]) == ("table: times are coarse",)
 
 
 def test_it_stands_under_the_headline_of_the_page_and_in_the_terminal(tmp_path):

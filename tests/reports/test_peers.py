@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from bench.results.analysis.summary import frames
 from bench.results.schema import PeakMemory, Record
 from bench.results.store import load
-from bench.results.summary import frames
-from reports import story, words
+from reports import headline, words
 from reports.figures import _style, peers_by_repetition
 from reports.page import render
 from reports.sections import peers
@@ -165,7 +165,7 @@ def test_a_noisy_line_does_not_hide_the_fastest_exact_method_from_the_headline()
             line("activation_checkpointing", seconds, block=block),
         )
     ]
-    assert story.tell(frames(records), _runs.info()).headline.startswith("single_step is")
+    assert headline.tell(frames(records), _runs.info()).headline.startswith("single_step is")
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,9 @@ def test_a_noisy_line_does_not_hide_the_fastest_exact_method_from_the_headline()
 def test_more_than_the_repetition_ratio_is_not_taken_for_a_gain(seconds, expected):
     """On a busy machine one process a line has shown 4.3 times at a ratio of 4."""
     records = [line("e2e", 0.4), line("e2e_unique", 0.102), line("single_step", seconds)]
-    told = [text for text in story.tell(frames(records), _runs.info()).sentences if "deduplication by itself" in text]
+    told = [
+        text for text in headline.tell(frames(records), _runs.info()).sentences if "deduplication by itself" in text
+    ]
     assert len(told) == (expected is not None)
     assert all(text.startswith(str(expected)) for text in told)
 
@@ -194,7 +196,7 @@ def test_an_interval_that_holds_the_ratio_speaks_for_itself():
         blocks = [
             made for b, s in enumerate(times) for made in (line("e2e", 0.4, block=b), line("single_step", s, block=b))
         ]
-        sentences = story.tell(frames(blocks), _runs.info()).sentences
+        sentences = headline.tell(frames(blocks), _runs.info()).sentences
         return " ".join(text for text in sentences if "deduplication by itself" in text)
 
     assert not told(0.07, 0.11, 0.08, 0.1)

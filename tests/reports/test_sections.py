@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from bench.results.analysis.summary import frames
 from bench.results.schema import PeakMemory, Spread, Telemetry
 from bench.results.store import load
-from bench.results.summary import frames
 from reports import sections, words
 from reports.page import render
 from reports.sections import measuring, processes

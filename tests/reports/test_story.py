@@ -6,10 +6,10 @@ import math
 
 import pytest
 
+from bench.results.analysis.summary import frames
 from bench.results.schema import Record
-from bench.results.summary import frames
-from reports import story, words
-from reports.training import story as training_story
+from reports import headline, words
+from reports.quality import headline as training_story
 from tests.reports import _runs
 
 SPREAD = (-0.10, 0.08, -0.05, 0.10, -0.06, 0.03)
@@ -29,8 +29,8 @@ def run(*speed_ups: float, blocks: int = 6, spread: float = 1.0, methods: tuple[
     return records
 
 
-def told(records: list[Record]) -> story.Story:
-    return story.tell(frames(records), _runs.info())
+def told(records: list[Record]) -> headline.Story:
+    return headline.tell(frames(records), _runs.info())
 
 
 @pytest.mark.parametrize("speed_up", [1.03, 0.97])

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from bench.results.analysis.summary import frames
 from bench.results.store import load
-from bench.results.summary import frames
 from reports import tables, terminal, toml, words
 from reports.terminal import print_summary
 from tests.reports import _runs

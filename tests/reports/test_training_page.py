@@ -12,12 +12,12 @@ from PIL import Image
 from rich.console import Console
 
 from bench.results import training
-from bench.results.training_summary import frames
+from bench.results.analysis.training_summary import frames
 from reports import words
 from reports.figures import _style
 from reports.page import render
+from reports.quality import beside_paper, headline, plots, tables
 from reports.terminal import print_summary
-from reports.training import beside_paper, figures, story, tables
 from tests.reports import _trainings
 from tests.reports._terminals import ascii_terminal, written
 from tests.reports.test_page import assert_keeps_to_itself, text
@@ -49,17 +49,17 @@ def test_every_kind_of_run_renders(name, tmp_path, rendered):
 
 def test_one_class_is_said_and_nothing_is_compared(tmp_path):
     """A quality that is not defined must end in a sentence that says why, not in an error after all trainings."""
-    told = story.tell(frames(_trainings.SCENARIOS["one_class"]()), _trainings.info())
+    told = headline.tell(frames(_trainings.SCENARIOS["one_class"]()), _trainings.info())
     assert told.headline == "AUC is not defined on what was held out of movielens"
     assert told.sentences[0] == (
         f"AUC is not defined on the validation split ({_trainings.ONE_CLASS}) and the test split "
         f"({_trainings.ONE_CLASS})."
     )
     assert told.cards == ()
-    in_test = story.tell(frames(_trainings.SCENARIOS["one_class_in_test"]()), _trainings.info())
+    in_test = headline.tell(frames(_trainings.SCENARIOS["one_class_in_test"]()), _trainings.info())
     assert f"AUC is not defined on the test split ({_trainings.ONE_CLASS})." in in_test.sentences
     assert not any(words.MISSING in sentence for sentence in in_test.sentences)
-    of_e2e = story.tell(frames(_trainings.SCENARIOS["one_class_of_e2e"]()), _trainings.info())
+    of_e2e = headline.tell(frames(_trainings.SCENARIOS["one_class_of_e2e"]()), _trainings.info())
     assert of_e2e.headline == "e2e has no AUC to be compared with on movielens with minilm"
 
 
@@ -72,7 +72,7 @@ def test_the_headline_is_the_exact_method_that_gets_there_soonest(rendered):
 
 
 def test_the_first_sentence_says_who_gets_to_e2es_quality_how_much_sooner_and_who_never_does():
-    told = story.tell(frames(_trainings.two_tasks()), _trainings.info()).sentences[:2]
+    told = headline.tell(frames(_trainings.two_tasks()), _trainings.info()).sentences[:2]
     row = frames(_trainings.several()).only({"label": "single_step"}).summary.iloc[0]
     spread = words.ratio_range(row["speed_up_quality_low"], row["speed_up_quality_high"])
     assert told[0] == (
@@ -85,7 +85,7 @@ def test_the_first_sentence_says_who_gets_to_e2es_quality_how_much_sooner_and_wh
 
 def test_what_seeds_do_not_tell_apart_is_not_called_sooner():
     """An interval around 1 must not read as a gain, however the mean came out."""
-    told = story.tell(frames(_trainings.hardly_sooner()), _trainings.info())
+    told = headline.tell(frames(_trainings.hardly_sooner()), _trainings.info())
     assert "but not measurably sooner" in told.headline
     assert "not told apart from e2e" in told.sentences[0]
 
@@ -97,7 +97,7 @@ def test_an_e2e_that_was_cut_short_is_said_to_be():
         point.model_copy(update={"stopped": "max_train_s"}) if point.method == "e2e" and point.stopped else point
         for point in points
     ]
-    whole, short = (" ".join(story.tell(frames(each), _trainings.info()).sentences) for each in (points, cut))
+    whole, short = (" ".join(headline.tell(frames(each), _trainings.info()).sentences) for each in (points, cut))
     assert "e2e was ended by train.max_train_s before its patience ran out" in short
     assert "was ended by" not in whole
 
@@ -161,14 +161,14 @@ def test_a_run_that_goes_on_is_called_unfinished(tmp_path):
 
 
 def test_without_e2e_nothing_is_compared():
-    told = story.tell(frames(_trainings.SCENARIOS["no_e2e"]()), _trainings.info())
+    told = headline.tell(frames(_trainings.SCENARIOS["no_e2e"]()), _trainings.info())
     assert "nothing to compare" in " ".join(told.sentences)
     assert told.cards == ()
 
 
 def test_who_never_reached_it_is_said_so():
     derived = frames(_trainings.SCENARIOS["never_reached"]())
-    told = story.tell(derived, _trainings.info())
+    told = headline.tell(derived, _trainings.info())
     assert "No method reached" in told.headline
     assert told.sentences[0] == "e2e's AUC, to within 0.5 points, is never reached by frozen."
     assert "not reached" in str(tables.results(derived)[0])
@@ -180,7 +180,7 @@ def test_where_lines_end_is_not_squeezed_by_where_they_begin():
     bests = derived.points.groupby(["label", "seed"])["validation_auc"].max().groupby("label").mean()
     low = derived.points["validation_auc"].min()
     assert low < bests.min() - 3 * (bests.max() - bests.min()), "what the axis would go down to"
-    ax = figures.discover()["quality_by_time"].draw(derived, _trainings.info()).axes[0]
+    ax = plots.discover()["quality_by_time"].draw(derived, _trainings.info()).axes[0]
     bottom, top = ax.get_ylim()
     assert low < bottom < bests.min()
     assert bottom == pytest.approx(bests.min() - 3 * (bests.max() - bests.min()))
@@ -191,16 +191,16 @@ def test_axes_show_all_where_lines_begin_near_their_bests():
     """There is nothing to leave out then, and an axis that went down all the same would squeeze them itself."""
     points = [point for point in _trainings.several() if point.step > 200]
     derived = frames(points)
-    ax = figures.discover()["quality_by_time"].draw(derived, _trainings.info()).axes[0]
+    ax = plots.discover()["quality_by_time"].draw(derived, _trainings.info()).axes[0]
     bests = derived.points.groupby(["label", "seed"])["validation_auc"].max().groupby("label").mean()
     shown_from = bests.min() - 3 * (bests.max() - bests.min())
     assert shown_from < ax.get_ylim()[0] < derived.points["validation_auc"].min()
 
 
-@pytest.mark.parametrize("name", figures.discover())
+@pytest.mark.parametrize("name", plots.discover())
 @pytest.mark.parametrize("scenario", [name for name in _trainings.SCENARIOS if name not in ("mixed", "never_reached")])
 def test_a_figure_draws_what_there_is(name, scenario):
-    module = figures.discover()[name]
+    module = plots.discover()[name]
     assert module.CAPTION.endswith(".")
     with mpl.rc_context(_style.RC):
         drawn = module.draw(frames(_trainings.SCENARIOS[scenario]()), _trainings.info())

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-import bench.build
+import bench.build.assembly
 from bench import registry
-from bench.build import build
+from bench.build.assembly import build
 from bench.configuration.case import Case
 from bench.configuration.sweep import MethodLine, WorkItem
-from bench.handicaps import that_hold
+from bench.limitations import that_hold
 from bench.measure.counts import encoder_counts
 from bench.measure.flops import forward_only
 from bench.methods import PACKAGES, Unavailable
@@ -73,7 +73,7 @@ def test_what_graphs_explain_is_told_where_there_are_graphs(name, monkeypatch):
 
     assert not told(), "on a processor nothing is captured"
     monkeypatch.setattr(
-        bench.build,
+        bench.build.assembly,
         "build_method",
         lambda chosen, training, settings, engine: chosen(CapturingTraining.over(training), settings),
     )

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from bench.build import Built, set_dropout
+from bench.build.assembly import Built, set_dropout
 from bench.peers.frozen import Frozen
 from bench.peers.gradient_cache import GradientCache
 from bench.peers.ids_only import IdsOnly

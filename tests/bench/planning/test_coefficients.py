@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bench import assets
 from bench.errors import UsageError
+from bench.inputs import assets
 from bench.planning import coefficients
 from bench.planning.coefficients import choose
 from tests.bench.planning._parts import calibration

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from bench import assets, environment
 from bench.configuration.config import load
 from bench.configuration.sweep import plan as planned
+from bench.inputs import assets
+from bench.machine import environment
 from bench.planning import calibration as calibrating
 from bench.planning import coefficients
 from bench.results import forecast as forecasts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench.build import build_workload, cf_module_class
+from bench.build.assembly import build_workload, cf_module_class
 from bench.configuration.config import load
 from bench.configuration.sweep import plan
 from bench.measure.flops import encoder_flops

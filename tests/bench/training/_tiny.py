@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench import build
+from bench.build import assembly
 from bench.configuration.case import Case
 from bench.configuration.config import Config, ModelSettings, RunSettings, Train
 from bench.configuration.sweep import MethodLine
@@ -108,4 +108,4 @@ def install(monkeypatch: Any) -> None:
         assert hold_out == config.train.hold_out, "a training asks for held-out data"
         return workload(task, config.run.seed)
 
-    monkeypatch.setattr(build, "build_workload", built)
+    monkeypatch.setattr(assembly, "build_workload", built)

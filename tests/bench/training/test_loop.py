@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench import build
+from bench.build import assembly, schedules
+from bench.configuration.train_settings import TrainSettings
 from bench.measure.clock import HostClock
-from bench.training import checkpoint, judging, schedules
+from bench.training import checkpoint, judging
 from bench.training.loop import Learner
-from bench.training.settings import TrainSettings
 from bench.training.stopping import EarlyStopping
 from bench.workloads._base import Scored
 from tests.bench.training import _tiny
@@ -37,7 +37,7 @@ def learner(monkeypatch):
 
     def made(method: str, steps=None, seed: int = 0, cf_module: str = "nrms", **train) -> Learner:
         config = _tiny.settings(**train)
-        built = build.build(
+        built = assembly.build(
             config, _tiny.item(method, steps, cf_module=cf_module).work, torch.device("cpu"), training_seed=seed
         )
         clock = StepClock()

@@ -1,0 +1,1 @@
+"""What the commands of `bench.cli` do, from a request to files, tables and an exit code."""

@@ -1,0 +1,1 @@
+"""Fresh processes, their supervision, and their certain end."""

@@ -1,0 +1,1 @@
+"""Derived numbers: statistics, frames, lines of runs, epochs. Loads without torch."""

@@ -1,0 +1,1 @@
+"""`gram-bench verify`: are the exact methods exact, on the user's own encoder and data?"""

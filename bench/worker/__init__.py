@@ -1,0 +1,1 @@
+"""A worker process: one measurement, from its job to its record."""

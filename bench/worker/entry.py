@@ -1,0 +1,55 @@
+"""A worker process: one job, measured and reported. Imports nothing heavy, since its manager imports it by name."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+from multiprocessing.connection import Connection
+
+from bench.processes import parent_death
+from bench.worker.messages import Job, Measured
+
+STANDARD_OUTPUTS = (1, 2)
+
+
+def main(connection: Connection, job: Job, output: int | None = None) -> None:
+    """Measures `job`, announces each phase and reports the record through `connection`.
+
+    output: a file descriptor that takes what libraries print, out of the way of the manager's own lines. Ctrl-C is
+    the manager's to hear: it ends this process.
+    """
+    begin(output)
+    if job.leads:
+        _lead(connection, job, in_turns=False)
+        return
+    from bench.worker.measurement import measure  # torch and all: the fork server has imported it already
+
+    connection.send(Measured(measure(job, connection.send)))
+
+
+def take_turns(connection: Connection, job: Job, output: int | None = None) -> None:
+    """The same, but each window, and the counting at the end, waits for the manager's order."""
+    begin(output)
+    if job.leads:
+        _lead(connection, job, in_turns=True)
+        return
+    from bench.worker.measurement import measure_in_turns
+
+    connection.send(Measured(measure_in_turns(job, connection.send, connection.recv)))
+
+
+def _lead(connection: Connection, job: Job, *, in_turns: bool) -> None:
+    from bench.worker.launcher import lead
+
+    lead(connection, job, in_turns=in_turns)
+
+
+def begin(output: int | None) -> None:
+    """What every worker does first: hold on to its manager, leave Ctrl-C to it, print out of its way."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent_death.hold()
+    if output is not None:
+        for descriptor in STANDARD_OUTPUTS:
+            os.dup2(output, descriptor)
+    faulthandler.enable()

@@ -1,0 +1,1 @@
+"""Which examples, negatives and batches a step is given."""

@@ -1,0 +1,1 @@
+"""Logs and texts that are drawn at random."""

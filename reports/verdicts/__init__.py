@@ -1,0 +1,1 @@
+"""Verdicts of the gate, comparisons of two runs, and histories of several."""
