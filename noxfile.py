@@ -49,10 +49,11 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Checks style and formatting."""
-    install(session, "ruff")
+    """Checks style, formatting, and which package may import which (pyproject.toml's contracts)."""
+    install(session, "ruff", "import-linter")
     run(session, "-m", "ruff", "check", *session.posargs)
     run(session, "-m", "ruff", "format", "--check")
+    run(session, "-c", "from importlinter.cli import lint_imports_command as lint; lint()")
 
 
 @nox.session

@@ -28,10 +28,10 @@ from bench.configuration.sweep import WorkItem
 from bench.machine.memory import peak_memory
 from bench.measure.flops import Rates, compute_dtype, measure_rates, optimizer_bytes, useful_flops
 from bench.measure.trace import Trace, read_trace
+from bench.processes.messages import Job
 from bench.results.analysis.tiers import fallback
 from bench.results.schema import PeakMemory
 from bench.worker.measurement import Subject
-from bench.worker.messages import Job
 from gram_core.phases import PHASES
 
 UNITS = 3

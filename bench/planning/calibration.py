@@ -30,9 +30,9 @@ from bench.planning.counts import of_batches
 from bench.planning.memory import step_memory
 from bench.planning.shapes import CFShape, EncoderShape
 from bench.planning.work import BACKWARD, Line, Work, step_work
+from bench.processes.messages import Job
 from bench.results.schema import Environment
 from bench.worker.measurement import Subject
-from bench.worker.messages import Job
 from gram_core.encoders.bucketed import BucketedEncoder
 from gram_core.encoders.general import GeneralEncoder
 from gram_core.encoders.packed import PackedEncoder

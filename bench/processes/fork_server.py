@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 from bench.errors import BenchError
-from bench.worker.messages import Message
+from bench.processes.messages import Message
 
 PRELOAD = (
     "bench.worker.measurement",

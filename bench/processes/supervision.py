@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from bench.processes import failures
+from bench.processes.failures import Failure
 from bench.processes.fork_server import Worker, WorkerEnded
-from bench.worker import failures
-from bench.worker.failures import Failure
 
 
 class WorkerFailed(Exception):

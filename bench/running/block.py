@@ -19,12 +19,12 @@ from bench.machine import telemetry
 from bench.machine.cores import compute_threads
 from bench.machine.telemetry import Stretch, Watch
 from bench.processes.fork_server import Worker
+from bench.processes.messages import Entered, Finish, Job, Measured, Order, TakeWindow, Took, Warm
 from bench.processes.supervision import WorkerFailed, messages
 from bench.results.schema import Exactness, Record, Schedule
 from bench.running.counterbalance import in_round
 from bench.running.events import Event, PhaseBegan, TookTurn
 from bench.worker import entry
-from bench.worker.messages import Entered, Finish, Job, Measured, Order, TakeWindow, Took, Warm
 from bench.worker.records import failed_record
 
 ROUNDS_TRIED_PER_KEPT = 2

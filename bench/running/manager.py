@@ -14,6 +14,7 @@ from pathlib import Path
 from bench.configuration.config import Config
 from bench.configuration.sweep import WorkItem
 from bench.processes import fork_server
+from bench.processes.messages import Job
 from bench.results import store
 from bench.results.schema import Record
 from bench.running import oom_pruning, paired
@@ -21,7 +22,6 @@ from bench.running.block import Seat
 from bench.running.eta import Pace
 from bench.running.events import Event, Finished, Planned, Started
 from bench.running.recording import RunCounts, write
-from bench.worker.messages import Job
 from bench.worker.records import failed_record
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from bench.configuration.case import Case
 from bench.configuration.sweep import WorkItem
+from bench.processes.failures import Failure
 from bench.results.schema import Record
-from bench.worker.failures import Failure
 
 MEMORY_AXES = ("batch_size", "text_length", "history_length")
 """Memory grows with each of these."""

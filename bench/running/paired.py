@@ -28,6 +28,8 @@ from bench.configuration.sweep import REFERENCE_METHOD, MethodLine, WorkItem
 from bench.machine import free_memory, telemetry
 from bench.machine.free_memory import Room
 from bench.machine.telemetry import Watch
+from bench.processes.failures import Failure
+from bench.processes.messages import Job
 from bench.results import store
 from bench.results.analysis import stats
 from bench.results.schema import POWER_CAP, PeakMemory, Record
@@ -36,8 +38,6 @@ from bench.running.block import Measurement, alone, alternated, interleaved
 from bench.running.eta import Pace
 from bench.running.events import BlockBegan, Event, Extended, Finished, Planned, Started
 from bench.running.recording import RunCounts, write_block
-from bench.worker.failures import Failure
-from bench.worker.messages import Job
 from bench.worker.records import failed_record
 
 LASTING = ("oom", "timeout", "error")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.metrics._base import Judged, Rankings, measured
-from bench.worker.failures import NonFiniteLoss
+from bench.processes.failures import NonFiniteLoss
 from bench.workloads._base import HeldOut, Scored, Task
 from gram_core.evaluation import score
 from gram_core.training import Training

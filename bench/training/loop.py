@@ -18,12 +18,12 @@ from bench.build.assembly import Built
 from bench.configuration.train_settings import TrainSettings
 from bench.machine.memory import peak_memory
 from bench.measure.clock import Clock
+from bench.processes.failures import NonFiniteLoss
 from bench.results.schema import PeakMemory
 from bench.results.training import Quality, Stopped
 from bench.training import checkpoint, judging
 from bench.training.checkpoint import Checkpoint
 from bench.training.stopping import EarlyStopping
-from bench.worker.failures import NonFiniteLoss
 from bench.workloads._base import HeldOut, Scored
 from gram_core.methods.multi_step import resolve_accumulation_steps
 from gram_core.protocols import Accumulating

@@ -14,7 +14,9 @@ from typing import Any
 from bench.configuration.config import Config
 from bench.errors import BenchError
 from bench.inputs import contents
+from bench.processes.failures import Failure
 from bench.processes.fork_server import Worker
+from bench.processes.messages import Entered
 from bench.processes.sigint import held_back
 from bench.processes.supervision import WorkerFailed, messages
 from bench.results import store, training
@@ -27,8 +29,6 @@ from bench.training import worker
 from bench.training.files import remove_checkpoint
 from bench.training.messages import Reached, TrainJob, Unwritable
 from bench.training.plan import TrainItem
-from bench.worker.failures import Failure
-from bench.worker.messages import Entered
 
 
 def run(config: Config, run_dir: Path, items: Sequence[TrainItem], on_event: Callable[[Event], None]) -> None:

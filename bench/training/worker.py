@@ -14,15 +14,15 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
+from bench.processes import failures
+from bench.processes.messages import Entered
 from bench.results import store
 from bench.results.analysis.tiers import TIER, WHY, fallback
 from bench.results.schema import Exactness
 from bench.results.training import TrainingPoint
 from bench.running.events import FellBack
 from bench.training.messages import Reached, TrainJob, Unwritable
-from bench.worker import failures
 from bench.worker.entry import begin
-from bench.worker.messages import Entered
 from bench.worker.records import WEAKEST_CLAIM
 
 POINT = "point"

@@ -20,9 +20,9 @@ from bench.machine.memory import reserved_bytes, resident_peak_bytes
 from bench.measure import clock as clocks
 from bench.measure.clock import Clock, Window
 from bench.measure.counts import batch_counts, encoder_counts
+from bench.processes.messages import Job
 from bench.results.schema import PeakMemory, Rank, Record
 from bench.worker.measurement import TAKES, Subject
-from bench.worker.messages import Job
 from gram_core.batch import Batch
 from gram_core.distributed import DistributedTraining, Ranks
 

@@ -8,7 +8,7 @@ import signal
 from multiprocessing.connection import Connection
 
 from bench.processes import parent_death
-from bench.worker.messages import Job, Measured
+from bench.processes.messages import Job, Measured
 
 STANDARD_OUTPUTS = (1, 2)
 

@@ -20,10 +20,10 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from bench.configuration.config import RunSettings
 from bench.methods import exactness, method_class
+from bench.processes import failures
+from bench.processes.failures import Failure
+from bench.processes.messages import Job, Measured
 from bench.results.schema import Record
-from bench.worker import failures
-from bench.worker.failures import Failure
-from bench.worker.messages import Job, Measured
 from bench.worker.rank import RECORD, Task, member
 from bench.worker.records import failed_record
 

@@ -35,11 +35,11 @@ from bench.measure.clock import Clock, WarmUp, Window
 from bench.measure.counts import batch_counts, encoder_counts
 from bench.measure.sample import Sample, sample
 from bench.methods import exactness, method_class
+from bench.processes import failures
+from bench.processes.messages import Entered, Job, Order, TakeWindow, Took, Warm
 from bench.results.analysis.tiers import TIER, WHY
 from bench.results.schema import Loss, Record, Throughput
-from bench.worker import failures
 from bench.worker.cf_steps import cf_step_s
-from bench.worker.messages import Entered, Job, Order, TakeWindow, Took, Warm
 from bench.worker.records import failed_record, identity
 from bench.worker.useful_work import useful_work
 from gram_core.batch import Batch

@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 import torch
 
 from bench.processes import parent_death
+from bench.processes.messages import Finish, Job, Order, TakeWindow
 from bench.results.files import replace
 from bench.worker.distributed_measurement import RankedSubject
 from bench.worker.measurement import Subject, attempt
-from bench.worker.messages import Finish, Job, Order, TakeWindow
 from gram_core.distributed import Ranks, connect, disconnect
 
 FAILED = 1

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from bench.processes.failures import Failure
+from bench.processes.messages import Job
 from bench.results.schema import Exactness, Record
-from bench.worker.failures import Failure
-from bench.worker.messages import Job
 
 WEAKEST_CLAIM: Exactness = "other-model"
 """Recorded where a worker was gone before it could say what its method is."""

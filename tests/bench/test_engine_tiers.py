@@ -10,13 +10,13 @@ from rich.console import Console
 from bench.build.assembly import build
 from bench.configuration.config import load
 from bench.configuration.sweep import plan
+from bench.processes.messages import Job
 from bench.progress import ProgressView
 from bench.results.training import TrainingPoint
 from bench.running.events import FellBack, Finished
 from bench.training.progress import TrainingView
 from bench.verify.report import verify
 from bench.worker.measurement import Subject
-from bench.worker.messages import Job
 from reports.page import render
 from reports.sections import _tiers
 from tests.reports import _runs

@@ -43,7 +43,7 @@ def test_torchs_cuda_version_is_read_without_importing_it():
 def test_describing_touches_neither_torch_nor_cuda():
     """A parent that has touched CUDA can't fork workers that use it."""
     code = (
-        "import sys; from bench import environment\n"
+        "import sys; from bench.machine import environment\n"
         "environment.describe(environment.resolve_device('auto')); print('torch' in sys.modules)"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

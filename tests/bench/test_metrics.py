@@ -12,8 +12,8 @@ from sklearn.metrics import label_ranking_average_precision_score, ndcg_score, r
 from bench import registry
 from bench.metrics import _base as metrics
 from bench.metrics._base import Judged, Rankings
+from bench.processes.failures import NonFiniteLoss
 from bench.training.judging import judged
-from bench.worker.failures import NonFiniteLoss
 from bench.workloads._base import Scored
 from gram_core.batch import Batch
 

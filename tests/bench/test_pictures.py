@@ -22,10 +22,10 @@ from bench.encoders._encoding import encoding_of
 from bench.encoders.shape import SHAPES
 from bench.inputs.item_kinds import refuse_other_items
 from bench.measure.flops import operations_of, step_flops
+from bench.processes.messages import Job
 from bench.results.schema import Record
 from bench.verify.report import verify
 from bench.worker.measurement import measure
-from bench.worker.messages import Job
 from bench.workloads import pictures, synthetic
 from bench.workloads._base import Axes, WorkloadRequest
 from gram_core.batch import unique_items

@@ -200,13 +200,13 @@ folder, rng, chunk = Path({str(tmp_path)!r}), np.random.default_rng(0), 1 << 16
 def rows():
     return rng.integers(40_000, size=chunk), rng.integers(1000, size=chunk), rng.random(chunk), np.ones(chunk, bool)
 rows(), np.lexsort((rng.random(chunk), rng.random(chunk)))
-before, sort = peak(), _user_sort.UserSort(folder)
+before, sort = peak(), external_sort.UserSort(folder)
 for _ in range(46):
     sort.add(*rows())
-with _log.LogWriter(folder) as writer:
+with interaction_log.LogWriter(folder) as writer:
     done = sort.write(writer, "auto")
     writer.finish(1000)
-log = _log.read(folder)
+log = interaction_log.read(folder)
 assert log.users == 40_000 and log.interactions + done.alone + done.repeated == 46 * chunk and not done.kept
 assert (np.diff(log.starts) > 1).all()
 print(peak() - before)

@@ -9,9 +9,9 @@ from bench.build.assembly import build
 from bench.configuration.sweep import MethodLine, WorkItem
 from bench.measure.flops import EncoderOperations, cf_flops, encoder_flops
 from bench.methods import PACKAGES, Unavailable
+from bench.processes.messages import Job
 from bench.results.analysis.summary import frames
 from bench.worker.measurement import measure
-from bench.worker.messages import Job
 from bench.worker.useful_work import NOT_COUNTED, useful_work
 from gram_core.batch import every_slot, unique_items
 from tests.bench._small_runs import CASE, config, item

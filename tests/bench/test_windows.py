@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from bench.measure.sample import LEAST
+from bench.processes.messages import Job, TakeWindow
 from bench.worker.cf_steps import cf_step_s
 from bench.worker.measurement import TAKES, Subject
-from bench.worker.messages import Job, TakeWindow
 from gram_core.batch import Batch
 from tests.bench._small_runs import config, item
 from tests.bench.test_clock import ManualClock

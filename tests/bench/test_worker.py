@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from bench.build.assembly import build, set_dropout
+from bench.processes import failures
 from bench.processes.fork_server import Worker, WorkerEnded
+from bench.processes.messages import Entered, Job, Measured
 from bench.results.schema import Record
-from bench.worker import entry, failures
-from bench.worker.messages import Entered, Job, Measured
+from bench.worker import entry
 from tests.bench._processes import ROOT
 from tests.bench._small_runs import SLOTS, config, item
 

@@ -12,8 +12,8 @@ from bench.peers import cached_layers
 from bench.peers._kept_states import KeptStates
 from bench.peers._split_layers import SplitLayers, layers_of
 from bench.peers.cached_layers import CachedLayers
+from bench.processes.messages import Job
 from bench.worker.measurement import measure
-from bench.worker.messages import Job
 from gram_core.batch import unique_items
 from gram_core.encoders import bucketed
 from gram_core.engines import eager, fast
