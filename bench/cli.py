@@ -2,7 +2,7 @@
 
 Exit codes: 0 passed, 1 the harness failed, 2 usage or configuration, 3 regression or not exact, 4 inconclusive under
 --strict, 5 nothing was measured, 130 Ctrl-C.
-Nothing here imports torch before it has to: mistakes are told at once.
+Nothing here imports torch before it has to: mistakes are reported at once.
 """
 
 from __future__ import annotations
@@ -68,11 +68,11 @@ DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback o
 RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A directory that a run made: runs/latest, say.")]
 
 
-def _told(command: Callable[..., int | None]) -> Callable[..., None]:
+def _with_exit_code(command: Callable[..., int | None]) -> Callable[..., None]:
     """Ends a command with an exit code: an error becomes one sentence on stderr, with its traceback under --debug."""
 
     @functools.wraps(command)
-    def told(*, debug: bool, **options: Any) -> None:
+    def ended(*, debug: bool, **options: Any) -> None:
         try:
             code = command(debug=debug, **options) or 0
         except (BenchError, ResultsError) as error:
@@ -83,7 +83,7 @@ def _told(command: Callable[..., int | None]) -> Callable[..., None]:
             _end(1, f"the harness failed: {type(error).__name__}: {error} (--debug shows where)", debug)
         raise typer.Exit(code)
 
-    return told
+    return ended
 
 
 def _end(code: int, sentence: str, debug: bool) -> NoReturn:
@@ -107,7 +107,7 @@ def _request(
 
 
 @app.command()
-@_told
+@_with_exit_code
 def run(
     config: ConfigOption = None,
     preset: PresetOption = None,
@@ -142,7 +142,7 @@ def run(
 
 
 @app.command()
-@_told
+@_with_exit_code
 def train(
     config: ConfigOption = None,
     preset: PresetOption = None,
@@ -174,7 +174,7 @@ def train(
 
 
 @app.command()
-@_told
+@_with_exit_code
 def merge(
     run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Runs of one sweep's shards.")],
     out: Annotated[Path, typer.Option("--out", help="Where run directories are made.")] = Path("runs"),
@@ -191,7 +191,7 @@ def merge(
 
 
 @app.command()
-@_told
+@_with_exit_code
 def resume(run_dir: RunDir, debug: DebugOption = False) -> None:
     """Finish an interrupted run, repeating nothing, and render its report."""
     from bench.commands import training as trainings
@@ -214,7 +214,7 @@ def _warn(console: Console, warnings: list[str]) -> None:
 
 
 @app.command()
-@_told
+@_with_exit_code
 def verify(
     config: ConfigOption = None,
     preset: PresetOption = None,
@@ -238,7 +238,7 @@ def verify(
 
 
 @app.command()
-@_told
+@_with_exit_code
 def profile(
     config: ConfigOption = None,
     preset: PresetOption = None,
@@ -268,7 +268,7 @@ def profile(
 
 
 @app.command()
-@_told
+@_with_exit_code
 def plan(
     config: ConfigOption = None,
     preset: PresetOption = None,
@@ -300,7 +300,7 @@ def plan(
 
 
 @app.command()
-@_told
+@_with_exit_code
 def calibrate(
     config: ConfigOption = None,
     preset: PresetOption = None,
@@ -322,7 +322,7 @@ def calibrate(
 
 
 @app.command()
-@_told
+@_with_exit_code
 def report(run_dir: RunDir, debug: DebugOption = False) -> None:
     """Render a run's page, pictures and tables again."""
     session.known_run(run_dir)
@@ -330,7 +330,7 @@ def report(run_dir: RunDir, debug: DebugOption = False) -> None:
 
 
 @app.command()
-@_told
+@_with_exit_code
 def gate(
     run_dir: RunDir,
     reference: Annotated[
@@ -356,7 +356,7 @@ def gate(
 
 
 @app.command()
-@_told
+@_with_exit_code
 def reference(
     run_dir: RunDir,
     out: Annotated[
@@ -374,7 +374,7 @@ def reference(
 
 
 @app.command()
-@_told
+@_with_exit_code
 def compare(
     run_a: Annotated[Path | None, typer.Argument(metavar="RUN_A", help="The earlier run's directory.")] = None,
     run_b: Annotated[Path | None, typer.Argument(metavar="RUN_B", help="The later run's directory.")] = None,
@@ -398,7 +398,7 @@ def compare(
 
 
 @app.command()
-@_told
+@_with_exit_code
 def doctor(debug: DebugOption = False) -> int:
     """Is this machine fit to measure on?"""
     from bench.commands.doctor import examine, is_fit, print_findings
@@ -409,7 +409,7 @@ def doctor(debug: DebugOption = False) -> int:
 
 
 @app.command(name="list")
-@_told
+@_with_exit_code
 def list_(debug: DebugOption = False) -> None:
     """Print what exists: methods, engines, encoders, CF modules, workloads, metrics, presets."""
     from bench.commands.listing import print_entries

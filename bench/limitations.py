@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-Where = Literal["everywhere", "beside graphs", "measured", "cpu"]
+Where = Literal["everywhere", "against graphs", "measured", "cpu"]
 
 
 @dataclass(frozen=True)
 class Handicap:
     """A sentence for the reader of results.
 
-    only: where it holds. "beside graphs": our steps are replayed from captured graphs, its own launched; "measured": a
+    only: where it holds. "against graphs": our steps are replayed from captured graphs, its own launched; "measured": a
     few steps are measured, and nothing is trained to its end; "cpu": on processors.
     """
 
@@ -26,6 +26,6 @@ def that_hold(handicaps: Iterable[Handicap | str], *, captured: bool, trained: b
 
     captured: whether our steps are captured there; trained: whether it is trained to the end.
     """
-    holds = {"everywhere": True, "beside graphs": captured, "measured": not trained, "cpu": on_cpu}
-    told = [Handicap(handicap) if isinstance(handicap, str) else handicap for handicap in handicaps]
-    return [handicap.sentence for handicap in told if holds[handicap.only]]
+    holds = {"everywhere": True, "against graphs": captured, "measured": not trained, "cpu": on_cpu}
+    known = [Handicap(handicap) if isinstance(handicap, str) else handicap for handicap in handicaps]
+    return [handicap.sentence for handicap in known if holds[handicap.only]]

@@ -121,10 +121,10 @@ class ProgressView:
     def _result(self, event: Finished) -> str:
         """What came of a worker, and of which."""
         record = event.record
-        told = "-"
+        result = "-"
         if isinstance(record, Record) and record.outcome == "ok" and record.samples_s:
-            told = f"{significant(statistics.median(record.samples_s) * 1000)} ms/step"
-        return f"{told:>14}  {event.item}"
+            result = f"{significant(statistics.median(record.samples_s) * 1000)} ms/step"
+        return f"{result:>14}  {event.item}"
 
     def _finished(self, event: Finished) -> Text:
         record, width = event.record, len(str(event.total))

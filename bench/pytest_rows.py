@@ -84,7 +84,7 @@ def rows(records: Sequence[Record]) -> tuple[Row, ...]:
 
 
 class ReplayClock:
-    """A timer that stands still but for what is replayed: each sample begins at 0, so that it comes out unrounded."""
+    """A timer that does not move but for what is replayed: each sample begins at 0, so that it comes out unrounded."""
 
     def __init__(self, samples_s: Sequence[float]) -> None:
         self._left = iter(samples_s)

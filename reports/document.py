@@ -27,7 +27,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Story:
-    """What stands at the top."""
+    """What is at the top."""
 
     headline: str
     sentences: tuple[str, ...]

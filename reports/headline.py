@@ -85,8 +85,8 @@ def _headline(leaders: list[dict[str, Any]], origin: str) -> str:
     where = f"{place}, at a repetition ratio of {words.number(best['item_repetition_ratio'])}"
     if _may_be_one(best):
         spread = words.ratio_range(best["speed_up_low"], best["speed_up_high"])
-        told = f"{words.times(best['speed_up'])}, 95 % interval {spread}"
-        return f"{best['label']} is not distinguishable in speed from end-to-end training ({told}) {where}"
+        speed = f"{words.times(best['speed_up'])}, 95 % interval {spread}"
+        return f"{best['label']} is not distinguishable in speed from end-to-end training ({speed}) {where}"
     if best["speed_up"] < 1:
         faster = any(row["speed_up"] > 1 for row in leaders)
         return f"No {'exact ' if faster else ''}method was faster than end-to-end training {where}"
@@ -137,12 +137,12 @@ def _beyond_deduplication(measured: pd.DataFrame) -> list[str]:
     lines = measured[(measured["exactness"] == "exact") & (measured["world_size"] == 1)]
     lines = lines[(lines["method"] != REFERENCE) & lines["speed_up"].notna() & lines["item_repetition_ratio"].notna()]
     beyond = lines["speed_up"] / lines["item_repetition_ratio"]
-    told = lines[(beyond > NOISE) & ~(lines["speed_up_low"] <= lines["item_repetition_ratio"])]
-    if told.empty:
+    faster = lines[(beyond > NOISE) & ~(lines["speed_up_low"] <= lines["item_repetition_ratio"])]
+    if faster.empty:
         return []
-    most = told.loc[beyond[told.index].idxmax()]
-    share = f"{len(told)} of {words.count(len(lines), 'line')} of exact methods {'is' if len(told) == 1 else 'are'}"
-    saved = "what smaller batches save beside it, as memory"
+    most = faster.loc[beyond[faster.index].idxmax()]
+    share = f"{len(faster)} of {words.count(len(lines), 'line')} of exact methods {'is' if len(faster) == 1 else 'are'}"
+    saved = "what smaller batches save besides it, as memory"
     if words.exists(most["speed_up_low"]):
         why = f"its interval lies beyond that ratio, so that it is no noise but {saved}"
     else:

@@ -27,7 +27,7 @@ _NOTES = {
 _PRECISION = (
     "Intervals are Student's t over blocks of fresh processes, not over samples, since samples of one process share "
     "its luck. The Hodges-Lehmann estimate is barely moved by single blocks; where it lies far from the speed-up, "
-    "where one block stands apart or where the ratio drifts, a note says so."
+    "where one block is apart or where the ratio drifts, a note says so."
 )
 _ENGINES = (
     "Every speed-up on this page compares lines of one engine. Here the two shares are apart: engine's share × "  # noqa: RUF001

@@ -110,6 +110,6 @@ def _section(section: Section) -> Iterable[str]:
 
 
 def below(table: Table) -> str:
-    """What stands below a table."""
+    """What is below a table."""
     more = f"{words.count(table.left_out, 'more line')} in summary.csv." if table.left_out else ""
     return " ".join(part for part in (table.below, more) if part)

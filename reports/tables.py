@@ -53,7 +53,7 @@ class Cell:
     note: str = ""
     bar: float | None = None
     short: str = ""
-    """What stands for text and note where there is no room for the note; empty where the text will do."""
+    """What replaces text and note where there is no room for the note; empty where the text will do."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def grouped(
 
 
 MFU = "MFU"
-"""Useful operations per second, as a part of the matrix rate that was measured beside them."""
+"""Useful operations per second, as a part of the matrix rate that was measured with them."""
 
 HEADLINE_COLUMNS = (
     Column("Method", numeric=False),

@@ -38,7 +38,7 @@ def print_summary(run: LoadedRun | LoadedTraining, console: Console | None = Non
 
 
 def drawn(table: tables.Table, width: int) -> RichTable:
-    """The columns that so wide a window has room for; a group's short name is beside its first line.
+    """The columns that so wide a window has room for; a group's short name is next to its first line.
 
     A cell's note, such as a speed-up's interval, is shown in a column that is `noted`, where there is room.
     """

@@ -81,8 +81,8 @@ class Built:
         own: Ran | None = getattr(self.method, "ran", None)
         if own is not None:
             return own
-        told = getattr(self.method, "tier", None)
-        return Ran(None, None) if told is None else Ran(told.tier, told.why_no_faster)
+        tier = getattr(self.method, "tier", None)
+        return Ran(None, None) if tier is None else Ran(tier.tier, tier.why_no_faster)
 
     @property
     def graphs(self) -> Any:

@@ -78,7 +78,7 @@ def print_findings(findings: tuple[Finding, ...], console: Console) -> None:
 
 
 def requirements() -> dict[str, str]:
-    """Oldest versions of the libraries needed: from pyproject.toml beside the code, else from the installation."""
+    """Oldest versions of the libraries needed: from pyproject.toml next to the code, else from the installation."""
     project = Path(__file__).resolve().parents[2] / "pyproject.toml"
     if project.is_file():
         stated = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
@@ -132,9 +132,9 @@ def _device(environment: Environment) -> Iterator[Finding]:
 
 def _clocks(environment: Environment) -> Finding:
     limit, fastest = environment.power_limit_w, environment.clocks_mhz.get("sm_max")
-    told = [f"SM at most {fastest} MHz"] if fastest else []
-    told += [f"power limit {limit:.0f} W"] if limit else []
-    return Finding("clocks", "ok", ", ".join(told) or "not told by this GPU")
+    limits = [f"SM at most {fastest} MHz"] if fastest else []
+    limits += [f"power limit {limit:.0f} W"] if limit else []
+    return Finding("clocks", "ok", ", ".join(limits) or "not reported by this GPU")
 
 
 def _tenants(nvml: Any, handle: Any) -> Finding:
@@ -145,7 +145,7 @@ def _tenants(nvml: Any, handle: Any) -> Finding:
         busy = int(nvml.nvmlDeviceGetUtilizationRates(handle).gpu)
     except nvml.NVMLError as error:
         return Finding(
-            "other GPU work", "warning", f"not told ({error})", "make sure that nothing else runs on the GPU"
+            "other GPU work", "warning", f"not known ({error})", "make sure that nothing else runs on the GPU"
         )
     strangers = [str(process.pid) for process in processes if process.pid != os.getpid()]
     if strangers or busy > 5 or used > 2 * GIB:
@@ -161,7 +161,7 @@ def _load() -> Finding:
     try:
         load = os.getloadavg()[0]
     except (AttributeError, OSError):
-        return Finding("processor", "ok", f"{cores} cores, load not told")
+        return Finding("processor", "ok", f"{cores} cores, load not known")
     found = f"{cores} cores, load {load:.1f} over the last minute"
     if load > CALM_LOAD * cores:
         return Finding("processor", "warning", found, "wait until other work has ended, it disturbs times")

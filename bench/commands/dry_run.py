@@ -11,7 +11,7 @@ from bench.configuration.case import Case
 from bench.progress import count, duration
 
 WORKER_START_S = 2.0
-"""Roughly what a worker needs beside its budget."""
+"""Roughly what a worker needs besides its budget."""
 
 
 def print_plan(plan: Plan, encodings: Mapping[str, str], console: Console) -> None:

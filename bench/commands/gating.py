@@ -25,7 +25,7 @@ from bench.results.verdicts import GATE_FILE, GateReport
 JUNIT_FILE = "gate.xml"
 MARKDOWN_FILE = "gate.md"
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
-"""The variable that names the file whose Markdown GitHub shows beside a workflow's run."""
+"""The variable that names the file whose Markdown GitHub shows next to a workflow's run."""
 
 
 def gate(
@@ -75,8 +75,8 @@ def gate_settings(info: RunInfo, config: Path | None) -> GateSettings:
     except ValidationError as error:
         first = error.errors()[0]
         path = ("gate", *first["loc"])
-        told = sentence(first, fields_at(GateSettings, first["loc"][:-1]), path)
-        raise UsageError(f"{info.run_id}/{store.INFO_FILE}: {told}") from error
+        reason = sentence(first, fields_at(GateSettings, first["loc"][:-1]), path)
+        raise UsageError(f"{info.run_id}/{store.INFO_FILE}: {reason}") from error
 
 
 def _floors(settings: GateSettings, info: RunInfo) -> bool:
@@ -159,7 +159,7 @@ def make_reference(run_dir: Path, out: Path | None, console: Console, *, allow_u
             "gate",
         )
     elif not reference.canary.trusted:
-        session.say(console, f"warning: its canary leaves its limit, e2e against itself is {reference.canary.told}")
+        session.say(console, f"warning: its canary leaves its limit, e2e against itself is {reference.canary.in_words}")
     if len(run.records) < run.info.planned_records:
         session.say(console, f"warning: the run is unfinished; `gram-bench resume {run_dir}` adds the rest")
 
@@ -177,7 +177,7 @@ def _known(run_dir: Path) -> LoadedRun:
 
 
 def history(folder: Path, out: Path | None, console: Console) -> None:
-    """A speed-up over all runs below `folder`: a table, and a picture beside them."""
+    """A speed-up over all runs below `folder`: a table, and a picture."""
     from reports.verdicts.history import collect, draw, print_history
 
     if not folder.is_dir():

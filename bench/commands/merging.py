@@ -61,7 +61,7 @@ def merge(run_dirs: Sequence[Path], out: Path) -> tuple[Path, list[str]]:
     if records:
         store.append(run_dir, *(record for record, _ in records.values()))
     warnings = [warning for run in loaded for warning in run.warnings]
-    return run_dir, warnings + [told for other in loaded[1:] for told in _untold(first, other)]
+    return run_dir, warnings + [warning for other in loaded[1:] for warning in _unknown(first, other)]
 
 
 def _inputs(run: LoadedRun) -> RunInputs:
@@ -76,7 +76,7 @@ def _joined(several: Sequence[RunInputs]) -> RunInputs:
     return joined
 
 
-def _untold(first: LoadedRun, other: LoadedRun) -> list[str]:
+def _unknown(first: LoadedRun, other: LoadedRun) -> list[str]:
     """Logs and encoders that one of the runs keeps no hash of: runs of before there were any have none."""
     known = [_inputs(first), _inputs(other)]
     names = contents.unknown(*known) if any(each != RunInputs() for each in known) else ["log and encoder"]

@@ -33,7 +33,7 @@ MEMORY_SHARE = 0.92
 """Of a device's memory that a batch may fill: the rest is the driver's, and what a fragmented allocator cannot use."""
 INTERVALS: tuple[int | str, ...] = (4, 16)
 SHARES: tuple[int | str, ...] = ("0.5E", "1E")
-"""Accumulation steps beside the sweep's; shares where there is an epoch."""
+"""Accumulation steps besides the sweep's; shares where there is an epoch."""
 ENGINES = ("eager", "fast")
 WIDE = 100
 """Columns of text from which on every column is printed."""
@@ -197,7 +197,7 @@ def _command(asked: Plan) -> tuple[str, ...]:
 
 
 def configuration(config: Config, case: Case, line: ForecastLine | None) -> str:
-    """bench.toml that runs the recommended line beside e2e; the case as it is where nothing is recommended."""
+    """bench.toml that runs the recommended line and e2e; the case as it is where nothing is recommended."""
     from reports import toml
 
     methods = tuple(dict.fromkeys(("e2e", line.method if line else "e2e")))
@@ -231,7 +231,7 @@ def write(text: str, path: Path, sentence: str, command: Sequence[str]) -> None:
 
 
 def render(out: Path, forecast: Forecast) -> Path:
-    """The page beside plan.json; raises UnwritableResults."""
+    """The page next to plan.json; raises UnwritableResults."""
     from reports.plans.page import render as page
 
     return page(out, forecast)
@@ -283,9 +283,9 @@ def _sizes(forecast: Forecast, width: int) -> Table:
     for count in (each for each in forecast.counts if each.steps == 1):
         lines = [line for line in forecast.lines if line.batch_size == count.batch_size and line.exactness == "exact"]
         best = max((line for line in lines if line.fits), key=lambda line: line.users_per_s.value, default=None)
-        told = ("none fits", "", "", "")
+        best_cells = ("none fits", "", "", "")
         if best is not None:
-            told = (
+            best_cells = (
                 f"{best.label} ({best.engine})",
                 f"{best.users_per_s.value:.3g}",
                 f"{best.speed_up.value:.2f}x",
@@ -293,7 +293,7 @@ def _sizes(forecast: Forecast, width: int) -> Table:
             )
         unique = f"{count.unique_items.mean:.0f} ± {count.unique_items.error:.2g}"
         ratio = f"{count.item_repetition_ratio:.2f}"
-        rows.append((f"{count.batch_size}", f"{count.item_slots.mean:.0f}", unique, ratio, *told))
+        rows.append((f"{count.batch_size}", f"{count.item_slots.mean:.0f}", unique, ratio, *best_cells))
     columns = ("users", "slots", "unique items", "ratio", "best exact", "users/s", "speed-up", "GiB")
     return _table("by batch size", columns, rows, () if width >= WIDE else ("slots",))
 

@@ -38,7 +38,7 @@ def check(config: Config, console: Console, *, for_training: bool = False, dry: 
     encodings = session.check_encoders(config, download=not dry)
     if not dry:
         session.fetch_assets(config, console)
-    told: set[str] = set()
+    said: set[str] = set()
     for case in _logs(config):
         module = workloads.load(case.workload)
         own = hasattr(module, "prepare")
@@ -46,7 +46,7 @@ def check(config: Config, console: Console, *, for_training: bool = False, dry: 
         if not (own or (for_training and (present or not dry))):
             continue
         try:
-            _tell(config, case, console, told)
+            _tell(config, case, console, said)
             _build(config, case, for_training)
         except ValueError as error:
             raise UsageError(str(error)) from error
@@ -56,9 +56,9 @@ def check(config: Config, console: Console, *, for_training: bool = False, dry: 
 def read(config: Config, console: Console) -> None:
     """Fetches assets, reads the sweep's logs into the cache and tells what of them is left out; raises as `check`."""
     session.fetch_assets(config, console)
-    told: set[str] = set()
+    said: set[str] = set()
     for case in _logs(config):
-        _tell(config, case, console, told)
+        _tell(config, case, console, said)
 
 
 def check_writable(out: Path) -> None:
@@ -107,7 +107,7 @@ def _logs(config: Config) -> list[Case]:
     return list(found.values())
 
 
-def _tell(config: Config, case: Case, console: Console, told: set[str]) -> None:
+def _tell(config: Config, case: Case, console: Console, said: set[str]) -> None:
     """Reads a log's files, unless they are an asset, and says what of them was left out, nothing of it twice."""
     scheme, argument = workloads.split(case.workload)
     module, task = workloads.load(case.workload), checks.task_of(case.cf_module)
@@ -117,9 +117,9 @@ def _tell(config: Config, case: Case, console: Console, told: set[str]) -> None:
         )
         name = case.workload if _reads_alike(config, case.workload) else f"{case.workload}, {_TASKS[task]}"
         for sentence in left_out.sentences(name, facts or {}):
-            if sentence not in told:
+            if sentence not in said:
                 say(console, f"warning: {sentence}")
-                told.add(sentence)
+                said.add(sentence)
 
 
 _TASKS = {"ranking": "to be ranked", "response": "as responses"}

@@ -45,7 +45,7 @@ class Profile:
 
     phases_s: device time by the phase that launched it, host time on a CPU; "outside" belongs to none.
     waiting_s: wall-clock in which the device had nothing to do, at most (see `waiting`); None on a CPU. kernels: name,
-    calls and seconds per step. floor_s: the larger of the two terms beside it.
+    calls and seconds per step. floor_s: the larger of the two terms next to it.
     """
 
     line: str

@@ -173,8 +173,8 @@ def reopen(run_dir: Path) -> tuple[Config, tuple[WorkItem, ...], list[str]]:
     known_run(run_dir)
     loaded = store.load(run_dir)
     config, changed = same_machine(run_dir)
-    untold = contents.refuse_changed(config, run_dir, loaded.records)
-    return config, sweep.shard_of(sweep.plan(config), loaded.info.shard), [*loaded.warnings, *changed, *untold]
+    unknown = contents.refuse_changed(config, run_dir, loaded.records)
+    return config, sweep.shard_of(sweep.plan(config), loaded.info.shard), [*loaded.warnings, *changed, *unknown]
 
 
 def same_machine(run_dir: Path) -> tuple[Config, list[str]]:

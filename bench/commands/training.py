@@ -38,8 +38,8 @@ def reopen(run_dir: Path) -> tuple[Config, tuple[TrainItem, ...], list[str]]:
     the encoder is another one by now."""
     loaded = training.load(run_dir)
     config, changed = session.same_machine(run_dir)
-    untold = contents.refuse_changed(config.training(), run_dir, loaded.points)
-    return config, trainings(config), [*loaded.warnings, *changed, *untold]
+    unknown = contents.refuse_changed(config.training(), run_dir, loaded.points)
+    return config, trainings(config), [*loaded.warnings, *changed, *unknown]
 
 
 def train(config: Config, items: Sequence[TrainItem], run_dir: Path, console: Console) -> None:

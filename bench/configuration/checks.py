@@ -145,7 +145,7 @@ def _check_hosts(config: Config) -> None:
 
 
 def _sweeps(config: Config) -> tuple[tuple[Path, Sweep], ...]:
-    """Both sweeps, that of `run` and that of `train`, and where each stands."""
+    """Both sweeps, that of `run` and that of `train`, and where each is."""
     return (("sweep",), config.sweep), (("train", "sweep"), config.train.sweep)
 
 
@@ -229,7 +229,7 @@ def _check_training(config: Config) -> None:
 
 
 def _check_cases(config: Config, place: Path, table: Sweep) -> None:
-    """place: where the sweep stands in the configuration."""
+    """place: where the sweep is in the configuration."""
 
     def at(number: int, axis: str) -> Path:
         own = bool(table.part) and axis in table.part[number].model_fields_set

@@ -39,7 +39,7 @@ class Tokenizer(Protocol):
 
     @property
     def special_token_ids(self) -> frozenset[int]:
-        """Ids that stand for no piece of a text."""
+        """Ids that mean no piece of a text."""
         ...
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
@@ -75,7 +75,7 @@ class BackendTokenizer:
 
 
 class PromptedTokenizer:
-    """Another tokenizer on texts that a prompt stands before, lowered first where that is asked for."""
+    """Another tokenizer on texts that a prompt precedes, lowered first where that is asked for."""
 
     def __init__(self, tokenizer: Tokenizer, prompt: str, lower_case: bool):
         self._tokenizer, self._prompt, self._lower_case = tokenizer, prompt, lower_case

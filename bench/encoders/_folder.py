@@ -144,7 +144,7 @@ def _model_folder(root: Path) -> Path:
 
 
 def _refuse_own_code(model: Path, config: dict[str, Any]) -> None:
-    """Code beside a model of a family that transformers has itself is no need: it is left aside."""
+    """Code next to a model of a family that transformers has itself is no need: it is left aside."""
     if _asks(config, "AutoConfig", "AutoModel") and not _is_known(config.get("model_type")):
         raise ValueError(
             f"config.json asks for code of its own (auto_map), which is never run here, and transformers has no family "
@@ -153,7 +153,7 @@ def _refuse_own_code(model: Path, config: dict[str, Any]) -> None:
     if _asks(read_json(model / "tokenizer_config.json"), "AutoTokenizer"):
         raise ValueError(
             "tokenizer_config.json asks for code of its own (auto_map), which is never run here; where a "
-            'tokenizer.json lies beside it, remove "auto_map" to have that read'
+            'tokenizer.json lies next to it, remove "auto_map" to have that read'
         )
 
 
@@ -168,5 +168,5 @@ def _is_known(family: Any) -> bool:
 
 
 def has_own_code(model: Path) -> bool:
-    """Whether code lies beside the model that is left aside."""
+    """Whether code lies next to the model that is left aside."""
     return _asks(read_json(model / "config.json"), "AutoConfig", "AutoModel")

@@ -48,7 +48,7 @@ def refuse_unknown_ids(tokenizer: Tokenizer, rows: int) -> None:
     if highest >= rows:
         raise ValueError(
             f"its tokenizer gives ids up to {highest}, and its model has rows for 0 to {rows - 1}; they are not of one "
-            "model: put the model's own tokenizer beside it, or resize its embeddings (model.resize_token_embeddings)"
+            "model: put the model's own tokenizer next to it, or resize its embeddings (model.resize_token_embeddings)"
         )
 
 

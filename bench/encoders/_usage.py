@@ -38,7 +38,7 @@ class DenseFiles:
 
 @dataclass(frozen=True)
 class Usage:
-    """pooling, head: of token states, in this order. prompt: stands before every text.
+    """pooling, head: of token states, in this order. prompt: precedes every text.
     prompts: names of those there are. longest: tokens of a text, None where nothing is said. lower_case: whether
     texts are lowered first."""
 

@@ -70,7 +70,7 @@ def load(
 
 
 def cached(argument: str | None) -> bool:
-    """Whether `load` needs no network, as far as that can be told."""
+    """Whether `load` needs no network, as far as that can be known."""
     from huggingface_hub import snapshot_download
 
     try:

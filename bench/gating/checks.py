@@ -100,13 +100,13 @@ def memory(line: LineResult, then: LineResult) -> list[Check]:
             return [Check(name="memory", verdict="INCONCLUSIVE", code="memory-unknown", reason=reason, then=before)]
         grown = now > bound.above(before)
         change = now / before - 1 if before else None
-        told = f"{name} {_bytes(now)}, {_bytes(before)} in the reference ({percent(change)})"
+        peaks = f"{name} {_bytes(now)}, {_bytes(before)} in the reference ({percent(change)})"
         return [
             Check(
                 name="memory",
                 verdict="FAIL" if grown else "PASS",
                 code="memory-grown" if grown else "memory-held",
-                reason=f"{told}, {'beyond' if grown else 'within'} {allowed}",
+                reason=f"{peaks}, {'beyond' if grown else 'within'} {allowed}",
                 now=now,
                 then=before,
                 change=change,
@@ -121,7 +121,7 @@ def against_reference(line: LineResult, then: LineResult, tolerance: float, chec
         return []
     if line.speed_up is None:
         if line.outcome == "ok":
-            reason = f"no speed-up to compare: e2e was not measured beside it (then {times(then.speed_up.value)})"
+            reason = f"no speed-up to compare: e2e was not measured with it (then {times(then.speed_up.value)})"
             checks.append(Check(name="reference", verdict="FAIL", code="no-ratio", reason=reason))
         return []
     difference = stats.difference(line.speed_up, then.speed_up)
@@ -149,10 +149,10 @@ def against_reference(line: LineResult, then: LineResult, tolerance: float, chec
 
 def with_input_changes(checks: Sequence[Check], line: LineResult, then: LineResult) -> list[Check]:
     """The checks of a line, each with how its input differs from the reference's, whatever the verdict."""
-    told = input_changes(then, line, "the reference's")
-    if not told:
+    changes = input_changes(then, line, "the reference's")
+    if not changes:
         return list(checks)
-    said = f"; {', '.join(told)}: the input differs"
+    said = f"; {', '.join(changes)}: the input differs"
     return [check.model_copy(update={"reason": f"{check.reason}{said}"}) for check in checks]
 
 
@@ -163,7 +163,7 @@ def against_floor(
     if line.speed_up is None:
         if line.outcome == "ok":
             e2e = found.get(Line(line.line.setting, stats.REFERENCE))
-            why = f"e2e {_OUTCOMES[e2e.outcome]}" if e2e and e2e.outcome != "ok" else "e2e was not measured beside it"
+            why = f"e2e {_OUTCOMES[e2e.outcome]}" if e2e and e2e.outcome != "ok" else "e2e was not measured with it"
             reason = f"no speed-up to hold against the floor of {times(floor.at_least)}: {why}"
             checks.append(Check(name="floor", verdict="FAIL", code="no-ratio", reason=reason, then=floor.at_least))
         return []
@@ -219,10 +219,10 @@ def _changes(difference: stats.Difference) -> dict[str, float | None]:
 def _change(difference: stats.Difference) -> str:
     """`-10.2 % (-11.4 to -8.9 %)`."""
     changes = _changes(difference)
-    told = percent(changes["change"])
+    middle = percent(changes["change"])
     if changes["change_low"] is None or changes["change_high"] is None:
-        return told
-    return f"{told} ({100 * changes['change_low']:+.1f} to {100 * changes['change_high']:+.1f} %)"
+        return middle
+    return f"{middle} ({100 * changes['change_low']:+.1f} to {100 * changes['change_high']:+.1f} %)"
 
 
 def percent(value: float | None, *, sign: bool = True) -> str:

@@ -189,7 +189,7 @@ def _distrusted(line: LineVerdict) -> LineVerdict:
 def _notes(
     run: LoadedRun, reference: Reference | None, unjudged: Sequence[LineResult], canary: CanaryVerdict | None
 ) -> tuple[str, ...]:
-    """What a reader of the verdicts should know beside them."""
+    """What a reader of the verdicts should know besides them."""
     notes = list(run.warnings)
     planned = run.info.planned_records
     if len(run.records) < planned:
@@ -225,18 +225,22 @@ def _canary_of_reference(reference: Reference) -> str:
     canary = reference.canary
     if canary is None:
         return "the reference keeps no canary, so whether e2e was as fast as itself there is not known"
-    told = f"the reference's canary: e2e against itself was {canary.told}"
+    sentence = f"the reference's canary: e2e against itself was {canary.in_words}"
     limit = percent(canary.limit, sign=False)
-    return told if canary.trusted else f"{told}, which leaves {limit} around 1: that machine was too unsteady to trust"
+    return (
+        sentence
+        if canary.trusted
+        else f"{sentence}, which leaves {limit} around 1: that machine was too unsteady to trust"
+    )
 
 
 def _input_notes(pairs: Sequence[tuple[LineResult, LineResult]]) -> tuple[str, ...]:
     """Logs and encoders that are another one than the reference's, and those of which nobody knows."""
-    different, untold = contents.of_lines(pairs)
+    different, unknown = contents.of_lines(pairs)
     notes = [f"not measured on the same as the reference: {each}" for each in different]
-    if untold:
+    if unknown:
         notes.append(
-            f"whether these are the reference's is not known, since one of the two keeps no hash: {'; '.join(untold)}"
+            f"whether these are the reference's is not known, since one of the two keeps no hash: {'; '.join(unknown)}"
         )
     return tuple(notes)
 
@@ -253,7 +257,7 @@ def _overall(judged: Sequence[LineVerdict], canary: CanaryVerdict | None, run: L
         return "FAIL", "regression", f"{amount}; {_first(failed)}"
     if canary is not None and not canary.trusted:
         limit = percent(canary.limit, sign=False)
-        reason = f"e2e against itself came out at {canary.told}, which leaves {limit} around 1"
+        reason = f"e2e against itself came out at {canary.in_words}, which leaves {limit} around 1"
         return "INCONCLUSIVE", "untrusted", f"{reason}: this machine was too unsteady for a verdict"
     if undecided:
         amount = (

@@ -83,7 +83,7 @@ def refuse_untrusted(reference: Reference, run_dir: Path) -> None:
     canary = reference.canary
     if canary is not None and not canary.trusted:
         raise UsageError(
-            f"{run_dir}: its canary leaves its limit, e2e against itself is {canary.told} where 1 ± "
+            f"{run_dir}: its canary leaves its limit, e2e against itself is {canary.in_words} where 1 ± "
             f"{100 * canary.limit:g} % is allowed, so this machine was too unsteady for a reference: measure again, or "
             "make one all the same with --allow-untrusted."
         )
@@ -95,11 +95,16 @@ def steady_clocks(run: LoadedRun) -> bool:
     Where the power cap decides the clock, the clock belongs to the method, and whether it repeats is in the intervals
     and the canary. A processor does not say.
     """
-    told = [record.telemetry for record in run.records if record.outcome == "ok"]
-    clocks = [each.sm_clock_mhz for each in told if each is not None]
-    if not told or len(clocks) < len(told) or None in clocks or any(each.foreign_processes for each in told if each):
+    readings = [record.telemetry for record in run.records if record.outcome == "ok"]
+    clocks = [each.sm_clock_mhz for each in readings if each is not None]
+    if (
+        not readings
+        or len(clocks) < len(readings)
+        or None in clocks
+        or any(each.foreign_processes for each in readings if each)
+    ):
         return False
-    free = [each.sm_clock_mhz for each in told if each and POWER_CAP not in (each.throttle_reasons or ())]
+    free = [each.sm_clock_mhz for each in readings if each and POWER_CAP not in (each.throttle_reasons or ())]
     spreads = [each for each in free if each is not None]
     return not spreads or min(each.min for each in spreads) >= STEADY * max(each.max for each in spreads)
 

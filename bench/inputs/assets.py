@@ -123,7 +123,7 @@ def files_of(*names: str) -> dict[str, Path]:
 def fetch(asset: Asset | str, say: Callable[[str], None] | None = None) -> Path:
     """The folder of a complete asset, downloaded and verified first where the cache lacks it.
 
-    say: told, in one sentence, before a download starts. Raises AssetError with one sentence that says what is
+    say: called, with one sentence, before a download starts. Raises AssetError with one sentence that says what is
     missing and how to get it. Two processes may fetch the same asset at once: each works in a folder of its own,
     and the first to finish wins.
     """

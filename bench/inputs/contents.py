@@ -73,15 +73,15 @@ def refuse_changed(config: Config, run_dir: Path, measured: Sequence[Measured]) 
     then, now = contents.known(store.read_info(run_dir), measured), of_run(config)
     different = contents.changed(then, now)
     if different:
-        told = "; ".join(_where(config, each) for each in different)
+        changes = "; ".join(_where(config, each) for each in different)
         raise UsageError(
-            f"{run_dir}: since this run was started, {told}; a run measures the same throughout: put "
+            f"{run_dir}: since this run was started, {changes}; a run measures the same throughout: put "
             "back what it was started with, or start a new run."
         )
-    untold = contents.unknown(then, RunInputs(logs=then.logs | now.logs, encoders=then.encoders | now.encoders))
-    if not measured or not untold:
+    unknown = contents.unknown(then, RunInputs(logs=then.logs | now.logs, encoders=then.encoders | now.encoders))
+    if not measured or not unknown:
         return []
-    return [f"this run keeps no hash of {', '.join(untold)}, so whether it is still what was measured is not known"]
+    return [f"this run keeps no hash of {', '.join(unknown)}, so whether it is still what was measured is not known"]
 
 
 def keep(config: Config, run_dir: Path) -> None:
@@ -102,10 +102,10 @@ def check_measured(run_dir: Path, measured: Sequence[Measured]) -> None:
     """Raises UsageError where records were measured on something else than their run was started with."""
     different = contents.changed(contents.known(store.read_info(run_dir), ()), contents.known_of(measured))
     if different:
-        told = "; ".join(f"{each} became another one" for each in different)
+        changes = "; ".join(f"{each} became another one" for each in different)
         raise UsageError(
-            f"{run_dir}: while it was measured, {told}; what was measured before is kept: put it back and `gram-bench "
-            f"resume {run_dir}`, or start a new run."
+            f"{run_dir}: while it was measured, {changes}; what was measured before is kept: put it back and "
+            f"`gram-bench resume {run_dir}`, or start a new run."
         )
 
 

@@ -45,5 +45,7 @@ def multiplies_bf16(cpuinfo_file: Path = _CPUINFO) -> bool | None:
         lines = cpuinfo_file.read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
-    told = [line.partition(":")[2].split() for line in lines if line.partition(":")[0].strip() in ("flags", "Features")]
-    return bool(_BF16.intersection(told[0])) if told else None
+    flags = [
+        line.partition(":")[2].split() for line in lines if line.partition(":")[0].strip() in ("flags", "Features")
+    ]
+    return bool(_BF16.intersection(flags[0])) if flags else None

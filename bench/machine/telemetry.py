@@ -1,4 +1,4 @@
-"""What the machine does meanwhile, read beside the workers: a GPU's clocks, power, energy, heat, throttling and other
+"""What the machine does meanwhile, read next to the workers: a GPU's clocks, power, energy, heat, throttling and other
 processes, and how many tasks want the processor's cores.
 
 A thread of the managing process asks the driver every few milliseconds, for the energy counter more often than for all
@@ -130,7 +130,7 @@ class Sampler:
         self._thread.join()
 
     def between(self, began_s: float, ended_s: float) -> Sequence[Reading]:
-        """Readings of that time and the two beside it, for which it may have to read once itself."""
+        """Readings of that time and the two next to it, for which it may have to read once itself."""
         with self._lock:
             if not self._readings or self._readings[-1].at_s < ended_s:
                 self._readings.append(self._source.read(with_processes=False))
@@ -168,7 +168,7 @@ class HostSource:
         return Reading(time.monotonic(), runnable=runnable_tasks())
 
     def energy_j(self) -> float | None:
-        """Not told."""
+        """Not known."""
         return None
 
 
@@ -273,7 +273,7 @@ class Stretch:
 
     @property
     def own_readings(self) -> Sequence[Reading]:
-        """Those within the window; those beside it where it is so short that none of the clock fell into it."""
+        """Those within the window; those next to it where it is so short that none of the clock fell into it."""
         within = [reading for reading in self.readings if self.began_s <= reading.at_s <= self.ended_s]
         return within if any(reading.sm_clock_mhz is not None for reading in within) else self.readings
 

@@ -54,7 +54,7 @@ class HostClock:
 
 
 class CudaClock(HostClock):
-    """Wall-clock of a CUDA device's work, with CUDA events beside it."""
+    """Wall-clock of a CUDA device's work, with CUDA events as well."""
 
     def synchronise(self) -> None:
         """Waits for every stream of the current device."""

@@ -16,7 +16,7 @@ from bench.metrics._base import Rankings, mean_over_rankings
 
 
 def mean_auc(rankings: Iterable[Rankings]) -> float | None:
-    """How likely a right candidate stands above a wrong one of its ranking, ties counting half; the mean."""
+    """How likely a right candidate is above a wrong one of its ranking, ties counting half; the mean."""
     return mean_over_rankings(rankings, _auc)
 
 

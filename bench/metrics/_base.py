@@ -1,4 +1,4 @@
-"""Scores beside what was right, in the form that every metric reads.
+"""Scores with what was right, in the form that every metric reads.
 
 R rankings of C candidates each. A ranking is one impression of a ranking task; in response prediction all predictions
 of a split are a single ranking, since its metrics compare every right answer with every wrong one.

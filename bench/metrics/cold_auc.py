@@ -1,4 +1,4 @@
-"""`cold_auc`: the same of items that training has never met; a model without content stands at 0.5."""
+"""`cold_auc`: the same of items that training has never met; a model without content has 0.5."""
 
 from __future__ import annotations
 

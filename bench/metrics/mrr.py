@@ -1,7 +1,7 @@
 """`mrr`: one over the rank of the clicked candidate, the mean over impressions; ties rank it last among them.
 
 By ranks where each ranking has one right candidate, as an impression has: scikit-learn loops over rankings, which was
-two thirds of what all metrics of an evaluation took (200 of 310 ms where 2,000 warm clicks stand among 50 candidates).
+two thirds of what all metrics of an evaluation took (200 of 310 ms where 2,000 warm clicks are among 50 candidates).
 """
 
 from __future__ import annotations

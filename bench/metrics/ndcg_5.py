@@ -13,5 +13,5 @@ TASKS: tuple[Task, ...] = ("ranking",)
 
 
 def value(judged: Judged) -> float | None:
-    """1 where every right candidate stands first; ties are averaged over."""
+    """1 where every right candidate is first; ties are averaged over."""
     return mean_over_rankings(judged.warm, partial(ndcg_score, k=5))

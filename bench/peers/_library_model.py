@@ -148,7 +148,7 @@ def _mini_batches(lengths: Tensor, tokens: int | None) -> list[tuple[int, int]]:
 
 @contextlib.contextmanager
 def _modes_kept(module: nn.Module) -> Iterator[None]:
-    """Whoever trains and whoever evaluates does so afterwards: the library decides on that for what it loads."""
+    """Training and evaluation set it afterwards: the library decides on that for what it loads."""
     modes = [(part, part.training) for part in module.modules()]
     try:
         yield

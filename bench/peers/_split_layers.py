@@ -48,7 +48,7 @@ class SplitLayers:
         if self.below < 1:
             raise Uncut(f"has {len(self._layers)} layers, of which {trained} on top leave none below")
         self._tuples: list[int | None] = [None] * len(self._layers)
-        """How many parts a layer returns beside the states; None: the states alone."""
+        """How many parts a layer returns besides the states; None: the states alone."""
         entering = self._watch(encoder, texts)
         self.dtype, self.width = entering.dtype, entering.shape[-1]
         """Of the states that enter the upper layers."""
@@ -85,13 +85,13 @@ class SplitLayers:
 
     def _handing_on(self, number: int, change: Callable[[Tensor], Tensor] | None) -> Callable[..., Any]:
         """A forward pass that returns what it gets, in the form in which that layer returns its states."""
-        beside = self._tuples[number]
+        others = self._tuples[number]
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             states = _states(args, kwargs)
             if change is not None:
                 states = change(states)
-            return states if beside is None else (states, *[None] * beside)
+            return states if others is None else (states, *[None] * others)
 
         return forward
 

@@ -103,7 +103,7 @@ class PaddedParts(TwoParts):
             return self.encoder.encode(texts, padded_to)
 
     def _places(self, texts: Texts, padded_to: int) -> Tensor:
-        """Where real tokens stand among padded ones, int64 [T]."""
+        """Where real tokens are among padded ones, int64 [T]."""
         mask = torch.arange(padded_to) < texts.lengths[:, None]
         return torch.nonzero(mask.flatten()).flatten().to(self.encoder.model.device, non_blocking=True)
 

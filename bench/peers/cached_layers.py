@@ -9,7 +9,7 @@ A step:
 2. upper layers, pooling and head encode all of them from kept states, with a graph (`_two_parts`);
 3. one optimizer step of the upper layers and the CF module.
 Sources: ONCE (Liu et al., WSDM 2024), which keeps the states of a language model's lower layers and tunes the layers
-above; IISAN (Fu et al., SIGIR 2024), which keeps the states of a frozen backbone and trains beside it.
+above; IISAN (Fu et al., SIGIR 2024), which keeps the states of a frozen backbone and trains next to it.
 U unique items, d width.
 """
 

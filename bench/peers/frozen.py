@@ -37,7 +37,7 @@ class Frozen:
         Handicap(
             "on the fast engine at most its CF step is replayed from graphs: items are encoded and read kernel by "
             "kernel",
-            "beside graphs",
+            "against graphs",
         ),
     )
 

@@ -1,7 +1,7 @@
 """Historical embeddings: a sampled part of a batch's items gets a gradient, the rest its encodings of earlier steps.
 
 Per step: a share of the unique items, drawn at random, is encoded with a graph and its history written over; for the
-others the history stands in, however old, without a gradient. An item without a history is encoded like the sampled.
+others the history is used, however old, without a gradient. An item without a history is encoded like the sampled.
 Sources: GNNAutoScale (Fey et al., ICML 2021), whose nodes outside the mini-batch are read from a history; cross-batch
 memory (Wang et al., CVPR 2020), whose loss reads encodings of earlier batches. U unique items.
 """

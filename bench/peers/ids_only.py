@@ -57,7 +57,7 @@ class IdsOnly:
         Handicap(
             "on the fast engine at most its CF step is replayed from graphs: rows are read and moved kernel by kernel, "
             "as is everything where max_grad_norm clips rows and CF module together",
-            "beside graphs",
+            "against graphs",
         ),
     )
 

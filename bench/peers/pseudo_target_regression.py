@@ -36,7 +36,7 @@ class PseudoTargetRegression:
     handicaps: ClassVar[tuple[Handicap, ...]] = (
         Handicap(
             "on the fast engine at most its CF step is replayed from graphs: rows and encoder move kernel by kernel",
-            "beside graphs",
+            "against graphs",
         ),
         Handicap("its table holds a row for every item of the catalogue, whether touched or not"),
     )

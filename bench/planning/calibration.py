@@ -165,8 +165,8 @@ def _texts(config: Config, case: Case, loaded: LoadedEncoder) -> ItemSource:
 
 def calibrated(config: Config, case: Case, engine: str, seconds: float) -> tuple[Calibration, list[str]]:
     """The same for a process of its own, with what there was to say."""
-    told: list[str] = []
-    return calibrate(config, case, engine, seconds, told.append), told
+    notes: list[str] = []
+    return calibrate(config, case, engine, seconds, notes.append), notes
 
 
 def physical_rates(device: torch.device, kind: str, dtype: torch.dtype) -> dict[str, dict[str, float]]:

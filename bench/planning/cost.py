@@ -3,7 +3,7 @@
     device_s = sum_j a_j x work_j     host_s = sum_j b_j x work_j     step_s = max(device_s, host_s)
 
 On a CPU host and device are one: step_s = device_s, whose terms then hold the launches too. Coefficients are not
-negative. Each term's physical rate, measured beside the steps, is what a coefficient is held near where the measured
+negative. Each term's physical rate, measured with the steps, is what a coefficient is held near where the measured
 steps say little of it.
 """
 

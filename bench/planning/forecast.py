@@ -25,7 +25,7 @@ from gram_core.methods.multi_step import resolve_accumulation_steps
 STREAM_USERS = 256
 """Users of the batches that a log is read in."""
 FACTORS = 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8
-"""Batch sizes beside those of the sweep, in parts of the user's."""
+"""Batch sizes besides those of the sweep, in parts of the user's."""
 
 
 @dataclass(frozen=True)

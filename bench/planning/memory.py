@@ -17,7 +17,7 @@ from bench.planning.shapes import STATES, CFShape, EncoderShape
 from bench.planning.work import Line, minibatches
 
 WORKING = 0.5
-"""A layer's working memory beside what it keeps, in parts of that."""
+"""A layer's working memory besides what it keeps, in parts of that."""
 ROOM = 1 << 22
 """The most users that a batch is tried with."""
 

@@ -55,9 +55,9 @@ class Changed:
 
 def known(info: RunInfo, measured: Iterable[Measured]) -> RunInputs:
     """What a run holds measurements of: as it was started with, completed by what its records tell."""
-    told = known_of(measured)
-    logs = told.logs | {name: parts for name, parts in info.inputs.logs.items() if parts}
-    encoders = told.encoders | {name: parts for name, parts in info.inputs.encoders.items() if parts}
+    recorded = known_of(measured)
+    logs = recorded.logs | {name: parts for name, parts in info.inputs.logs.items() if parts}
+    encoders = recorded.encoders | {name: parts for name, parts in info.inputs.encoders.items() if parts}
     return RunInputs(logs=logs, encoders=encoders)
 
 
@@ -102,15 +102,15 @@ def of_lines(pairs: Iterable[tuple[Measured, Measured]]) -> tuple[list[Changed],
     A line that failed may know nothing of what its neighbours were measured on.
     """
     different: dict[tuple[Kind, str], Changed] = {}
-    told: dict[tuple[Kind, str], bool] = {}
+    both_know: dict[tuple[Kind, str], bool] = {}
     for then, now in pairs:
         before, after = _of(then), _of(now)
         for each in changed(before, after):
             different.setdefault((each.kind, each.name), each)
         for kind, thens, nows in _both(before, after):
             for name, parts in nows.items():
-                told[kind, name] = told.get((kind, name), False) or bool(parts and thens.get(name))
-    return list(different.values()), [_subject(*each) for each, known in told.items() if not known]
+                both_know[kind, name] = both_know.get((kind, name), False) or bool(parts and thens.get(name))
+    return list(different.values()), [_subject(*each) for each, known in both_know.items() if not known]
 
 
 def joined(inputs: Iterable[Inputs]) -> Inputs:

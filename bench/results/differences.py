@@ -27,12 +27,12 @@ def decisive(then: Environment, now: Environment) -> list[str]:
 def further(then: Environment, now: Environment) -> list[str]:
     """What differs besides, libraries included; nothing that `decisive` names."""
     libraries = sorted({*then.libraries, *now.libraries} - set(DECISIVE))
-    told = set(decisive(then, now))
-    return [change for change in _changed(then, now, (*FURTHER, *libraries)) if change not in told]
+    named = set(decisive(then, now))
+    return [change for change in _changed(then, now, (*FURTHER, *libraries)) if change not in named]
 
 
 def settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Settings of measuring that differ between two configurations; which cases were swept is told by the cases."""
+    """Settings of measuring that differ between two configurations; which cases were swept shows in the cases."""
     flat_then, flat_now = _flat(_judged(then)), _flat(_judged(now))
     names = dict.fromkeys((*flat_then, *flat_now))
     return [

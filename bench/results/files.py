@@ -122,7 +122,7 @@ class JsonLines(Generic[Row]):
             os.close(descriptor)
 
     def half_written(self, from_the_last: Iterable[Row]) -> int:
-        """How many rows at the end belong to a group that was not written whole; here each row stands for itself."""
+        """How many rows at the end belong to a group that was not written whole; here each row is a group."""
         return 0
 
     def _split(self, content: bytes) -> tuple[list[bytes], bool]:
@@ -143,7 +143,7 @@ class JsonLines(Generic[Row]):
         return [*lines, tail], False
 
     def _sound_end(self, content: bytes) -> tuple[int, bytes]:
-        """Where the next line belongs, and what has to stand before it (a newline, if only that was lost)."""
+        """Where the next line belongs, and what has to come before it (a newline, if only that was lost)."""
         lines, _ = self._split(content)
         excess = self.half_written(self._parsed(lines[place - 1], place) for place in range(len(lines), 0, -1))
         end = sum(len(line) + 1 for line in lines[: len(lines) - excess])

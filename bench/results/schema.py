@@ -102,9 +102,9 @@ POWER_CAP: Final = "sw_power_cap"
 
 
 class Telemetry(_Strict):
-    """What the device told of itself during this line's measured windows of one block; None where it does not tell.
+    """What the device reported of itself during this line's measured windows of one block; None where it does not say.
 
-    Read beside the worker, from the driver and the system. Dropped rounds are not in it.
+    Read next to the worker, from the driver and the system. Dropped rounds are not in it.
     """
 
     sm_clock_mhz: Spread | None = None
@@ -243,8 +243,8 @@ class Record(LineFields):
     """Floating-point operations per step that are the method's work: real tokens, forward and backward, nothing that is
     computed again; None where they were not counted."""
     matrix_flops_per_s: Measured = None
-    """What a large matrix product in the case's precision reached in this process, after its windows. Both are told by
-    a line's first block alone: others would say the same."""
+    """What a large matrix product in the case's precision reached in this process, after its windows. Both are in a
+    line's first block alone: others would say the same."""
     cf_step_s: Measured = None
     """Seconds of a step whose items are encoded already and after which the encoder does not learn: of methods with
     such steps, on logs with epochs."""

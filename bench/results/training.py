@@ -1,4 +1,4 @@
-"""What a training run leaves behind beside `run.json`: `training.jsonl`, one `TrainingPoint` per evaluation.
+"""What a training run leaves behind besides `run.json`: `training.jsonl`, one `TrainingPoint` per evaluation.
 
 Append-only and fsynced, as results.jsonl is, and by the same rules: a half-written last line is dropped with a warning,
 any other damage is an error. The points of one training (a line of a case with one seed) follow each other; the last

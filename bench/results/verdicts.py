@@ -93,7 +93,7 @@ class CanaryVerdict(_Strict):
     trusted: bool
 
     @property
-    def told(self) -> str:
+    def in_words(self) -> str:
         """`1.002 (0.998 to 1.006)`."""
         return f"{self.ratio:.3f}" + ("" if self.low is None else f" ({self.low:.3f} to {self.high:.3f})")
 

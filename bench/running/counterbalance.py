@@ -1,6 +1,6 @@
 """In which order the processes of a block take their turns.
 
-A Williams design: in a cycle every line stands at every place equally often, and follows every other line equally
+A Williams design: in a cycle every line has every place equally often, and follows every other line equally
 often, so that neither a drift of the machine nor what the one before leaves behind (heat, caches) favours a line.
 For two lines that is AB, BA. (E. J. Williams, Experimental designs balanced for the estimation of residual effects of
 treatments, 1949.)

@@ -1,4 +1,4 @@
-"""What a run tells whoever shows its progress: values, in the order they happen. Measuring and training alike."""
+"""What a run reports to what shows its progress: values, in the order they happen. Measuring and training alike."""
 
 from __future__ import annotations
 

@@ -8,10 +8,10 @@ Memory. Peaks are counted per process, by torch's allocator as by the kernel, so
 a neighbour can change is how the allocator behaves: short of device memory it gives cached blocks back and asks again,
 so that `reserved`, and the driver's figure, come out lower than alone; and it may run out where it alone would not. So
 - with memory = "solo" each line is run once alone before the first block, for its peaks and nothing else. They decide
-  whether the lines fit together, and stand in the records of interleaved blocks (detail.memory is "solo").
+  whether the lines fit together, and are in the records of interleaved blocks (detail.memory is "solo").
 - with memory = "same" nothing runs twice: the first block is alternated, its processes' peaks decide on the others,
-  and each record holds the peaks of the process that was timed (detail.memory is "same" beside neighbours).
-- an out-of-memory beside neighbours is no outcome: the block is taken again, one process after another, and the rest
+  and each record holds the peaks of the process that was timed (detail.memory is "same" with neighbours).
+- an out-of-memory with neighbours is no outcome: the block is taken again, one process after another, and the rest
   of the case as well.
 """
 
@@ -173,21 +173,21 @@ class _PairedCase:
 
     def _take(self, items: Sequence[WorkItem]) -> list[Measurement]:
         jobs = [self._job(item) for item in items]
-        told = self.run.watch, self.run.on_event, self.run.starting
+        watching = self.run.watch, self.run.on_event, self.run.starting
         if self._fit(items):
             self.run.on_event(BlockBegan(self.case, items[0].block, "interleaved"))
-            block = interleaved(jobs, *told, capped=self._was_capped(), share_s=self._share_s(items[0].block))
+            block = interleaved(jobs, *watching, capped=self._was_capped(), share_s=self._share_s(items[0].block))
             if not any(self._was_crowded(each) for each in block):
                 return block
             self.crowded = True
             self.run.started.clear()
         self.run.on_event(BlockBegan(self.case, items[0].block, "alternated"))
-        return alternated(jobs, *told, capped=self._was_capped(), share_s=self._share_s(items[0].block))
+        return alternated(jobs, *watching, capped=self._was_capped(), share_s=self._share_s(items[0].block))
 
     def _was_capped(self) -> bool:
         """Whether the device was at its power cap in an earlier block of the case."""
-        told = [record.telemetry for record in self._records() if record.telemetry is not None]
-        return any(POWER_CAP in (each.throttle_reasons or ()) for each in told)
+        telemetries = [record.telemetry for record in self._records() if record.telemetry is not None]
+        return any(POWER_CAP in (each.throttle_reasons or ()) for each in telemetries)
 
     def _was_crowded(self, measurement: Measurement) -> bool:
         """Whether memory ran out that alone would have sufficed."""

@@ -42,26 +42,26 @@ def overhead(records: Iterable[Record]) -> str | None:
         return None
     usual, most = statistics.median(seconds), max(seconds)
     processes = count(len(seconds), "process", "processes")
-    return f"Beside its set-up and steps a process took {usual:.2f} s, at most {most:.2f} s ({processes})."
+    return f"Besides its set-up and steps a process took {usual:.2f} s, at most {most:.2f} s ({processes})."
 
 
 def write(run_dir: Path, record: Record) -> None:
     """Puts a record on the disk; raises BenchError, which says how to go on, where that can't be, and UsageError for
     one that was measured on another log or encoder than the run."""
     contents.check_measured(run_dir, [record])
-    with held_back(), _told_how_to_go_on(run_dir):
+    with held_back(), _explaining_how_to_go_on(run_dir):
         store.append(run_dir, record)
 
 
 def write_block(run_dir: Path, records: Sequence[Record]) -> tuple[Record, ...]:
     """Puts a block's records on the disk, all or none, and returns them as they are there; raises as `write` does."""
     contents.check_measured(run_dir, records)
-    with held_back(), _told_how_to_go_on(run_dir):
+    with held_back(), _explaining_how_to_go_on(run_dir):
         return store.append_block(run_dir, records)
 
 
 @contextlib.contextmanager
-def _told_how_to_go_on(run_dir: Path) -> Iterator[None]:
+def _explaining_how_to_go_on(run_dir: Path) -> Iterator[None]:
     try:
         yield
     except store.UnwritableResults as error:

@@ -159,7 +159,7 @@ def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _wind(scheduler: LambdaLR, steps: int) -> None:
-    """Sets a schedule to where it stands after so many steps; a rate on the device stays the tensor that it is."""
+    """Sets a schedule to where it is after so many steps; a rate on the device stays the tensor that it is."""
     scheduler.last_epoch = steps
     factors = [factor(steps) for factor in scheduler.lr_lambdas]
     rates = [base * factor for base, factor in zip(scheduler.base_lrs, factors, strict=True)]

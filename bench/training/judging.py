@@ -18,7 +18,7 @@ from gram_core.evaluation import score
 from gram_core.training import Training
 
 BATCH_TOKENS = 32_768
-"""Tokens that evaluation encodes at once, without a graph: little beside what a training step keeps."""
+"""Tokens that evaluation encodes at once, without a graph: little compared with what a training step keeps."""
 
 
 def quality(training: Training, task: Task, held_out: Sequence[Scored]) -> dict[str, float | None]:
@@ -28,7 +28,7 @@ def quality(training: Training, task: Task, held_out: Sequence[Scored]) -> dict[
 
 
 def undecidable(task: Task, held_out: Sequence[Scored]) -> str | None:
-    """Why a split holds nothing right beside something wrong, so that no metric is defined; None where it does."""
+    """Why a split holds nothing right next to something wrong, so that no metric is defined; None where it does."""
     if task == "ranking":
         shown = [each.batch.mask[:, each.batch.history_length :].sum(1) for each in held_out]
         several = any((candidates > 1).any() for candidates in shown)
@@ -45,7 +45,7 @@ def all_of(split: HeldOut) -> list[Scored]:
 
 
 def judged(task: Task, held_out: Sequence[Scored], scores: Sequence[Tensor]) -> Judged:
-    """Scores [B, C] or [B, S] of each batch beside what was right, warm and cold items apart."""
+    """Scores [B, C] or [B, S] of each batch with what was right, warm and cold items apart."""
     pairs = [(each, _host(values)) for each, values in zip(held_out, scores, strict=True)]
     return _impressions(pairs) if task == "ranking" else _responses(pairs)
 
@@ -82,7 +82,7 @@ def _impressions(pairs: _Pairs) -> Judged:
 
 
 def _responses(pairs: _Pairs) -> Judged:
-    """All predictions together are one ranking: right answers should stand above wrong ones, whoever's they are."""
+    """All predictions together are one ranking: right answers should be above wrong ones, of whatever batch."""
     masks = [each.batch.mask.numpy() for each, _ in pairs]
     right, scores, cold = (
         np.concatenate([values[mask] for values, mask in zip(column, masks, strict=True)])

@@ -119,8 +119,8 @@ class Recorder:
         """Whether it is the point of a checkpoint that had been recorded before the worker went on from it."""
         return self.last is not None and self.last.step == point.step and self.last.outcome == point.outcome
 
-    def _failed(self, failure: Failure, told: dict[str, Any]) -> TrainingPoint:
-        point = self._with_progress(worker.failed_point(self.job, failure, self._claim, self._step, told))
+    def _failed(self, failure: Failure, further: dict[str, Any]) -> TrainingPoint:
+        point = self._with_progress(worker.failed_point(self.job, failure, self._claim, self._step, further))
         _write(self.job.run_dir, point)
         return point
 

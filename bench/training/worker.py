@@ -1,8 +1,8 @@
 """A training worker's process: builds a line, goes on from its checkpoint if there is one, trains until it stops.
 
-After an evaluation first the checkpoint is on the disk, with the point in it, and then the manager is told of the
+After an evaluation first the checkpoint is on the disk, with the point in it, and then the manager learns of the
 point. So whatever is killed, and when, training goes on from a checkpoint that is whole, and a point that was not
-recorded yet is told again from there. Where checkpoints are rarer than evaluations, or one was lost, points that had
+recorded yet is sent again from there. Where checkpoints are rarer than evaluations, or one was lost, points that had
 been recorded are measured again, and void from then on. Imports nothing heavy by itself.
 """
 
@@ -130,10 +130,10 @@ def identity(job: TrainJob) -> dict[str, Any]:
 
 
 def failed_point(
-    job: TrainJob, failure: failures.Failure, claim: Exactness | None, step: int, told: dict[str, Any] | None = None
+    job: TrainJob, failure: failures.Failure, claim: Exactness | None, step: int, further: dict[str, Any] | None = None
 ) -> TrainingPoint:
     """A training that ended without an evaluation after `step` steps or more: its outcome and its reason."""
-    detail = {"trace": failure.trace, **(told or {})}
+    detail = {"trace": failure.trace, **(further or {})}
     return TrainingPoint(
         **identity(job),
         exactness=claim or WEAKEST_CLAIM,

@@ -132,8 +132,8 @@ class VerifiedCase:
         self._restore()
         training = replace(self.training, optimization=stepped_by, table=table or self.training.table)
         stepping = build_method(method, self._trained(training), settings or method.Settings(), engine)
-        if (told := getattr(stepping, "tier", None)) is not None:
-            self.ran[engine] = Ran(told.tier, told.why_no_faster)
+        if (tier := getattr(stepping, "tier", None)) is not None:
+            self.ran[engine] = Ran(tier.tier, tier.why_no_faster)
         torch.manual_seed(self.config.run.seed)
         for number, batch in enumerate(batches):
             stepping.step(self._stepped_on(number, batch))
@@ -165,7 +165,7 @@ class VerifiedCase:
         An item of a user with a history, if there is one: others' losses depend on no text.
         """
         table, batch = self.training.table, self.batches[0]
-        users = told if (told := _with_history(batch)).any() else torch.ones_like(told)
+        users = reading if (reading := _with_history(batch)).any() else torch.ones_like(reading)
         items = batch.items[users][batch.mask[users]].unique()
         item = int(items[torch.argmax(table.lengths[items])])
         if not isinstance(table, ItemTable):
@@ -227,14 +227,14 @@ def with_histories(batches: Callable[[int], Batch], steps: int) -> tuple[list[Ba
 
     Where nobody has read or answered anything before, no loss depends on a text, and all methods agree on nothing.
     """
-    told: list[Batch] = []
+    speaking: list[Batch] = []
     silent: list[Batch] = []
     for step in range(LOOKED_AT):
         batch = batches(step)
-        (told if _with_history(batch).any() else silent).append(batch)
-        if len(told) == steps:
+        (speaking if _with_history(batch).any() else silent).append(batch)
+        if len(speaking) == steps:
             break
-    return [*told, *silent][:steps], bool(told)
+    return [*speaking, *silent][:steps], bool(speaking)
 
 
 def _with_history(batch: Batch) -> Tensor:

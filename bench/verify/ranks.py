@@ -33,7 +33,7 @@ PATIENCE_S = 900.0
 
 @dataclass(frozen=True)
 class Asked:
-    """What the ranks are to compare: case.world_size of them, the methods of `lines` beside end-to-end training."""
+    """What the ranks are to compare: case.world_size of them, the methods of `lines` and end-to-end training."""
 
     config: Config
     case: Case
@@ -101,7 +101,7 @@ def member(connection: Connection, asked: Asked) -> None:
     try:
         with Float64Throughout():
             case = RankedCase(asked, ranks, device)
-            answer = Answer(case.told, tuple(_compared(asked, case)))
+            answer = Answer(case.facts, tuple(_compared(asked, case)))
     except Exception as error:
         answer = _failed(_sentence(error))
         raise
@@ -129,7 +129,7 @@ class RankedCase(VerifiedCase):
         self.deduplicate: str | None = None
 
     @property
-    def told(self) -> str:
+    def facts(self) -> str:
         """What the first batch holds, and whose users those are."""
         users = "+".join(str(count) for count in self._parts(0))
         return f"{self.facts}, by process {users}"

@@ -128,7 +128,7 @@ def verify(
     """Compares every exact method of the sweep with end-to-end training, in float64.
 
     users: users per batch; None takes at most four, and fewer, with less history, where the encoder is large.
-    say: told of each case as it begins. Raises UsageError where the sweep has nothing to verify or cannot be built.
+    say: called with each case as it begins. Raises UsageError where the sweep has nothing to verify or cannot be built.
     """
     device = torch.device(device)
     off = config.model_copy(update={"run": config.run.model_copy(update={"dropout": "off", "blocks": 1})})
@@ -154,7 +154,7 @@ def verify(
                 continue
             rows += compared.rows([line for line in lines if line not in missing])
             refused += compared.refused
-        ran |= dict.fromkeys(_ran(case, engine, told) for engine, told in verified.ran.items())
+        ran |= dict.fromkeys(_ran(case, engine, tier) for engine, tier in verified.ran.items())
     for size, asked in _together(off).items():
         several = asked[: MOST_CASES[device.type] // 2]
         left_out += asked[len(several) :]
@@ -170,8 +170,8 @@ def verify(
     return VerifyReport(tuple(rows), tuple(_label(cases[0]) for cases, _ in left_out), skipped, tuple(ran))
 
 
-def _ran(case: Case, engine: str, told: Ran) -> str:
-    return fallback(case.axes(), engine, told) or f"the engine {engine} runs {case.encoder} by its tier {told.tier!r}"
+def _ran(case: Case, engine: str, tier: Ran) -> str:
+    return fallback(case.axes(), engine, tier) or f"the engine {engine} runs {case.encoder} by its tier {tier.tier!r}"
 
 
 def _on_ranks(asked: ranks.Asked) -> list[VerifyRow]:
@@ -224,7 +224,7 @@ def _groups(config: Config, world_size: int | None = None) -> list[tuple[list[Ca
         if (kept := [line for line in lines if _is_verified(config, line)])
     ]
     if not groups:
-        raise UsageError("the sweep has no exact method beside e2e; add single_step to sweep.method to verify it")
+        raise UsageError("the sweep has no exact method besides e2e; add single_step to sweep.method to verify it")
     groups.sort(key=lambda group: _size(group[0][0]))
     seen: dict[tuple[str, str, str], int] = {}
     order = []

@@ -185,7 +185,7 @@ def _joined(parts: Sequence[Batch]) -> Batch:
 
 def _largest(ranks: Sequence[Rank]) -> PeakMemory:
     def most(kind: str) -> int | None:
-        told = [getattr(rank.peak_memory_bytes, kind) for rank in ranks]
-        return None if None in told else max(told)
+        peaks = [getattr(rank.peak_memory_bytes, kind) for rank in ranks]
+        return None if None in peaks else max(peaks)
 
     return PeakMemory(allocated=most("allocated"), reserved=most("reserved"), process=most("process"))

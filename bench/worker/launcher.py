@@ -70,14 +70,14 @@ def _config(run: RunSettings, size: int, folder: str) -> LaunchConfig:
 def _record(job: Job, folder: Path, ended: Mapping[int, ProcessFailure]) -> Record:
     """The failure that explains the others: memory that ran out, else a rank that was killed, else the earliest."""
     left = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.failed"))]
-    told = [Record.model_validate(each["record"]) for each in sorted(left, key=lambda each: float(each["at"]))]
-    out_of_memory = next((record for record in told if record.outcome == "oom"), None)
+    failed = [Record.model_validate(each["record"]) for each in sorted(left, key=lambda each: float(each["at"]))]
+    out_of_memory = next((record for record in failed if record.outcome == "oom"), None)
     if out_of_memory is not None:
         return out_of_memory
     signals = {rank: end.exitcode for rank, end in ended.items() if end.exitcode < 0}
     killed = {rank: code for rank, code in signals.items() if code != ENDED_BY_THE_AGENT}
-    if told and not killed:
-        return told[0]
+    if failed and not killed:
+        return failed[0]
     rank, code = next(iter((killed or {rank: end.exitcode for rank, end in ended.items()}).items()))
     return _failed(job, failures.of_rank(rank, job.item.case.world_size, code))
 

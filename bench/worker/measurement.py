@@ -1,7 +1,7 @@
 """One method on one case, stepping in this process: what a worker measures, phase by phase.
 
 setup -> warm-up -> windows -> facts. Batches are made ahead of each window and counted after the last one; a window
-holds steps and nothing else. Whoever drives a subject decides whose turn it is: a worker alone runs it straight
+holds steps and nothing else. What drives a subject decides whose turn it is: a worker alone runs it straight
 through, and workers that are resident together can be given one window at a time.
 
 All lines of a case are timed on the same few batches, those most typical of the log. Windows go round them: the first
@@ -61,7 +61,7 @@ LONG_S = 10.0
 def measure(job: Job, say: Callable[[Entered], None], clock: Clock | None = None) -> dict[str, Any]:
     """All of a solo measurement, as a `Record`'s fields ready for JSON; a failure is an outcome like any other.
 
-    say: told of each phase as it begins.
+    say: called with each phase as it begins.
     """
     return _measure(job, say, lambda subject: subject.take_windows(), clock)
 
@@ -78,9 +78,9 @@ def measure_in_turns(
     """
 
     def windows(subject: Subject) -> None:
-        say(subject.warm_up_told())
+        say(subject.warm_up_message())
         while isinstance(order := hear(), TakeWindow):
-            say(subject.window_told(order))
+            say(subject.window_message(order))
         subject.keep(order.kept, order.reason)
 
     return _measure(job, say, windows, clock)
@@ -225,14 +225,14 @@ class Subject:
         self._waits += self._waited
         return window
 
-    def warm_up_told(self) -> Warm:
+    def warm_up_message(self) -> Warm:
         """What the manager wants to know of set-up and warm-up."""
         assert self.setup_s is not None, "set_up comes first"
         initialised_s = self._initialised_s() or 0.0
         stepped_s = self.setup_s + sum(unit.seconds for unit in self.warm.units)
         return Warm(initialised_s, stepped_s - initialised_s, self.warm.spent_s)
 
-    def window_told(self, order: TakeWindow) -> Took:
+    def window_message(self, order: TakeWindow) -> Took:
         """One measured window, its batches made beforehand, and what the manager wants to know of it."""
         settings, interval = self.job.config.run, self.built.method.interval
         self._units_per_window = clocks.units_per_window(self.warm.units, settings, interval, order.least_s)
@@ -268,7 +268,7 @@ class Subject:
         counts, facts = self._counts(batches) | self._ratio(), self._facts()
         alone_s = self._cf_step_s()  # once peaks have been read
         first = self.job.item.block == self.job.item.replica == 0
-        work, untold = useful_work(self.built, batches) if first else ({}, {})
+        work, unknown = useful_work(self.built, batches) if first else ({}, {})
         return Record(
             **identity(self.job),
             outcome="ok",
@@ -276,7 +276,7 @@ class Subject:
             samples_s=tuple(window.step_s for window in self.windows),
             steps_per_sample=self.windows[0].steps,
             device_samples_s=tuple(w.device_step_s for w in self.windows if w.device_step_s is not None),
-            **facts | {"detail": facts["detail"] | untold},
+            **facts | {"detail": facts["detail"] | unknown},
             **counts,
             **work,
             throughput_per_s=Throughput(
@@ -300,7 +300,7 @@ class Subject:
         return columns
 
     def _lead_in(self, seconds: float) -> None:
-        """Untimed steps until the device's clock and power are those of this method's steps, whoever stepped before."""
+        """Untimed steps until the device's clock and power are those of this method's steps, whatever ran before."""
         steps = clocks.lead_in_units(self.warm.units, self.built.method.interval, seconds) * self.built.method.interval
         self._led_in_s = 0.0
         if steps:

@@ -62,7 +62,7 @@ def main() -> None:
 def _measure(task: Task | None, connection: Connection | None) -> dict[str, Any]:
     device = _device(task)
     ranks = connect(device)
-    told = next(each for each in ranks.all_values(task) if each is not None)
+    given = next(each for each in ranks.all_values(task) if each is not None)
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
     def say(message: Any) -> None:
@@ -70,17 +70,17 @@ def _measure(task: Task | None, connection: Connection | None) -> dict[str, Any]
             connection.send(message)
 
     def windows(subject: Subject) -> None:
-        if not told.in_turns:
+        if not given.in_turns:
             subject.take_windows()
             return
-        say(subject.warm_up_told())
+        say(subject.warm_up_message())
         while isinstance(order := _heard(ranks, connection), TakeWindow):
-            say(subject.window_told(order))
+            say(subject.window_message(order))
         assert isinstance(order, Finish)
         subject.keep(order.kept, order.reason)
 
-    make: Callable[[], Subject] = lambda: RankedSubject(told.job, ranks, device, ranks_here)  # noqa: E731
-    record = attempt(told.job, say, windows, make)
+    make: Callable[[], Subject] = lambda: RankedSubject(given.job, ranks, device, ranks_here)  # noqa: E731
+    record = attempt(given.job, say, windows, make)
     if record["outcome"] == "ok":
         gc.unfreeze()
         gc.collect()  # graphs of collectives must be gone before their group is
@@ -89,7 +89,7 @@ def _measure(task: Task | None, connection: Connection | None) -> dict[str, Any]
 
 
 def _device(task: Task | None) -> torch.device:
-    """On a host that has not been told, GPUs where there are any."""
+    """On a host that does not know its task yet, GPUs where there are any."""
     return own_device(torch.cuda.is_available() if task is None else task.job.config.run.device == "cuda")
 
 

@@ -1,6 +1,6 @@
-"""What a step's work is worth beside what the device reaches: counted and timed after the measured windows.
+"""What a step's work is worth, and what the device reaches: counted and timed after the measured windows.
 
-Both take memory and time of their own, so that this is a measurement's last act. What cannot be counted is told as
+Both take memory and time of their own, so that this is a measurement's last act. What cannot be counted is reported as
 such: a measured time is none the worse for it.
 """
 

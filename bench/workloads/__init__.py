@@ -15,7 +15,7 @@ Each file defines, and may be imported without torch,
     prepare(settings, *, argument, task, say) -> Mapping[str, Any] | None
                                             optional: has in the cache what `build` would take long to make, and says
                                             what reading it left out (`bench.results.analysis.left_out`); `say`
-                                            is told, in one sentence, where it is not there yet
+                                            is given one sentence where it is not there yet
 
 A case names it by its file's name, or as `scheme:argument` where it makes several (`shape:toeic`).
 """

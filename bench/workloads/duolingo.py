@@ -2,7 +2,7 @@
 
 An exercise is a header line (`# user:... days:... format:...`) and a line for each token of the right answer, with a
 label: 1 where the student got the token wrong. An item is the text of these tokens; a response is right if and only if
-no token is wrong. Where a file has no labels (dev, test), they stand beside it in FILE.key.
+no token is wrong. Where a file has no labels (dev, test), they are next to it in FILE.key.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def build(settings: Settings, request: WorkloadRequest) -> Workload:
 
 
 def contents(settings: Settings, argument: str | None) -> dict[str, Path | str]:
-    """The files, and those of their labels where they stand beside."""
+    """The files, and those of their labels where these are apart."""
     found: dict[str, Path | str] = {}
     for number, path in enumerate(_files(settings)):
         found[f"files[{number}]"] = path

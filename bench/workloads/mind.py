@@ -3,7 +3,7 @@
 Training takes a click of the train split with npratio = C - 1 news that its impression showed in vain. What is held out
 is the dev split, each click among all that was shown in vain with it; an impression with two clicks counts as two,
 neither among the other's candidates. Where cold items are asked for, they are drawn from those clicked in dev, and what
-the train split never mentions is cold with them; a click then stands among candidates as cold as itself.
+the train split never mentions is cold with them; a click is then among candidates as cold as itself.
 """
 
 from __future__ import annotations

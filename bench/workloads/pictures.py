@@ -48,7 +48,7 @@ class Settings(BaseModel):
     zipf: Annotated[float, Field(ge=0, le=10)] = 1.0
     """Exponent of popularity, within a batch and from batch to batch; 0 is uniform."""
     steps_per_epoch: Annotated[int, Field(ge=1)] | None = None
-    """What "1E" of accumulation_steps stands for."""
+    """What "1E" of accumulation_steps means."""
 
     @property
     def catalogue(self) -> int:

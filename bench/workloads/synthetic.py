@@ -40,7 +40,7 @@ class Settings(BaseModel):
     lognormal_sigma: Annotated[float, Field(gt=0)] = 0.5
     """Standard deviation of their logarithm."""
     steps_per_epoch: Annotated[int, Field(ge=1)] | None = None
-    """What "1E" of accumulation_steps stands for."""
+    """What "1E" of accumulation_steps means."""
 
 
 def check(settings: Settings, axes: Axes) -> None:

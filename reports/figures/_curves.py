@@ -1,6 +1,6 @@
 """A quantity against one axis of the sweep, one line per method, small multiples over the other axes.
 
-Points that were not measured stand at the upper edge of their panel, in the method's colour.
+Points that were not measured are at the upper edge of their panel, in the method's colour.
 """
 
 from __future__ import annotations

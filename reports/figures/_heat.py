@@ -123,7 +123,7 @@ def _box(place: tuple[int, int], **look: Any) -> Rectangle:
 
 
 def _missing(row: dict) -> tuple[str, str]:
-    """What stands in a cell without a number, and its hatching."""
+    """What is in a cell without a number, and its hatching."""
     if row["outcome"] != "ok":
         return words.SHORT_OUTCOMES[row["outcome"]], "////" if row["outcome"] == "oom" else "...."
     if row["reference_outcome"] != "ok":

@@ -1,4 +1,4 @@
-"""Time and memory of every method beside single_step's, against the repetition ratio."""
+"""Time and memory of every method against single_step's, against the repetition ratio."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Speed-up against the realised repetition ratio, beside the ideal line."""
+"""Speed-up against the realised repetition ratio, and the ideal line."""
 
 from __future__ import annotations
 

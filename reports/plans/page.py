@@ -1,4 +1,4 @@
-"""A plan as a page: `plan.html` and its figures, beside `plan.json`."""
+"""A plan as a page: `plan.html` and its figures, next to `plan.json`."""
 
 from __future__ import annotations
 
@@ -140,6 +140,6 @@ def _basis(forecast: Forecast) -> list[tuple[str, str]]:
     read = f"{forecast.users_read} users" + (", a whole epoch" if forecast.whole_epoch else ", sampled")
     facts = [("Counted", read)]
     for used in forecast.coefficients:
-        told = "; ".join((f"{used.machine}, {words.moment(used.measured_at)}", *used.notes))
-        facts.append((f"Coefficients, {used.engine}", f"{told}; a step is off by {words.percent(used.log_sd)}"))
+        basis = "; ".join((f"{used.machine}, {words.moment(used.measured_at)}", *used.notes))
+        facts.append((f"Coefficients, {used.engine}", f"{basis}; a step is off by {words.percent(used.log_sd)}"))
     return facts

@@ -40,8 +40,8 @@ def tell(frames: TrainingFrames, info: RunInfo) -> Story:
         )
     if reference is None:
         alone = judged[0]
-        told = f"{alone['label']} reaches {metric(first)} {points(alone[f'test_{first}'])} on {_place(alone)}"
-        return Story(told, ("Without e2e in the run there is nothing to compare it with.", _protocol(frames)))
+        alone_reaches = f"{alone['label']} reaches {metric(first)} {points(alone[f'test_{first}'])} on {_place(alone)}"
+        return Story(alone_reaches, ("Without e2e in the run there is nothing to compare it with.", _protocol(frames)))
     setting = line_of(reference).setting
     rows = [row for row in done if row["method"] != REFERENCE and line_of(row).setting == setting]
     arrived = [row for row in rows if _reached(row) and row["method"] not in BOUNDS]
@@ -59,7 +59,7 @@ def tell(frames: TrainingFrames, info: RunInfo) -> Story:
 
 
 def _undecidable(done: Sequence[Row], first: str) -> list[str]:
-    """Why a split has no metric: it holds nothing right beside something wrong."""
+    """Why a split has no metric: it holds nothing right next to something wrong."""
     reasons = dict.fromkeys(row["undecidable"] for row in done if row["undecidable"])
     return [f"{metric(first)} is not defined on {reason}." for reason in reasons]
 
@@ -95,7 +95,7 @@ def _headline(leaders: Sequence[Row], rows: Sequence[Row], reference: Row) -> st
 def _arrivals(done: Sequence[Row], first: str, tolerance: float) -> list[str]:
     """A sentence per case that e2e was trained on: who gets as far as e2e, how much sooner, and who never does."""
     cases = words.by_case(done)
-    told = []
+    sentences = []
     for rows in cases.values():
         others = [row for row in rows if row["method"] != REFERENCE and row["goal_seeds"] > 0]
         if not others:
@@ -106,10 +106,10 @@ def _arrivals(done: Sequence[Row], first: str, tolerance: float) -> list[str]:
         named = rows[0]["cf_module"] if len(set(modules)) == len(modules) else words.case(rows[0])
         parts += _never(others, got=bool(got))
         where = f"With {named}: " if len(cases) > 1 else ""
-        told.append(
+        sentences.append(
             f"{where}{REFERENCE}'s {metric(first)}, to within {100 * tolerance:g} points, is {'; '.join(parts)}."
         )
-    return told
+    return sentences
 
 
 def _cut_short(reference: Row) -> list[str]:
@@ -127,20 +127,20 @@ def _sooner(rows: Sequence[Row]) -> list[str]:
     reached = sorted((row for row in rows if _reached(row)), key=lambda row: -row["speed_up_quality"])
     if not reached:
         return []
-    told = []
+    sentences = []
     for row in reached:
         spread = words.ratio_range(row["speed_up_quality_low"], row["speed_up_quality_high"])
-        unsure = ", so not told apart from e2e" if _includes_one(row) else ""
+        unsure = ", so not distinguishable from e2e" if _includes_one(row) else ""
         over = f" (95 % {spread}{unsure})" if spread else ""
-        told.append(f"{words.speed_up(row, 'speed_up_quality')} as soon by {row['label']}{over}")
+        sentences.append(f"{words.speed_up(row, 'speed_up_quality')} as soon by {row['label']}{over}")
     alone = "" if words.exists(reached[0]["speed_up_quality_low"]) else ", by one seed"
-    return [f"{words.listing(told)}{alone}"]
+    return [f"{words.listing(sentences)}{alone}"]
 
 
 def _partly(rows: Sequence[Row]) -> list[str]:
     some = [row for row in rows if 0 < row["reached_seeds"] < row["goal_seeds"]]
-    told = [f"by {row['label']} with only {row['reached_seeds']:g} of {row['goal_seeds']:g} seeds" for row in some]
-    return [words.listing(told)] if told else []
+    sentences = [f"by {row['label']} with only {row['reached_seeds']:g} of {row['goal_seeds']:g} seeds" for row in some]
+    return [words.listing(sentences)] if sentences else []
 
 
 def _never(rows: Sequence[Row], *, got: bool) -> list[str]:
@@ -160,18 +160,18 @@ def _includes_one(row: Row) -> bool:
 
 
 def _qualities(leaders: Sequence[Row], reference: Row, first: str) -> list[str]:
-    told = []
+    sentences = []
     for row in leaders:
         if not words.exists(row[f"difference_{first}"]):
             continue
         spread = between(row[f"difference_{first}_low"], row[f"difference_{first}_high"], signed=True)
         over = f" ({spread}, 95 % over {words.count(int(row['ok_seeds']), 'seed')})" if spread else ", one seed"
-        told.append(
+        sentences.append(
             f"{row['label']} ends at {metric(first)} {points(row[f'test_{first}'])} where e2e ends at "
             f"{points(reference[f'test_{first}'])}: {difference(row[f'difference_{first}'])} points{over}. Its best "
             f"came after {time(row['best_s'])} of training, e2e's after {time(reference['best_s'])}."
         )
-    return told
+    return sentences
 
 
 def _near(rows: Sequence[Row], leaders: Sequence[Row], first: str) -> list[str]:
@@ -189,14 +189,14 @@ def _near(rows: Sequence[Row], leaders: Sequence[Row], first: str) -> list[str]:
 def _bounds(rows: Sequence[Row], metrics: Sequence[str]) -> list[str]:
     """What frozen encoders and bare ids reach: below that, fine-tuning a text model would be for nothing."""
     first = metrics[0]
-    told = []
+    sentences = []
     for row in rows:
         if row["method"] in BOUNDS and words.exists(row[f"test_{first}"]):
             cold = row.get(f"test_cold_{first}")
             new = f", and {points(cold)} on items that training never met" if words.exists(cold) else ""
             quality = points(row[f"test_{first}"])
-            told.append(f"{row['label']} ({BOUNDS[row['method']]}) ends at {quality}{new}.")
-    return told
+            sentences.append(f"{row['label']} ({BOUNDS[row['method']]}) ends at {quality}{new}.")
+    return sentences
 
 
 def _protocol(frames: TrainingFrames) -> str:

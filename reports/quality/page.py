@@ -6,7 +6,7 @@ from bench.results.analysis.training_summary import TrainingFrames, frames
 from bench.results.training import LoadedTraining
 from reports import document, words
 from reports.document import Document, Section
-from reports.quality import beside_paper, headline, plots
+from reports.quality import against_paper, headline, plots
 from reports.quality import tables as training_tables
 from reports.sections import _inputs, _limitations, _tiers
 
@@ -26,7 +26,7 @@ def of_training(run: LoadedTraining, *, draw: bool = True) -> Document:
     remark = f"{words.count(len(failed), 'training')} failed; summary.md has the reasons."
     drawn = tuple(plots.draw_all(derived, run.info)) if draw else ()
     left = plots.undrawn(derived)
-    told = _limitations.table((point.method, point.detail) for point in run.points)
+    limited = _limitations.table((point.method, point.detail) for point in run.points)
     first_reason = next((each.reason for each in ended if each.reason), "the run was never begun, or interrupted")
     nothing = f"nothing was trained to its end in {run.run_dir}; the first reason: {first_reason}"
     return document.of_run(
@@ -34,9 +34,9 @@ def of_training(run: LoadedTraining, *, draw: bool = True) -> Document:
         _inputs.inputs(ended),
         [
             Section("results", "Results", (_intervals(derived),), training_tables.results(derived), in_terminal=True),
-            beside_paper.section(derived),
+            against_paper.section(derived),
             document.figures(drawn, f"{words.count(left, 'further case')} not drawn; see summary.csv." if left else ""),
-            Section("handicaps", "Peers not at their best", (), told, "Peers"),
+            Section("handicaps", "Peers not at their best", (), limited, "Peers"),
             Section("tiers", "Which encoder ran how", (), _tiers.table(run.points)),
             Section("seeds", "Every seed", (), (training_tables.every_seed(derived),)),
             Section("missing", "Not trained to the end", (), (training_tables.unfinished(derived),)),

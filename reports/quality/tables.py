@@ -62,12 +62,12 @@ def _case(title: str, rows: list[Row], metrics: tuple[str, ...]) -> Table:
         Column("Speed-up to it", "against e2e", short="speed-up"),
     )
     others.sort(key=lambda name: not name.startswith("cold_"))
-    beside, behind = others[:1], others[1:]
+    leading, behind = others[:1], others[1:]
     columns = [
         Column("Method", numeric=False),
         Column(metric(first), "test split", noted=True),
         *([points_apart] if compared else []),
-        *(Column(metric(name), from_width=WIDE) for name in beside),
+        *(Column(metric(name), from_width=WIDE) for name in leading),
         Column("Time to best", "to convergence", short="to best"),
         *(against_e2e if compared else ()),
         Column("Peak memory", from_width=MIDDLE),
@@ -75,17 +75,17 @@ def _case(title: str, rows: list[Row], metrics: tuple[str, ...]) -> Table:
         Column("Gradient", numeric=False, from_width=MIDDLE),
         Column("Ended", "by", numeric=False),
     ]
-    made = tuple(_line(row, first, beside, behind, compared=compared) for row in rows)
+    made = tuple(_line(row, first, leading, behind, compared=compared) for row in rows)
     return Table(tuple(columns), (Group("", made),), title=title)
 
 
-def _line(row: Row, first: str, beside: list[str], behind: list[str], *, compared: bool) -> tuple[Cell, ...]:
+def _line(row: Row, first: str, leading: list[str], behind: list[str], *, compared: bool) -> tuple[Cell, ...]:
     is_reference = row["method"] == REFERENCE
     cells = [Cell(row["label"], "strong"), _quality(row, f"test_{first}", "strong")]
     if compared:
         spread = between(row[f"difference_{first}_low"], row[f"difference_{first}_high"], signed=True)
         cells.append(Cell(difference(row[f"difference_{first}"]), "muted" if is_reference else "", spread))
-    cells += [_quality(row, f"test_{name}") for name in beside]
+    cells += [_quality(row, f"test_{name}") for name in leading]
     cells.append(Cell(time(row["best_s"])))
     if compared:
         cells += [_speed_up(row, "speed_up_best"), _reached(row), _speed_up(row, "speed_up_quality")]
@@ -127,10 +127,10 @@ def _ended(row: Row) -> Cell:
     if row["outcome"] != "ok":
         return Cell(words.OUTCOMES[row["outcome"]], "bad")
     seeds = words.count(int(row["ok_seeds"]), "seed")
-    told = words.listing(STOPPED[each] for each in row["stopped"].split(", "))
+    reasons = words.listing(STOPPED[each] for each in row["stopped"].split(", "))
     failed = row["ok_seeds"] < row["seeds"]
     note = f"{row['ok_seeds']:g} of {row['seeds']:g} seeds" if failed else seeds
-    return Cell(told, "bad" if failed else "muted", note)
+    return Cell(reasons, "bad" if failed else "muted", note)
 
 
 def time(seconds: float | None) -> str:

@@ -1,6 +1,6 @@
 """Further parts of the page: every file here that does not start with "_" makes one, and is found by its name.
 
-A section module holds `PLACE` (a number; sections stand in its order, between the results and the figures) and
+A section module holds `PLACE` (a number; sections are in its order, between the results and the figures) and
 `make(run, derived) -> Section | None`; None where the run has nothing to show there.
 """
 

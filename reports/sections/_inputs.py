@@ -15,7 +15,7 @@ from reports.document import Story
 _WHAT = "what"
 """The name under which a description that is one sentence is compared."""
 _NOTES = "notes"
-"""Sentences that stand at the top of the page."""
+"""Sentences at the top of the page."""
 _AXES = ("cf_module", "text_length", "history_length", "batch_size", "item_repetition_ratio", "world_size", "precision")
 """Of a case, the first to ask whether a fact depends on them."""
 
@@ -34,12 +34,12 @@ def inputs(records: Iterable[Record | TrainingPoint]) -> list[tuple[str, str]]:
             said = record.detail[kind]
             facts = said if isinstance(said, Mapping) else {_WHAT: said}
             found.setdefault(name, []).append((record.case, facts))
-    told = []
+    lines = []
     for name, entries in found.items():
         for where, facts in _by_axis(entries):
             if text := _listed(facts):
-                told.append((f"{name}, {where}" if where else name, text))
-    return told
+                lines.append((f"{name}, {where}" if where else name, text))
+    return lines
 
 
 def with_left_out(story: Story, records: Iterable[Record | TrainingPoint]) -> Story:
@@ -54,12 +54,12 @@ def left_out_of(records: Iterable[Record | TrainingPoint]) -> tuple[str, ...]:
         facts = record.detail.get("workload")
         if isinstance(facts, Mapping):
             found.setdefault(words.plain(record.case.get("workload")), []).append((record.case, facts))
-    told: dict[str, None] = {}
+    found_once: dict[str, None] = {}
     for name, entries in found.items():
         whole = [(case, {sentence: True for sentence in left_out.sentences(name, facts)}) for case, facts in entries]
         for where, sentences in _by_axis(whole):
-            told |= {f"With {where}, {sentence}" if where else sentence: None for sentence in sentences}
-    return tuple(told)
+            found_once |= {f"With {where}, {sentence}" if where else sentence: None for sentence in sentences}
+    return tuple(found_once)
 
 
 def _names(record: Record | TrainingPoint) -> list[tuple[str, str]]:
@@ -74,7 +74,7 @@ def _names(record: Record | TrainingPoint) -> list[tuple[str, str]]:
 def _by_axis(entries: Sequence[Entry]) -> list[tuple[str, dict[str, Any]]]:
     """Facts that all agree on under an empty name, and others by a case's axis and value; none is lost.
 
-    A fact that no single axis explains stands with every value that it has.
+    A fact that no single axis explains is given with every value that it has.
     """
     groups: dict[str, dict[str, Any]] = {"": {}}
     for fact in dict.fromkeys(name for _, facts in entries for name in facts):

@@ -14,11 +14,11 @@ COLUMNS = (Column("Peer", numeric=False), Column("Not at its best", numeric=Fals
 def table(details: Iterable[tuple[str, Mapping[str, Any] | None]]) -> tuple[Table, ...]:
     """One table of what methods tell in these details of their records, each sentence once; none where all had their
     best."""
-    told: dict[str, dict[str, None]] = {}
+    by_sentence: dict[str, dict[str, None]] = {}
     for method, detail in details:
         for sentence in (detail or {}).get("handicaps", ()):
-            told.setdefault(sentence, {})[method] = None
+            by_sentence.setdefault(sentence, {})[method] = None
     rows = tuple(
-        (Cell(words.listing(methods), "strong"), Cell(sentence, "prose")) for sentence, methods in told.items()
+        (Cell(words.listing(methods), "strong"), Cell(sentence, "prose")) for sentence, methods in by_sentence.items()
     )
     return (Table(COLUMNS, (Group("", rows),), title="Where a peer could not be given its best"),) if rows else ()

@@ -23,23 +23,23 @@ COLUMNS = (
     Column("Why no faster tier", numeric=False),
 )
 TELLING = (SINGLE_STEP, REFERENCE)
-"""Whose time stands for a row's, first come first served; where neither is in it, its first method's."""
+"""Whose time represents a row's, first come first served; where neither is in it, its first method's."""
 
 Ended = Record | TrainingPoint
 
 
 def table(ended: Iterable[Ended]) -> tuple[Table, ...]:
-    """A row for each engine and tier of an encoder and a precision; none where no engine told of a tier.
+    """A row for each engine and tier of an encoder and a precision; none where no engine has a tier.
 
     What failed before it was known how its encoder runs is left out.
     """
     found: dict[str, dict[tuple[str, str, str], list[Ended]]] = {}
     for each in ended:
-        told = ran(each)
-        if told.tier is None and each.outcome not in ("ok", None):
+        way = ran(each)
+        if way.tier is None and each.outcome not in ("ok", None):
             continue
         encoder = f"{words.encoder({'layers': None, **each.case})} · {words.plain(each.case.get('precision'))}"
-        key = each.engine, told.tier or "", told.why or ("the fastest" if told.tier else "")
+        key = each.engine, way.tier or "", way.why or ("the fastest" if way.tier else "")
         found.setdefault(encoder, {}).setdefault(key, []).append(each)
     if not any(tier for rows in found.values() for _, tier, _ in rows):
         return ()
@@ -77,8 +77,8 @@ def _cases(records: Iterable[Record]) -> list[list[Record]]:
 
 
 def _utilisation(records: Iterable[Record], time: float) -> float | None:
-    told = next((record for record in records if record.matrix_flops_per_s is not None), None)
-    return None if told is None else utilisation({**dict(told), "median_s": time})
+    known = next((record for record in records if record.matrix_flops_per_s is not None), None)
+    return None if known is None else utilisation({**dict(known), "median_s": time})
 
 
 def _from_to(ascending: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""An epoch of each log, projected from measured steps, beside what the paper reports where it has the same log."""
+"""An epoch of each log, projected from measured steps, next to what the paper reports where it has the same log."""
 
 from __future__ import annotations
 

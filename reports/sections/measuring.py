@@ -1,4 +1,4 @@
-"""How it was measured: what the harness cost beside its measurements, and what the device did meanwhile."""
+"""How it was measured: what the harness cost besides its measurements, and what the device did meanwhile."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ LIMIT = 200
 
 def make(run: LoadedRun, derived: Frames) -> Section | None:
     """None where no record tells of its cost or of a device."""
-    told = [record for record in run.records if record.overhead_s is not None or record.telemetry is not None]
-    if not told:
+    measured = [record for record in run.records if record.overhead_s is not None or record.telemetry is not None]
+    if not measured:
         return None
     found: dict[tuple[Line, int], list[Record]] = {}  # the canary's second process is a line of its own
     for record in run.records:
         found.setdefault((record.line, record.replica), []).append(record)
     whole = grouped(COLUMNS, found.values(), _row, LIMIT)
     table = without_empty(whole, *(column.label for column in COLUMNS))  # a processor has no clock of a GPU
-    return Section("measuring", "How it was measured", tuple(_notes(told)), (table,), "Measuring")
+    return Section("measuring", "How it was measured", tuple(_notes(measured)), (table,), "Measuring")
 
 
 def _row(records: Sequence[Record]) -> tuple[str, tuple[Cell, ...]]:
     label = f"{records[0].label} (canary)" if records[0].replica else records[0].label
-    told = [record.telemetry for record in records if record.telemetry is not None]
+    readings = [record.telemetry for record in records if record.telemetry is not None]
     overhead = [record.overhead_s for record in records if record.overhead_s is not None]
     dropped = Counter(reason.partition(": ")[2] or reason for record in records for reason in record.dropped_rounds)
     kept = sum(len(record.rounds) for record in records)
@@ -60,26 +60,26 @@ def _row(records: Sequence[Record]) -> tuple[str, tuple[Cell, ...]]:
             words.listing(f"{count}{words.TIMES} {reason}" for reason, count in dropped.items()),
             "bad" if dropped else "",
         ),
-        Cell(words.number(_median(each.sm_clock_mhz.median for each in told if each.sm_clock_mhz), 4)),
-        Cell(words.number(_median(each.power_w for each in told))),
-        Cell(words.number(_most(each.temperature_c for each in told), 2)),
-        Cell(words.number(_median(each.energy_per_1000_interactions_j for each in told))),
-        *_intrusions(told),
-        Cell(_range(each.load for each in told)),
+        Cell(words.number(_median(each.sm_clock_mhz.median for each in readings if each.sm_clock_mhz), 4)),
+        Cell(words.number(_median(each.power_w for each in readings))),
+        Cell(words.number(_most(each.temperature_c for each in readings), 2)),
+        Cell(words.number(_median(each.energy_per_1000_interactions_j for each in readings))),
+        *_intrusions(readings),
+        Cell(_range(each.load for each in readings)),
     )
 
 
-def _intrusions(told: Sequence[Telemetry]) -> tuple[Cell, Cell]:
-    reasons = sorted({reason for each in told for reason in each.throttle_reasons or ()})
-    foreign = _most(each.foreign_processes for each in told)
+def _intrusions(readings: Sequence[Telemetry]) -> tuple[Cell, Cell]:
+    reasons = sorted({reason for each in readings for reason in each.throttle_reasons or ()})
+    foreign = _most(each.foreign_processes for each in readings)
     return (
         Cell(words.listing(reason.replace("_", " ") for reason in reasons)),
         Cell(words.number(foreign, 1) if foreign else ""),
     )
 
 
-def _notes(told: Sequence[Record]) -> list[str]:
-    overhead = [record.overhead_s for record in told if record.overhead_s is not None]
+def _notes(measured: Sequence[Record]) -> list[str]:
+    overhead = [record.overhead_s for record in measured if record.overhead_s is not None]
     notes = []
     if overhead:
         notes.append(
@@ -87,11 +87,11 @@ def _notes(told: Sequence[Record]) -> list[str]:
             f"batches, counting, ending): {words.number(median(overhead))} s in the median, "
             f"{words.number(max(overhead))} s at most."
         )
-    notes += _ratio_basis(told)
-    seen = [record.telemetry for record in told if record.telemetry is not None]
+    notes += _ratio_basis(measured)
+    seen = [record.telemetry for record in measured if record.telemetry is not None]
     if any(each.model_dump(exclude_none=True, exclude={"load"}) for each in seen):
         notes.append(
-            "The rest is the driver's word, read beside the worker during its measured windows. A round in which the "
+            "The rest is the driver's word, read next to the worker during its measured windows. A round in which the "
             "device slowed down for its own protection is dropped for every method of the block. A clock held back by "
             "the power cap is not: a GPU that works is at its cap, and what a method's power makes of the clock is "
             "part of its speed. Energy is for information: nothing is judged by it, and where the counter's changes do "
@@ -102,20 +102,20 @@ def _notes(told: Sequence[Record]) -> list[str]:
             "Load: tasks of others that ran or waited for a core during the measured windows, from the least to the "
             "most of the blocks. Where it moved, intervals cover what that does to a speed-up."
         )
-    lead_ins = sorted({record.detail["lead_in_s"] for record in told if record.detail.get("lead_in_s")})
+    lead_ins = sorted({record.detail["lead_in_s"] for record in measured if record.detail.get("lead_in_s")})
     if lead_ins:
         notes.append(
             "The device was at its power cap, so each window follows untimed steps of the same process, for "
             f"{words.listing(words.number(each, 1) for each in lead_ins)} s: the clock is then the method's own, "
-            "whoever ran before."
+            "whatever ran before."
         )
     return notes
 
 
-def _ratio_basis(told: Sequence[Record]) -> list[str]:
+def _ratio_basis(measured: Sequence[Record]) -> list[str]:
     """Of how many batches repetition ratios are, and how well they are known by them."""
-    counted = [record.detail["ratio_batches"] for record in told if record.detail.get("ratio_batches")]
-    errors = [record.detail.get("ratio_relative_error") for record in told]
+    counted = [record.detail["ratio_batches"] for record in measured if record.detail.get("ratio_batches")]
+    errors = [record.detail.get("ratio_relative_error") for record in measured]
     if not counted:
         return []
     fewest, most = min(counted), max(counted)

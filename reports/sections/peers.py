@@ -1,6 +1,6 @@
-"""Against the peers: every other method on the same batches, what each costs beside ours, and where one of them wins.
+"""Against the peers: every other method on the same batches, what each costs, and where one of them wins.
 
-Shown where a run holds a method beside the references and ours. Which those are is listed nowhere: whatever else was
+Shown where a run holds a method besides the references and ours. Which those are is listed nowhere: whatever else was
 measured is a peer.
 """
 
@@ -49,8 +49,8 @@ def make(run: LoadedRun, derived: Frames) -> Section | None:
         return None
     rows: list[Row] = derived.summary.to_dict("records")
     cases = _cases(rows)
-    told = (*_tables(cases), *_limitations.table((record.method, record.detail) for record in run.records))
-    return Section("peers", "Against the peers", tuple(_verdicts(cases, _Blocks(run.records))), told, "Peers")
+    tables = (*_tables(cases), *_limitations.table((record.method, record.detail) for record in run.records))
+    return Section("peers", "Against the peers", tuple(_verdicts(cases, _Blocks(run.records))), tables, "Peers")
 
 
 Compared = tuple[float, float | None, float | None]
@@ -120,13 +120,13 @@ def _verdicts(cases: Sequence[Sequence[Row]], blocks: _Blocks) -> Iterator[str]:
     for engine in engines:
         own = [lines for lines in cases if lines[0]["engine"] == engine]
         prefix = f"Engine {engine}. " if len(engines) > 1 else ""
-        told = [
+        sentences = [
             _sentence("In time per step", own, "exact", SINGLE_STEP, blocks.speed),
             _sentence("In peak memory", own, "exact", SINGLE_STEP, _smallness),
             _sentence("In time per step", own, "stale", MULTI_STEP, blocks.speed),
             _sentence("In peak memory", own, "stale", MULTI_STEP, _smallness),
         ]
-        yield from (prefix + sentence for sentence in told if sentence)
+        yield from (prefix + sentence for sentence in sentences if sentence)
     if any(row["exactness"] == "stale" for lines in cases for row in lines):
         yield (
             "A step of a stale method is not worth an exact one: time per step ranks them by cost alone. Quality "
@@ -152,10 +152,10 @@ def _sentence(
         compared = [(row, found) for row in others if own is not None and (found := compare(row, own)) is not None]
         if not compared:
             continue
-        ahead = [(row, found) for row, found in compared if _standing(*found) > 0]
+        ahead = [(row, found) for row, found in compared if _who_leads(*found) > 0]
         if ahead:
             beaten.append(_beaten(lines, *max(ahead, key=lambda pair: pair[1][0])))
-        elif any(_standing(*found) == 0 for _, found in compared):
+        elif any(_who_leads(*found) == 0 for _, found in compared):
             level += 1
         else:
             first += 1
@@ -175,8 +175,8 @@ def _beaten(lines: Sequence[Row], row: Row, found: Compared) -> str:
     return f"by {row['label']} on {place} ({words.times(value, low, high)}{f', {spread}' if spread else ''})"
 
 
-def _standing(value: float, low: float | None, high: float | None) -> int:
-    """1: the other is ahead, -1: behind, 0: not told apart, by the interval where there is one, else within LEVEL."""
+def _who_leads(value: float, low: float | None, high: float | None) -> int:
+    """1: the other is ahead, -1: behind, 0: not distinguishable: by the interval if there is one, else within LEVEL."""
     lower, upper = (low, high) if low is not None and high is not None else (value / (1 + LEVEL), value * (1 + LEVEL))
     return 1 if lower > 1 else -1 if upper < 1 else 0
 

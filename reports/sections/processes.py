@@ -52,7 +52,7 @@ def make(run: LoadedRun, derived: Frames) -> Section | None:
     if not several:
         return None
     by_line = {line_of(row): row for row in rows}
-    of_ranks = {record.line: (_peaks(record), _waits(record)) for record in reversed(run.records) if _told(record)}
+    of_ranks = {record.line: (_peaks(record), _waits(record)) for record in reversed(run.records) if _of_ranks(record)}
 
     def line(row: Row) -> tuple[str, tuple[Cell, ...]]:
         return words.case(row), _cells(row, by_line, *of_ranks.get(line_of(row), ("", None)))
@@ -93,15 +93,15 @@ def _ratio(row: Row | None, other: Row | None, name: str) -> float | None:
     return float(row[name] / other[name])
 
 
-def _told(record: Record) -> bool:
+def _of_ranks(record: Record) -> bool:
     return bool(record.ranks) and record.replica == 0
 
 
 def _peaks(record: Record) -> str:
     """A record's peaks by process."""
     peaks = [rank.peak_memory_bytes for rank in record.ranks]
-    told = [peak.process if peak.allocated is None else peak.allocated for peak in peaks]
-    return ", ".join(words.gibibytes(peak) for peak in told)
+    known = [peak.process if peak.allocated is None else peak.allocated for peak in peaks]
+    return ", ".join(words.gibibytes(peak) for peak in known)
 
 
 def _waits(record: Record) -> float | None:

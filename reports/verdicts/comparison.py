@@ -31,11 +31,11 @@ def print_comparison(a: LoadedRun, b: LoadedRun, console: Console) -> None:
     console.print()
     console.print(_table(compared))
     counts = Counter(each.word for each in compared)
-    told = words.listing(f"{amount} {word}" for word, amount in counts.items()) or "no line in either run"
+    sentence = words.listing(f"{amount} {word}" for word, amount in counts.items()) or "no line in either run"
     console.print(
         Text(
-            f"{told}. Speed-ups are against e2e within each run; same: surely within {words.percent(EQUAL_WITHIN)}; "
-            "intervals are 95 %, each line's own.",
+            f"{sentence}. Speed-ups are against e2e within each run; "
+            f"same: surely within {words.percent(EQUAL_WITHIN)}; intervals are 95 %, each line's own.",
             style="dim",
         )
     )
@@ -46,8 +46,8 @@ def _print_differences(a: LoadedRun, b: LoadedRun, console: Console) -> None:
     decisive = differences.decisive(*places)
     other = [*differences.further(*places), *differences.settings(a.info.config, b.info.config)]
     if decisive:
-        told = f"Measured on different machines, so differences need not be the code's: {'; '.join(decisive)}."
-        console.print(Text(told, style="bold yellow"))
+        sentence = f"Measured on different machines, so differences need not be the code's: {'; '.join(decisive)}."
+        console.print(Text(sentence, style="bold yellow"))
     if other:
         console.print(Text(f"{'Also different' if decisive else 'Different'}: {'; '.join(other)}.", style="yellow"))
     if not decisive and not other:
@@ -56,18 +56,18 @@ def _print_differences(a: LoadedRun, b: LoadedRun, console: Console) -> None:
 
 def _print_inputs(compared: tuple[Compared, ...], console: Console) -> None:
     """Logs and encoders that are another one in B, or may be."""
-    different, untold = contents.of_lines((each.a, each.b) for each in compared if each.a and each.b)
+    different, unknown = contents.of_lines((each.a, each.b) for each in compared if each.a and each.b)
     if different:
-        told = "; ".join(map(str, different))
-        console.print(Text(f"Not measured on the same, A and B: {told}.", style="bold yellow"))
+        sentence = "; ".join(map(str, different))
+        console.print(Text(f"Not measured on the same, A and B: {sentence}.", style="bold yellow"))
     for each in compared:
         if each.input_changes:
             console.print(
                 Text(f"The input of {each.line.title} differs: {', '.join(each.input_changes)}.", style="yellow")
             )
-    if untold:
-        told = f"Whether these are the same is not known, since a run keeps no hash of them: {'; '.join(untold)}."
-        console.print(Text(told, style="yellow"))
+    if unknown:
+        sentence = f"Whether these are the same is not known, since a run keeps no hash of them: {'; '.join(unknown)}."
+        console.print(Text(sentence, style="yellow"))
 
 
 def _table(compared: tuple[Compared, ...]) -> RichTable:

@@ -28,10 +28,10 @@ COLUMNS = (
 
 def conditions(report: GateReport) -> list[str]:
     """What the verdicts rest on, a sentence each: reference, tolerance, canary, and the gate's notes."""
-    told = []
+    sentences = []
     if report.reference is not None:
         then = report.reference
-        told.append(
+        sentences.append(
             f"Held against {then.run_id} ({then.device}, {words.moment(then.measured_at)}): "
             f"{words.percent(report.tolerance)} of a speed-up may be lost, {report.tolerance_reason}."
         )
@@ -40,11 +40,11 @@ def conditions(report: GateReport) -> list[str]:
         spread = words.ratio_range(canary.low, canary.high)
         itself = words.times(canary.ratio, canary.low, canary.high)
         trusted = "within" if canary.trusted else "which leaves"
-        told.append(
+        sentences.append(
             f"Canary: e2e against itself is {itself}{f' ({spread})' if spread else ''} over "
             f"{words.count(canary.blocks, 'block')}, {trusted} 1 ± {words.percent(canary.limit)}."
         )
-    return told + [f"{note[:1].upper()}{note[1:]}." for note in report.notes]
+    return sentences + [f"{note[:1].upper()}{note[1:]}." for note in report.notes]
 
 
 def table(report: GateReport) -> Table:

@@ -170,7 +170,7 @@ def test_no_step_is_lost_to_a_window_taken_again() -> None:
     """What is told to the manager is the take that was kept."""
     one = subject(meetings=1)
     one.warm_up()
-    told = one.window_told(TakeWindow())
+    told = one.window_message(TakeWindow())
     assert (told.seconds, told.discarded_s) == (STEP_S * told.steps, READY_S * told.steps)
     assert len(one._measured) == len(one.windows) == 1
 
@@ -182,11 +182,11 @@ def test_a_lead_in_steps_on_batches_of_its_own_and_is_not_timed() -> None:
         one._built = dataclasses.replace(one.built, exactness="stale")
         one.warm_up()
     orders = TakeWindow(), TakeWindow(lead_in_s=3 * STEP_S, least_s=2 * STEP_S)
-    told = [one.window_told(order) for one, order in zip((plain, led_in), orders, strict=True)]
+    told = [one.window_message(order) for one, order in zip((plain, led_in), orders, strict=True)]
     assert [each.led_in_s for each in told] == [0, 3 * STEP_S]
     assert [(each.seconds, each.steps) for each in told] == [(STEP_S, 1), (2 * STEP_S, 2)]
     assert timed_batches(led_in)[:1] == timed_batches(plain)
-    again = led_in.window_told(orders[1])
+    again = led_in.window_message(orders[1])
     assert (again.led_in_s, again.steps) == (3 * STEP_S, 2)
     met = led_in.built.method._met  # type: ignore[attr-defined]
     timed = {tuple(batch.items.flatten().tolist()) for window in led_in._measured for batch in window}
@@ -197,7 +197,7 @@ def test_a_lead_in_steps_on_batches_of_its_own_and_is_not_timed() -> None:
 def test_what_becomes_ready_in_a_lead_in_takes_no_window_again() -> None:
     one = subject(meetings=1)
     one.warm_up()
-    one.window_told(TakeWindow(lead_in_s=READY_S))
+    one.window_message(TakeWindow(lead_in_s=READY_S))
     assert one._facts()["detail"]["windows_taken_again"] == 1, "by what the window itself met"
 
 

@@ -155,7 +155,7 @@ def test_precision_shows_each_interval_its_width_and_what_is_odd():
     assert (label, blocks) == ("single_step", "6")
     assert robust != speed_up
     assert canary == words.ratio_range(line["canary_low"], line["canary_high"])
-    assert "block 4 of 6 stands apart, +3" in notes
+    assert "block 4 of 6 is apart, +3" in notes
     assert tables.precision(frames(_runs.SCENARIOS["single_case"]())).rows == 0, "one block has no interval"
 
 

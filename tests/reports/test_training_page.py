@@ -16,7 +16,7 @@ from bench.results.analysis.training_summary import frames
 from reports import words
 from reports.figures import _style
 from reports.page import render
-from reports.quality import beside_paper, headline, plots, tables
+from reports.quality import against_paper, headline, plots, tables
 from reports.terminal import print_summary
 from tests.reports import _trainings
 from tests.reports._terminals import ascii_terminal, written
@@ -109,7 +109,7 @@ def test_each_line_stands_beside_the_papers_with_its_table_and_its_log(tmp_path)
         assert shown in prose
         assert shown in markdown
     derived = frames(_trainings.two_tasks())
-    responses, ranking = beside_paper.section(derived).tables
+    responses, ranking = against_paper.section(derived).tables
     names = [column.label for column in responses.columns]
     rows = {row[0].text: dict(zip(names, row, strict=True)) for row in responses.groups[0].rows}
     assert "e2e" not in rows
@@ -120,7 +120,7 @@ def test_each_line_stands_beside_the_papers_with_its_table_and_its_log(tmp_path)
 
 
 def test_what_the_paper_has_nothing_of_has_no_such_section():
-    assert beside_paper.section(frames(_trainings.SCENARIOS["only_e2e"]())) is None
+    assert against_paper.section(frames(_trainings.SCENARIOS["only_e2e"]())) is None
 
 
 def test_a_quality_stands_with_its_interval_and_its_difference_to_e2e(rendered):

@@ -17,7 +17,7 @@ _DROPPED = "_dropped"
 
 def sentences(name: str, facts: Mapping[str, Any]) -> list[str]:
     """One for each kind of thing of which more than a few were left out, then the notes."""
-    told = []
+    found = []
     for key, dropped in facts.items():
         what = key.removesuffix(_DROPPED)
         read = facts.get(f"{what}_read")
@@ -26,10 +26,10 @@ def sentences(name: str, facts: Mapping[str, Any]) -> list[str]:
         total = sum(dropped.values())
         if total > FEW * read:
             examples = facts.get(f"{key}_examples", {})
-            told.append(
+            found.append(
                 f"{name}: {total:,} of {read:,} {what.replace('_', ' ')} were left out: {reasons(dropped, examples)}."
             )
-    return told + [f"{name}: {note}" for note in facts.get("notes", ())]
+    return found + [f"{name}: {note}" for note in facts.get("notes", ())]
 
 
 def reasons(dropped: Mapping[str, int], examples: Mapping[str, str]) -> str:

@@ -82,11 +82,11 @@ def input_changes(then: LineResult, now: LineResult, thens: str) -> list[str]:
     thens: whose the earlier one is, "the reference's".
     """
     different, _ = contents.of_lines([(then, now)])
-    told = [f"{each.subject} is another one" for each in different]
+    changes = [f"{each.subject} is another one" for each in different]
     before, after = then.item_repetition_ratio, now.item_repetition_ratio
     if before is not None and after is not None and abs(after / before - 1) > SAME_RATIO:
-        told.append(f"its batches repeat items {after:.3g} times, {thens} {before:.3g} times")
-    return told
+        changes.append(f"its batches repeat items {after:.3g} times, {thens} {before:.3g} times")
+    return changes
 
 
 def _line(records: Sequence[Record], reference: Sequence[Record]) -> LineResult:

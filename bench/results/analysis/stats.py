@@ -197,7 +197,7 @@ def scatter(windows: Sequence[float]) -> float | None:
 def hodges_lehmann(values: Sequence[float]) -> float:
     """The median of the means of all pairs, each value with itself among them; raises ValueError for no values.
 
-    Of very many values, those of evenly spaced ranks stand for all: pairs grow with the square.
+    Of very many values, those of evenly spaced ranks represent all: pairs grow with the square.
     """
     if len(values) > MOST_PAIRED:
         ordered = sorted(values)
@@ -228,7 +228,7 @@ def _outlier(values: Sequence[float], centre: float, error: float) -> tuple[str,
     chance = amount * 2 * float(stdtr(amount - 2, -abs(apart) / spread)) if spread > 0 else 0.0
     if chance > NOTE_LEVEL:
         return ()
-    return (f"block {farthest + 1} of {amount} stands apart, {_relative(apart)} from the others",)
+    return (f"block {farthest + 1} of {amount} is apart, {_relative(apart)} from the others",)
 
 
 def _drift(values: Sequence[float], centre: float) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from bench.results.schema import MEASURED, Record
 UNIQUE_REFERENCE = "e2e_unique"
 """Autograd over unique items: what plain deduplication gives without GRAM."""
 SINGLE_STEP = "single_step"
-"""What every other method is held against beside the references: exact, and ours."""
+"""What every other method is held against besides the references: exact, and ours."""
 FIRST_ENGINE = "eager"
 
 _RATES = ("users_per_s", "item_slots_per_s", "real_tokens_per_s")
@@ -158,7 +158,7 @@ def _middle(rows: list[Row], name: str) -> float | None:
 
 
 def _summary_row(line: list[Row]) -> Row:
-    """Joins the blocks of one line. It is `ok` if any block is, with the first failure's reason beside it."""
+    """Joins the blocks of one line. It is `ok` if any block is, with the first failure's reason."""
     measured = [row for row in line if row["outcome"] == "ok"]
     failed = [row for row in line if row["outcome"] != "ok"]
     row: Row = {name: line[0][name] for name in IDENTITY}
@@ -219,7 +219,7 @@ def _quality(ratio: stats.Estimate) -> Row:
 
 
 def _add_canaries(summary: Mapping[Line, Row], lines: _Lines, canaries: _Lines) -> None:
-    """e2e against its own replica, beside every line of the case."""
+    """e2e against its own replica, in every line of the case."""
     found = {line.setting: stats.canary([*lines.get(line, ()), *replicas]) for line, replicas in canaries.items()}
     for line, row in summary.items():
         canary = found.get(line.setting)

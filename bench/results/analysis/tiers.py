@@ -28,10 +28,10 @@ def ran(ended: Record | TrainingPoint) -> Ran:
     return Ran(ended.detail.get(TIER), ended.detail.get(WHY))
 
 
-def fallback(case: Mapping[str, object], engine: str, told: Ran) -> str | None:
-    """One sentence for whoever starts a run; None where the engine's fastest tier ran, or none of its tiers."""
-    if told.why is None or str(told.tier).startswith(OWN):
+def fallback(case: Mapping[str, object], engine: str, ran: Ran) -> str | None:
+    """One sentence for the one who starts a run; None where the engine's fastest tier ran, or none of its tiers."""
+    if ran.why is None or str(ran.tier).startswith(OWN):
         return None
     layers = "" if case.get("layers") is None else f" layers={case['layers']}"
     adapter = "" if case.get("adapter", "none") == "none" else f" adapter={case['adapter']}"
-    return f"the engine {engine} runs {case['encoder']}{layers}{adapter} by its tier {told.tier!r}; {told.why}"
+    return f"the engine {engine} runs {case['encoder']}{layers}{adapter} by its tier {ran.tier!r}; {ran.why}"

@@ -166,7 +166,7 @@ def _summary(rows: Sequence[Row], metrics: Sequence[str]) -> list[Row]:
 
 
 def _summary_row(own: list[Row], reference: list[Row], metrics: Sequence[str]) -> Row:
-    """Joins the seeds of a line: `ok` if any is, with the first failure's reason beside it."""
+    """Joins the seeds of a line: `ok` if any is, with the first failure's reason."""
     done = [row for row in own if row["outcome"] == "ok"]
     failed = [row for row in own if row["outcome"] not in ("ok", None)]
     row: Row = {name: own[0][name] for name in IDENTITY}

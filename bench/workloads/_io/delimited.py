@@ -93,7 +93,7 @@ def _reason(message: str, begun: int, reached: int) -> str:
     """What the parser found between two lines, and what to do."""
     twice = "close it, or put a field that holds quotation marks into quotation marks and write those inside it twice"
     if message.startswith("new-line character"):
-        return "a carriage return stands in a field without quotation marks; quote the field, or end lines as others do"
+        return "a carriage return is in a field without quotation marks; quote the field, or end lines as others do"
     if message.startswith("field larger"):
         return f"a quotation mark opens a field of more than {LONGEST_FIELD:,} characters; {twice}"
     if message.startswith("unexpected end"):
@@ -102,4 +102,4 @@ def _reason(message: str, begun: int, reached: int) -> str:
         return (
             f"a quotation mark opens a field that is closed at line {reached} only, with text behind the mark; {twice}"
         )
-    return f"text stands behind the quotation mark that closes a field; {twice}"
+    return f"text follows the quotation mark that closes a field; {twice}"

@@ -39,4 +39,4 @@ class Dropped:
 
     def why(self) -> str:
         """What an error about nothing being left ends with: empty where nothing was dropped."""
-        return f": {told}" if (told := reasons(dict(+self.counts), self.examples)) else ""
+        return f": {listed}" if (listed := reasons(dict(+self.counts), self.examples)) else ""

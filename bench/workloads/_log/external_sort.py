@@ -127,7 +127,7 @@ def _repeated(rows: Rows) -> NDArray[np.bool_]:
     same = rows["user"][1:] == rows["user"][:-1]
     for name in ("whole", "fraction"):
         same &= rows[name][1:] == rows[name][:-1]
-    tied = np.flatnonzero(np.append(False, same) | np.append(same, False))  # equal rows stand among these
+    tied = np.flatnonzero(np.append(False, same) | np.append(same, False))  # equal rows are among these
     group = rows[tied]
     order = np.lexsort([group[name] for name in ("label", "item", "fraction", "whole", "user")])  # stable
     ordered = group[order]

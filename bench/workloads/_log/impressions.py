@@ -27,7 +27,7 @@ _FILES = ("history", "shown", "clicked")
 class Impressions:
     """Ragged: impression k read `history[history_starts[k]:history_starts[k + 1]]`, likewise `shown` and `clicked`.
 
-    starts int64 [n + 1]; history, shown int32: items; clicked bool, beside `shown`.
+    starts int64 [n + 1]; history, shown int32: items; clicked bool, like `shown`.
     """
 
     history_starts: Ints

@@ -27,7 +27,7 @@ Rng = np.random.Generator
 SCORED_USERS, SCORED_SLOTS = 256, 25_600
 """The most users of a scored batch, and slots: fewer users where one has more than 100, candidates included.
 
-They bound memory, and say which negatives a held-out click stands among, since a batch draws its own. Of float32
+They bound memory, and say which negatives a held-out click is among, since a batch draws its own. Of float32
 encodings of width 768, 50 items read and 50 shown take 79 MB and NRMS 280 MB more, 100 answered items SAKT 850 MB:
 nothing is kept for a gradient. Smaller batches leave a GPU waiting for the next launch.
 """
@@ -112,7 +112,7 @@ def workload(
         block, row = divmod(place, steps_at_once)
         return examples.batch(ordered(epoch, block)[row], np.random.default_rng([request.seed, _STEP, step]))
 
-    told = {
+    facts = {
         **facts,
         "examples": len(train),
         **({} if examples.validation is None else {"validation_examples": len(examples.validation.examples)}),
@@ -123,7 +123,7 @@ def workload(
         table,
         batches,
         steps,
-        told,
+        facts,
         validation=_held_out(examples.validation, [request.seed, _SCORED, 0]),
         test=_held_out(examples.test, [request.seed, _SCORED, 1]),
         cold_items=torch.from_numpy(examples.cold_items.astype(np.int64)),

@@ -27,7 +27,7 @@ SHOWN_BELOW = 3.0
 def draw(frames: TrainingFrames, x: str, label: str) -> Figure | None:
     """The deciding metric, and its cold-start twin where there is one, against column `x`; None without a curve.
 
-    Wall-clock stands on a logarithmic axis where lines differ much in it.
+    Wall-clock is on a logarithmic axis where lines differ much in it.
     """
     shown = [name for name in frames.metrics[:2] if frames.points[f"validation_{name}"].notna().any()]
     if not shown:

@@ -1,4 +1,4 @@
-"""Each line beside what the paper reports of the same method: on its own logs, with its own machines."""
+"""Each line next to what the paper reports of the same method: on its own logs, with its own machines."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOTE = (
     "The paper's figures are of other logs, another encoder (TinyBERT, 6 layers of 768), its own end-to-end code and "
     "other machines (A100s; one for Duolingo, eight elsewhere): what can be compared is which method gains, and what "
     "it costs in quality, not the number. Its speed-ups are wall-clock to convergence, as this run's time to best is; "
-    "below each stands its AUC less that of end-to-end training, in points, and cold-start AUC likewise, if it has it."
+    "below each is its AUC less that of end-to-end training, in points, and cold-start AUC likewise, if it has it."
 )
 
 
@@ -30,16 +30,16 @@ def section(frames: TrainingFrames) -> Section | None:
     done = [row for row in frames.summary.to_dict("records") if row["outcome"] == "ok"]
     tables = [_table(words.case(rows[0]), rows) for rows in words.by_case(done).values()]
     found = tuple(table for table in tables if table is not None)
-    return Section("paper", "Beside the paper", (NOTE,), found, "Paper") if found else None
+    return Section("paper", "Next to the paper", (NOTE,), found, "Paper") if found else None
 
 
 def _table(case: str, rows: Sequence[Row]) -> Table | None:
     task = "ranking" if any(words.exists(row.get("test_mrr")) for row in rows) else "response"
-    told = [row for row in rows if row["method"] != REFERENCE]
-    logs = [log for log in paper.of_task(task) if any(row["label"] in log.lines for row in told)]
+    others = [row for row in rows if row["method"] != REFERENCE]
+    logs = [log for log in paper.of_task(task) if any(row["label"] in log.lines for row in others)]
     if not logs:
         return None
-    known = [row for row in told if any(row["label"] in log.lines for log in logs)]
+    known = [row for row in others if any(row["label"] in log.lines for log in logs)]
     columns = (
         Column("Method", numeric=False),
         Column("Speed-up to best", "this run"),
@@ -49,7 +49,7 @@ def _table(case: str, rows: Sequence[Row]) -> Table | None:
     made = tuple(
         (Cell(row["label"], "strong"), *_own(row), *(_theirs(log, row["label"]) for log in logs)) for row in known
     )
-    return Table(columns, (Group("", made),), title=f"{case} · beside {TITLES[logs[0].table]}")
+    return Table(columns, (Group("", made),), title=f"{case} · next to {TITLES[logs[0].table]}")
 
 
 def _own(row: Row) -> tuple[Cell, Cell]:
