@@ -250,15 +250,20 @@ def test_random_weights_are_told_apart(encoder, detail, weights):
 
 
 @pytest.mark.parametrize(
-    ("workload", "log"),
-    [("movielens", "real"), ("shape:toeic", "synthetic"), ("synthetic", "synthetic")],
+    ("workload", "detail", "log"),
+    [
+        ("movielens", {"log": "real"}, "real"),
+        ("brand_new", {"log": "synthetic"}, "synthetic"),
+        ("shape:toeic", {}, "synthetic"),
+        ("synthetic", {}, "synthetic"),
+    ],
 )
-def test_a_log_drawn_at_random_is_called_so(workload, log):
-    """Measured or trained on: the workload's name says it."""
-    measured = record("single_step", case={"workload": workload})
+def test_a_log_drawn_at_random_is_called_so(workload, detail, log):
+    """Measured or trained on: what the record says of its log, or the workload's name where it failed before."""
+    measured = record("single_step", case={"workload": workload}, detail=detail)
     assert row([measured])["log"] == log
     ended = [
-        point.model_copy(update={"case": {**point.case, "workload": workload}})
+        point.model_copy(update={"case": {**point.case, "workload": workload}, "detail": detail})
         for point in _trainings.course(_trainings.LINES[0], 0)
     ]
     trained = training_frames(ended)

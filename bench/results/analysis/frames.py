@@ -46,8 +46,9 @@ def identity_row(result: LineFields, detail: Mapping[str, Any]) -> Row:
     row: Row = {**columns_of(result.case), **{name: getattr(result, name, None) for name in columns}}
     random = str(result.case.get("encoder")).startswith("shape:")
     drawn = str(result.case.get("workload")).partition(":")[0] in ("synthetic", "shape")
-    row["weights"] = detail.get("weights") or ("random" if random else "real")  # by name where it failed before that
-    row["log"] = "synthetic" if drawn else "real"
+    # as built; by name where it failed before that
+    row["weights"] = detail.get("weights") or ("random" if random else "real")
+    row["log"] = detail.get("log") or ("synthetic" if drawn else "real")
     return row
 
 
