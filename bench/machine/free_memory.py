@@ -31,7 +31,7 @@ class Room:
 def needed(record: Record) -> Room | None:
     """What a measured worker took at its peak; None where the record does not tell."""
     peak = record.peak_memory_bytes
-    on_host = record.detail.get("resident_peak_bytes")
+    on_host = record.detail.resident_peak_bytes
     if peak.reserved is not None:
         return Room(on_host, max(peak.process or 0, peak.reserved + CUDA_CONTEXT_BYTES))
     if record.ranks and on_host is not None:

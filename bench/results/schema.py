@@ -5,6 +5,8 @@ Raw facts only: everything derived (medians, ratios, speed-ups) is computed when
 Format history
 1: first version. Columns that came later have a default, which is what every older result holds: of `inputs` nothing,
 so that what such a result was measured on is unknown.
+2: what `detail` may hold is fixed, and entries that do not apply are not written. Of version 1, entries that nothing
+reads are dropped.
 """
 
 from __future__ import annotations
@@ -14,9 +16,10 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from bench.results.detail import MeasurementDetail, known
 from bench.results.identity import LINE, SETTING, AxisValue, Line, columns_of, key, label, line_of
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 Outcome = Literal["ok", "oom", "timeout", "error", "skipped"]
 Exactness = Literal["exact", "stale", "other-model"]
@@ -182,7 +185,7 @@ class Record(LineFields):
     Counts are per step, means over the measured batches.
     """
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1, 2] = SCHEMA_VERSION
     block: Annotated[int, Field(ge=0)]
     replica: Annotated[int, Field(ge=0)] = 0
     """0: the line itself; 1: the canary, a second process of the same line, which should be exactly as fast."""
@@ -261,13 +264,19 @@ class Record(LineFields):
     communication_s: Measured = None
     """Seconds per step that several processes spent on communication and on nothing else: the step's time less that of
     the same steps without any, taken by the same processes after the measured windows."""
-    detail: dict[str, Any] = {}
-    """Facts of the workload, encoder and method that no column holds; weights: "real" or "random", for one."""
+    detail: MeasurementDetail = MeasurementDetail()
 
     @property
     def key(self) -> Hashable:
         """Identity in a run, equal to that of the work item that the record comes of."""
         return key(self.case, self, self.block, self.replica)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_version_1(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("schema_version") == 1 and "detail" in values:
+            values = {**values, "schema_version": SCHEMA_VERSION, "detail": known(MeasurementDetail, values["detail"])}
+        return values
 
     @model_validator(mode="after")
     def _a_round_for_each_sample(self) -> Record:
@@ -304,7 +313,7 @@ class Environment(_Strict):
 class RunInfo(_Strict):
     """`run.json`."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1, 2] = SCHEMA_VERSION
     kind: RunKind = "run"
     """What it holds: measurements (results.jsonl) or trainings (training.jsonl)."""
     run_id: str

@@ -8,6 +8,7 @@ facts only; what is derived of them is computed when read. Loads without torch.
 
 Format history
 1: first version.
+2: what `detail` may hold is fixed, and entries that do not apply are not written.
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from bench.results import store
+from bench.results.detail import TrainingDetail, known
 from bench.results.files import JsonLines
 from bench.results.identity import key
 from bench.results.schema import Exactness, LineFields, Outcome, PeakMemory, RunInfo
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 POINTS_FILE: Final = "training.jsonl"
 
 Stopped = Literal["patience", "max_epochs", "max_steps", "max_train_s"]
@@ -38,7 +40,7 @@ class TrainingPoint(LineFields):
     Columns of the same name mean what they do in a `Record`.
     """
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1, 2] = SCHEMA_VERSION
     seed: int
     exactness: Exactness
 
@@ -65,8 +67,15 @@ class TrainingPoint(LineFields):
     """What ended it, where the outcome is ok."""
     reason: str | None = None
     """Why the outcome is not ok, in one sentence."""
-    detail: dict[str, Any] = Field(default={})
-    """With the outcome: facts of workload, encoder and method, SHA-256 of the final parameters."""
+    detail: TrainingDetail = TrainingDetail()
+    """With the outcome."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_version_1(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("schema_version") == 1 and "detail" in values:
+            values = {**values, "schema_version": SCHEMA_VERSION, "detail": known(TrainingDetail, values["detail"])}
+        return values
 
     @property
     def key(self) -> Hashable:

@@ -338,5 +338,6 @@ def _measurement(seat: Seat, schedule: Schedule, rounds: Rounds, residents: int)
     if seat.warm is not None:
         columns["overhead_s"] = seat.overhead_s
         led_in = {"lead_in_s": rounds.lead_in_s} if rounds.lead_in_s else {}
-        columns["detail"] = {**record.detail, "warm_up_s": seat.warm.warm_up_s, "held_s": seat.held_s, **led_in}
+        held = {"warm_up_s": seat.warm.warm_up_s, "held_s": seat.held_s, **led_in}
+        columns["detail"] = record.detail.model_copy(update=held)
     return Measurement(seat.job.item, Record.model_validate({**dict(record), **columns}), seat.held_s)

@@ -42,8 +42,6 @@ from bench.worker.records import failed_record
 
 LASTING = ("oom", "timeout", "error")
 """Outcomes after which a line is not tried in later blocks of the case."""
-SHRUNK = "memory_budget_after_oom"
-"""In the detail of a record whose worker ran out of memory and went on with a smaller budget."""
 
 
 def run(
@@ -193,8 +191,8 @@ class _PairedCase:
         """Whether memory ran out that alone would have sufficed."""
         record = measurement.record
         alone = [self.solo.get(measurement.item.line), *self._records(measurement.item.line)]
-        shrunk = any(other is not None and SHRUNK in other.detail for other in alone)
-        return record.outcome == "oom" or (SHRUNK in record.detail and not shrunk)
+        shrunk = any(other is not None and _shrank(other) for other in alone)
+        return record.outcome == "oom" or (_shrank(record) and not shrunk)
 
     def _look_alone(self, items: Sequence[WorkItem]) -> dict[WorkItem, Measurement]:
         """Runs alone every line whose needs are unknown; returns the items that this has settled: failures."""
@@ -214,7 +212,7 @@ class _PairedCase:
         return settled
 
     def _fit(self, items: Sequence[WorkItem]) -> bool:
-        if self.crowded or any(record.detail.get("crowded") for record in self._records()):
+        if self.crowded or any(record.detail.crowded for record in self._records()):
             self.crowded = True
             return False
         return free_memory.fit([self._needed(item.line) for item in items], self.run.free())
@@ -240,7 +238,7 @@ class _PairedCase:
     def _solo_peaks(self, line: MethodLine) -> PeakMemory | None:
         if line in self.solo:
             return self.solo[line].peak_memory_bytes
-        earlier = [record for record in self._records(line) if record.detail.get("memory") == "solo"]
+        earlier = [record for record in self._records(line) if record.detail.memory == "solo"]
         return next((record.peak_memory_bytes for record in earlier if record.outcome == "ok"), None)
 
     def _hopeless(self, item: WorkItem) -> tuple[Failure, Record] | None:
@@ -292,7 +290,7 @@ class _PairedCase:
 
     def _took_s(self) -> list[float]:
         """Seconds of each block so far."""
-        return list({record.block: record.detail.get("block_s", 0.0) for record in self._records()}.values())
+        return list({record.block: record.detail.block_s or 0.0 for record in self._records()}.values())
 
     def _records(self, line: MethodLine | None = None) -> list[Record]:
         axes = self.case.axes()
@@ -309,9 +307,14 @@ def _line_of(record: Record) -> MethodLine:
     return MethodLine(record.method, record.engine, record.accumulation_steps)
 
 
+def _shrank(record: Record) -> bool:
+    """Whether its worker ran out of memory and went on with a smaller budget."""
+    return record.detail.memory_budget_after_oom is not None
+
+
 def _is_lasting(record: Record) -> bool:
     """Whether the line is not tried again: it failed, or it can't run on this machine."""
-    return record.outcome in LASTING or bool(record.detail.get("lasting"))
+    return record.outcome in LASTING or bool(record.detail.lasting)
 
 
 def _failed(record: Record) -> tuple[Failure, Record]:
@@ -328,5 +331,5 @@ def _untried(job: Job, why: tuple[Failure, Record]) -> Measurement:
 
 def _noting(measurement: Measurement, **facts: object) -> Measurement:
     record = measurement.record
-    noted = record.model_copy(update={"detail": {**record.detail, **facts}})
+    noted = record.model_copy(update={"detail": record.detail.model_copy(update=facts)})
     return Measurement(measurement.item, noted, measurement.held_s)

@@ -66,9 +66,6 @@ def run(config: Config, run_dir: Path, items: Sequence[TrainItem], on_event: Cal
         on_event(Finished(item, point, number, len(todo), took_s, left_s))
 
 
-EXIT_CODE = "exit_code"
-
-
 class Recorder:
     """One training as its worker tells of it: every point goes to the disk, none of them twice.
 
@@ -92,7 +89,7 @@ class Recorder:
                         return point
                 raise AssertionError("messages end by an exception")
             except WorkerFailed as failed:
-                return self._failed(failed.failure, {"output": failed.output, EXIT_CODE: failed.exit_code})
+                return self._failed(failed.failure, {"output": failed.output, "exit_code": failed.exit_code})
 
     def hear(self, message: Any) -> TrainingPoint | None:
         """Takes a worker's message; returns the point that it holds, which is on the disk by then."""
@@ -139,7 +136,7 @@ def killed(run_dir: Path) -> bool:
 
 def _was_killed(point: TrainingPoint) -> bool:
     """Whether a signal ended the worker: by somebody's hand or for want of memory, which may be otherwise next time."""
-    return int(point.detail.get(EXIT_CODE, 0)) < 0
+    return (point.detail.exit_code or 0) < 0
 
 
 def _hopeless(

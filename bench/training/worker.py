@@ -18,6 +18,7 @@ from bench.processes import failures
 from bench.processes.messages import Entered
 from bench.results import store
 from bench.results.analysis.tiers import TIER, WHY, fallback
+from bench.results.detail import TrainingDetail
 from bench.results.schema import Exactness
 from bench.results.training import TrainingPoint
 from bench.running.events import FellBack
@@ -142,5 +143,5 @@ def failed_point(
         interactions=0,
         outcome=failure.outcome,
         reason=failure.reason,
-        detail={name: value for name, value in detail.items() if value},
+        detail=TrainingDetail(**{name: value for name, value in detail.items() if value}),
     )

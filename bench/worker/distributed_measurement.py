@@ -83,14 +83,14 @@ class RankedSubject(Subject):
         }
         resident = [rank.resident_peak_bytes for rank in found]
         total = None if None in resident else sum(bytes_ or 0 for bytes_ in resident)
-        columns["detail"] = {
-            **record.detail,
+        facts = {
             "resident_peak_bytes": total,
             "sharding": self.job.config.run.sharding,
             "gradient_sums": self._training.gradient_sums,
             **({"costs": asdict(self._training.costs)} if self._training.costs else {}),
             **({"shared_steps": self._shared_steps()} if self._training.deduplicate == "auto" else {}),
         }
+        columns["detail"] = record.detail.model_copy(update=facts)
         return Record.model_validate({**dict(record), **columns})
 
     def known(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from bench.processes.failures import Failure
 from bench.processes.messages import Job
+from bench.results.detail import MeasurementDetail
 from bench.results.schema import Exactness, Record
 
 WEAKEST_CLAIM: Exactness = "other-model"
@@ -45,5 +46,5 @@ def failed_record(
         reason=failure.reason,
         exactness=exactness or WEAKEST_CLAIM,
         **columns,
-        detail=detail,
+        detail=MeasurementDetail(**detail),
     )

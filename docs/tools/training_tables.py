@@ -35,15 +35,15 @@ def quality_peers() -> str:
 def quality_pace() -> str:
     """SpeedyFeed at another pace of reuse than its default."""
     name = "h100-train-peers-pace"
-    settings = next(p.detail["method_settings"] for p in _points(name) if p.method == "speedyfeed" and p.detail)
+    settings = next(
+        p.detail.method_settings for p in _points(name) if p.method == "speedyfeed" and p.detail.method_settings
+    )
     return _quality(name, f"`method.speedyfeed.beta={settings['beta']:g}`")
 
 
 def quality_auto() -> str:
     """N chosen while training, on two processor cores."""
-    chosen = [
-        (p.detail or {}).get("interval") or 0 for p in _points("cpu-train-auto") if p.accumulation_steps == "auto"
-    ]
+    chosen = [p.detail.interval or 0 for p in _points("cpu-train-auto") if p.accumulation_steps == "auto"]
     return _quality("cpu-train-auto", f"N = auto went up to {max(chosen)}")
 
 

@@ -31,7 +31,7 @@ def inputs(records: Iterable[Record | TrainingPoint]) -> list[tuple[str, str]]:
     found: dict[str, list[Entry]] = {}
     for record in records:
         for kind, name in _names(record):
-            said = record.detail[kind]
+            said = getattr(record.detail, kind)
             facts = said if isinstance(said, Mapping) else {_WHAT: said}
             found.setdefault(name, []).append((record.case, facts))
     lines = []
@@ -51,7 +51,7 @@ def left_out_of(records: Iterable[Record | TrainingPoint]) -> tuple[str, ...]:
     """A sentence for whatever of a log was left out, of which there is more than a few."""
     found: dict[str, list[Entry]] = {}
     for record in records:
-        facts = record.detail.get("workload")
+        facts = record.detail.workload
         if isinstance(facts, Mapping):
             found.setdefault(words.plain(record.case.get("workload")), []).append((record.case, facts))
     found_once: dict[str, None] = {}
@@ -68,7 +68,7 @@ def _names(record: Record | TrainingPoint) -> list[tuple[str, str]]:
         "encoder": words.encoder({"layers": None, **case}),
         "workload": words.plain(case.get("workload")),
     }
-    return [(kind, name) for kind, name in names.items() if kind in record.detail]
+    return [(kind, name) for kind, name in names.items() if getattr(record.detail, kind) is not None]
 
 
 def _by_axis(entries: Sequence[Entry]) -> list[tuple[str, dict[str, Any]]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from statistics import median
 
 from bench.results.analysis.stats import REFERENCE
 from bench.results.analysis.summary import SINGLE_STEP, utilisation
 from bench.results.analysis.tiers import ran
+from bench.results.detail import BuiltDetail
 from bench.results.schema import Record
 from bench.results.training import TrainingPoint
 from reports import words
@@ -87,8 +88,8 @@ def _from_to(ascending: Sequence[str]) -> str:
     return ascending[0] if ascending[0] == ascending[-1] else f"{ascending[0]} to {ascending[-1]}"
 
 
-def _pooling(detail: Mapping[str, object]) -> str:
-    encoding = detail.get("encoding")
-    if not isinstance(encoding, Mapping) or not encoding.get("pooling"):
+def _pooling(detail: BuiltDetail) -> str:
+    encoding = detail.encoding
+    if encoding is None or not encoding.pooling:
         return ""
-    return f"{encoding['pooling']}{', normalised' if encoding.get('normalised') else ''}"
+    return f"{encoding.pooling}{', normalised' if encoding.normalised else ''}"

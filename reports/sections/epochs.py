@@ -59,10 +59,10 @@ def _row(each: Epoch, line: Row | None) -> tuple[Cell, ...]:
 def _timed(each: Epoch) -> str:
     """How many batches its steps were timed on, where its record says so."""
     detail = each.record.detail
-    if not detail.get("timed_batches"):
+    if not detail.timed_batches:
         return ""
-    batches = words.count(detail["timed_batches"], "batch", "batches")
-    typical = f", the most typical of {detail['ratio_batches']}" if detail.get("timed_typical") else ""
+    batches = words.count(detail.timed_batches, "batch", "batches")
+    typical = f", the most typical of {detail.ratio_batches}" if detail.timed_typical else ""
     return f"{batches} of the log{typical}"
 
 

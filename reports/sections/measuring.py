@@ -102,7 +102,7 @@ def _notes(measured: Sequence[Record]) -> list[str]:
             "Load: tasks of others that ran or waited for a core during the measured windows, from the least to the "
             "most of the blocks. Where it moved, intervals cover what that does to a speed-up."
         )
-    lead_ins = sorted({record.detail["lead_in_s"] for record in measured if record.detail.get("lead_in_s")})
+    lead_ins = sorted({record.detail.lead_in_s for record in measured if record.detail.lead_in_s})
     if lead_ins:
         notes.append(
             "The device was at its power cap, so each window follows untimed steps of the same process, for "
@@ -114,8 +114,8 @@ def _notes(measured: Sequence[Record]) -> list[str]:
 
 def _ratio_basis(measured: Sequence[Record]) -> list[str]:
     """Of how many batches repetition ratios are, and how well they are known by them."""
-    counted = [record.detail["ratio_batches"] for record in measured if record.detail.get("ratio_batches")]
-    errors = [record.detail.get("ratio_relative_error") for record in measured]
+    counted = [record.detail.ratio_batches for record in measured if record.detail.ratio_batches]
+    errors = [record.detail.ratio_relative_error for record in measured]
     if not counted:
         return []
     fewest, most = min(counted), max(counted)

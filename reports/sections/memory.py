@@ -60,7 +60,7 @@ def make(run: LoadedRun, derived: Frames) -> Section | None:
 def _peaks(own: Iterable[Record]) -> Peaks:
     records = list(own)
     peak = median(record.peak_memory_bytes.allocated or 0 for record in records)
-    kept = [record.detail["kept_bytes"] for record in records if record.detail.get("kept_bytes")]
+    kept = [record.detail.kept_bytes for record in records if record.detail.kept_bytes]
     return peak, median(record.fixed_memory_bytes or 0 for record in records), median(kept) if kept else None
 
 

@@ -54,12 +54,12 @@ class TestOutcomes:
         assert (counts.ok, counts.total) == (1, 6)
         killed, _, exited, _, missing, _ = records
         assert missing.reason == "no-such-library is not installed: pip install no-such-library"
-        assert "trace" not in missing.detail
+        assert missing.detail.trace is None
         assert killed.reason == (
             "the worker was killed by SIGKILL in the warm-up, often the kernel's out-of-memory killer"
         )
         assert exited.reason == "the worker ended with exit code 3 in the warm-up, before it reported"
-        assert "the licence has expired" in exited.detail["output"]
+        assert "the licence has expired" in exited.detail.output
 
     @pytest.mark.parametrize("method", ["hangs", "hangs_in_c"])
     def test_a_hanging_worker_is_ended_in_time(self, tmp_path, method):

@@ -84,7 +84,7 @@ class TestDroppedRounds:
             assert (record.outcome, record.rounds, len(record.samples_s)) == ("ok", (1, 2), 2)
             assert record.dropped_rounds == ("round 0: hw_thermal_slowdown",)
             assert record.telemetry.sm_clock_mhz.max == 700
-            assert "lead_in_s" not in record.detail
+            assert record.detail.lead_in_s is None
 
     def test_a_block_without_a_round_is_skipped_and_the_next_one_tried(self, tmp_path):
         chosen = settings()
@@ -109,7 +109,7 @@ class TestPowerCap:
         chosen = settings(**LED_IN)
         _, events, records = run(chosen, new_run(tmp_path, chosen), items(blocks=1), watch=Device(capped_from=6))
         for record in records:
-            assert (record.rounds, record.dropped_rounds, record.detail["lead_in_s"]) == ((0, 1), (), 0.15)
+            assert (record.rounds, record.dropped_rounds, record.detail.lead_in_s) == ((0, 1), (), 0.15)
             assert record.steps_per_sample > 1, "which last as long as run.window_s by themselves"
             assert record.telemetry.throttle_reasons == ("sw_power_cap",)
         turns = of(events, TookTurn)
@@ -135,19 +135,19 @@ class TestPowerCap:
         chosen = settings(**LED_IN)
         _, _, records = run(chosen, new_run(tmp_path, chosen), items(blocks=1), watch=Device(capped_from=7))
         for record in records:
-            assert (record.rounds, record.dropped_rounds, record.detail["lead_in_s"]) == ((1, 2), (), 0.15)
+            assert (record.rounds, record.dropped_rounds, record.detail.lead_in_s) == ((1, 2), (), 0.15)
             assert record.steps_per_sample > 1
 
     def test_later_blocks_know_it(self, tmp_path):
         chosen = settings(**{**LED_IN, "blocks": 2, "max_blocks": 2})
         _, _, records = run(chosen, new_run(tmp_path, chosen), items(), watch=Device(capped_from=10))
-        assert [record.detail.get("lead_in_s") for record in records] == [None, None, 0.15, 0.15]
+        assert [record.detail.lead_in_s for record in records] == [None, None, 0.15, 0.15]
         assert {record.rounds for record in records} == {(0, 1)}
 
     def test_a_device_with_power_to_spare_pays_nothing(self, tmp_path):
         chosen = settings(**LED_IN)
         _, _, records = run(chosen, new_run(tmp_path, chosen), items(blocks=1), watch=Device())
-        assert {record.detail.get("lead_in_s") for record in records} == {None}
+        assert {record.detail.lead_in_s for record in records} == {None}
 
 
 def test_rounds_take_what_the_cases_budget_leaves(tmp_path):

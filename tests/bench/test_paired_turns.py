@@ -72,8 +72,8 @@ class TestTurns:
         *_, records, _ = witnessed
         for record in records:
             windows_s = sum(record.samples_s) * record.steps_per_sample
-            parts_s = record.setup_s + record.detail["warm_up_s"] + windows_s + record.overhead_s
-            assert parts_s == pytest.approx(record.detail["held_s"])
+            parts_s = record.setup_s + record.detail.warm_up_s + windows_s + record.overhead_s
+            assert parts_s == pytest.approx(record.detail.held_s)
             assert 0 < record.overhead_s <= OVERHEAD_S
         assert overhead(records).endswith(f"at most {max(r.overhead_s for r in records):.2f} s (6 processes).")
         assert overhead([record.model_copy(update={"overhead_s": None})]) is None
@@ -101,7 +101,7 @@ class TestAlternation:
         _, events, records = run(chosen, run_dir, items())
         assert [event.schedule for event in of(events, BlockBegan)] == ["alternated", "interleaved"]
         assert len(of(events, Started)) == 4
-        assert [record.detail["memory"] for record in records] == ["solo", "solo", "same", "same"]
+        assert [record.detail.memory for record in records] == ["solo", "solo", "same", "same"]
 
     def test_solo_peaks_stand_in_every_record(self, tmp_path):
         chosen = settings()
@@ -111,7 +111,7 @@ class TestAlternation:
         for record in records:
             peaks[record.method].add(record.peak_memory_bytes.process)
         assert all(len(found) == 1 for found in peaks.values())
-        assert {record.detail["memory"] for record in records} == {"solo"}
+        assert {record.detail.memory for record in records} == {"solo"}
 
     def test_running_out_beside_neighbours_is_no_outcome(self, tmp_path):
         chosen = settings({"crowds_out": {"device": str(tmp_path / "device")}})

@@ -187,8 +187,8 @@ def test_methods_are_measured_on_pictures(method):
     once = method in ("e2e_unique", "single_step")
     if method != "multi_step":
         assert found.encoded_tokens == found.padded_tokens == (12 if once else 24) * TINY.tokens
-    assert found.detail["weights"] == "random"
-    assert found.detail["encoding"]["pooling"] == "cls"
+    assert found.detail.weights == "random"
+    assert found.detail.encoding.pooling == "cls"
 
 
 def by_hand(shape, picture, items):

@@ -40,9 +40,9 @@ def test_a_case_of_two_processes(tmp_path):
         assert len(record.ranks) == 2
         assert 0 <= record.communication_s < max(record.samples_s)
         assert record.peak_memory_bytes.process == max(rank.peak_memory_bytes.process for rank in record.ranks)
-        assert record.detail["timed_typical"]
-        assert record.detail["ratio_batches"] >= LEAST
-        assert record.detail["resident_peak_bytes"] == sum(rank.resident_peak_bytes for rank in record.ranks)
+        assert record.detail.timed_typical
+        assert record.detail.ratio_batches >= LEAST
+        assert record.detail.resident_peak_bytes == sum(rank.resident_peak_bytes for rank in record.ranks)
     assert local.loss.first == pytest.approx(shared.loss.first, rel=1e-5)
     assert local.loss.last == pytest.approx(shared.loss.last, rel=1e-3)
 

@@ -160,7 +160,7 @@ def test_a_damaged_line_that_is_not_the_last_is_named(tmp_path_factory, line, da
     ("change", "why"),
     [
         ({"outcome": "fine"}, "outcome"),
-        ({"schema_version": 2}, "schema version 2, while this program reads 1"),
+        ({"schema_version": 3}, "schema version 3, while this program reads 2"),
         ({"unheard_of": 1}, "unheard_of"),
         ({"block": -1}, "block"),
     ],

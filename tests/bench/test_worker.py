@@ -89,7 +89,7 @@ class TestMeasurement:
         assert multi_step.outcome == "ok"
         assert multi_step.steps_per_sample % 4 == 0
         assert multi_step.warmup_steps == 3, "of an interval that is longer than max_warmup_steps, so many"
-        assert multi_step.detail["method_settings"]["accumulation_steps"] == 4
+        assert multi_step.detail.method_settings["accumulation_steps"] == 4
 
     def test_multi_step_counts_its_interval(self, multi_step):
         """Each item touched is encoded once when it is new and once in each of the two CE passes."""
@@ -105,7 +105,7 @@ class TestMeasurement:
 
     def test_memory_is_the_processes_and_larger_than_where_it_started(self, e2e):
         assert e2e.peak_memory_bytes.allocated is None
-        assert e2e.peak_memory_bytes.process > e2e.detail["resident_at_start_bytes"] > 2**20
+        assert e2e.peak_memory_bytes.process > e2e.detail.resident_at_start_bytes > 2**20
 
     def test_the_loss_is_a_number_and_moves(self, e2e):
         assert math.isfinite(e2e.loss.first)
@@ -116,9 +116,9 @@ class TestMeasurement:
         assert multi_step.loss.first == pytest.approx(e2e.loss.first, rel=1e-5)
 
     def test_the_facts_of_encoder_and_workload_are_kept(self, e2e):
-        assert (e2e.detail["weights"], e2e.detail["log"]) == ("random", "synthetic")
-        assert "tiny" in e2e.detail["encoder"] or "for tests" in e2e.detail["encoder"]
-        assert e2e.detail["threads"] >= 1
+        assert (e2e.detail.weights, e2e.detail.log) == ("random", "synthetic")
+        assert "tiny" in e2e.detail.encoder or "for tests" in e2e.detail.encoder
+        assert e2e.detail.threads >= 1
 
     def test_phases_are_told_in_order(self):
         said = messages_of(Job(config(), item("single_step")))
@@ -178,7 +178,7 @@ class TestFailures:
     def test_an_exception_is_one_sentence_and_keeps_its_trace(self):
         record = measured(config(), item("raises"))
         assert (record.outcome, record.reason) == ("error", "LookupError: the item")
-        assert "raises.py" in record.detail["trace"]
+        assert "raises.py" in record.detail.trace
         assert record.samples_s == ()
 
     def test_a_failing_setup_is_told_like_any_other(self):
@@ -201,10 +201,10 @@ class TestFailures:
         name = "needs_a_smaller_budget"
         record = measured(config({name: {"memory_budget": 0.8}}), item(name))
         assert record.outcome == "ok"
-        assert record.detail["memory_budget_after_oom"] == 0.4
+        assert record.detail.memory_budget_after_oom == 0.4
         record = measured(config({name: {"memory_budget": 4.0}}), item(name))
         assert record.outcome == "oom", record.reason
-        assert record.detail["memory_budget_after_oom"] == 2.0
+        assert record.detail.memory_budget_after_oom == 2.0
 
     def test_an_out_of_memory_case_still_says_how_large_it_was(self):
         record = measured(config(), item("outgrows_the_gpu", batch_size=4))

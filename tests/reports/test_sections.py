@@ -213,7 +213,7 @@ class TestOfHowManyBatches:
 
     def records(self, **detail):
         made = [_runs.record(method, steps_per_epoch=100, overhead_s=1.0) for method in ("e2e", "single_step")]
-        return [record.model_copy(update={"detail": {**record.detail, **detail}}) for record in made]
+        return [record.model_copy(update={"detail": record.detail.model_copy(update=detail)}) for record in made]
 
     def told(self, tmp_path, records):
         run = load(_runs.write(tmp_path, records))

@@ -216,12 +216,12 @@ def test_where_a_peer_was_not_at_its_best_is_said_beside_its_time(tmp_path):
     """A peer whose steps are launched one kernel at a time is slower for that, too: its time must not stand alone."""
     sentence = "its steps are launched kernel by kernel"
     told = [
-        point.model_copy(update={"detail": {**point.detail, "handicaps": [sentence]}})
+        point.model_copy(update={"detail": point.detail.model_copy(update={"handicaps": [sentence]})})
         if point.method == "frozen" and point.detail
         else point
         for point in _trainings.mixed()
     ]
-    assert any(point.detail.get("handicaps") for point in told if point.detail), "guard"
+    assert any(point.detail.handicaps for point in told if point.detail), "guard"
     made = render(_trainings.write(tmp_path / "told", told))
     silent = render(_trainings.write(tmp_path / "silent", _trainings.mixed()))
     for path in (made.markdown, silent.markdown):

@@ -85,7 +85,7 @@ def epoch_steps(record: Record) -> float:
 
 
 def _workload(record: Record) -> dict[str, Any]:
-    facts = record.detail.get("workload")
+    facts = record.detail.workload
     return facts if isinstance(facts, dict) else {}
 
 

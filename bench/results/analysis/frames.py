@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import pandas as pd
 
+from bench.results.detail import BuiltDetail
 from bench.results.identity import AXES, LINE, SETTING, columns_of
 from bench.results.schema import LineFields
 
@@ -40,15 +41,15 @@ def frame(rows: Sequence[Row], columns: Sequence[str], text: Iterable[str]) -> p
     return made.astype({column: float for column in columns if column not in kept})
 
 
-def identity_row(result: LineFields, detail: Mapping[str, Any]) -> Row:
+def identity_row(result: LineFields, detail: BuiltDetail) -> Row:
     """The columns of IDENTITY; detail: of the record or point."""
     columns = (*SETTING, *LINE, "label", "exactness")
     row: Row = {**columns_of(result.case), **{name: getattr(result, name, None) for name in columns}}
     random = str(result.case.get("encoder")).startswith("shape:")
     drawn = str(result.case.get("workload")).partition(":")[0] in ("synthetic", "shape")
     # as built; by name where it failed before that
-    row["weights"] = detail.get("weights") or ("random" if random else "real")
-    row["log"] = detail.get("log") or ("synthetic" if drawn else "real")
+    row["weights"] = detail.weights or ("random" if random else "real")
+    row["log"] = detail.log or ("synthetic" if drawn else "real")
     return row
 
 

@@ -25,7 +25,7 @@ def ran(ended: Record | TrainingPoint) -> Ran:
     """As a measurement or a training tells it."""
     if isinstance(ended, Record):
         return Ran(ended.tier, ended.why_no_faster_tier)
-    return Ran(ended.detail.get(TIER), ended.detail.get(WHY))
+    return Ran(ended.detail.tier, ended.detail.why_no_faster_tier)
 
 
 def fallback(case: Mapping[str, object], engine: str, ran: Ran) -> str | None:

@@ -117,7 +117,7 @@ def _seed_row(own: Sequence[TrainingPoint], metrics: Sequence[str]) -> Row:
     last = own[-1]
     row = identity_row(last, last.detail)
     row |= {name: getattr(last, name) for name in ("seed", "outcome", "reason", "stopped")}
-    splits = last.detail.get("undecidable", {})
+    splits = last.detail.undecidable
     row["undecidable"] = " and ".join(f"the {split} split ({reason})" for split, reason in splits.items()) or None
     row |= {name: getattr(last, name) for name in ("train_s", "step", "epoch", "interactions")}
     best = next((point for point in reversed(own) if point.test), None)
