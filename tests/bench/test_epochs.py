@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.results.analysis.epochs import epochs
+from bench.results.detail import MeasurementDetail
 from tests.reports import _runs
 
 CF_S, ITEM_S, ITEMS = 0.01, 0.002, 500
@@ -14,7 +15,12 @@ def line(method, seconds, steps=None, batch=32, **changes):
     record = _runs.record(method, steps, workload="shape:poj", ratio=None, batch_size=batch)
     detail = {"workload": {"items": ITEMS, "scale": 0.1}}
     return record.model_copy(
-        update={"samples_s": (seconds,) * 3, "steps_per_epoch": 100, "detail": detail, "interval_unique_items": None}
+        update={
+            "samples_s": (seconds,) * 3,
+            "steps_per_epoch": 100,
+            "detail": MeasurementDetail(**detail),
+            "interval_unique_items": None,
+        }
         | changes
     )
 

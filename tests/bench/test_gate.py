@@ -375,7 +375,7 @@ def test_a_reference_keeps_its_canary_and_the_gate_tells_it(loaded):
     assert steady.canary.low < steady.canary.ratio < steady.canary.high
     assert not unsteady.canary.trusted
     for reference, told in (
-        (steady, f"the reference's canary: e2e against itself was {steady.canary.told}"),
+        (steady, f"the reference's canary: e2e against itself was {steady.canary.in_words}"),
         (unsteady, "that machine was too unsteady to trust"),
         (steady.model_copy(update={"canary": None}), "the reference keeps no canary"),
     ):

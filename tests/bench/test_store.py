@@ -52,7 +52,7 @@ def record(block: int = 0, **changes) -> Record:
         "exactness": "exact",
         "outcome": "ok",
         "samples_s": (0.1, 0.11),
-        "detail": {"note": "Zürich\n“quoted”"},
+        "detail": {"output": "Zürich\n“quoted”"},
     }
     return Record(**(values | changes))
 
@@ -398,3 +398,14 @@ def test_a_record_of_before_an_axis_came_has_what_every_case_had_then():
     older = json.loads(GOLDEN.read_text())
     del older["case"]["cf_module"]
     assert Record.model_validate(older).case["cf_module"] == "nrms"
+
+
+def test_version_1_is_read_less_what_nothing_reads():
+    """Its detail was free: what has a meaning now is kept, and the rest is dropped."""
+    older = json.loads(GOLDEN.read_text()) | {
+        "schema_version": 1,
+        "detail": {"weights": "real", "gone": 1, "lead_in_s": None},
+    }
+    read = Record.model_validate(older)
+    assert read == Record.model_validate_json(GOLDEN.read_text())
+    assert read.schema_version == 2

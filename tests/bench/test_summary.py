@@ -9,6 +9,7 @@ import pytest
 
 from bench.results.analysis.summary import ENGINE_COLUMNS, RECORD_COLUMNS, SUMMARY_COLUMNS, frames
 from bench.results.analysis.training_summary import frames as training_frames
+from bench.results.detail import TrainingDetail
 from bench.results.schema import PeakMemory, Record, Throughput
 from tests.reports import _trainings
 
@@ -263,7 +264,7 @@ def test_a_log_drawn_at_random_is_called_so(workload, detail, log):
     measured = record("single_step", case={"workload": workload}, detail=detail)
     assert row([measured])["log"] == log
     ended = [
-        point.model_copy(update={"case": {**point.case, "workload": workload}, "detail": detail})
+        point.model_copy(update={"case": {**point.case, "workload": workload}, "detail": TrainingDetail(**detail)})
         for point in _trainings.course(_trainings.LINES[0], 0)
     ]
     trained = training_frames(ended)

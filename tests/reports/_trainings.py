@@ -130,7 +130,7 @@ def undefined(points: list[TrainingPoint], splits: tuple[str, ...] = ("validatio
     for point in points:
         changes: dict[str, Any] = {split: dict.fromkeys(getattr(point, split)) for split in splits}
         changes |= {"test": {}} if "validation" in splits else {}
-        changes |= {"detail": {**point.detail, **told}} if point.outcome is not None else {}
+        changes |= {"detail": point.detail.model_copy(update=told)} if point.outcome is not None else {}
         made.append(point.model_copy(update=changes))
     return made
 

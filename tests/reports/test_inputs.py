@@ -3,6 +3,7 @@
 from rich.console import Console
 
 from bench.results import store
+from bench.results.detail import MeasurementDetail
 from reports import page
 from reports.sections import _inputs
 from reports.terminal import print_summary
@@ -26,7 +27,7 @@ TOLD = (
 
 def record(workload, *, cf_module="nrms", method="single_step", **axes):
     made = _runs.record(method, workload="table", **axes)
-    detail = {"workload": workload, "encoder": "d 384", "weights": "real", "log": "real"}
+    detail = MeasurementDetail(workload=workload, encoder="d 384", weights="real", log="real")
     return made.model_copy(update={"case": {**made.case, "cf_module": cf_module}, "detail": detail})
 
 

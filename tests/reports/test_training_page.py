@@ -87,7 +87,7 @@ def test_what_seeds_do_not_tell_apart_is_not_called_sooner():
     """An interval around 1 must not read as a gain, however the mean came out."""
     told = headline.tell(frames(_trainings.hardly_sooner()), _trainings.info())
     assert "but not measurably sooner" in told.headline
-    assert "not told apart from e2e" in told.sentences[0]
+    assert "not distinguishable from e2e" in told.sentences[0]
 
 
 def test_an_e2e_that_was_cut_short_is_said_to_be():

@@ -3,6 +3,7 @@
 import pytest
 
 from bench.results.analysis.summary import frames
+from bench.results.detail import TrainingDetail
 from bench.results.training import TrainingPoint
 from reports import tables
 from reports.page import render
@@ -86,7 +87,7 @@ def test_which_encoder_ran_how_at_what_speed():
 def test_trainings_and_older_runs_show_what_they_know():
     point = TrainingPoint.model_construct(
         case={"encoder": "minilm", "precision": "bf16"}, method="e2e", engine="fast", accumulation_steps=None,
-        outcome=None, detail={"tier": "packed", "why_no_faster_tier": None},
+        outcome=None, detail=TrainingDetail(tier="packed"),
     )  # fmt: skip
     (table,) = _tiers.table([point])
     assert columns(table) == ["Engine", "Tier", "Methods", "Why no faster tier"]
