@@ -4,7 +4,7 @@ A block is one set of fresh processes; its value y is the median over rounds of 
 process shares with itself (memory layout, clocks, the neighbours of that minute) is the same in all of its samples,
 so samples are no independent evidence and blocks are: the interval is Student's t over block values, on blocks - 1
 degrees of freedom, wider where blocks are none either (`bench.results.analysis.drift`).
-`tests/bench/test_protocol_simulation.py` holds its coverage and the verdicts' error rates.
+`tests/bench/running/test_protocol_simulation.py` holds its coverage and the verdicts' error rates.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from gram_core.methods.single_step import SingleStep
 from gram_core.training import Optimization, Training
 from tests.bench._encoder_folders import FAMILIES
 from tests.bench._small_runs import config, item
-from tests.bench.test_family_exactness import WAYS, prepared
+from tests.bench.verify.test_family_exactness import WAYS, prepared
 from tests.gram_core import _models as m
 
 TOLERANCE = 1e-10

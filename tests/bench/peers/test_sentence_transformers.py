@@ -19,7 +19,7 @@ from gram_core.engines import eager, fast
 from gram_core.exactness import Float64Throughout, relative_errors
 from gram_core.training import Optimization, Training
 from tests.bench._encoder_folders import FAMILIES, model_of
-from tests.bench.test_family_exactness import WAYS, gradients_of, prepared
+from tests.bench.verify.test_family_exactness import WAYS, gradients_of, prepared
 from tests.gram_core import _models as m
 
 missing = SentenceTransformers.requires()

@@ -15,7 +15,7 @@ from bench.worker.cf_steps import cf_step_s
 from bench.worker.measurement import TAKES, Subject
 from gram_core.batch import Batch
 from tests.bench._small_runs import config, item
-from tests.bench.test_clock import ManualClock
+from tests.bench.measure.test_clock import ManualClock
 
 READY_S, STEP_S = 5.0, 0.25
 

@@ -14,7 +14,7 @@ from bench.configuration.train_settings import TrainSettings
 from bench.errors import ConfigError
 from bench.results.analysis import stats
 
-COMMITTED = Path(__file__).parents[2] / "bench.toml"
+COMMITTED = Path(__file__).parents[3] / "bench.toml"
 
 
 @pytest.fixture

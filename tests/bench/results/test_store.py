@@ -29,7 +29,7 @@ from bench.results.schema import (
     Throughput,
 )
 
-GOLDEN = Path(__file__).parent / "golden" / "record.json"
+GOLDEN = Path(__file__).parents[1] / "golden" / "record.json"
 INFO = RunInfo(
     run_id="20261123-101500-quick",
     started_at="2026-11-23T10:15:00Z",

@@ -31,8 +31,8 @@ from bench.workloads._base import Axes, WorkloadRequest
 from gram_core.batch import unique_items
 from tests.bench._bert_texts import same
 from tests.bench._small_runs import config, item
-from tests.bench.test_verify import checks_of
-from tests.bench.test_verify import config as to_verify
+from tests.bench.verify.test_verify import checks_of
+from tests.bench.verify.test_verify import config as to_verify
 
 CPU = torch.device("cpu")
 SHOWN = tuple(name for name, shape in SHAPES.items() if shape.picture is not None)

@@ -18,7 +18,7 @@ from bench.results import store, training, verdicts
 from tests.bench import _own_inputs as own
 from tests.bench import _small_runs  # noqa: F401 - it gives workers one thread
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CHANGES = {
     "log.csv": "the log of table has become another one: interactions",
     "items.csv": "the log of table has become another one: items",

@@ -13,7 +13,7 @@ from bench.errors import UsageError
 from bench.machine import cores, environment
 from bench.results.schema import Environment
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 needs_gpu = pytest.mark.skipif(environment.cuda_obstacle() is not None, reason=str(environment.cuda_obstacle()))
 
 

@@ -17,7 +17,7 @@ from bench.machine.environment import cuda_obstacle
 from bench.results import store
 from tests.reports import _runs, _trainings
 
-COMMITTED = Path(__file__).parents[2] / "bench.toml"
+COMMITTED = Path(__file__).parents[3] / "bench.toml"
 
 
 @pytest.fixture

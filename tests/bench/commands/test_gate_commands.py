@@ -374,7 +374,7 @@ def test_a_run_of_another_machine_is_not_measured_further(tmp_path, invoke):
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
 def test_the_gates_preset_has_a_line_for_every_committed_floor(kind):
     """Else the gate fails on every machine for want of a case."""
-    config = load(Path(__file__).parents[2] / "bench.toml", "gate", (), kind)
+    config = load(Path(__file__).parents[3] / "bench.toml", "gate", (), kind)
     floors = [floor for floor in config.gate.floor if floor.device in (None, kind)]
     assert floors
     for floor in floors:

@@ -11,7 +11,7 @@ from bench.cli import app
 from bench.results import store
 from tests.bench import _small_runs  # noqa: F401 - it gives workers one thread
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TINY = """
 [run]
 samples = 3

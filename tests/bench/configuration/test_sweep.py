@@ -142,7 +142,7 @@ def test_every_axis_is_part_of_the_key(field):
 
 def test_the_committed_sweep_is_the_one_that_the_project_promises():
     """Batch x text x ratio x method on the paper's shape, and MiniLM on MovieLens."""
-    config = load(Path(__file__).parents[2] / "bench.toml", "full", (), "cuda")
+    config = load(Path(__file__).parents[3] / "bench.toml", "full", (), "cuda")
     items = plan(config)
     paper = [item for item in items if item.case.encoder == "shape:tinybert-6-768" and item.case.precision == "bf16"]
     assert {(i.case.batch_size, i.case.text_length, i.case.item_repetition_ratio, str(i.line)) for i in paper} >= {
