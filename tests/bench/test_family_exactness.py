@@ -1,6 +1,7 @@
 """Every family of text encoders is trained exactly by each engine: whole, frozen in part, checkpointed, by adapters."""
 
 import copy
+from functools import cache
 
 import pytest
 import torch
@@ -16,7 +17,9 @@ from tests.gram_core import _models as m
 WAYS = ("whole", "frozen", "checkpointed", "adapters")
 
 
+@cache
 def prepared(family, way):
+    """An encoder to copy: a family's, in float64 and without dropout, to be trained in this way."""
     model = model_of(family).double()
     if model.config.is_encoder_decoder:
         model = model.get_encoder()
