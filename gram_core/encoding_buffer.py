@@ -62,9 +62,10 @@ class EncodingBuffer:
         """
         rows = self.rows_of(items)
         room = fit(len(rows))
-        return self._filled_up(rows, room), torch.arange(len(items)), room
+        return self.filled_up(rows, room), torch.arange(len(items)), room
 
-    def _filled_up(self, rows: Tensor, room: int) -> Tensor:
+    def filled_up(self, rows: Tensor, room: int) -> Tensor:
+        """Row numbers [n], and behind them that of the row that is nobody's, whose parts are zeros, [room]."""
         filled = torch.full((room,), self.capacity, dtype=torch.int64)
         filled[: len(rows)] = rows
         return filled

@@ -68,7 +68,7 @@ class OwnedEncodingBuffer(EncodingBuffer):
         """As of every buffer: each rank reads what it holds, and has room for as many rows as the others."""
         layout = self._layout(items)
         room = fit(layout.largest_share)
-        return self._filled_up(self.rows_of(layout.own), room), layout.with_rows(room).rows, room
+        return self.filled_up(self.rows_of(layout.own), room), layout.with_rows(room).rows, room
 
     def move(self, items: Tensor, gradient: Tensor, rate: float) -> None:
         """Moves `items` [n] against the sum of all ranks' gradients [n, d] at this rate."""

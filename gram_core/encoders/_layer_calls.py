@@ -8,14 +8,10 @@ from functools import cache, partial
 from typing import Any
 
 import torch
-import torch._functorch.config
-import torch.fx.experimental._config
 from torch import Tensor, nn
-from torch._inductor.custom_graph_pass import CustomGraphPass
-from torch.utils.checkpoint import CheckpointPolicy, checkpoint
+from torch.utils.checkpoint import checkpoint
 
-VARIANTS = 64
-"""Kinds of layers (windows, norms left out, gradients or none) that one compiled function is made for at most."""
+from gram_core.encoders._layer_compilation import compiled, compiling
 
 
 def stacks(model: nn.Module) -> list[nn.Module]:
@@ -58,7 +54,7 @@ class LayerCalls:
         for layer in checkpointed:
             layer.gradient_checkpointing = False
         try:
-            with _compiling() if self._compiles else nullcontext():
+            with compiling() if self._compiles else nullcontext():
                 yield
         finally:
             for layer in self._layers:
@@ -69,6 +65,8 @@ class LayerCalls:
     def _call(self, layer: nn.Module, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
         hooked = layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer)
         run = _compiled() if self._compiles and not hooked else _run
+        if run is not _run and _learns_first(layer, hidden):
+            hidden = hidden.detach().requires_grad_()  # as the other layers' inputs: one compilation serves all
         return run(layer, layer._call_impl if hooked else layer.forward, self._dtype, hidden, args, kwargs)
 
     def _checkpointed(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -76,6 +74,12 @@ class LayerCalls:
             call, *args, use_reentrant=False, preserve_rng_state=False,
             context_fn=lambda: (nullcontext(), self._running()), **kwargs,
         )  # fmt: skip
+
+
+def _learns_first(layer: nn.Module, hidden: Tensor) -> bool:
+    """Whether nothing below this layer learns."""
+    asks = torch.is_grad_enabled() and not hidden.requires_grad
+    return asks and any(parameter.requires_grad for parameter in layer.parameters())
 
 
 def _run(layer: nn.Module, call: Any, dtype: torch.dtype, hidden: Tensor, args: Any, kwargs: Any) -> Any:
@@ -89,38 +93,4 @@ def _run(layer: nn.Module, call: Any, dtype: torch.dtype, hidden: Tensor, args: 
 
 @cache
 def _compiled() -> Callable[..., Any]:
-    """`_run`, compiled for any number of tokens and every layer of one kind at once."""
-    return torch.compile(_run, dynamic=True, options={"joint_custom_post_pass": _SavedAttention()})
-
-
-@contextmanager
-def _compiling() -> Iterator[None]:
-    """Within, a layer keeps for its backward pass what products and attention make, and computes the rest again: what
-    is norms, rotations and gates of these is fused with what reads it, and half of what would be kept. Layers of one
-    kind share one compiled function, which may not silently give up on the ninth variant."""
-    keeps_little = {
-        "ban_recompute_used_far_apart": False,
-        "ban_recompute_long_fusible_chains": False,
-        "ban_recompute_materialized_backward": False,
-        "ban_recompute_not_in_allowlist": False,
-    }
-    variants = torch._dynamo.config.patch(recompile_limit=VARIANTS, fail_on_recompile_limit_hit=True)
-    shapes: Any = torch.fx.experimental._config
-    sizes = shapes.patch(use_duck_shape=False)  # equal ones at first need not stay equal
-    with torch._functorch.config.patch(keeps_little), variants, sizes:
-        yield
-
-
-class _SavedAttention(CustomGraphPass):
-    """Has the partition of a layer into forward and backward keep what attention makes: it does not know our operator
-    for one that takes long."""
-
-    def __call__(self, graph: torch.fx.Graph) -> None:
-        """Marks it in a layer's joint graph."""
-        for node in graph.nodes:
-            if node.target is torch.ops.gram_core.text_attention.default:
-                node.meta["recompute"] = CheckpointPolicy.MUST_SAVE
-
-    def uuid(self) -> str:
-        """For torch's cache of compiled graphs: what this does."""
-        return "gram_core keeps what attention makes, 2"
+    return compiled(_run)

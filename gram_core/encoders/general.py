@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from gram_core.batch import ItemTable, Texts
 from gram_core.encoders._layer_calls import LayerCalls, stacks
+from gram_core.encoders._lora_calls import calling_once, plain
 from gram_core.encoders._mpnet_attention import attending as attending_as_mpnet
 from gram_core.encoders._own_attention import attending, interface_for, layout_of
 from gram_core.encoders._weights import offloads
@@ -80,6 +81,7 @@ class GeneralEncoder(PackingEncoder):
         configs = [module.config for module in model.modules() if hasattr(getattr(module, "config", None), "to_dict")]
         self._configs = list({id(config): config for config in configs}.values())
         self._inputs = _constant_inputs(model)
+        self._adapted = plain(model)
 
     def recomputing(self) -> GeneralEncoder:
         """The same encoder keeping each layer's input only from forward to backward, where the layer runs again."""
@@ -151,6 +153,7 @@ class GeneralEncoder(PackingEncoder):
                 stack.enter_context(adapt(self.encoder.model, self.block, self.encoder.text_length))
             stack.enter_context(torch.autocast(self.encoder.model.device.type, self.compute_dtype, enabled=narrow))
             stack.enter_context(self.standing.installed() if self.standing is not None else nullcontext())
+            stack.enter_context(calling_once(self._adapted))
             stack.enter_context(calls.installed())
             yield
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from gram_core.encoders._packed_pass import REST, Room, flat_places
+from gram_core.encoders._table_rows import TableRows, large_tables, reading
 from gram_core.encoders.standing import Standing
 from gram_core.kernels.adamw import Entry
 
@@ -46,6 +47,8 @@ class Shadows(Standing):
         self._dtype = dtype
         self._learning = learning
         self._shadow_of = {id(parameter): self._shadow(parameter) for parameter in self._parameters}
+        alone = gradient_dtype is None and room is None and not summed
+        tables = large_tables(root, {id(parameter) for parameter in learning}) if alone else {}
         self._places = [
             (module._parameters, name, self._shadow_of[id(parameter)])
             for module in root.modules()
@@ -59,12 +62,19 @@ class Shadows(Standing):
         self._parts = [
             [p for p in learning if part_of.get(id(p), REST) == part] for part in (*range(len(layers)), REST)
         ]
+        self._rows = {
+            id(p): TableRows(p, _telling(self, number)) for number, part in enumerate(self._parts) for p in part
+            if id(p) in tables
+        }  # fmt: skip
+        self._rows_of = {module: self._rows[number] for number, module in tables.items() if number in self._rows}
         narrow_gradients = torch.float32 if summed else gradient_dtype or dtype
         self._own = [self._gradients(part, narrow_gradients, room) for part in self._parts]
         self._read = self._own if room is None else [self._gradients(part, torch.float32) for part in self._parts]
         self._waiting = {number: len(part) for number, part in enumerate(self._parts)}
+        self._unmoved = False
+        """Whether a backward pass has left gradients that nobody moved by."""
         for number, part in enumerate(self._parts):
-            for learns in part:
+            for learns in self._whole(part):
                 self._shadow_of[id(learns)].register_post_accumulate_grad_hook(_telling(self, number))
 
     @property
@@ -82,26 +92,33 @@ class Shadows(Standing):
 
     def entries(self, group_of: dict[int, int]) -> list[list[Entry]]:
         """All that learns; what is wide is its own copy."""
-        return [
+        found = [
             [
                 Entry(p, gradient, self._shadow_of[id(p)].detach() if id(p) in self._narrow else None, group_of[id(p)])
-                for p, gradient in zip(part, gradients, strict=True)
+                for p, gradient in zip(self._whole(part), gradients, strict=True)
             ]
             for part, (_, gradients) in zip(self._parts, self._read, strict=True)
         ]
+        for entries, part in zip(found, self._parts, strict=True):
+            read = [(p, self._rows[id(p)]) for p in part if id(p) in self._rows]
+            entries += [Entry(p, rows.gradient, None, group_of[id(p)], rows.touched) for p, rows in read]
+        return found
 
     def begin_step(self) -> None:
         """The same as of all; and what a backward pass that failed half-way has left is forgotten."""
         super().begin_step()
-        if self._incomplete() is not None:
+        if self._incomplete() is not None or self._unmoved:
             self._waiting = {number: len(part) for number, part in enumerate(self._parts)}
             for shadow in self._shadow_of.values():
                 shadow.grad = None
+            for rows in self._rows.values():
+                rows.clear()
+            self._unmoved = False
 
     def check_complete(self) -> None:
         """Raises RuntimeError where a parameter had no gradient that had one when the shadows were made."""
         if (number := self._incomplete()) is not None:
-            missing = sum(self._shadow_of[id(parameter)].grad is None for parameter in self._parts[number])
+            missing = self._waiting[number]
             raise RuntimeError(
                 f"{missing} parameters of the encoder that learn had no gradient in a step, so that it can't move as a "
                 "whole; the engine eager steps without them"
@@ -118,7 +135,8 @@ class Shadows(Standing):
         for parameters, name, shadow in self._places:
             parameters[name] = shadow
         try:
-            yield
+            with reading(self._rows_of):
+                yield
         finally:
             for (parameters, name, _), parameter in zip(self._places, before, strict=True):
                 parameters[name] = parameter
@@ -141,12 +159,16 @@ class Shadows(Standing):
         wholes: list[Tensor] = []
         places: dict[int, Tensor] = {}
         for is_narrow, dtype in ((True, narrow), (False, torch.float32)):
-            chosen = [p for p in part if (id(p) in self._narrow) == is_narrow]
+            chosen = [p for p in self._whole(part) if (id(p) in self._narrow) == is_narrow]
             if chosen:
                 whole, views = flat_places([tuple(p.shape) for p in chosen], dtype, chosen[0].device, room)
                 wholes.append(whole)
                 places |= {id(p): view for p, view in zip(chosen, views, strict=True)}
-        return tuple(wholes), [places[id(p)] for p in part]
+        return tuple(wholes), [places[id(p)] for p in self._whole(part)]
+
+    def _whole(self, part: list[Tensor]) -> list[Tensor]:
+        """Those of a part whose gradients autograd makes: of large tables only rows have one."""
+        return [parameter for parameter in part if id(parameter) not in self._rows]
 
     def _arrived(self, number: int) -> None:
         """One of a part's gradients is there; with the last one, all go to their places."""
@@ -155,21 +177,24 @@ class Shadows(Standing):
             return
         part = self._parts[number]
         self._waiting[number] = len(part)
-        shadows = [self._shadow_of[id(parameter)] for parameter in part]
+        shadows = [self._shadow_of[id(parameter)] for parameter in self._whole(part)]
         gradients: Any = [shadow.grad for shadow in shadows]
-        with torch.no_grad():
-            (torch._foreach_add_ if self.sums_passes else torch._foreach_copy_)(self._own[number][1], gradients)
+        if shadows:
+            with torch.no_grad():
+                (torch._foreach_add_ if self.sums_passes else torch._foreach_copy_)(self._own[number][1], gradients)
         for shadow in shadows:
             shadow.grad = None
-        if self.finished is not None:
+        if self.finished is None:
+            self._unmoved = True
+        else:
             self.finished(REST if number == self.layers else number)
 
 
-def _telling(shadows: Shadows, number: int) -> Callable[[Tensor], None]:
+def _telling(shadows: Shadows, number: int) -> Callable[..., None]:
     """A hook that keeps nothing alive: what one of this kind refers to, Python's collector does not see."""
     told = weakref.ref(shadows)
 
-    def arrived(_: Tensor) -> None:
+    def arrived(*_: Tensor) -> None:
         if (found := told()) is not None:
             found._arrived(number)
 

@@ -23,7 +23,6 @@ from gram_core.engines._inputs import (
     NewItemsPacker,
     Packer,
     batch_of,
-    filled_up,
     gather_of,
     packed_texts,
     rows_of,
@@ -164,8 +163,8 @@ class _PassingBack(torch.autograd.Function):
 class CapturedMultiStep(FollowsModel, MultiStep):
     """Multi-step GRAM with three graphs: encoding new items, a CF step, a CE minibatch.
 
-    The CF step's graph reads moved encodings from the buffer and moves them there; when the buffer has grown, that is
-    other memory, for which it is captured anew.
+    The CF step's graph reads moved encodings from the buffer and moves them there, that of a CE minibatch reads both
+    parts; when the buffer has grown, that is other memory, for which they are captured anew.
     """
 
     def __init__(self, training: CapturingTraining, settings: MultiStep.Settings | None, encoder: PackingEncoder):
@@ -192,9 +191,7 @@ class CapturedMultiStep(FollowsModel, MultiStep):
         return encodings[: len(items)]
 
     def _cf_step(self, selection: Selection, batch: Batch) -> Tensor:
-        if self._buffer.tensors[0] is not self._captured_buffer[0]:
-            self._captured_buffer = self._buffer.tensors
-            self._cf.forget()
+        self._follow_buffer()
         with phase("host"):
             held, row_of, room = self._buffer.place(selection.items, self._rows.fit)
             weighted = self.training.weighted(batch)
@@ -210,12 +207,20 @@ class CapturedMultiStep(FollowsModel, MultiStep):
         if not self._refresh():
             super()._ce_step(items, buffer)
             return
-        held = buffer.owned(items)
-        packed = self._minibatch.pack(self.training.table.take(held), tokens=buffer.most_tokens(items))
-        encoded, displacement = (filled_up(part, rows_of(packed)) for part in buffer.read(held))
-        self._ce(packed | {"encoded": encoded, "displacement": displacement}, silent=self.training.silent)
+        self._follow_buffer()
+        with phase("host"):
+            held = buffer.owned(items)
+            packed = self._minibatch.pack(self.training.table.take(held), tokens=buffer.most_tokens(items))
+            inputs = packed | {"held": buffer.filled_up(buffer.rows_of(held), rows_of(packed))}
+        self._ce(inputs, silent=self.training.silent)
         self._optimization.advance(cf=False)
         forget_undecided(self._optimization, self._ce)
+
+    def _follow_buffer(self) -> None:
+        if self._buffer.tensors[0] is not self._captured_buffer[0]:
+            self._captured_buffer = self._buffer.tensors
+            self._cf.forget()
+            self._ce.forget()
 
     def _device_encode(self, inputs: Inputs) -> Outputs:
         with torch.no_grad(), phase("ce_forward"):
@@ -238,7 +243,8 @@ class CapturedMultiStep(FollowsModel, MultiStep):
         with phase("ce_forward"):
             encodings = self._encoder.encode(packed_texts(inputs))
         with phase("ce_backward"):
-            loss = pseudo_loss(encodings, inputs["encoded"], inputs["displacement"])
+            encoded, displacement = self._buffer.tensors
+            loss = pseudo_loss(encodings, encoded[inputs["held"]], displacement[inputs["held"]])
             loss.backward()
         self._optimization.move(cf=False)
         return (loss.detach(),)

@@ -10,13 +10,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from gram_core.kernels.adamw import PIECE
+
 if TYPE_CHECKING:
     from gram_core.kernels.adamw import Entry, Group, Moments
 
 BLOCK = 2048
-REPEATS = 4
-COLUMNS = 9
-"""Of the table: parameter, gradient, its kind, both moments, step, copy (0: none), elements, group."""
+REPEATS = PIECE // BLOCK
+COLUMNS = 10
+"""Of the table: parameter, gradient, its kind, both moments, step, copy (0: none), elements, group, touched (0: none).
+"""
 _FLOAT32, _BF16 = 0, 1
 
 
@@ -58,24 +61,37 @@ def _adamw_kernel(
         wide = tl.multiple_of(wide, 16)
         narrow = tl.multiple_of(narrow, 16)
         copy = tl.multiple_of(copy, 16)
-    for repeat in range(repeats):
-        place = first + repeat * block + tl.arange(0, block)
-        held = place < count
-        if kind == 1:
-            g = tl.load(narrow + place, mask=held, other=0.0).to(tl.float32)
-        else:
-            g = tl.load(wide + place, mask=held, other=0.0)
-        p = tl.load(parameter + place, mask=held, other=0.0) * kept
-        m = tl.load(exp_avg + place, mask=held, other=0.0)
-        v = tl.load(exp_avg_sq + place, mask=held, other=0.0)
-        m += (g - m) * new1
-        v = v * old2 + g * g * new2
-        p -= size * m / (tl.sqrt(v) / root + eps)
-        tl.store(parameter + place, p, mask=held)
-        tl.store(exp_avg + place, m, mask=held)
-        tl.store(exp_avg_sq + place, v, mask=held)
-        if copy_address != 0:
-            tl.store(copy + place, p.to(tl.bfloat16), mask=held)
+    touched_address = tl.load(row + 9)
+    touched = 1
+    if touched_address != 0:
+        touched = tl.load(touched_address.to(tl.pointer_type(tl.int32)) + first // (block * repeats))
+    if touched == 0:  # neither gradient nor state: it decays, where anything does
+        if kept != 1.0:
+            for repeat in range(repeats):
+                place = first + repeat * block + tl.arange(0, block)
+                p = tl.load(parameter + place, mask=place < count, other=0.0) * kept
+                tl.store(parameter + place, p, mask=place < count)
+    else:
+        for repeat in range(repeats):
+            place = first + repeat * block + tl.arange(0, block)
+            held = place < count
+            if kind == 1:
+                g = tl.load(narrow + place, mask=held, other=0.0).to(tl.float32)
+            else:
+                g = tl.load(wide + place, mask=held, other=0.0)
+            p = tl.load(parameter + place, mask=held, other=0.0) * kept
+            m = tl.load(exp_avg + place, mask=held, other=0.0)
+            v = tl.load(exp_avg_sq + place, mask=held, other=0.0)
+            m += (g - m) * new1
+            v = v * old2 + g * g * new2
+            p -= size * m / (tl.sqrt(v) / root + eps)
+            tl.store(parameter + place, p, mask=held)
+            tl.store(exp_avg + place, m, mask=held)
+            tl.store(exp_avg_sq + place, v, mask=held)
+            if copy_address != 0:
+                tl.store(copy + place, p.to(tl.bfloat16), mask=held)
+            if touched_address != 0:
+                tl.store(wide + place, tl.zeros((block,), dtype=tl.float32), mask=held)
 
 
 class Launch:
@@ -135,6 +151,7 @@ class Launch:
                 0 if entry.copy is None else entry.copy.data_ptr(),
                 entry.parameter.numel(),
                 entry.group,
+                0 if entry.touched is None else entry.touched.data_ptr(),
             ]
             for entry, of_entry in zip(self._entries, moments, strict=True)
         ]

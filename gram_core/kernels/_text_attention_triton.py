@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Sizes = dict[str, int]
 
 # Sizes by the widest head that they are for. Beside them the registers of a thread and the KiB of shared memory that
-# Triton 3.6 takes in 16 bits on Hopper, which has 255 and 227: none of these spills. Chunks of 32 queries leave room
+# Triton 3.6 takes in 16 bits on Hopper, which has 255 and 227: all but one spill none. Chunks of 32 queries leave room
 # for a key head's two gradients, which stay on chip while its query heads go by. Eight warps need 128 rows of scores:
 # of 64, each four would compute them all, and on an H100 a backward in such sizes (heads of 256) failed.
 TILES_FORWARD = {
@@ -31,8 +31,8 @@ TILES_FORWARD = {
 """Per tile of whole texts: queries at a time, and warps."""
 TILES_BACKWARD = {
     64: {64: (64, 4), 128: (64, 8)},  # 145, 32; 243, 48
-    128: {64: (32, 4), 128: (64, 8)},  # 244, 48; 255, 96
-    256: {64: (32, 8)},  # 255, 96
+    128: {64: (32, 4), 128: (64, 8)},  # 254, 64; 255, 96
+    256: {64: (32, 8)},  # 255 and 428 bytes of each thread's spilled, 128
 }
 """The same."""
 SHARED = 32

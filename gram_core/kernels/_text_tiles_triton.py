@@ -131,10 +131,7 @@ def backward_kernel(
                     sums += ds
                 ds = (ds * scale).to(queries.dtype)
                 of_keys += tl.dot(ds, queries, input_precision=precision)
-                if rows < 64:
-                    of_query = tl.trans(tl.dot(tl.trans(keys), ds, input_precision=precision))
-                else:
-                    of_query = tl.dot(tl.trans(ds), keys, input_precision=precision)
+                of_query = tl.dot(tl.trans(ds), keys, input_precision=precision)
                 store_rows(dq + head * columns, heads * columns, of_query, asks, held, width, columns)
             store_rows(dk + key_head * columns, key_heads * columns, of_keys, token, inside, width, columns)
             store_rows(dv + key_head * columns, key_heads * columns, of_values, token, inside, width, columns)

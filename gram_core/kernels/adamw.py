@@ -17,6 +17,8 @@ Group = tuple[float | Tensor, float, float, float, float]
 """An optimizer's settings: learning rate (on the device where a schedule moves it), weight decay, betas, epsilon."""
 Moments = tuple[Tensor, Tensor, Tensor]
 """A parameter's state: running mean of the gradient, of its square, and the steps taken."""
+PIECE = 8192
+"""Numbers of a parameter that one program moves."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,12 +26,15 @@ class Entry:
     """One parameter: its gradient (any float dtype), and the copy in the compute dtype that follows it, if any.
 
     group: which of the optimizer's parameter groups it is in. All tensors are contiguous and of one size.
+    touched: where given, int32 [pieces of `PIECE`], 0 for those without gradient and state, which decay and no more;
+    what is read of the gradient of others is left as zeros.
     """
 
     parameter: Tensor
     gradient: Tensor
     copy: Tensor | None
     group: int
+    touched: Tensor | None = None
 
 
 class FusedAdamW:
@@ -47,6 +52,8 @@ class FusedAdamW:
                 state["step"] = torch.zeros((), dtype=torch.float32, device=entry.parameter.device)
                 state["exp_avg"] = torch.zeros_like(entry.parameter)
                 state["exp_avg_sq"] = torch.zeros_like(entry.parameter)
+        self._state_versions: list[int] = []
+        self._mark_state()
         self._launch = None
         if self._entries()[0].parameter.is_cuda:
             from gram_core.kernels._adamw_triton import Launch
@@ -65,9 +72,12 @@ class FusedAdamW:
             return
         for entry in entries:
             _step(entry, *self._state(entry), self._groups()[entry.group])
+        self._state_versions = self._versions()
 
     def refresh(self) -> None:
-        """Follows settings that were changed since; called between steps."""
+        """Follows settings and state that were changed since; called between steps."""
+        if self._versions() != self._state_versions:
+            self._mark_state()
         if self._launch is not None:
             self._launch.set(self._groups())
 
@@ -77,8 +87,23 @@ class FusedAdamW:
 
     def _loaded(self, _: torch.optim.Optimizer) -> None:
         """Loading a state puts other tensors in its place."""
+        self._mark_state()
         if self._launch is not None:
             self._launch.move_to(self._moments())
+
+    def _mark_state(self) -> None:
+        """Pieces with state are touched, whoever has written that."""
+        for entry in self._entries():
+            if entry.touched is not None:
+                for moment in self._state(entry)[:2]:
+                    whole, rest = moment.view(-1).split([moment.numel() // PIECE * PIECE, moment.numel() % PIECE])
+                    entry.touched[: len(whole) // PIECE] |= whole.view(-1, PIECE).any(1)
+                    entry.touched[len(whole) // PIECE :] |= rest.any()
+        self._state_versions = self._versions()
+
+    def _versions(self) -> list[int]:
+        touched = [entry for entry in self._entries() if entry.touched is not None]
+        return [moment._version for entry in touched for moment in self._state(entry)[:2]]
 
     def _entries(self) -> list[Entry]:
         return [entry for part in self._parts for entry in part]
@@ -109,3 +134,5 @@ def _step(entry: Entry, exp_avg: Tensor, exp_avg_sq: Tensor, steps: Tensor, grou
     parameter.addcdiv_(exp_avg, root, value=-float(rate) / (1 - beta1**step))
     if entry.copy is not None:
         entry.copy.copy_(parameter)
+    if entry.touched is not None:
+        entry.gradient.zero_()

@@ -196,3 +196,5 @@ def _differentiate(ctx: Any, dout: Tensor | None, _: Tensor | None) -> tuple[Ten
 
 
 _text_attention.register_autograd(_differentiate, setup_context=_keep)
+OPERATOR = torch.ops.gram_core.text_attention.default
+"""As compiled graphs hold it."""

@@ -12,17 +12,17 @@ import math
 import os
 import sys
 from contextlib import ExitStack
-from typing import Any
+from importlib.util import find_spec
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import BertConfig, BertModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from gram_core.batch import Batch, ItemTable
 from gram_core.cf_modules.nrms import NRMS
-from gram_core.distributed import DistributedTraining, Ranks, connect, disconnect
+from gram_core.distributed import DistributedTraining, Ranks, connect, disconnect, zero_redundancy
 from gram_core.encoders.huggingface import HuggingFaceEncoder
-from gram_core.encoders.packed import PackedEncoder
 from gram_core.engines import fast
 from gram_core.exactness import parameters
 from gram_core.methods.e2e import E2E
@@ -38,28 +38,72 @@ METHODS: dict[str, tuple[type, Any]] = {
     "single_step": (SingleStep, None),
     "multi_step": (MultiStep, MultiStep.Settings(accumulation_steps=4)),
 }
+
+
+class Line(NamedTuple):
+    """What one trial trains. family: `model_type`; lora: adapters on all linears, which alone learn."""
+
+    method: str
+    deduplicate: str
+    family: str = "bert"
+    lora: bool = False
+    sharding: str = ""
+
+
 LINES = [
-    ("e2e", "local"), ("e2e_unique", "global"), ("single_step", "local"), ("single_step", "global"),
-    ("multi_step", "global"),
-]  # fmt: skip
+    Line("e2e", "local"),
+    Line("e2e_unique", "global"),
+    Line("single_step", "local"),
+    Line("single_step", "global"),
+    Line("single_step", "global", sharding="zero1"),
+    Line("multi_step", "global"),
+    Line("single_step", "global", "qwen3"),
+    Line("multi_step", "global", "modernbert"),
+    *([Line("single_step", "global", "qwen3", lora=True)] if find_spec("peft") else []),
+]
 RATE = 1e-3
+SIZES: dict[str, Any] = dict(
+    vocab_size=300, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=96,
+    max_position_embeddings=64, initializer_range=0.05, pad_token_id=0,
+)  # fmt: skip
+OTHER_SIZES: dict[str, dict[str, Any]] = {
+    "bert": dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
+    "qwen3": dict(num_key_value_heads=2, head_dim=16),
+    "modernbert": dict(global_attn_every_n_layers=2, local_attention=8, bos_token_id=1, eos_token_id=2, cls_token_id=1,
+                       sep_token_id=2),
+}  # fmt: skip
+TIERS = {"bert": "packed", "qwen3": "general", "modernbert": "general"}
 
 
-def make(ranks: Ranks, device: torch.device, deduplicate: str, amp: torch.dtype | None) -> DistributedTraining:
+def make_model(line: Line) -> PreTrainedModel:
+    model = AutoModel.from_config(AutoConfig.for_model(line.family, **SIZES, **OTHER_SIZES[line.family]))
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None
+    if not line.lora:
+        return model
+    import peft
+
+    options = peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False)
+    return peft.get_peft_model(model, options).get_base_model()
+
+
+def make(ranks: Ranks, device: torch.device, line: Line, amp: torch.dtype | None) -> DistributedTraining:
     torch.manual_seed(0)
-    shape = BertConfig(
-        vocab_size=300, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=96,
-        max_position_embeddings=64, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, initializer_range=0.05,
-    )  # fmt: skip
-    model = BertModel(shape, add_pooling_layer=False).to(device)
-    encoder = HuggingFaceEncoder(model, pad_token_id=0, text_length=TEXT_LENGTH)
+    encoder = HuggingFaceEncoder(make_model(line).to(device), pad_token_id=0, text_length=TEXT_LENGTH)
     generator = torch.Generator().manual_seed(1)
     lengths = torch.randint(1, TEXT_LENGTH + 1, (ITEMS,), generator=generator).tolist()
     table = ItemTable.from_lists([torch.randint(5, 300, (n,), generator=generator).tolist() for n in lengths])
     cf_module = NRMS(64, heads=4).to(device)
-    optimizers = [torch.optim.AdamW(part.parameters(), lr=RATE, eps=1e-3, fused=True) for part in (encoder, cf_module)]
+    options: dict[str, Any] = dict(lr=RATE, eps=1e-3, fused=True)
+    optimizers = []
+    for module in (encoder, cf_module):
+        learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        if line.sharding == "zero1":
+            optimizers.append(zero_redundancy(torch.optim.AdamW, learning, ranks, **options))
+        else:
+            optimizers.append(torch.optim.AdamW(learning, **options))
     return DistributedTraining.of(
-        Training(table, encoder, cf_module, Optimization(*optimizers), amp), ranks, deduplicate
+        Training(table, encoder, cf_module, Optimization(*optimizers), amp), ranks, line.deduplicate
     )
 
 
@@ -84,28 +128,28 @@ def batches(rank: int, steps: int, varying: bool) -> list[Batch]:
 def trained(
     ranks: Ranks,
     device: torch.device,
-    line: tuple[str, str],
+    line: Line,
     amp: torch.dtype | None,
     how: str,
     steps: int,
     varying: bool,
 ) -> tuple[dict[str, Tensor], list[float], dict[str, Any]]:
     """Parameters after all steps, the joined losses, and how calls were taken."""
-    training = make(ranks, device, line[1], amp)
-    method_class, settings = METHODS[line[0]]
+    training = make(ranks, device, line, amp)
+    method_class, settings = METHODS[line.method]
     counts: dict[str, Any] = {}
     with ExitStack() as stack:
         if how == "eager":
             method = method_class(training, settings)
         else:
-            method = fast.build_packed(method_class, training, settings, PackedEncoder(training.encoder, amp))
+            method = fast.build(method_class, training, settings)
             if how == "launched":
                 for function in method.functions:
                     stack.enter_context(function.uncaptured())
         losses = [method.step(batch) for batch in method.training.ahead(batches(ranks.rank, steps, varying))]
         method.finish()
     if how == "captured":
-        counts = {**method.capture_counts(), "sums": method.training.gradient_sums}
+        counts = {**method.capture_counts(), "sums": method.training.gradient_sums, "tier": method.tier.tier}
     total = method.training.joint_losses(torch.stack(losses)).tolist()
     found = parameters({"encoder": training.encoder, "cf": training.cf_module})
     return {name: value.detach().clone() for name, value in found.items()}, total, counts
@@ -135,10 +179,10 @@ def main() -> None:
             launched, launched_losses, _ = trained(*options, "launched", 16, True)
             eager, eager_losses, _ = trained(*options, "eager", 16, True)
             many, _, _ = trained(*options, "captured", 200, False)
-            fresh = make(ranks, device, line[1], amp)
+            fresh = make(ranks, device, line, amp)
             start = parameters({"encoder": fresh.encoder, "cf": fresh.cf_module})
             report = {
-                "line": "/".join(line),
+                "line": line._asdict(),
                 "amp": str(amp),
                 "counts": counts,
                 "differs": max(float((captured[name] - launched[name]).abs().max()) for name in captured),

@@ -177,6 +177,53 @@ def test_shadows_train_as_weights_that_are_cast_for_every_pass(
     assert max(relative_errors(start, expected).values()) >= 1e-2, "nothing moved, so nothing was shown"
 
 
+@pytest.mark.parametrize("family", ["modernbert", "qwen3", "mpnet", "gemma3_text"])
+def test_a_table_whose_rows_alone_have_gradients_trains_as_a_whole_one(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With weight decay, which moves rows that nobody reads, and an optimizer's state that comes from elsewhere."""
+
+    def trained(fewest: int) -> tuple[dict[str, Tensor], Training, Any]:
+        with monkeypatch.context() as patched:
+            patched.setattr("gram_core.encoders._table_rows.FEWEST_NUMBERS", fewest)
+            training = training_in_float32(family, False)
+            built = fast.build_packed(*single(training), GeneralEncoder(training.encoder, torch.bfloat16))
+        for group in training.optimization.encoder_optimizer.param_groups:
+            group["weight_decay"] = 0.3
+        for seed in range(3):
+            built.step(batch(seed=seed))
+            if seed == 1:
+                state = copy.deepcopy(training.optimization.encoder_optimizer.state_dict())
+                for moments in state["state"].values():
+                    moments["exp_avg"] += 1e-3
+                training.optimization.encoder_optimizer.load_state_dict(state)
+        return parameters({"encoder": training.encoder, "cf": training.cf_module}), training, built._encoder.standing
+
+    found, training, standing = trained(1)
+    expected, _, whole = trained(1 << 40)
+    assert standing._rows
+    assert not whole._rows
+    assert not any(bool(rows.gradient.any()) for rows in standing._rows.values())
+    assert max(relative_errors(found, expected).values()) <= 1e-6
+    table = training.encoder.model.get_input_embeddings().weight
+    assert id(table) in standing._rows
+    assert training.optimization.encoder_optimizer.state[table]["exp_avg"].ne(0).all()
+
+
+def test_rows_that_nobody_moved_by_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gram_core.encoders._table_rows.FEWEST_NUMBERS", 1)
+    general = GeneralEncoder(encoder_of("qwen3", torch.float32), torch.bfloat16)
+    general.standing = shadows = general.make_standing(None, False, None)
+    (rows,) = shadows._rows.values()
+    found = []
+    for _ in range(2):
+        shadows.begin_step()
+        general.encode(general.pack(texts_of(9, 5))).sum().backward()
+        found.append(rows.gradient.clone())
+    assert found[0].any()
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+
+
 def test_only_linears_are_narrow_and_adapters_that_scale_keep_their_base_wide() -> None:
     peft = pytest.importorskip("peft")
     for dora in (False, True):

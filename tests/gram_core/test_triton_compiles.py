@@ -68,7 +68,7 @@ KERNELS: list[tuple[Any, dict[str, Any], dict[str, str]]] = [
     (_long_attention_triton._forward_kernel, ATTENTION, {"tokens": "i32"}),
     (_long_attention_triton._queries_kernel, ATTENTION, {"tokens": "i32"}),
     (_long_attention_triton._keys_kernel, ATTENTION, {"tokens": "i32"}),
-    (_adamw_triton._adamw_kernel, {"columns": 9, "block": 2048, "repeats": 4, "aligned": True}, {}),
+    (_adamw_triton._adamw_kernel, {"columns": _adamw_triton.COLUMNS, "block": 2048, "repeats": 4, "aligned": True}, {}),
 ]
 
 
