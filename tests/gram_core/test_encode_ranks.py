@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
+from bench.running import processes
 from gram_core.exactness import gradients, relative_errors
 from tests.gram_core import _own_loop as loop
 from tests.gram_core import _own_loop_ranks as ranks
@@ -15,7 +16,8 @@ from tests.gram_core import _own_loop_ranks as ranks
 def left(tmp_path_factory):
     """The folder that two processes have filled."""
     folder = tmp_path_factory.mktemp("ranks")
-    mp.start_processes(ranks.run, (str(folder),), nprocs=2, start_method="spawn")
+    processes.warm_fork_server()
+    mp.start_processes(ranks.run, (str(folder),), nprocs=2, start_method="forkserver")
     return folder
 
 
