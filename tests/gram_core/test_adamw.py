@@ -10,6 +10,8 @@ import torch
 from gram_core.kernels.adamw import PIECE, Entry, FusedAdamW
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+ON_DEVICE = {"capturable": DEVICE.type == "cuda"}
+"""As the engine's optimizers count their steps."""
 ROWS, WIDTH = 90, 768
 """Rows lie across pieces, and the last piece is not full."""
 
@@ -18,7 +20,7 @@ def test_every_parameter_moves_as_torchs() -> None:
     torch.manual_seed(0)
     mine = [torch.randn(size, device=DEVICE, requires_grad=True) for size in ((ROWS, WIDTH), (33,), (64, 48))]
     theirs = [p.detach().clone().requires_grad_() for p in mine]
-    optimizer, reference = (torch.optim.AdamW(some, lr=0.05, weight_decay=0.1) for some in (mine, theirs))
+    optimizer, reference = (torch.optim.AdamW(some, lr=0.05, weight_decay=0.1, **ON_DEVICE) for some in (mine, theirs))
     touched = torch.zeros(-(-ROWS * WIDTH // PIECE), dtype=torch.int32, device=DEVICE)
     table = torch.zeros(ROWS, WIDTH, device=DEVICE)
     others = [torch.empty(33, device=DEVICE), torch.empty(64, 48, device=DEVICE, dtype=torch.bfloat16)]
@@ -47,14 +49,14 @@ def test_every_parameter_moves_as_torchs() -> None:
             fused.step(part)
         assert not table.any(), "what was read is zeros again"
         for parameter, other in zip(mine, theirs, strict=True):
-            torch.testing.assert_close(parameter, other, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(parameter, other, rtol=1e-5, atol=40 * torch.finfo(torch.float32).eps)
     torch.testing.assert_close(narrow, mine[2].to(torch.bfloat16))
     assert 0 < int(touched.count_nonzero()) < len(touched)
 
 
 def test_state_that_somebody_else_writes_is_met() -> None:
     parameter = torch.ones(2 * PIECE, device=DEVICE, requires_grad=True)
-    optimizer = torch.optim.AdamW([parameter], lr=0.1, weight_decay=0.0)
+    optimizer = torch.optim.AdamW([parameter], lr=0.1, weight_decay=0.0, **ON_DEVICE)
     touched = torch.zeros(2, dtype=torch.int32, device=DEVICE)
     fused = FusedAdamW(optimizer, [[Entry(parameter, torch.zeros_like(parameter), None, 0, touched)]])
     fused.refresh()
@@ -73,7 +75,10 @@ def test_state_that_somebody_else_writes_is_met() -> None:
 def test_sizes_around_a_piece(count: int) -> None:
     parameter = torch.ones(count, device=DEVICE, requires_grad=True)
     other = parameter.detach().clone().requires_grad_()
-    optimizer, reference = torch.optim.AdamW([parameter], lr=0.1), torch.optim.AdamW([other], lr=0.1)
+    optimizer, reference = (
+        torch.optim.AdamW([parameter], lr=0.1, **ON_DEVICE),
+        torch.optim.AdamW([other], lr=0.1, **ON_DEVICE),
+    )
     gradient = torch.linspace(-1, 1, count, device=DEVICE)
     touched = torch.ones(-(-count // PIECE), dtype=torch.int32, device=DEVICE)
     other.grad = gradient.clone()

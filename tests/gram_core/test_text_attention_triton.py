@@ -120,7 +120,7 @@ def test_every_rule(
 @runs
 @pytest.mark.parametrize("dtype", DTYPES if GPU else [torch.float32], ids=str)
 @pytest.mark.parametrize("block", [64, 128, None] if GPU else [64])
-@pytest.mark.parametrize("width", [8, 16, 24, 32, 64, 80, 96, 128] if GPU else [24])
+@pytest.mark.parametrize("width", [8, 16, 24, 32, 64, 80, 96, 128, 256] if GPU else [24])
 def test_every_width(dtype: torch.dtype, block: int | None, width: int) -> None:
     """Those that are no power of two too, in each tile that texts are packed for."""
     if block is not None and tile_for(block, width, dtype) != block:
@@ -174,7 +174,8 @@ def test_what_is_refused() -> None:
     cuda, cpu = torch.device("cuda"), torch.device("cpu")
     assert refuses(128, torch.bfloat16, cuda) is None
     assert refuses(512, torch.float64, cpu) is None
-    assert "wider than 128" in str(refuses(256, torch.bfloat16, cuda))
+    assert refuses(256, torch.bfloat16, cuda) is None
+    assert "wider than 256" in str(refuses(257, torch.bfloat16, cuda))
     assert "float64" in str(refuses(64, torch.float64, cuda))
     assert "no attention" in str(refuses(64, torch.float32, torch.device("mps")))
 
