@@ -9,6 +9,7 @@ import shlex
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,9 @@ def replace(path: Path, content: bytes) -> None:
         raise UnwritableResults(path, error) from error
 
 
+@cache
 def template(name: str) -> Any:
-    """A template of this package."""
+    """A template of this package, compiled once."""
     environment = Environment(
         loader=PackageLoader("reports"),
         autoescape=True,

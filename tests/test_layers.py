@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 OURS = {"bench", "gram_core", "reports"}
 COMMAND_LINE = {
@@ -42,40 +40,37 @@ def imported(path: Path) -> set[str]:
     return {name for name in names if name.split(".")[0] in OURS}
 
 
-def identify(path: Path) -> str:
-    return str(path.relative_to(ROOT))
+def named(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("path", modules("gram_core"), ids=identify)
-def test_the_core_knows_neither_harness_nor_reports(path):
-    assert {name for name in imported(path) if not name.startswith("gram_core")} == set()
+def foreign(package: str, *allowed: str) -> set[tuple[str, str]]:
+    """Files of a package, each with what it imports of ours that does not begin like any of these."""
+    return {(named(path), name) for path in modules(package) for name in imported(path) if not name.startswith(allowed)}
 
 
-@pytest.mark.parametrize("path", modules("gram_core"), ids=identify)
-def test_methods_know_nothing_of_other_processes(path):
+def test_the_core_knows_neither_harness_nor_reports():
+    assert foreign("gram_core", "gram_core") == set()
+
+
+def test_methods_know_nothing_of_other_processes():
     """One process or many is the training's business: everything else reads as if there were one."""
-    if path.relative_to(ROOT).parts[1] != "distributed":
-        source = path.read_text(encoding="utf-8")
-        assert "torch.distributed" not in source or identify(path) in MEETS_WRAPPERS
-        assert {name for name in imported(path) if name.startswith("gram_core.distributed")} == set()
+    for path in modules("gram_core"):
+        if path.relative_to(ROOT).parts[1] != "distributed":
+            assert "torch.distributed" not in path.read_text(encoding="utf-8") or named(path) in MEETS_WRAPPERS
+            assert not any(name.startswith("gram_core.distributed") for name in imported(path)), path
 
 
-@pytest.mark.parametrize("path", modules("reports"), ids=identify)
-def test_reports_know_results_only(path):
-    foreign = {name for name in imported(path) if name.split(".")[0] != "reports"}
-    assert {name for name in foreign if not name.startswith("bench.results")} == set()
+def test_reports_know_results_only():
+    assert foreign("reports", "reports", "bench.results") == set()
 
 
-@pytest.mark.parametrize("path", modules("bench/results"), ids=identify)
-def test_results_know_neither_core_nor_reports(path):
-    allowed = ("bench.results", "bench.errors")
-    assert {name for name in imported(path) if not name.startswith(allowed)} == set()
+def test_results_know_neither_core_nor_reports():
+    assert foreign("bench/results", "bench.results", "bench.errors") == set()
 
 
-@pytest.mark.parametrize("path", modules("bench"), ids=identify)
-def test_only_the_command_line_knows_reports(path):
-    if path.relative_to(ROOT).as_posix() not in COMMAND_LINE:
-        assert {name for name in imported(path) if name.startswith("reports")} == set()
+def test_only_the_command_line_knows_reports():
+    assert {path for path, name in foreign("bench", "bench", "gram_core")} <= COMMAND_LINE
 
 
 def test_the_check_sees_imports_of_every_form(tmp_path, monkeypatch):
