@@ -1,7 +1,10 @@
 """Fixtures of the whole suite: the real assets, from the real cache, or a skip that says what is missing."""
 
+import os
 import signal
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tests run beside each other, on small tensors
 
 import pytest
 

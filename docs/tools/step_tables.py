@@ -22,6 +22,8 @@ from docs.tools.gallery import (
 from reports import words
 
 RATIO = "asked_repetition_ratio"
+WAYS = ("local", "global", "auto")
+"""In which processes share items, see docs/several-gpus.md."""
 
 
 def fast_by_ratio() -> str:
@@ -223,3 +225,24 @@ def equal_memory() -> str:
             "`single_step`, a step", "`gradient_cache_unique`"]  # fmt: skip
     said = conditions("h100-peers-memory/chunks-of-8192", found, "encoder", "precision", "engine", "slots", "texts")
     return f"{said}\n\n{table(head, lines)}"
+
+
+def two_gpus() -> str:
+    """Steps of one GPU and of two, each with users of its own."""
+    summary = measured("h200x2-fast").summary
+    keys = ["workload", "encoder", "adapter", "method", "text_length"]
+    lines = []
+    for case, found in summary.groupby(keys, sort=False):
+        alone, *_ = rows(found, world_size=1)
+        several = {row["deduplicate"]: row for row in rows(found, world_size=2)}
+        best = min(several.values(), key=lambda row: row["median_s"])
+        lines.append([
+            f"`{case[0]}`, `{words.encoder(alone)}`, {alone['users']:g} users, texts of up to {case[4]:g} tokens",
+            code(alone["label"]), ms(alone), *(ms(several[way]) if way in several else words.MISSING for way in WAYS),
+            words.times(best["users_per_s"] / alone["users_per_s"]),
+            words.percent(best["communication_s"] / best["median_s"]),
+        ])  # fmt: skip
+    head = ["a GPU has:", "method:", "one GPU", *(f"two, {way}" for way in WAYS), "users per second",
+            "communication that nothing hides"]  # fmt: skip
+    said = conditions("h200x2-fast", rows(summary), "precision", "engine", "processes")
+    return f"{said.replace('One NVIDIA', 'NVIDIA', 1)}\n\n{table(head, lines)}"

@@ -65,8 +65,10 @@ class LayerCalls:
     def _call(self, layer: nn.Module, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
         hooked = layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer)
         run = _compiled() if self._compiles and not hooked else _run
-        if run is not _run and _learns_first(layer, hidden):
-            hidden = hidden.detach().requires_grad_()  # as the other layers' inputs: one compilation serves all
+        if run is not _run:  # the lowest layer's input as that of others, so that one compilation serves all
+            hidden = hidden.to(self._dtype)
+            if _learns_first(layer, hidden):
+                hidden = hidden.detach().requires_grad_()
         return run(layer, layer._call_impl if hooked else layer.forward, self._dtype, hidden, args, kwargs)
 
     def _checkpointed(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -163,6 +163,11 @@ def apart(ranks: Ranks, found: dict[str, Tensor]) -> float:
     return float(ranks.host_max((own - other).abs().max().cpu()[None])[0])
 
 
+def largest(losses: list[float], others: list[float]) -> float:
+    """The largest difference of a step's losses."""
+    return max(abs(a - b) for a, b in zip(losses, others, strict=True))
+
+
 def distance(found: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     return math.sqrt(sum(float((found[name] - other[name]).double().square().sum()) for name in found))
 
@@ -179,6 +184,7 @@ def main() -> None:
             launched, launched_losses, _ = trained(*options, "launched", 16, True)
             eager, eager_losses, _ = trained(*options, "eager", 16, True)
             many, _, _ = trained(*options, "captured", 200, False)
+            exact, exact_losses, _ = trained(*options[:-1], None, "eager", 16, True)
             fresh = make(ranks, device, line, amp)
             start = parameters({"encoder": fresh.encoder, "cf": fresh.cf_module})
             report = {
@@ -186,9 +192,12 @@ def main() -> None:
                 "amp": str(amp),
                 "counts": counts,
                 "differs": max(float((captured[name] - launched[name]).abs().max()) for name in captured),
-                "losses_differ": max(abs(a - b) for a, b in zip(losses, launched_losses, strict=True)),
-                "from_eager": distance(captured, eager) / distance(captured, start),
-                "losses_from_eager": max(abs(a - b) for a, b in zip(losses, eager_losses, strict=True)),
+                "losses_differ": largest(losses, launched_losses),
+                "moved": distance(exact, start),
+                "from_exact": distance(captured, exact),
+                "eager_from_exact": distance(eager, exact),
+                "losses_from_exact": largest(losses, exact_losses),
+                "eager_losses_from_exact": largest(eager_losses, exact_losses),
                 "apart": apart(ranks, captured),
                 "apart_after_200": apart(ranks, many),
             }

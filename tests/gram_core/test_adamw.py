@@ -49,7 +49,7 @@ def test_every_parameter_moves_as_torchs() -> None:
             fused.step(part)
         assert not table.any(), "what was read is zeros again"
         for parameter, other in zip(mine, theirs, strict=True):
-            torch.testing.assert_close(parameter, other, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(parameter, other, rtol=1e-5, atol=40 * torch.finfo(torch.float32).eps)
     torch.testing.assert_close(narrow, mine[2].to(torch.bfloat16))
     assert 0 < int(touched.count_nonzero()) < len(touched)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -82,6 +83,13 @@ def trained(run: Training, step: Callable[[Batch], torch.Tensor]) -> tuple[dict[
     return parameters({"encoder": run.encoder, "cf": run.cf_module}), losses
 
 
+@cache
+def trained_eagerly(max_grad_norm: float | None = None, with_head: bool = False) -> Any:
+    """What every way of chunking is to leave, and the losses."""
+    reference = prepared(max_grad_norm, with_head=with_head)
+    return trained(reference, SingleStep(reference).step)
+
+
 @pytest.fixture
 def overwriting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every call spoils what the one before returned, as graphs of a pool do, and copies no weights, as in a replay."""
@@ -119,8 +127,8 @@ def spoil(method: CapturedChunkedStep) -> None:
 @pytest.mark.parametrize("kept", KEPT)
 def test_a_head_behind_the_pooling_is_trained_in_chunks(kept: str) -> None:
     """Its parameters are none of the weights whose gradients the packed pass leaves to the chunks to sum."""
-    reference, run = prepared(with_head=True), prepared(with_head=True)
-    expected, losses = trained(reference, SingleStep(reference).step)
+    run = prepared(with_head=True)
+    expected, losses = trained_eagerly(with_head=True)
     found, chunked_losses = trained(run, chunked(run, chunk_tokens=30, kept_tokens=KEPT[kept]).step)
     assert max(relative_errors(found, expected).values()) <= 1e-9
     assert chunked_losses == pytest.approx(losses, rel=1e-10)
@@ -144,7 +152,7 @@ def test_weights_do_not_stand_where_a_head_is_trained() -> None:
 @pytest.mark.parametrize("size", SIZES)
 def test_chunks_train_as_the_whole_batch_does_eagerly(size: str, kept: str, max_grad_norm: float | None) -> None:
     """A gradient of a chunk lost, doubled or left over from the step before would leave other parameters behind."""
-    reference, run = prepared(max_grad_norm), prepared(max_grad_norm)
+    run = prepared(max_grad_norm)
     method = chunked(run, kept_tokens=KEPT[kept], **SIZES[size])
 
     def step(one: Batch) -> torch.Tensor:
@@ -154,7 +162,7 @@ def test_chunks_train_as_the_whole_batch_does_eagerly(size: str, kept: str, max_
         spoil(method)
         return loss
 
-    expected, losses = trained(reference, SingleStep(reference).step)
+    expected, losses = trained_eagerly(max_grad_norm)
     found, chunked_losses = trained(run, step)
     assert max(relative_errors(found, expected).values()) <= 1e-9  # AdamW makes steps of what keys' biases round to
     assert chunked_losses == pytest.approx(losses, rel=1e-10)

@@ -15,7 +15,10 @@ import torch
 from tests.gram_core import _gpu_ranks
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 400
+PATIENCE_S = 500
+TIMES_EAGER = 10
+"""How many times as far from float32 as the eager engine in bf16 a captured one may be: it also stores in bf16 what
+autocast stores in float32. Multi-step subtracts two passes' encodings, and was 6 times as far on two processors."""
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
@@ -35,6 +38,6 @@ def test_replayed_steps_are_launched_ones_bit_for_bit():
         assert report["counts"]["tier"] == _gpu_ranks.TIERS[line["family"]], report
         standing = report["amp"] != "None" and not line["sharding"]
         assert report["counts"]["sums"].startswith("by copy engines" if standing else "by collectives"), report
-        exact = report["amp"] == "None"
-        assert report["from_eager"] <= (1e-4 if exact else 0.2), report
-        assert report["losses_from_eager"] <= (1e-5 if exact else 5e-2), report
+        rounding = 1e-4 * report["moved"], 1e-5  # of float32; more where bf16's own, as the eager engine has it, is
+        assert report["from_exact"] <= max(rounding[0], TIMES_EAGER * report["eager_from_exact"]), report
+        assert report["losses_from_exact"] <= max(rounding[1], TIMES_EAGER * report["eager_losses_from_exact"]), report

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
+from bench.running import processes
 from gram_core.exactness import gradients, relative_errors
 from tests.gram_core import _own_loop as loop
 from tests.gram_core import _own_loop_ranks as ranks
@@ -13,10 +14,11 @@ from tests.gram_core import _own_loop_ranks as ranks
 
 @pytest.fixture(scope="module")
 def left(tmp_path_factory):
-    """The folder that two processes have filled."""
+    """What each of two processes was left with, by case, and what it was refused with."""
     folder = tmp_path_factory.mktemp("ranks")
-    mp.start_processes(ranks.run, (str(folder),), nprocs=2, start_method="spawn")
-    return folder
+    processes.warm_fork_server()
+    mp.start_processes(ranks.run, (str(folder),), nprocs=2, start_method="forkserver")
+    return [(torch.load(folder / f"{rank}.pt"), (folder / f"{rank}.txt").read_text()) for rank in range(2)]
 
 
 def expected(case):
@@ -35,13 +37,12 @@ def expected(case):
 def test_gradients_are_the_mean_of_the_naive_loops(left, case):
     """Ranks have different numbers of chunks; the wrapper's collectives must not depend on them."""
     wanted = expected(case)
-    for rank in range(2):
-        found = torch.load(left / f"{rank}.pt")[case]
-        assert max(relative_errors(found, wanted).values()) < 1e-10
+    for found, _ in left:
+        assert max(relative_errors(found[case], wanted).values()) < 1e-10
 
 
 def test_a_wrapped_module_that_cannot_be_seen_is_an_error_in_chunks(left):
-    for rank in range(2):
-        chunked, multi_step = (left / f"{rank}.txt").read_text().split("|")
+    for _, refused in left:
+        chunked, multi_step = refused.split("|")
         assert "calls a DistributedDataParallel inside, once a chunk" in chunked
         assert "trains in one process" in multi_step

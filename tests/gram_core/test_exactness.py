@@ -22,6 +22,13 @@ PEERS = [name for name in m.EXACT if name in m.PEERS]
 """Tested with one CF module: what they do with any is to call its loss once."""
 OURS = [name for name in m.EXACT if name != "e2e" and name not in PEERS]
 everything = pytest.mark.parametrize("cf_module", m.CF_MODULES)
+ENCODERS = [
+    (family, pooling, padding, list(m.CF_MODULES)[(row + column + place) % len(m.CF_MODULES)])
+    for row, family in enumerate(m.FAMILIES)
+    for column, pooling in enumerate(m.POOLINGS)
+    for place, padding in enumerate(m.PADDINGS)
+]
+"""Each with one CF module, which sees encodings only; every family, every pooling and every padding with all."""
 exact = pytest.mark.parametrize(
     ("method", "cf_module"),
     [(name, cf_module) for name in OURS for cf_module in m.CF_MODULES] + [(name, "nrms") for name in PEERS],
@@ -68,24 +75,21 @@ def test_the_registries_hold_what_these_tests_are_about():
     assert {"bert", "roberta", "mpnet", "distilbert"} <= set(m.FAMILIES)
 
 
-@pytest.mark.parametrize("padding", m.PADDINGS)
-@pytest.mark.parametrize("pooling", m.POOLINGS)
-@pytest.mark.parametrize("family", m.FAMILIES)
-@everything
+@pytest.mark.parametrize(("family", "pooling", "padding", "cf_module"), ENCODERS)
 def test_every_encoder_and_cf_module_gets_the_same_gradients(family, pooling, padding, cf_module):
     """A position or padding convention that depends on which texts run together would break this."""
     training = m.make_training(m.make_encoder(family, pooling, padding), cf_module)
     batch = m.make_batch(task_of(cf_module))
     expected = m.step_gradients("e2e", training, batch)
     assert_alive(expected)
-    for method in OURS + (PEERS if (cf_module, pooling) == ("nrms", "mean") else []):
+    for method in OURS + (PEERS if pooling == "mean" else []):
         assert_same(m.step_gradients(method, training, batch), expected)
         small = dict(chunk_tokens=2 * m.TEXT_LENGTH + 1, kept_tokens=4 * m.TEXT_LENGTH)
         assert_same(m.step_gradients(method, training, batch, **small), expected)
 
 
 @everything
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=15)
 @given(data=st.data())
 def test_any_batch_and_any_chunking_gives_the_same_gradients(cf_module, data):
     """Padding anywhere, empty histories, one unique item, all unique, heavy repetition, any token budgets."""
@@ -147,7 +151,11 @@ def by_end_to_end_training(cf_module, steps, rate, max_grad_norm):
 
 @pytest.mark.parametrize(
     ("method", "cf_module", "max_grad_norm"),
-    [(name, cf_module, norm) for name in OURS for cf_module in m.CF_MODULES for norm in (None, 0.5)]
+    [
+        (name, cf_module, (None, 0.5)[(row + column) % 2])
+        for row, name in enumerate(OURS)
+        for column, cf_module in enumerate(m.CF_MODULES)
+    ]
     + [(name, "nrms", 0.5) for name in PEERS],
 )
 def test_parameters_agree_after_twenty_adamw_steps(method, cf_module, max_grad_norm):

@@ -157,7 +157,7 @@ def single(training: Training) -> Any:
 
 
 def chunked(training: Training) -> Any:
-    return SingleStep, training, SingleStep.Settings(chunk_tokens=20)
+    return SingleStep, training, SingleStep.Settings(chunk_tokens=50)
 
 
 def several(training: Training) -> Any:

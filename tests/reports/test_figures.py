@@ -5,21 +5,20 @@ from __future__ import annotations
 import io
 import itertools
 from dataclasses import replace
+from functools import cache
 
 import matplotlib as mpl
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 
 from bench.results.analysis.summary import frames
 from bench.results.analysis.training_summary import frames as training_frames
-from reports import figures, words
+from reports import figures
 from reports.figures import _style
 from reports.quality import plots as training_figures
 from tests.reports import _runs, _trainings
 
 MODULES = figures.discover()
-WITHOUT_NUMBERS = ("all_failed", "nothing_yet")
 
 
 def test_figures_are_found_by_file_name():
@@ -34,22 +33,16 @@ def test_a_figure_says_what_it_shows(name):
     assert module.CAPTION.endswith(".")
 
 
-@pytest.mark.parametrize("name", MODULES)
-@pytest.mark.parametrize("scenario", _runs.SCENARIOS)
-def test_a_figure_draws_what_there_is(name, scenario):
-    """Any mix of settings goes in; a figure or None comes out, and None where nothing was measured."""
-    derived = frames(_runs.SCENARIOS[scenario]())
-    part = derived if getattr(MODULES[name], "WHOLE_RUN", False) else _first_setting(derived)
-    with mpl.rc_context(_style.RC):
-        drawn = MODULES[name].draw(part, _runs.info())
-    assert drawn is None or isinstance(drawn, Figure)
-    if scenario in WITHOUT_NUMBERS:
-        assert drawn is None
+@cache
+def everything():
+    """A sweep that every figure has something of."""
+    swept = _runs.shape((16, 32), (32, 128), (1, 4))
+    return frames([*swept, *_runs.peers(ratios=(3, 5)), *_runs.several_processes()])
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_a_figure_of_a_full_sweep_is_not_blank(name):
-    derived = frames([*_runs.full(), *_runs.peers(ratios=(3, 5)), *_runs.several_processes()])
+    derived = everything()
     if not getattr(MODULES[name], "WHOLE_RUN", False):
         derived = derived.only({"encoder": _runs.SHAPE, "world_size": 1})
     with mpl.rc_context(_style.RC):
@@ -114,16 +107,9 @@ def test_settings_are_drawn_apart_and_the_most_telling_first():
     assert len({each.name for each in drawn}) == len(drawn)
 
 
-@pytest.mark.parametrize(
-    "encoders",
-    [
-        ("path:" + "x" * 150 + "a", "path:" + "x" * 150 + "b"),
-        ("path:tiny_bert", "path:tiny-bert"),
-        ("path:Tiny", "path:tiny"),
-    ],
-)
-def test_every_picture_is_a_file_of_its_own(encoders):
+def test_every_picture_is_a_file_of_its_own():
     """Names that are long, or differ in signs that no file's name holds, must not write over one another."""
+    encoders = [f"path:{name}" for name in ("x" * 150 + "a", "x" * 150 + "b", "tiny_bert", "tiny-bert", "Tiny-bert")]
     records = [each for name in encoders for each in _runs.shape((16,), (32,), (1, 4), encoder=name)]
     points = [each for name in encoders for each in _trainings.several(seeds=(0,), encoder=name)]
     for drawn in (
@@ -131,8 +117,8 @@ def test_every_picture_is_a_file_of_its_own(encoders):
         list(training_figures.draw_all(training_frames(points), _trainings.info())),
     ):
         names = [each.name for each in drawn]
-        assert len({each.setting for each in drawn} - {""}) == 2
-        assert len(set(names)) == len(names) > 2
+        assert len({each.setting for each in drawn} - {""}) == len(encoders)
+        assert len(set(names)) == len(names) > len(encoders)
         assert max(map(len, names)) <= figures.LONGEST_NAME + 2
 
 
@@ -146,10 +132,3 @@ def test_methods_that_are_not_known_by_name_get_looks_of_their_own():
     names = ["e2e", "single_step", "brand_new", "another"]
     looks = _style.looks(frames([_runs.record(name) for name in names]).summary)
     assert len({look.color for look in looks.values()}) == len(names)
-
-
-def _first_setting(derived):
-    if derived.summary.empty:
-        return derived
-    first = derived.summary.iloc[0]
-    return derived.only({column: first[column] for column in words.SETTING_COLUMNS})

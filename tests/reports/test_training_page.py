@@ -6,7 +6,6 @@ import csv
 import io
 import re
 
-import matplotlib as mpl
 import pytest
 from PIL import Image
 from rich.console import Console
@@ -14,13 +13,14 @@ from rich.console import Console
 from bench.results import training
 from bench.results.analysis.training_summary import frames
 from reports import words
-from reports.figures import _style
 from reports.page import render
 from reports.quality import against_paper, headline, plots, tables
 from reports.terminal import print_summary
 from tests.reports import _trainings
 from tests.reports._terminals import ascii_terminal, written
 from tests.reports.test_page import assert_keeps_to_itself, text
+
+WITHOUT_FIGURES = ("all_failed", "one_class", "nothing_held_out", "nothing_yet")
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +45,9 @@ def test_every_kind_of_run_renders(name, tmp_path, rendered):
     narrow = ascii_terminal()
     print_summary(training.load(run_dir), Console(file=narrow, width=80))
     assert written(narrow)
+    assert bool(made.figures) is (name not in WITHOUT_FIGURES)
+    for figure in made.figures:
+        assert len(Image.open(figure).convert("RGB").getcolors(maxcolors=10**6)) > 20
 
 
 def test_one_class_is_said_and_nothing_is_compared(tmp_path):
@@ -197,22 +200,7 @@ def test_axes_show_all_where_lines_begin_near_their_bests():
     assert shown_from < ax.get_ylim()[0] < derived.points["validation_auc"].min()
 
 
-@pytest.mark.parametrize("name", plots.discover())
-@pytest.mark.parametrize("scenario", [name for name in _trainings.SCENARIOS if name not in ("mixed", "never_reached")])
-def test_a_figure_draws_what_there_is(name, scenario):
-    module = plots.discover()[name]
-    assert module.CAPTION.endswith(".")
-    with mpl.rc_context(_style.RC):
-        drawn = module.draw(frames(_trainings.SCENARIOS[scenario]()), _trainings.info())
-        if scenario in ("all_failed", "one_class", "nothing_held_out", "nothing_yet"):
-            assert drawn is None
-            return
-        out = io.BytesIO()
-        drawn.savefig(out, dpi=40)
-    assert len(Image.open(out).convert("RGB").getcolors(maxcolors=10**6)) > 20
-
-
-def test_where_a_peer_was_not_at_its_best_is_said_beside_its_time(tmp_path):
+def test_where_a_peer_was_not_at_its_best_is_said_beside_its_time(rendered, tmp_path):
     """A peer whose steps are launched one kernel at a time is slower for that, too: its time must not stand alone."""
     sentence = "its steps are launched kernel by kernel"
     told = [
@@ -222,9 +210,8 @@ def test_where_a_peer_was_not_at_its_best_is_said_beside_its_time(tmp_path):
         for point in _trainings.mixed()
     ]
     assert any(point.detail.handicaps for point in told if point.detail), "guard"
-    made = render(_trainings.write(tmp_path / "told", told))
-    silent = render(_trainings.write(tmp_path / "silent", _trainings.mixed()))
-    for path in (made.markdown, silent.markdown):
+    made = render(_trainings.write(tmp_path, told))
+    for path in (made.markdown, rendered.markdown):
         assert (sentence in path.read_text()) is (path is made.markdown)
     assert sentence in text(made.page.read_text())
     assert "Where a peer could not be given its best" in text(made.page.read_text())

@@ -15,8 +15,11 @@ from typer.testing import CliRunner
 
 from bench.cli import app
 from bench.results import store, training, verdicts
+from tests.bench import (
+    _commands,
+    _small_runs,  # noqa: F401 - it gives workers one thread
+)
 from tests.bench import _own_inputs as own
-from tests.bench import _small_runs  # noqa: F401 - it gives workers one thread
 
 ROOT = Path(__file__).parents[3]
 CHANGES = {
@@ -56,18 +59,25 @@ def cache(tmp_path_factory, monkeypatch):
     return folder
 
 
-def measured(folder: Path, cache: Path, *more: str) -> Path:
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory):
+    """A function: the command line in another process, whose cache is this file's, from some directory."""
+    with _commands.process(GRAM_BENCH_CACHE=str(tmp_path_factory.getbasetemp() / "cache-of-contents")) as run:
+        yield run
+
+
+def measured(folder: Path, elsewhere) -> Path:
     """The run of a folder's own.toml, started in that folder."""
-    result = command("run", "--config", "own.toml", "--device", "cpu", "--out", "runs", *more, cwd=folder, cache=cache)
-    assert result.returncode == 0, result.stderr
+    result = elsewhere("run", "--config", "own.toml", "--device", "cpu", "--out", "runs", cwd=folder)
+    assert result.exit_code == 0, result.output
     return (folder / "runs" / "latest").resolve()
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, elsewhere):
     """A folder with inputs of its own, and the run that was measured of them; only to be read and copied."""
     folder = own.write(tmp_path_factory.mktemp("contents") / "first")
-    return folder, measured(folder, tmp_path_factory.getbasetemp() / "cache-of-contents")
+    return folder, measured(folder, elsewhere)
 
 
 @pytest.fixture
@@ -118,11 +128,11 @@ def test_a_run_and_its_records_hold_the_hashes_of_what_was_read(finished):
     assert run.records[0].case["encoder"] == encoder
 
 
-def test_a_run_is_resumed_from_another_directory(interrupted, tmp_path, cache):
+def test_a_run_is_resumed_from_another_directory(interrupted, tmp_path, elsewhere):
     _, run_dir = interrupted
     (tmp_path / "elsewhere").mkdir()
-    result = command("resume", run_dir, cwd=tmp_path / "elsewhere", cache=cache)
-    assert result.returncode == 0, result.stderr
+    result = elsewhere("resume", run_dir, cwd=tmp_path / "elsewhere")
+    assert result.exit_code == 0, result.output
     assert [record.outcome for record in store.load(run_dir).records] == ["ok", "ok"]
 
 
@@ -153,13 +163,13 @@ def test_a_run_is_not_gone_on_with_on_other_content(interrupted, name):
     assert (run_dir / store.RECORDS_FILE).read_bytes() == records
 
 
-def test_a_run_of_before_hashes_is_resumed_with_a_warning(interrupted, tmp_path, cache):
+def test_a_run_of_before_hashes_is_resumed_with_a_warning(interrupted, tmp_path, elsewhere):
     """Unknown is no difference; what is measured from then on is known."""
     _, run_dir = interrupted
     without_hashes(run_dir)
-    result = command("resume", run_dir, cwd=tmp_path, cache=cache)
-    assert result.returncode == 0, result.stderr
-    assert "warning: this run keeps no hash of the log of table" in result.stderr
+    result = elsewhere("resume", run_dir, cwd=tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "warning: this run keeps no hash of the log of table" in said(result)
     first, second = store.load(run_dir).records
     assert not first.inputs.log
     assert second.inputs.log
@@ -236,13 +246,12 @@ def _folder_of(run_dir: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory):
+def pair(tmp_path_factory, elsewhere):
     """Paired runs of one folder on two logs of one name, the second of which repeats its items more; and the folder."""
     folder = own.write(tmp_path_factory.mktemp("pair") / "pair", blocks=2)
-    cache = tmp_path_factory.getbasetemp() / "cache-of-contents"
-    first = measured(folder, cache)
+    first = measured(folder, elsewhere)
     own.write_log(folder / "log.csv", catalogue=8)
-    return first, measured(folder, cache), folder
+    return first, measured(folder, elsewhere), folder
 
 
 def test_compare_tells_what_is_another_one(pair):
@@ -312,11 +321,11 @@ def _lines(run_dir: Path):
     return lines(store.load(run_dir).records)
 
 
-def test_a_training_is_not_gone_on_with_on_another_log(tmp_path, cache):
+def test_a_training_is_not_gone_on_with_on_another_log(tmp_path, elsewhere):
     folder = own.write(tmp_path / "training")
     own.write_log(folder / "log.csv", users=40)
-    result = command("train", "--config", "own.toml", "--device", "cpu", "--out", "runs", cwd=folder, cache=cache)
-    assert result.returncode == 0, result.stderr
+    result = elsewhere("train", "--config", "own.toml", "--device", "cpu", "--out", "runs", cwd=folder)
+    assert result.exit_code == 0, result.output
     run_dir = (folder / "runs" / "latest").resolve()
     info, points = store.read_info(run_dir), training.load(run_dir).points
     assert points

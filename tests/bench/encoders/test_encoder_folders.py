@@ -74,14 +74,20 @@ def states_of(model, text):
         return model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_is_loaded_with_its_weights_and_its_kind_of_pooling(family, tmp_path):
-    original = save(tmp_path, family)
+@pytest.fixture(scope="module", params=FAMILIES)
+def saved(request, tmp_path_factory):
+    """A family, its folder, which is only to be read, and what was saved there."""
+    folder = tmp_path_factory.mktemp(request.param)
+    return request.param, folder, save(folder, request.param)
+
+
+def test_every_family_is_loaded_with_its_weights_and_its_kind_of_pooling(saved):
+    family, folder, original = saved
     if original.config.is_encoder_decoder:
         original = original.get_encoder()
-    loaded = load(tmp_path)
+    loaded = load(folder)
     assert loaded.causal == (family in CAUSAL)
-    encoder, texts = encoder_of(tmp_path)
+    encoder, texts = encoder_of(folder)
     with torch.no_grad():
         found = encoder(texts)
     for number, ids in enumerate(texts.tokens.split(texts.lengths.tolist())):
@@ -92,22 +98,19 @@ def test_every_family_is_loaded_with_its_weights_and_its_kind_of_pooling(family,
     assert described.startswith("last token" if family in CAUSAL else "mean of all tokens")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_is_loaded_in_float64_as_verify_does(family, tmp_path):
-    save(tmp_path, family)
+def test_every_family_is_loaded_in_float64_as_verify_does(saved):
+    _, folder, _ = saved
     with Float64Throughout(), torch.no_grad():
-        encoder, texts = encoder_of(tmp_path, dtype=torch.float64)
+        encoder, texts = encoder_of(folder, dtype=torch.float64)
         assert encoder(texts).dtype == torch.float64
     assert {parameter.dtype for parameter in encoder.parameters()} == {torch.float64}
-    loaded = load(tmp_path)
+    loaded = load(folder)
     assert max(loaded.special_token_ids, default=0) < loaded.vocab_size
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_longest_text_fits_and_one_token_more_does_not(family, tmp_path):
+def test_the_longest_text_fits_and_one_token_more_does_not(saved):
     """Families that count positions from behind the padding id have room for fewer tokens than rows."""
-    save(tmp_path, family)
-    loaded = load(tmp_path)
+    loaded = load(saved[1])
     if loaded.longest_text > 1000:
         return  # no table of positions
     text = [5 + n % 7 for n in range(loaded.longest_text)]

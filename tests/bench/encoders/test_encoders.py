@@ -19,14 +19,6 @@ FAMILIES = tuple(name for name, shape in SHAPES.items() if shape.family in CONFI
 """Of texts; those of pictures are in test_pictures.py."""
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def load(encoder, layers=1, dtype=torch.float32, seed=0, dropout="off"):
     return _base.load(encoder, layers=layers, device=CPU, dtype=dtype, seed=seed, dropout=dropout)
 

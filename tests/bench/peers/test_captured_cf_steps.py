@@ -186,19 +186,20 @@ def test_graphs_are_replayed(name, cf_module, device, monkeypatch):
     batches = changing_batches(m.CF_MODULES[cf_module].task, torch.float32)
     runs = [build(PEERS[name], prepared(cf_module, device, torch.float32)) for build in (captured, captured, eagerly)]
     start = moved(runs[0])
-    before = [stepped(run, batches * 3) for run in runs]
+    times = 1 if device == "cpu" else 3  # on a processor every step is as the first
+    before = [stepped(run, batches * times) for run in runs]
     told = runs[0].training.captured
     made, idle_s = told.made_ready(), told.take_idle_s()
     for run in runs[1:]:
         optimizer = run.training.optimization.cf_optimizer
         optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    after = [stepped(run, batches * 3) for run in runs]
+    after = [stepped(run, batches * times) for run in runs]
     for found in (before, after):
         assert_alike(found[0], found[2], 1e-3)
         assert_alike(found[1], found[2], 1e-3)
     assert max(relative_errors(before[0][0], start).values()) > 1e-2, "nothing moved, so nothing was shown"
     counts = told.capture_counts()
-    assert sum(counts.values()) == 6 * len(batches)
+    assert sum(counts.values()) == 2 * times * len(batches)
     if device == "cpu":
         assert (made, idle_s, counts["replayed"]) == (0, None, 0)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -9,7 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
+from bench.cli import app
 from bench.configuration.config import load
 from bench.configuration.sweep import plan as planned
 from bench.inputs import assets
@@ -28,10 +32,14 @@ def here() -> dict[str, object]:
     return {"device": facts.device, "cores": facts.cpu_cores, "torch": facts.libraries["torch"].partition("+")[0]}
 
 
-def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    variables = {**os.environ, assets.CACHE_VARIABLE: str(folder / "cache"), "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
-    line = [sys.executable, "-m", "bench", *words]
-    return subprocess.run(line, cwd=folder, env=variables, capture_output=True, text=True, timeout=200)
+def variables(cache: Path) -> dict[str, str]:
+    return {assets.CACHE_VARIABLE: str(cache), "COLUMNS": "200"}
+
+
+def command(folder: Path, *words: str, cache: Path | None = None) -> Result:
+    """The command line in this process, from that folder."""
+    with contextlib.chdir(folder):
+        return CliRunner().invoke(app, words, env=variables(cache or folder / "cache"))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +52,10 @@ def own(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(own):
-    done = command(own, "plan", "--config", "own.toml", "--write", "recommended.toml")
+    """By a process of its own."""
+    line = [sys.executable, "-m", "bench", "plan", "--config", "own.toml", "--write", "recommended.toml"]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), **variables(own / "cache")}
+    done = subprocess.run(line, cwd=own, env=environ, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     return done, forecasts.read(own / "runs" / "plan" / forecasts.PLAN_FILE)
 
@@ -107,7 +118,7 @@ def test_the_written_configuration_runs_what_is_recommended(own, made, monkeypat
 
 def test_a_small_limit_is_kept_to(own, tmp_path) -> None:
     done = command(own, "plan", "--config", "own.toml", "--memory-limit", "0.1", "--out", str(tmp_path))
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.output
     assert done.stdout.startswith("Nothing fits into 0.1 GiB")
     found = forecasts.read(tmp_path / "plan.json")
     assert found.recommended is None
@@ -123,7 +134,7 @@ def test_batches_of_an_asked_ratio_are_counted_size_by_size(own, tmp_path) -> No
     )
     words = [word for change in changes for word in ("--set", change)]
     done = command(own, "plan", "--config", "own.toml", *words, "--out", str(tmp_path))
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.output
     found = forecasts.read(tmp_path / "plan.json")
     ratios = {each.batch_size: each.item_repetition_ratio for each in found.counts if each.steps == 1}
     assert set(ratios) == {4, 8, 16, 32, 64}
@@ -146,7 +157,7 @@ def test_batches_of_an_asked_ratio_are_counted_size_by_size(own, tmp_path) -> No
 )
 def test_what_cannot_be_planned_ends_with_one_sentence_and_code_2(own, words, sentence) -> None:
     done = command(own, "plan", "--config", "own.toml", *words)
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert done.stderr.splitlines()[-1].startswith("gram-bench: ")
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
@@ -155,11 +166,9 @@ def test_what_cannot_be_planned_ends_with_one_sentence_and_code_2(own, words, se
 def test_another_machines_coefficients_are_told_as_such(own, tmp_path) -> None:
     folder = tmp_path / "cache" / "costs"
     coefficients.keep(calibration(device="a processor elsewhere", cores=3), folder)
-    variables = {assets.CACHE_VARIABLE: str(tmp_path / "cache")}
-    line = [sys.executable, "-m", "bench", "plan", "--config", "own.toml", "--out", str(tmp_path / "plan")]
-    environ = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **variables}
-    done = subprocess.run(line, cwd=own, env=environ, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
+    words = ("plan", "--config", "own.toml", "--out", str(tmp_path / "plan"))
+    done = command(own, *words, cache=tmp_path / "cache")
+    assert done.exit_code == 0, done.output
     used = json.loads((tmp_path / "plan" / "plan.json").read_text())["coefficients"]
     mine = [each for each in used if "elsewhere" in each["machine"]]
     assert not any(each["own"] for each in mine)
@@ -188,5 +197,5 @@ def test_a_calibration_measures_what_it_was_designed_to_and_is_found_by_a_plan(o
 
 def test_a_calibration_without_time_is_refused(own) -> None:
     done = command(own, "calibrate", "--config", "own.toml", "--seconds", "2")
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert "--seconds 2: give 10 to 3600." in done.stderr

@@ -10,6 +10,7 @@ from bench.configuration.config import load
 from bench.configuration.sweep import plan
 from bench.measure.flops import encoder_flops
 from bench.planning import shapes
+from tests.bench import _encoder_folders
 
 
 def case_of(encoder: str, *changes: str):
@@ -41,19 +42,17 @@ def test_sizes_are_the_models_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("encoder", "engine", "tier"),
+    ("family", "engine", "tier"),
     [
-        ("shape:tiny", "eager", "padded"),
-        ("shape:tiny", "fast", "packed"),
-        ("shape:minilm", "eager", "padded"),
-        ("shape:minilm", "fast", "packed"),
-        ("shape:modernbert-base", "fast", "general"),
+        ("bert", "eager", "padded"),
+        ("bert", "fast", "packed"),
+        ("modernbert", "fast", "general"),
     ],
 )
-def test_what_all_layers_keep_follows_from_two(encoder, engine, tier) -> None:
+def test_what_all_layers_keep_follows_from_two(family, engine, tier, tmp_path) -> None:
     """Held against the whole encoder on other texts than those that it was read off."""
-    layers = "sweep.layers=2" if "modernbert" in encoder else "sweep.layers=all"
-    config, case = case_of(encoder, layers, "sweep.text_length=12")
+    _encoder_folders.save(tmp_path, family, num_hidden_layers=5)
+    config, case = case_of(f"path:{tmp_path}")
     shape, workload = shape_of(config, case, engine)
     assert shape.tier == tier
     whole = shapes._on_host(config, case, tier, shape.layers)

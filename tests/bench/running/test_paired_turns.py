@@ -1,6 +1,9 @@
 """Paired blocks over real processes: whose turn it is, who is resident, and what a worker costs beside its work."""
 
 import itertools
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -12,8 +15,6 @@ from bench.running.events import BlockBegan, Finished, PhaseBegan, Planned, Star
 from bench.running.recording import overhead
 from tests.bench._paired import items, no_room, of, run, settings, short
 from tests.bench._small_runs import config, new_run
-
-OVERHEAD_S = 1.5
 
 
 class TestTurns:
@@ -68,13 +69,16 @@ class TestTurns:
         assert {record.block_records for record in records} == {3}
 
     def test_what_a_worker_costs_beside_its_work_is_known_and_small(self, witnessed):
-        """The promise of the design, with the fork server warm, as it is from the second worker on."""
+        """With the fork server warm, less than importing alone would take, on this machine as busy as it is."""
         *_, records, _ = witnessed
+        began = time.monotonic()
+        subprocess.run([sys.executable, "-c", "import torch"], check=True)
+        importing_s = time.monotonic() - began
         for record in records:
             windows_s = sum(record.samples_s) * record.steps_per_sample
             parts_s = record.setup_s + record.detail.warm_up_s + windows_s + record.overhead_s
             assert parts_s == pytest.approx(record.detail.held_s)
-            assert 0 < record.overhead_s <= OVERHEAD_S
+            assert 0 < record.overhead_s < importing_s
         assert overhead(records).endswith(f"at most {max(r.overhead_s for r in records):.2f} s (6 processes).")
         assert overhead([record.model_copy(update={"overhead_s": None})]) is None
 

@@ -20,14 +20,6 @@ from tests.bench._logs import Words
 WRONG = "tests.bench.wrong_methods"
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def config(methods=("e2e", "single_step"), run=None, model=None, method=None, **sweep):
     """The tiny shape on synthetic batches, with the wrong methods plugged in."""
     axes = {

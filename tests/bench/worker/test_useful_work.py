@@ -1,5 +1,7 @@
 """What a step's work is worth beside the measured matrix rate: counted for each method as it works, or told why not."""
 
+from functools import cache
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ import bench.worker.useful_work
 from bench import registry
 from bench.build.assembly import build
 from bench.configuration.sweep import MethodLine, WorkItem
-from bench.measure.flops import EncoderOperations, cf_flops, encoder_flops
+from bench.measure.flops import EncoderOperations, cf_flops
 from bench.methods import PACKAGES, Unavailable
 from bench.processes.messages import Job
 from bench.results.analysis.summary import frames
@@ -40,10 +42,16 @@ def stepped(name, steps=4, **settings):
     return built, batches
 
 
+@cache
+def of_tiny():
+    """What counts the operations of the encoder of every case here."""
+    return EncoderOperations(stepped("e2e", steps=0)[0].training.encoder, backward=True)
+
+
 def mean_flops(built, batches, select):
     """Forward and backward of every selected text, and the CF module's."""
-    encoder, lengths = built.training.encoder, built.workload.table.lengths
-    passes = sum(encoder_flops(encoder, lengths[select(batch).items], backward=True) for batch in batches)
+    lengths = built.workload.table.lengths
+    passes = sum(of_tiny().of(lengths[select(batch).items]) for batch in batches)
     return passes / len(batches) + cf_flops(built.training, batches[0])
 
 

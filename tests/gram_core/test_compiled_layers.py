@@ -1,0 +1,74 @@
+"""Layers are compiled once for all of a kind and all sizes, and compute then what they compute uncompiled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+
+from gram_core.encoders import _layer_calls, _layer_compilation
+from gram_core.encoders.general import GeneralEncoder
+from gram_core.exactness import relative_errors
+from tests.gram_core.test_general_encoder import encoded, encoder_of, texts_of
+
+GPU = torch.cuda.is_available()
+
+
+@pytest.fixture(autouse=True)
+def _compiled_anew() -> Iterator[None]:
+    _layer_calls._compiled.cache_clear()
+    yield
+    _layer_calls._compiled.cache_clear()
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(
+    ("family", "adapters", "kinds"), [("qwen3", False, 1), ("qwen3", True, 1), ("modernbert", False, 3)]
+)
+def test_layers_of_a_kind_are_compiled_once(
+    family: str, adapters: bool, kinds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With narrow copies of weights, the lowest layer's input in float32, and adapters alone that learn.
+
+    ModernBERT's first layer has no norm, and of the others some have windows.
+    """
+    graphs: list[Any] = []
+
+    def counted(module: torch.fx.GraphModule, _: Any) -> Any:
+        graphs.append(module)
+        return module.forward
+
+    monkeypatch.setattr(_layer_calls, "compiled", lambda f: torch.compile(f, dynamic=True, backend=counted))
+    general = GeneralEncoder(encoder_of(family, torch.float32, adapters), torch.bfloat16)
+    general.standing = general.make_standing(None, False, None)
+    general._compiles = True
+    for lengths in ((5, 9, 3), (7, 2), (11, 30, 4, 4)):
+        general.standing.begin_step()
+        general.encode(general.pack(texts_of(*lengths))).float().sum().backward()
+    assert len(graphs) == kinds
+
+
+@pytest.mark.parametrize("family", ["modernbert", "qwen3"])
+def test_a_compiled_layer_computes_the_same(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With adapters; on a GPU as the engine compiles it, elsewhere traced, divided and run operator by operator."""
+    if not GPU:
+        parts = "aot_eager_decomp_partition"
+        monkeypatch.setattr(_layer_calls, "compiled", lambda f: torch.compile(f, dynamic=True, backend=parts))
+    dtype, bound = (torch.float32, 2e-3) if GPU else (torch.float64, 1e-5)  # norms are float32's in any case
+    encoder = encoder_of(family, dtype, adapters=True).to("cuda" if GPU else "cpu")
+    general = GeneralEncoder(encoder)
+    assert general._adapted
+    for lengths in ((5, 9, 3), (30, 2)):
+        packed = general.pack(texts_of(*lengths)).to(encoder.model.device)
+        expected, gradients = encoded(partial(general.alone().encode, packed), encoder)
+        general._compiles = True
+        mine, found = encoded(partial(general.encode, packed), encoder)
+        errors = relative_errors({"": mine, **found}, {"": expected, **gradients})
+        assert max(errors.values()) <= bound
+
+
+def test_what_keeps_results_names_operators_that_there_are() -> None:
+    assert all(isinstance(operator, torch._ops.OpOverload) for operator in _layer_compilation.NEVER_AGAIN)

@@ -1,0 +1,13 @@
+"""What tests of pages share."""
+
+import pytest
+
+from reports import figures
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _coarse_pictures():
+    """A picture's dots decide nothing but its time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "DPI", 50)
+        yield
