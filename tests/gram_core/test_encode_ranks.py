@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from bench.running import processes
+from bench.processes import fork_server
 from gram_core.exactness import gradients, relative_errors
 from tests.gram_core import _own_loop as loop
 from tests.gram_core import _own_loop_ranks as ranks
@@ -16,7 +16,7 @@ from tests.gram_core import _own_loop_ranks as ranks
 def left(tmp_path_factory):
     """What each of two processes was left with, by case, and what it was refused with."""
     folder = tmp_path_factory.mktemp("ranks")
-    processes.warm_fork_server()
+    fork_server.warm_fork_server()
     mp.start_processes(ranks.run, (str(folder),), nprocs=2, start_method="forkserver")
     return [(torch.load(folder / f"{rank}.pt"), (folder / f"{rank}.txt").read_text()) for rank in range(2)]
 
