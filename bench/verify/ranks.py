@@ -132,7 +132,7 @@ class RankedCase(VerifiedCase):
     def facts(self) -> str:
         """What the first batch holds, and whose users those are."""
         users = "+".join(str(count) for count in self._parts(0))
-        return f"{self.facts}, by process {users}"
+        return f"{super().facts}, by process {users}"
 
     def _parts(self, number: int) -> list[int]:
         """Users of each rank: the first has most, and in the last step the last has none."""

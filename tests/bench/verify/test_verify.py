@@ -166,7 +166,7 @@ def test_every_engine_of_the_sweep_is_verified():
 
 
 def test_nothing_to_verify_is_no_pass():
-    with pytest.raises(UsageError, match="no exact method beside e2e; add single_step"):
+    with pytest.raises(UsageError, match="no exact method besides e2e; add single_step"):
         verify(config(["e2e"]), "cpu")
     assert not VerifyReport(()).passed
 

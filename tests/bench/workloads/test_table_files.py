@@ -74,7 +74,7 @@ CLOSED_LATER = 'item_id,text\na,one\nb,"two\nc,three\nd,"four\n'
 MALFORMED = {
     "a mark that nothing closes": ('item_id,text\na,one\nb,"two\nc,three\n', 3, "nothing closes it"),
     "a mark that another row's closes": (CLOSED_LATER, 3, "closed at line 5 only"),
-    "text behind a closing mark": ('item_id,text\na,one\nb,"two" three\n', 3, "text stands behind the quotation mark"),
+    "text behind a closing mark": ('item_id,text\na,one\nb,"two" three\n', 3, "text follows the quotation mark"),
     "a missing field": ("item_id,text\na,one\n\nb\n", 4, "expected 2 fields, found 1"),
     "a surplus field": ("item_id,text\na,one\nb,two,three\n", 3, "expected 2 fields, found 3"),
     "a surplus empty field": ("item_id,text\na,one,\n", 2, "expected 2 fields, found 3"),
