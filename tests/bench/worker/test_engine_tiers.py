@@ -19,6 +19,7 @@ from bench.verify.report import verify
 from bench.worker.measurement import Subject
 from reports.page import render
 from reports.sections import _tiers
+from tests.bench import _encoder_folders
 from tests.reports import _runs
 
 WHY = "packed: model type modernbert has position or attention rules of its own"
@@ -36,11 +37,14 @@ def config(*changes):
     [
         ("shape:tiny", "fast", "packed", None),
         ("shape:tiny", "eager", None, None),
-        ("shape:modernbert-base", "fast", "general", WHY),
+        ("modernbert", "fast", "general", WHY),
     ],
 )
 @pytest.mark.filterwarnings("error::gram_core.engines._tiers.FallBack")
-def test_a_built_method_says_how_its_encoder_runs(encoder, engine, tier, why):
+def test_a_built_method_says_how_its_encoder_runs(encoder, engine, tier, why, tmp_path):
+    if not encoder.startswith("shape:"):
+        _encoder_folders.save(tmp_path, encoder)
+        encoder = f"path:{tmp_path}"
     settings = config(f'sweep.encoder=["{encoder}"]', f'sweep.engine=["{engine}"]')
     item = plan(settings)[0]
     built = build(settings, item, torch.device("cpu"))
