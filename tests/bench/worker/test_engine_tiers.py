@@ -12,6 +12,7 @@ from bench.configuration.config import load
 from bench.configuration.sweep import plan
 from bench.processes.messages import Job
 from bench.progress import ProgressView
+from bench.results.detail import TrainingDetail
 from bench.results.training import TrainingPoint
 from bench.running.events import FellBack, Finished
 from bench.training.progress import TrainingView
@@ -98,7 +99,7 @@ def test_the_page_says_how_encoders_ran(tmp_path: Path):
 def test_a_training_point_tells_it_in_its_detail():
     point = TrainingPoint.model_construct(
         case={"encoder": "minilm", "precision": "bf16"}, method="e2e", engine="fast", accumulation_steps=None,
-        detail={"tier": "packed", "why_no_faster_tier": None},
+        detail=TrainingDetail(tier="packed"),
     )  # fmt: skip
     (table,) = _tiers.table([point])
     assert table.groups[0].title == "minilm · bf16"
