@@ -244,7 +244,10 @@ class CapturedMultiStep(FollowsModel, MultiStep):
             encodings = self._encoder.encode(packed_texts(inputs))
         with phase("ce_backward"):
             encoded, displacement = self._buffer.tensors
-            loss = pseudo_loss(encodings, encoded[inputs["held"]], displacement[inputs["held"]])
+            held = inputs["held"]
+            nobodys = held == self._buffer.capacity  # an empty text's encoding is no zero behind a head with a bias
+            encodings = encodings.masked_fill(nobodys[:, None], 0.0)
+            loss = pseudo_loss(encodings, encoded[held], displacement[held])
             loss.backward()
         self._optimization.move(cf=False)
         return (loss.detach(),)
