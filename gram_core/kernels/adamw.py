@@ -17,6 +17,8 @@ Group = tuple[float | Tensor, float, float, float, float]
 """An optimizer's settings: learning rate (on the device where a schedule moves it), weight decay, betas, epsilon."""
 Moments = tuple[Tensor, Tensor, Tensor]
 """A parameter's state: running mean of the gradient, of its square, and the steps taken."""
+KEYS = ("exp_avg", "exp_avg_sq", "step")
+"""As the optimizer names them."""
 PIECE = 8192
 """Numbers of a parameter that one program moves."""
 
@@ -46,12 +48,8 @@ class FusedAdamW:
     def __init__(self, optimizer: torch.optim.AdamW, parts: Sequence[Sequence[Entry]]):
         self._optimizer = optimizer
         self._parts = parts
-        for entry in self._entries():
-            state = optimizer.state[entry.parameter]
-            if not state:
-                state["step"] = torch.zeros((), dtype=torch.float32, device=entry.parameter.device)
-                state["exp_avg"] = torch.zeros_like(entry.parameter)
-                state["exp_avg_sq"] = torch.zeros_like(entry.parameter)
+        self._make_state()
+        self._places = self._moments()
         self._state_versions: list[int] = []
         self._mark_state()
         self._launch = None
@@ -75,7 +73,12 @@ class FusedAdamW:
         self._state_versions = self._versions()
 
     def refresh(self) -> None:
-        """Follows settings and state that were changed since; called between steps."""
+        """Follows settings and state that were changed since; called between steps. State that was thrown away begins
+        anew where it was, for captured graphs write there."""
+        if not self._optimizer.state:
+            for entry, moments in zip(self._entries(), self._places, strict=True):
+                torch._foreach_zero_(moments)
+                self._optimizer.state[entry.parameter] = dict(zip(KEYS, moments, strict=True))
         if self._versions() != self._state_versions:
             self._mark_state()
         if self._launch is not None:
@@ -86,10 +89,20 @@ class FusedAdamW:
         self._hook.remove()
 
     def _loaded(self, _: torch.optim.Optimizer) -> None:
-        """Loading a state puts other tensors in its place."""
+        """Loading a state puts other tensors in its place, or none: of before the first step there are none."""
+        self._make_state()
+        self._places = self._moments()
         self._mark_state()
         if self._launch is not None:
-            self._launch.move_to(self._moments())
+            self._launch.move_to(self._places)
+
+    def _make_state(self) -> None:
+        for entry in self._entries():
+            state = self._optimizer.state[entry.parameter]
+            if not state:
+                state["step"] = torch.zeros((), dtype=torch.float32, device=entry.parameter.device)
+                state["exp_avg"] = torch.zeros_like(entry.parameter)
+                state["exp_avg_sq"] = torch.zeros_like(entry.parameter)
 
     def _mark_state(self) -> None:
         """Pieces with state are touched, whoever has written that."""
@@ -109,8 +122,8 @@ class FusedAdamW:
         return [entry for part in self._parts for entry in part]
 
     def _state(self, entry: Entry) -> Moments:
-        state = self._optimizer.state[entry.parameter]
-        return state["exp_avg"], state["exp_avg_sq"], state["step"]
+        exp_avg, exp_avg_sq, step = map(self._optimizer.state[entry.parameter].__getitem__, KEYS)
+        return exp_avg, exp_avg_sq, step
 
     def _moments(self) -> list[Moments]:
         return [self._state(entry) for entry in self._entries()]
