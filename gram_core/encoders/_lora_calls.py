@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gram_core.encoders._class_calls import calling
 from gram_core.encoders._weights import bypassed
 from gram_core.kernels.adapted_linear import adapted_linear
 
@@ -36,27 +37,17 @@ def calling_once(adapted: Sequence[tuple[Any, str]]) -> Iterator[None]:
     if not adapted:
         yield
         return
-    kind: Any = type(adapted[0][0])
-    own = kind.forward
-    for module, name in adapted:
-        vars(module)[NAME] = name
-    kind.forward = _forward_of(kind)
-    try:
+    with calling(type(adapted[0][0]), NAME, dict(adapted), _forward_of):
         yield
-    finally:
-        kind.forward = own
-        for module, _ in adapted:
-            del vars(module)[NAME]
 
 
 @cache
-def _forward_of(kind: Any) -> Callable[..., Tensor]:
+def _forward_of(own: Any) -> Callable[..., Tensor]:
     """One function for each class, lest a compiled layer meet another one in every pass."""
-    own = kind.forward
 
     def forward(module: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         name = getattr(module, NAME, None)
-        return own(module, x, *args, **kwargs) if name is None else _forward(module, name, x)
+        return own(module, x, *args, **kwargs) if name is None or x.dim() < 2 else _forward(module, name, x)
 
     return forward
 
@@ -86,7 +77,8 @@ def _forward(module: Any, name: str, x: Tensor) -> Tensor:
     """x [..., in] -> [..., out], in the dtype that its products would be computed in."""
     base, down, up = module.base_layer, module.lora_A[name].weight, module.lora_B[name].weight
     kind = x.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    casts = torch.is_autocast_enabled(kind) and x.dtype != torch.float64  # which autocast leaves as it is
+    dtype = torch.get_autocast_dtype(kind) if casts else x.dtype
     weight, bias = base.weight.to(dtype), None if base.bias is None else base.bias.to(dtype)
     rows = x.to(dtype).flatten(0, -2)
     scaled = (up * module.scaling[name]).to(dtype)

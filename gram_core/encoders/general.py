@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -22,6 +22,7 @@ from gram_core.encoders._layer_calls import LayerCalls, stacks
 from gram_core.encoders._lora_calls import calling_once, plain
 from gram_core.encoders._mpnet_attention import attending as attending_as_mpnet
 from gram_core.encoders._own_attention import attending, interface_for, layout_of
+from gram_core.encoders._table_rows import large_tables, read_as_rows
 from gram_core.encoders._weights import offloads
 from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.encoders.packed_pooling import pooled
@@ -127,19 +128,24 @@ class GeneralEncoder(PackingEncoder):
     def make_standing(self, gradient_dtype: torch.dtype | None, summed: bool, room: Room | None) -> Shadows:
         """Shadows of the whole encoder."""
         learning = self._learning()
-        return Shadows(self.encoder, self._layers, learning, self.compute_dtype, gradient_dtype, room, summed)
+        large = large_tables(self.encoder, {id(parameter) for parameter in learning})
+        tables = read_as_rows(large, self._gradients)
+        return Shadows(self.encoder, self._layers, learning, self.compute_dtype, gradient_dtype, room, summed, tables)
 
     def _learning(self) -> list[Tensor]:
         """The parameters that a backward pass gives a gradient: a pooler that nobody reads learns nothing."""
         parameters = [parameter for parameter in self.encoder.parameters() if parameter.requires_grad]
-        model = self.encoder.model
-        texts = pack(_two_tokens(), self.block, self.encoder.pad_token_id).to(model.device)
+        gradients = self._gradients(parameters)
+        return [p for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
+
+    def _gradients(self, tensors: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        """Of `tensors` in a pass of two tokens."""
+        texts = pack(_two_tokens(), self.block, self.encoder.pad_token_id).to(self.encoder.model.device)
         with torch.enable_grad(), evaluating(self.encoder):
             encodings = self.alone().encode(texts)
             if not encodings.requires_grad:
-                return []
-            gradients = torch.autograd.grad(encodings.sum(), parameters, allow_unused=True)
-        return [p for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
+                return [None] * len(tensors)
+            return torch.autograd.grad(encodings.sum(), tensors, allow_unused=True)
 
     @contextmanager
     def _running(self) -> Iterator[None]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from gram_core.encoders._packed_pass import REST, Room, flat_places
-from gram_core.encoders._table_rows import TableRows, large_tables, reading
+from gram_core.encoders._table_rows import TableRows, reading
 from gram_core.encoders.standing import Standing
 from gram_core.kernels.adamw import Entry
 
@@ -28,7 +28,8 @@ class Shadows(Standing):
 
     layers: the modules whose parameters move as soon as their gradients are there. gradient_dtype: of narrow
     parameters; None is `dtype`. room: makes the gradients' memory where they are summed with those of other processes,
-    to float32 places. summed: whether passes add to their gradients.
+    to float32 places. summed: whether passes add to their gradients. tables: modules of large ones, by their
+    parameter's id, of which rows alone may be given gradients (`_table_rows.read_as_rows`).
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Shadows(Standing):
         gradient_dtype: torch.dtype | None = None,
         room: Room | None = None,
         summed: bool = False,
+        tables: Mapping[int, Any] | None = None,
     ):
         self._narrow, frozen = _narrowed(root, {id(parameter) for parameter in learning})
         super().__init__([*learning, *frozen])
@@ -48,7 +50,7 @@ class Shadows(Standing):
         self._learning = learning
         self._shadow_of = {id(parameter): self._shadow(parameter) for parameter in self._parameters}
         alone = gradient_dtype is None and room is None and not summed
-        tables = large_tables(root, {id(parameter) for parameter in learning}) if alone else {}
+        tables = tables if alone and tables is not None else {}
         self._places = [
             (module._parameters, name, self._shadow_of[id(parameter)])
             for module in root.modules()
@@ -107,7 +109,7 @@ class Shadows(Standing):
     def begin_step(self) -> None:
         """The same as of all; and what a backward pass that failed half-way has left is forgotten."""
         super().begin_step()
-        if self._incomplete() is not None or self._unmoved:
+        if self._incomplete() is not None or self._unmoved or any(rows.pending for rows in self._rows.values()):
             self._waiting = {number: len(part) for number, part in enumerate(self._parts)}
             for shadow in self._shadow_of.values():
                 shadow.grad = None
@@ -184,6 +186,8 @@ class Shadows(Standing):
                 (torch._foreach_add_ if self.sums_passes else torch._foreach_copy_)(self._own[number][1], gradients)
         for shadow in shadows:
             shadow.grad = None
+        for rows in (self._rows[id(parameter)] for parameter in part if id(parameter) in self._rows):
+            rows.anchor.grad, rows.pending = None, False
         if self.finished is None:
             self._unmoved = True
         else:

@@ -22,6 +22,8 @@ _HOOKS = (
     "_backward_hooks",
     "_backward_pre_hooks",
 )
+_OWN = frozenset(vars(nn.Module()))
+"""Attributes that every module has, which are compared by themselves."""
 _GLOBAL_HOOKS = [
     found
     for name in ("_global_forward_hooks", "_global_forward_pre_hooks")
@@ -49,6 +51,11 @@ class ModuleState:
         self._learning = list(map(_LEARNS, self._parameters))
         self._hook_counts = list(map(len, self._hooks))
         self._attribute_values = list(map(dict.copy, self._attributes))
+        contained = [(name, value) for values in map(vars, self.modules) for name, value in values.items()]
+        self._contents = [
+            (value, value.copy()) for name, value in contained if type(value) in (dict, list, set) and name not in _OWN
+        ]
+        """What adapters keep in containers that they change in place: which are merged, their scales."""
 
     def is_now(self) -> bool:
         """Whether everything is as it was then."""
@@ -64,7 +71,9 @@ class ModuleState:
 
     def _same_attributes(self) -> bool:
         try:
-            return all(map(operator.eq, self._attributes, self._attribute_values))
+            if not all(map(operator.eq, self._attributes, self._attribute_values)):
+                return False
+            return all(now == then for now, then in self._contents)
         except Exception:  # of values whose comparison is no bool, tensors for one: only the very same ones are equal
             return False
 

@@ -1,5 +1,7 @@
 """A linear with LoRA beside it as one operator: what peft computes, in float64, forwards and backwards."""
 
+import threading
+
 import pytest
 import torch
 from torch import nn
@@ -75,3 +77,36 @@ def test_the_operator_keeps_torchs_contract():
     for bias in (None, torch.randn(6)):
         inputs = (torch.randn(5, 4, requires_grad=True), torch.randn(6, 4), bias, down, up)
         torch.library.opcheck(torch.ops.gram_core.adapted_linear.default, inputs)
+
+
+def test_a_class_is_told_by_many_at_once_and_restored_by_the_last() -> None:
+    models, own = [adapted(), adapted()], peft.tuners.lora.layer.Linear.forward
+    entered, first_left = threading.Event(), threading.Event()
+    x = torch.randn(3, 12, dtype=torch.float64, requires_grad=True)
+    expected = found(models[0], x)
+
+    def other() -> None:
+        with calling_once(plain(models[1])):
+            entered.set()
+            assert first_left.wait(10)
+
+    thread = threading.Thread(target=other)
+    with calling_once(plain(models[0])):
+        with calling_once(plain(models[0])):
+            pass
+        torch.testing.assert_close(found(models[0], x), expected)
+        thread.start()
+        assert entered.wait(10)
+    assert peft.tuners.lora.layer.Linear.forward is not own, "the other one is still within"
+    first_left.set()
+    thread.join()
+    assert peft.tuners.lora.layer.Linear.forward is own
+
+
+@pytest.mark.parametrize("shape", [(12,), (0, 12), (1, 0, 12)])
+def test_rows_of_any_shape_keep_the_dtype_that_autocast_leaves_them(shape: tuple[int, ...]) -> None:
+    model, x = adapted(), torch.randn(shape, dtype=torch.float64)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = model(x)
+        with calling_once(plain(model)):
+            torch.testing.assert_close(model(x), expected)

@@ -16,6 +16,7 @@ from gram_core.batch import ItemTable, Texts
 from gram_core.encoders.general import GeneralEncoder, unsupported
 from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.encoders.shadows import Shadows
+from gram_core.encoders.watch import Watch
 from gram_core.engines import fast
 from gram_core.exactness import Float64Throughout, parameters, relative_errors
 from gram_core.methods.multi_step import MultiStep
@@ -208,6 +209,98 @@ def test_a_table_whose_rows_alone_have_gradients_trains_as_a_whole_one(
     table = training.encoder.model.get_input_embeddings().weight
     assert id(table) in standing._rows
     assert training.optimization.encoder_optimizer.state[table]["exp_avg"].ne(0).all()
+
+
+def own_call(self: Any, x: Tensor) -> Tensor:
+    return torch.nn.functional.embedding(x, self.weight) * 1.5
+
+
+READINGS: dict[str, Any] = {
+    "twice": lambda table, x: table(x) + 0.5 * table((x + 1) % 120),
+    "by keyword": lambda table, x: table(input=x),
+    "weight as well": lambda table, x: table(x) + 0.5 * table.weight.mean(0),
+    "by a subclass": own_call,
+}
+
+
+@pytest.mark.parametrize("reading", READINGS)
+def test_a_table_may_be_read_in_any_way(reading: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def trained(fewest: int) -> tuple[dict[str, Tensor], Any]:
+        training = training_in_float32("qwen3", False)
+        table = training.encoder.model.get_input_embeddings()
+        if reading == "by a subclass":
+            table.__class__ = type("Scaling", (torch.nn.Embedding,), {"forward": own_call})
+        else:
+            holder = _Reading(table, READINGS[reading])
+            training.encoder.model.set_input_embeddings(holder)
+        with monkeypatch.context() as patched:
+            patched.setattr("gram_core.encoders._table_rows.FEWEST_NUMBERS", fewest)
+            built = fast.build_packed(*single(training), GeneralEncoder(training.encoder, torch.bfloat16))
+        for seed in range(3):
+            built.step(batch(seed=seed))
+        return parameters({"encoder": training.encoder, "cf": training.cf_module}), built._encoder.standing
+
+    found, standing = trained(1)
+    expected, whole = trained(1 << 40)
+    assert bool(standing._rows) is (reading in ("twice", "by keyword"))
+    assert not whole._rows
+    assert max(relative_errors(found, expected).values()) <= 1e-6
+
+
+class _Reading(torch.nn.Module):
+    def __init__(self, table: torch.nn.Module, read: Any):
+        super().__init__()
+        self.table, self.read = table, read
+
+    @property
+    def weight(self) -> Tensor:
+        return self.table.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.read(self.table, x)
+
+
+def test_adapters_that_are_merged_or_scaled_meanwhile_are_followed() -> None:
+    encoder = encoder_of("qwen3", adapters=True)
+    general, proved = GeneralEncoder(encoder), []
+    general.watch = Watch(encoder, lambda: proved.append(1), lambda _: None)
+    adapters: Any = [module for module in encoder.modules() if hasattr(module, "merged_adapters")]
+    texts = texts_of(9, 5, 5)
+    changes: Any = (lambda one: one.merge(), lambda one: one.unmerge(), lambda one: one.set_scale("default", 3.0))
+    for change in changes:
+        for adapter in adapters:
+            change(adapter)
+        assert general.holds()
+        with torch.no_grad(), Float64Throughout():  # nothing learns while they are merged
+            found, expected = general.encode(general.pack(texts)), encoder(texts)
+        assert relative_errors({"": found[: len(texts)]}, {"": expected})[""] <= 1e-10
+    assert proved, "a change was not seen"
+
+
+@pytest.mark.parametrize("way", ["loaded", "cleared"])
+@pytest.mark.parametrize("fewest", [1, 1 << 40])
+def test_an_optimizers_state_may_begin_anew(way: str, fewest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def trained(*, anew: bool) -> dict[str, Tensor]:
+        training = training_in_float32("qwen3", False)
+        optimizer = training.optimization.encoder_optimizer
+        start = copy.deepcopy(optimizer.state_dict())
+        with monkeypatch.context() as patched:
+            patched.setattr("gram_core.encoders._table_rows.FEWEST_NUMBERS", fewest)
+            built = fast.build_packed(*single(training), GeneralEncoder(training.encoder, torch.bfloat16))
+        for seed in range(4):
+            built.step(batch(seed=seed))
+            if seed == 1 and anew:
+                if way == "loaded":
+                    optimizer.load_state_dict(start)
+                else:
+                    optimizer.state.clear()
+            elif seed == 1:  # what it amounts to, in place
+                for state in optimizer.state.values():
+                    for moment in state.values():
+                        moment.zero_()
+        return parameters({"encoder": training.encoder, "cf": training.cf_module})
+
+    assert max(relative_errors(trained(anew=True), trained(anew=False)).values()) <= 1e-6
 
 
 def test_rows_that_nobody_moved_by_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
