@@ -14,24 +14,24 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from bench.inputs import contents
 from bench import registry
 from bench.build import distributed
+from bench.build.schedules import schedule
 from bench.configuration.case import Case
 from bench.configuration.config import Config, LoraSettings, ModelSettings, RunSettings
 from bench.configuration.method_settings import AUTO
 from bench.configuration.sweep import WorkItem
+from bench.configuration.train_settings import TrainSettings
 from bench.encoders import _base as encoders
 from bench.encoders._base import LoadedEncoder
 from bench.encoders._encoding import check_length, encoding_of
-from bench.limitations import that_hold
+from bench.inputs import contents
 from bench.inputs.item_kinds import refuse_other_items
+from bench.limitations import that_hold
 from bench.measure.clock import CudaClock, HostClock
 from bench.methods import check_available, exactness, method_class, registered_class
-from bench.results.schema import Inputs
 from bench.results.analysis.tiers import Ran
-from bench.build.schedules import schedule
-from bench.configuration.train_settings import TrainSettings
+from bench.results.schema import Inputs
 from bench.workloads import _base as workloads
 from bench.workloads._base import HoldOut, Task, Workload, WorkloadRequest
 from gram_core.adaptive_interval import StepCosts
