@@ -36,7 +36,7 @@ TILES_BACKWARD = {
 }
 """The same."""
 SHARED = 32
-"""Queries at a time, backwards in the lesser tile, where query heads share keys: 152 registers, not 247."""
+"""Queries at a time, backwards in the lesser tile, where query heads share keys: 176 registers; 64 spill."""
 WALKS = {
     64: {
         "forward": (64, 64, 4, 2),  # 157, 40

@@ -1,8 +1,7 @@
 """A linear layer with a low-rank adapter (LoRA, Hu et al. 2021) beside it: y = x W' + b + (x A') B'.
 
 One opaque operator for torch.compile, forwards and backwards. Each product is added to what the one before has written
-(a matrix product reads what it adds to while it multiplies), so that no sum is a pass over memory of its own: of a
-wide layer's outputs those cost as much as half of its products.
+(a matrix product reads what it adds to while it multiplies), so that no sum is a pass over memory of its own.
 T tokens, r rank.
 """
 
