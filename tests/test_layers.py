@@ -45,3 +45,10 @@ def test_results_and_reports_import_without_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=300)
     assert done.returncode == 0, done.stderr
+
+
+def test_every_folder_of_modules_is_a_package():
+    """A clone lacks what version control was told to ignore, of which an installed package would be incomplete."""
+    for package in ("bench", "gram_core", "reports"):
+        for folder in {path.parent for path in modules(package)}:
+            assert (folder / "__init__.py").exists(), folder

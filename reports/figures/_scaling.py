@@ -7,6 +7,7 @@ one process, where there is no difference, if the run has measured that.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import Any
 
 import pandas as pd
@@ -18,7 +19,11 @@ from reports import words
 from reports.figures import _style
 
 PANELS = 6
+CHARACTERS = 34
+"""That a line of a panel's title has room for."""
 _TOGETHER = ("world_size", "deduplicate")
+_NAMED = ("workload", "encoder", "layers", "adapter")
+"""What a panel's title names by itself."""
 _DASHES: dict[str, Any] = {"global": "-", "local": (0, (3, 2)), "auto": (0, (1, 1))}
 
 
@@ -36,6 +41,7 @@ def draw(frames: Frames, batch: str) -> Figure | None:
         return None
     shown = _style.spread(telling, PANELS)
     columns = min(3, len(shown))
+    titles = _titles([rows.iloc[0].to_dict() for rows, _ in shown], batch)
     looks = _style.looks(pd.concat([rows for rows, _ in shown]))
     ideal = Line2D([], [], color=_style.MUTED, linestyle=(0, (1, 2)), linewidth=1.1, label="ideal")
     shared = [
@@ -49,13 +55,15 @@ def draw(frames: Frames, batch: str) -> Figure | None:
         legend=[*_style.handles(looks), *shared, ideal],
         notes=_style.left_out(cases=(shown, telling)),
         left=0.75,
+        title_lines=max(title.count("\n") for title in titles) + 1,
+        gap=(0.3, 0.75),
         sharex=False,
         sharey=True,
     )
     highest = 0.0
     for ax in sheet.axes.flat[len(shown) :]:
         ax.set_visible(False)
-    for place, (rows, lines) in enumerate(shown):
+    for place, (_, lines) in enumerate(shown):
         ax = sheet.axes.flat[place]
         sizes = words.order(size for line in lines.values() for size, _ in line)
         highest = max(highest, sizes[-1] / sizes[0])
@@ -66,7 +74,7 @@ def draw(frames: Frames, batch: str) -> Figure | None:
             ax.plot([size for size, _ in line], scaled, zorder=3, **{**looks[label].line(), "linestyle": _DASHES[way]})
         ax.plot(sizes, [size / sizes[0] for size in sizes], color=_style.MUTED, linestyle=(0, (1, 2)), zorder=1)
         _style.value_ticks(ax, sizes)
-        ax.set_title(_title(rows.iloc[0].to_dict(), batch), loc="left")
+        ax.set_title(titles[place], loc="left", fontsize=7.5)
         ax.set_xlabel("Processes")
         if place % columns == 0:
             ax.set_ylabel(f"Users per s, against {words.plain(sizes[0])}")
@@ -99,7 +107,31 @@ def _telling(method: str, ways: set[str]) -> set[str]:
     return {only} if only in ways else ways
 
 
-def _title(row: dict[Any, Any], batch: str) -> str:
+def _titles(rows: Sequence[dict[Any, Any]], batch: str) -> list[str]:
+    """Of each panel: what of workload, encoder and other settings differs among them, a line each, and its batches."""
+    settings: list[Sequence[str]] = [[words.plain(row["workload"]), words.encoder(row)] for row in rows]
+    named = [place for place in range(2) if len({setting[place] for setting in settings}) > 1]
+    others = [column for column in words.SETTING_COLUMNS if column not in (*_TOGETHER, *_NAMED)]
+    differing = [column for column in others if len({words.plain(row[column]) for row in rows}) > 1]
+    return [
+        "\n".join(
+            line
+            for part in [
+                *(setting[place] for place in named),
+                *([", ".join(_said(column, row) for column in differing)] if differing else []),
+                _batches(row, batch),
+            ]
+            for line in wrap(part, CHARACTERS, break_long_words=False, break_on_hyphens=False)
+        )
+        for row, setting in zip(rows, settings, strict=True)
+    ]
+
+
+def _said(column: str, row: dict[Any, Any]) -> str:
+    return f"history {words.plain(row[column])}" if column == "history_length" else words.plain(row[column])
+
+
+def _batches(row: dict[Any, Any], batch: str) -> str:
     users = f"{words.plain(row[batch])} users{' in all' if batch != 'batch_size' else ' each'}"
     parts: Sequence[str] = [users, f"{words.plain(row['text_length'])} tokens"]
     if words.exists(row["asked_repetition_ratio"]):

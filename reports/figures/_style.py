@@ -119,6 +119,10 @@ def log_spread(values: Sequence[float], limit: int) -> list[float]:
     return kept
 
 
+TITLE_LINE = 0.17
+"""Inches."""
+
+
 @dataclass(frozen=True)
 class Sheet:
     """A figure and its axes; margins are reckoned in inches up front, which is far faster than a layout engine."""
@@ -136,14 +140,20 @@ def sheet(
     notes: Sequence[str] = (),
     left: float = 0.75,
     titled: bool = True,
+    title_lines: int = 1,
     gap: tuple[float, float] = (0.22, 0.42),
     **options: Any,
 ) -> Sheet:
-    """rows x columns axes of `size` inches each, a legend above all of them and what is left out below, small."""
+    """rows x columns axes of `size` inches each, a legend above all of them and what is left out below, small.
+
+    title_lines: of each panel's title; `gap` is what a title of one line needs.
+    """
+    more = (title_lines - 1) * TITLE_LINE
+    gap = (gap[0], gap[1] + more)
     across = left + columns * size[0] + (columns - 1) * gap[0] + 0.18
     fitting = _fitting([str(entry.get_label()) for entry in legend], across)
     legend_height = 0.21 * math.ceil(len(legend) / fitting) + 0.12 if legend else 0.05
-    top, bottom = legend_height + (0.3 if titled else 0.08), 0.55 + (0.22 if notes else 0.0)
+    top, bottom = legend_height + (0.3 + more if titled else 0.08), 0.55 + (0.22 if notes else 0.0)
     height = top + rows * size[1] + (rows - 1) * gap[1] + bottom
     figure = Figure(figsize=(across, height))
     spaces = {

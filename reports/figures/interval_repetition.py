@@ -21,11 +21,11 @@ LINES = 24
 
 
 def draw(frames: Frames, info: RunInfo) -> Figure | None:
-    """One line per workload, batch size, ratio and number of steps; None where no method has an interval."""
+    """A line per workload, batch size, ratio, processes and number of steps; None where no method has an interval."""
     summary = frames.summary[frames.summary["interval_repetition_ratio"].notna()]
     if summary.empty:
         return None
-    columns = ["workload", "history_length", "batch_size", "asked_repetition_ratio", "label"]
+    columns = ["workload", "history_length", "batch_size", "asked_repetition_ratio", "world_size", "label"]
     ratios = ["item_repetition_ratio", "interval_repetition_ratio"]
     lines = summary.groupby(columns, sort=False, dropna=False)[ratios].median().reset_index().to_dict("records")
     histories = len(words.order(summary["history_length"])) > 1
@@ -72,4 +72,6 @@ def _name(line: dict, histories: bool) -> str:
         parts.append(f"history {words.plain(line['history_length'])}")
     if words.exists(line["asked_repetition_ratio"]):
         parts.append(f"ratio {words.plain(line['asked_repetition_ratio'])}")
+    if line["world_size"] > 1:
+        parts.append(f"{words.plain(line['world_size'])} processes")
     return ", ".join(parts)

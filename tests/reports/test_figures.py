@@ -9,6 +9,7 @@ from functools import cache
 
 import matplotlib as mpl
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from bench.results.analysis.summary import frames
@@ -132,3 +133,34 @@ def test_methods_that_are_not_known_by_name_get_looks_of_their_own():
     names = ["e2e", "single_step", "brand_new", "another"]
     looks = _style.looks(frames([_runs.record(name) for name in names]).summary)
     assert len({look.color for look in looks.values()}) == len(names)
+
+
+def with_two_encoders():
+    """Several processes, each line with two encoders."""
+    found = _runs.several_processes()
+    other = {"encoder": "shape:qwen3-embedding-0.6b", "adapter": "lora"}
+    return frames([*found, *(line.model_copy(update={"case": line.case | other}) for line in found)])
+
+
+@pytest.mark.parametrize("name", ["weak_scaling", "strong_scaling"])
+def test_panels_say_apart_what_differs_and_no_title_meets_another_panel(name):
+    with mpl.rc_context(_style.RC):
+        figure = MODULES[name].draw(with_two_encoders(), _runs.info())
+        renderer = FigureCanvasAgg(figure).get_renderer()
+    panels = [ax for ax in figure.axes if ax.get_visible()]
+    titles = [ax.get_title(loc="left") for ax in panels]
+    assert len(set(titles)) == len(titles) > 1
+    boxes = [ax.get_tightbbox(renderer) for ax in panels]
+    for a, b in itertools.combinations(boxes, 2):
+        assert not a.overlaps(b)
+    assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 + 1 for box in boxes)
+
+
+def test_intervals_of_one_and_of_several_processes_are_lines_of_their_own():
+    derived = with_two_encoders()
+    with mpl.rc_context(_style.RC):
+        ax = MODULES["interval_repetition"].draw(derived, _runs.info()).axes[0]
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert len(set(names)) == len(names)
+    sizes = derived.summary.loc[derived.summary["interval_repetition_ratio"].notna(), "world_size"].unique()
+    assert all(any(f"{size} processes" in name for name in names) for size in sizes if size > 1)
