@@ -21,6 +21,15 @@ class Handicap:
     only: Where = "everywhere"
 
 
+UNCAPTURED = Handicap(
+    "on the fast engine its steps are launched kernel by kernel; ours are replayed from captured graphs",
+    "against graphs",
+)
+FEW_STEPS = Handicap(
+    "a measurement has few warm-up steps: its cache holds less there than in a long training", "measured"
+)
+
+
 def that_hold(handicaps: Iterable[Handicap | str], *, captured: bool, trained: bool, on_cpu: bool) -> list[str]:
     """The sentences that hold; a plain one, as a method of one's own may have, holds everywhere.
 

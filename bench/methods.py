@@ -18,10 +18,14 @@ PACKAGES = ("gram_core.methods", "bench.peers")
 def method_class(name: str, plugins: Sequence[str] = ()) -> type[Any]:
     """The method's class: the one in the file of that name whose `name` says so too.
 
-    plugins: dotted names of further packages whose files are methods. Raises registry.UnknownName (a ValueError)
+    plugins: dotted names of further packages whose files are methods; one that derives from no `MethodBase` gets its
+    defaults. Raises registry.UnknownName (a ValueError)
     where no package has it, ModuleNotFoundError where there is no such plugin.
     """
-    return registered_class(_module(name, plugins), name)
+    from gram_core.methods._base import MethodBase
+
+    found = registered_class(_module(name, plugins), name)
+    return found if issubclass(found, MethodBase) else type(found.__name__, (found, MethodBase), {"name": name})
 
 
 class Unavailable(Exception):
@@ -29,8 +33,8 @@ class Unavailable(Exception):
 
 
 def check_available(chosen: type[Any]) -> None:
-    """Raises Unavailable where the method's `requires()` gives a reason; a method without one can always run."""
-    reason = chosen.requires() if hasattr(chosen, "requires") else None
+    """Raises Unavailable where the method's `requires()` gives a reason."""
+    reason = chosen.requires()
     if reason is not None:
         raise Unavailable(reason)
 
@@ -42,7 +46,7 @@ def exactness(chosen: type[Any], dropout: str, settings: Any = None, max_grad_no
     and CF module each on its own.
     """
     claim: Exactness = chosen.exactness
-    if settings is not None and max_grad_norm is None and hasattr(chosen, "exact_with"):
+    if settings is not None and max_grad_norm is None and chosen.exact_with:
         wanted = chosen.exact_with.items()
         claim = "exact" if all(getattr(settings, name) == value for name, value in wanted) else claim
     if dropout == "shared" and claim == "exact" and chosen.name != REFERENCE:

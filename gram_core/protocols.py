@@ -94,7 +94,13 @@ class Method(Protocol):
     """A way to train encoder and CF module together, batch by batch.
 
     One that is written for several processes, through `Training.share` or `end_to_end`, says `distributes = True`.
+    What the harness asks besides has its defaults in `gram_core.methods._base.MethodBase`.
     """
+
+    @property
+    def training(self) -> Any:
+        """What it trains: the `Training` that it was given, or its own."""
+        ...
 
     @property
     def name(self) -> str:

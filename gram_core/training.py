@@ -28,7 +28,7 @@ from gram_core.protocols import CFModule, ContentEncoder, ItemSource
 from gram_core.sharing import Share
 
 if TYPE_CHECKING:
-    from gram_core.engines._captured_cf import CapturingTraining
+    from gram_core.engines._captured_cf import CapturedCFStep, CapturingTraining
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,6 +146,8 @@ class Training:
     optimization: Optimization
     amp_dtype: torch.dtype | None = None
     device: torch.device = field(init=False)
+    captured: CapturedCFStep | None = field(init=False, default=None, repr=False)
+    """Who tells of the graphs of CF steps that are replayed; None where none is."""
     captures: ClassVar[bool] = False
     """Whether an engine replays from graphs what it can of the steps on this training."""
 
@@ -199,6 +201,15 @@ class Training:
         with phase("ce_backward"):
             encodings.backward(gradient)
         self.optimization.step_encoder()
+
+    def joint_step(self, encodings: Tensor, slot_rows: Tensor, batch: Batch) -> Tensor:
+        """A step of encoder and CF module together, on encodings [n, d] with their graph; returns the loss."""
+        with phase("cf"):
+            loss = self.loss(self.gather(slot_rows)(encodings), batch)
+        with phase("backward"):
+            loss.backward()
+        self.optimization.step()
+        return loss.detach()
 
     def _step_cf(self, leaf: Tensor, slot_rows: Tensor, batch: Batch) -> Tensor:
         with phase("cf"):

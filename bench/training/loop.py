@@ -77,7 +77,7 @@ class Learner:
     @property
     def training(self) -> Training:
         """What the method trains: its own where it has one."""
-        return getattr(self.method, "training", self.built.training)
+        return self.built.stepping
 
     def warm_up(self) -> None:
         """Takes the untimed steps and undoes them: training begins, or goes on, as if they had not been."""

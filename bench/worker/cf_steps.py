@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 from bench.measure.clock import Window
 from gram_core.batch import Batch
-from gram_core.protocols import Method
+from gram_core.methods._base import MethodBase
 
 WINDOWS, MOST_STEPS = 3, 16
 """Timed windows, and steps of each at most."""
 
 
-def cf_step_s(method: Method, batch: Batch, timed: Callable[[list[Batch]], Window]) -> float | None:
+def cf_step_s(method: MethodBase, batch: Batch, timed: Callable[[list[Batch]], Window]) -> float | None:
     """Median seconds of a step on `batch` whose items are encoded already, and after which the encoder does not learn.
 
     None for methods without such steps. timed: steps on these batches, timed. No interval is to be open; none is left.

@@ -62,8 +62,6 @@ class CapturingTraining(Training):
     """
 
     pool: GraphPool = field(kw_only=True)
-    captured: CapturedCFStep | None = field(init=False, default=None, repr=False)
-    """Who tells of their graphs; None while no CF step has been taken."""
     captures: ClassVar[bool] = True
 
     @classmethod
