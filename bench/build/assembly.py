@@ -23,7 +23,7 @@ from bench.configuration.method_settings import AUTO
 from bench.configuration.sweep import WorkItem
 from bench.configuration.train_settings import TrainSettings
 from bench.encoders import _base as encoders
-from bench.encoders._base import LoadedEncoder
+from bench.encoders._base import LoadedEncoder, Loading
 from bench.encoders._encoding import check_length, encoding_of
 from bench.inputs import contents
 from bench.inputs.item_kinds import refuse_other_items
@@ -111,13 +111,7 @@ def build(
     set_deterministic(run.deterministic)
     before = contents.of_case(config, case)
     loaded = encoders.load(
-        case.encoder,
-        layers=case.layers,
-        device=device,
-        dtype=dtype,
-        seed=seed,
-        dropout=run.dropout,
-        base=config.model.base,
+        case.encoder, Loading(device, dtype, case.layers, seed, dropout=run.dropout, base=config.model.base)
     )
     if case.adapter != "none":
         loaded = adapted(loaded, config.model.lora, case.encoder, seed)
