@@ -1,10 +1,11 @@
-"""Methods by name: the core's, the peers', and those of a user's own packages (`run.plugins`)."""
+"""Methods by name: the core's, the peers', a user's own (`run.plugins`); and why one could not be given its best."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 from bench import registry
 from bench.results.schema import Exactness
@@ -68,3 +69,37 @@ def _module(name: str, plugins: Sequence[str]) -> ModuleType:
             return registry.load(package, name)
     registry.check(PACKAGES[0], name)
     raise AssertionError("check has raised: the first package has no such name")
+
+
+Where = Literal["everywhere", "against graphs", "measured", "cpu"]
+
+
+@dataclass(frozen=True)
+class Handicap:
+    """A sentence for the reader of results.
+
+    only: where it holds. "against graphs": our steps are replayed from captured graphs, its own launched; "measured": a
+    few steps are measured, and nothing is trained to its end; "cpu": on processors.
+    """
+
+    sentence: str
+    only: Where = "everywhere"
+
+
+UNCAPTURED = Handicap(
+    "on the fast engine its steps are launched kernel by kernel; ours are replayed from captured graphs",
+    "against graphs",
+)
+FEW_STEPS = Handicap(
+    "a measurement has few warm-up steps: its cache holds less there than in a long training", "measured"
+)
+
+
+def that_hold(handicaps: Iterable[Handicap | str], *, captured: bool, trained: bool, on_cpu: bool) -> list[str]:
+    """The sentences that hold; a plain one, as a method of one's own may have, holds everywhere.
+
+    captured: whether our steps are captured there; trained: whether it is trained to the end.
+    """
+    holds = {"everywhere": True, "against graphs": captured, "measured": not trained, "cpu": on_cpu}
+    known = [Handicap(handicap) if isinstance(handicap, str) else handicap for handicap in handicaps]
+    return [handicap.sentence for handicap in known if holds[handicap.only]]

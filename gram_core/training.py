@@ -18,17 +18,35 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from gram_core.batch import Batch, Selection, unique_items
-from gram_core.batch_statistics import refuse_batch_statistics
 from gram_core.encoding_buffer import EncodingBuffer
-from gram_core.joint import Joint
-from gram_core.loss_terms import loss_terms
-from gram_core.modes import tell_idle_dropout
+from gram_core.modes import refuse_batch_statistics, tell_idle_dropout
 from gram_core.phases import phase
-from gram_core.protocols import CFModule, ContentEncoder, ItemSource
-from gram_core.sharing import Share
+from gram_core.protocols import CFModule, ContentEncoder, ItemSource, Joint, loss_terms
 
 if TYPE_CHECKING:
     from gram_core.engines._captured_cf import CapturedCFStep, CapturingTraining
+
+
+class Share:
+    """Which of a selection's items [m] this process encodes, of the rows [n] that slots read: here all, none crosses.
+
+    Where several train together (`gram_core.distributed`), each encodes its share, and encodings and their gradients
+    cross from one to the other in `spread` and `collect`.
+    """
+
+    def __init__(self, selection: Selection):
+        self.items = selection.items
+        """What this process encodes, [m]."""
+        self.slot_rows = selection.slot_rows
+        """Which of the n rows each slot reads, [B, S]."""
+
+    def spread(self, encodings: Tensor) -> Tensor:
+        """Encodings of `items` [m, d] -> the rows that slots read [n, d]; differentiable."""
+        return encodings
+
+    def collect(self, gradient: Tensor) -> Tensor:
+        """The backward of `spread`: dL/d rows [n, d] -> dL/d encodings of `items` [m, d], summed over all readers."""
+        return gradient
 
 
 @dataclass(frozen=True, eq=False)

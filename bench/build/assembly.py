@@ -27,17 +27,16 @@ from bench.encoders._base import LoadedEncoder, Loading
 from bench.encoders._encoding import check_length, encoding_of
 from bench.inputs import contents
 from bench.inputs.item_kinds import refuse_other_items
-from bench.limitations import that_hold
 from bench.measure.clock import CudaClock, HostClock
-from bench.methods import check_available, exactness, method_class, registered_class
+from bench.methods import check_available, exactness, method_class, registered_class, that_hold
 from bench.results.analysis.tiers import Ran
 from bench.results.schema import Inputs
 from bench.workloads import _base as workloads
 from bench.workloads._base import HoldOut, Task, Workload, WorkloadRequest
 from gram_core.adaptive_interval import StepCosts
 from gram_core.batch import ItemTable
+from gram_core.engines._captured import Captured
 from gram_core.engines._tiers import FallBack
-from gram_core.engines._told import Captured
 from gram_core.methods._base import MethodBase
 from gram_core.methods.multi_step import MultiStep, resolve_accumulation_steps
 from gram_core.protocols import ContentEncoder, Exactness

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from bench.limitations import FEW_STEPS, UNCAPTURED
+from bench.methods import FEW_STEPS, UNCAPTURED
 from bench.peers._keeping import Keeping
 from bench.peers._kept_rows import KeptEncodings
 from gram_core.batch import PADDING_SLOT, Batch, Selection, unique_items

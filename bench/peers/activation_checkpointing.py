@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from bench.limitations import UNCAPTURED
+from bench.methods import UNCAPTURED
 from gram_core.batch import Batch
 from gram_core.encoders.packing_encoder import PackingEncoder
 from gram_core.methods._base import MethodBase

@@ -25,9 +25,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from bench.limitations import UNCAPTURED, Handicap
 from bench.measure.flops import EncoderOperations, cf_flops
-from bench.methods import Unavailable
+from bench.methods import UNCAPTURED, Handicap, Unavailable
 from bench.peers._keeping import Keeping
 from bench.peers._kept_rows import KeptStates
 from bench.peers._own_pass import difference, huggingface_encoder, prove

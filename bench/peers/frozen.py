@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from bench.limitations import Handicap
+from bench.methods import Handicap
 from bench.peers._keeping import Keeping
 from bench.peers._kept_rows import KeptEncodings
 from gram_core.batch import Batch, unique_items

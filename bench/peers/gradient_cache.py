@@ -16,7 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bench.limitations import UNCAPTURED
+from bench.methods import UNCAPTURED
 from gram_core.batch import Batch, Selection, every_slot
 from gram_core.chunking import ChunkedEncoding, GraphBudget
 from gram_core.methods._base import MethodBase

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from bench.limitations import Handicap
+from bench.methods import Handicap
 from gram_core.batch import Batch, ItemTable, Texts, unique_items
 from gram_core.methods._base import MethodBase
 from gram_core.phases import phase

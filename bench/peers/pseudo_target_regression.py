@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from bench.limitations import Handicap
+from bench.methods import Handicap
 from gram_core.batch import Batch, unique_items
 from gram_core.methods._base import MethodBase
 from gram_core.methods.multi_step import interval_passes

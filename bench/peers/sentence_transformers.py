@@ -19,8 +19,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from bench.limitations import UNCAPTURED, Handicap
 from bench.measure.flops import step_flops
+from bench.methods import UNCAPTURED, Handicap
 from bench.peers._library_model import Features, LibraryModel
 from bench.peers._own_pass import huggingface_encoder, prove
 from bench.results.analysis.tiers import OWN, Ran

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from bench.results import files, store
-from bench.training.files import unfinished
+from bench.training.plan import unfinished
 from gram_core.methods._base import MethodBase
 from gram_core.protocols import Stateful
 from gram_core.training import Training

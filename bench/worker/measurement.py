@@ -39,9 +39,8 @@ from bench.processes import failures
 from bench.processes.messages import Entered, Job, Order, TakeWindow, Took, Warm
 from bench.results.analysis.tiers import TIER, WHY
 from bench.results.schema import Loss, Record, Throughput
-from bench.worker.cf_steps import cf_step_s
+from bench.worker.afterwards import cf_step_s, useful_work
 from bench.worker.records import failed_record, identity
-from bench.worker.useful_work import useful_work
 from gram_core.batch import Batch
 
 FIRST_TIMED = 1_000_000

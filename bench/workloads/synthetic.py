@@ -14,7 +14,7 @@ from bench.workloads._base import Axes, Workload, WorkloadRequest
 from bench.workloads._io.movielens_files import film_texts, read_log
 from bench.workloads._io.tokens import tokenized
 from bench.workloads._sampling import drawn_batches
-from bench.workloads._synth.random_texts import random_texts, shortest
+from bench.workloads._synth.synthesis import random_texts, shortest
 
 ASSETS: tuple[str, ...] = ()
 TAKES_REPETITION_RATIO = True

@@ -16,7 +16,7 @@ from gram_core.encoders.packing_encoder import PackingEncoder
 from gram_core.encoders.standing import StandingOptimization
 from gram_core.encoding_buffer import EncodingBuffer
 from gram_core.engines._capturable import Bound, forget_undecided, forget_what_is_replaced, make_capturable, stand
-from gram_core.engines._captured import Capacities, CapturedFunction, Inputs, Outputs
+from gram_core.engines._captured import Capacities, Captured, CapturedFunction, Inputs, Outputs
 from gram_core.engines._captured_cf import CapturingTraining
 from gram_core.engines._inputs import (
     SMALLEST_ROWS,
@@ -28,7 +28,6 @@ from gram_core.engines._inputs import (
     rows_of,
     slot_inputs,
 )
-from gram_core.engines._told import Captured
 from gram_core.methods._base import MethodBase
 from gram_core.methods.e2e import E2E
 from gram_core.methods.multi_step import MultiStep, pseudo_loss

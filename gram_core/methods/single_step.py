@@ -20,10 +20,9 @@ import torch
 from torch import Tensor
 
 from gram_core.batch import Batch
-from gram_core.chunking import ChunkedEncoding, GraphBudget, KeptEncoding
+from gram_core.chunking import ChunkedEncoding, GraphBudget, KeptEncoding, SharedEncoding
 from gram_core.methods._base import MethodBase
 from gram_core.phases import phase
-from gram_core.sharing import SharedEncoding
 from gram_core.training import Gather
 
 
