@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from bench.results.identity import label
 from bench.results.schema import CaseAxes, Exactness
 from bench.results.store import ResultsError
 
@@ -82,7 +83,7 @@ class ForecastLine(_Strict):
     @property
     def label(self) -> str:
         """`multi_step N=16`, say."""
-        return self.method if self.asked_steps is None else f"{self.method} N={self.asked_steps}"
+        return label(self.method, self.asked_steps)
 
 
 class LargestBatch(_Strict):
