@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from bench.configuration.values import Table
 from bench.inputs import assets
 from bench.workloads._base import Axes, Workload, WorkloadRequest
 from bench.workloads._io.movielens_files import film_texts, read_log
@@ -24,10 +25,8 @@ _TABLE = 0
 """Stream of random numbers under the request's seed; 1 is that of batches."""
 
 
-class Settings(BaseModel):
+class Settings(Table):
     """`[workload.synthetic]`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     items: Annotated[int, Field(ge=1)] = 20_000
     """Items of the catalogue."""

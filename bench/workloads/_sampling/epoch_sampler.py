@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from bench.configuration.values import Table
 from bench.results.analysis import left_out
 from bench.workloads._base import HeldOut, Scored, Workload, WorkloadRequest
 
@@ -40,10 +41,8 @@ _ORDER, _STEP, _SCORED, _SAMPLE = 0, 1, 2, 3
 """Streams of random numbers under one seed."""
 
 
-class ScoredSettings(BaseModel):
+class ScoredSettings(Table):
     """What every log's table has; all of it is about what is held out."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     scored_examples: Annotated[int, Field(ge=1)] | Literal["all"] = 2_000
     """Impressions (ranking: so many warm and so many cold ones) or stretches of responses that a split scores."""
