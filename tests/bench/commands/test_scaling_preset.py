@@ -10,7 +10,8 @@ from bench.errors import ConfigError
 from bench.machine import environment
 from bench.results import store
 
-SMALL = ("sweep.encoder=[shape:tiny]", "sweep.layers=[all]", "sweep.text_length=[8]", "run.samples=1", "run.min_samples=1")
+SHORT = ("run.samples=1", "run.min_samples=1")
+SMALL = ("sweep.encoder=[shape:tiny]", "sweep.layers=[all]", "sweep.text_length=[8]", *SHORT)
 
 
 @pytest.fixture
@@ -22,7 +23,8 @@ def two_gpus(monkeypatch):
 def test_it_runs_on_a_processor(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     changes = [word for change in SMALL for word in ("--set", change)]
-    answer = CliRunner().invoke(app, ["run", "--preset", "scaling", "--device", "cpu", *changes, "--out", str(tmp_path)])
+    command = ["run", "--preset", "scaling", "--device", "cpu", *changes, "--out", str(tmp_path)]
+    answer = CliRunner().invoke(app, command)
     assert answer.exit_code == 0, answer.output
     records = store.load(tmp_path / "latest").records
     assert {record.outcome for record in records} == {"ok"}
