@@ -281,6 +281,10 @@ def test_what_cannot_be_accelerated_is_said():
 def test_autocast_at_the_call_is_computed_in(family):
     """No further from float32 than the naive loop under the same autocast."""
     made = accelerated_of(family, captured=True, dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            if parameter.dim() == 2:  # small ones leave all to residual sums, which are float32 under autocast
+                parameter.mul_(10)
     exact = naive(made.encoder, IDS)
     with torch.autocast(DEVICE.type, torch.bfloat16):
         own = max(relative_errors(naive(made.encoder, IDS), exact).values())
