@@ -1,8 +1,8 @@
 """A linear layer with a low-rank adapter (LoRA, Hu et al. 2021) beside it: y = x W' + b + (x A') B'.
 
-One opaque operator for torch.compile, forwards and backwards. No sum is a pass over memory of its own: either a product is
-added to what the one before has written, which costs writing and reading [T, out]; or both are one product of wider
-rows, [x, x A'] [W, B]', which costs a copy of x, [T, in], and one of the weight.
+One opaque operator for torch.compile, forwards and backwards. No sum is a pass over memory of its own: either a
+product is added to what the one before has written, which costs writing and reading [T, out]; or both are one product
+of wider rows, [x, x A'] [W, B]', which costs a copy of x, [T, in], and one of the weight.
 T tokens, r rank.
 """
 
