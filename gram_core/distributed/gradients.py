@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 
 from gram_core.distributed.peer_memory import PeerMemory, summed, unsupported
 from gram_core.distributed.ranks import Ranks
-from gram_core.joint import Made, Room
+from gram_core.protocols import Made, Room
 
 
 class JointGradients:
