@@ -113,7 +113,7 @@ def _on_gpus(config: Config) -> tuple[Config, tuple[int, ...]]:
     sizes = {size for part in parts for size in part.world_size}
     if config.run.device != "cuda" or max(sizes) == 1:
         return config, ()
-    found = config.run.hosts * len(environment.gpu_uuids())
+    found = config.run.hosts * environment.visible_gpus()
     too_many = tuple(sorted(size for size in sizes if size > found))
     if not too_many:
         return config, ()

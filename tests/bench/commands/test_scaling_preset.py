@@ -17,6 +17,7 @@ SMALL = ("sweep.encoder=[shape:tiny]", "sweep.layers=[all]", "sweep.text_length=
 @pytest.fixture
 def two_gpus(monkeypatch):
     monkeypatch.setattr(environment, "resolve_device", lambda asked: "cuda")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(environment, "gpu_uuids", lambda: ("GPU-a", "GPU-b"))
 
 
@@ -37,6 +38,14 @@ def test_cases_of_more_processes_than_gpus_are_left_out_and_stay_so(two_gpus):
     assert {item.case.world_size for item in asked.items} == {1, 2}
     assert plan(asked.config) == asked.items, "resume and merge plan from the configuration"
     assert any("4 and 8 processes are left out" in warning for warning in asked.warnings())
+
+
+@pytest.mark.parametrize(
+    ("chosen", "count"), [("0,1", 2), ("1", 1), ("1,7,0", 1), ("GPU-b,GPU-a", 2), ("", 0), ("-1", 0), ("0, 1", 2)]
+)
+def test_gpus_are_those_that_cuda_shows(two_gpus, monkeypatch, chosen, count):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    assert environment.visible_gpus() == count
 
 
 def test_elsewhere_they_are_an_error(two_gpus):
