@@ -11,11 +11,11 @@ import torch
 import triton
 from torch import Tensor
 
-from gram_core.kernels import _text_tiles_triton, _text_walk_triton
+from gram_core.kernels import _text_rotation_triton, _text_tiles_triton, _text_walk_triton
 from gram_core.kernels.relative_bias import by_distance
 
 if TYPE_CHECKING:
-    from gram_core.kernels.text_attention import Rules
+    from gram_core.kernels.text_attention import Rotation, Rules
 
 Sizes = dict[str, int]
 
@@ -89,9 +89,13 @@ def forward(
     block: int | None,
     rules: Rules,
     bias: Tensor | None,
+    rotation: Rotation = None,
 ) -> tuple[Tensor, Tensor]:
     """q [T, A, D], k and v [T, K, D] -> [T, A, D], and log-sums [A, T], in powers of two."""
     q, k, v = (_row(part) for part in (q, k, v))
+    rotation = _tables(rotation)
+    if block is None and rotation is not None:
+        q, k = (_text_rotation_triton.rotated(part, *rotation) for part in (q, k))
     tokens, heads, _ = q.shape
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     logs = torch.empty(heads, tokens, dtype=torch.float32, device=q.device)
@@ -102,9 +106,12 @@ def forward(
             q, k, v, out, logs, groups, text_of, *numbers, tokens, *_strides(q, k, v), **constants, **sizes
         )
     else:
+        tables, turning = _turning(q, rotation)
+        constants |= turning
         sizes = _tile_sizes(constants["width"], block, False, constants["grouped"])
+        numbers, strides = (numbers[0], *tables, *numbers[1:]), [*_strides(q, k, v), tables[0].stride(0)]
         _text_tiles_triton.forward_kernel[((len(groups) - 1) * heads,)](
-            q, k, v, out, logs, groups, text_of, *numbers, tokens, *_strides(q, k, v), **constants, **sizes
+            q, k, v, out, logs, groups, text_of, *numbers, tokens, *strides, **constants, **sizes
         )
     return out, logs
 
@@ -121,18 +128,25 @@ def backward(
     block: int | None,
     rules: Rules,
     bias: Tensor | None,
+    rotation: Rotation = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of q, k, v, contiguous, and the bias's in float32, empty where there is none."""
     dout, q, k, v = (_row(part) for part in (dout, q, k, v))
+    rotation = _tables(rotation)
     if block is None:
         assert out is not None, "kept by `text_attention`"
-        return _walk_backward(dout, q, k, v, out, logs, text_of, groups, rules, bias)
+        if rotation is None:
+            return _walk_backward(dout, q, k, v, out, logs, text_of, groups, rules, bias)
+        q, k = (_text_rotation_triton.rotated(part, *rotation) for part in (q, k))
+        dq, dk, dv, dbias = _walk_backward(dout, q, k, v, out, logs, text_of, groups, rules, bias)
+        dq, dk = (_text_rotation_triton.rotated(part, *rotation, back=True) for part in (dq, dk))
+        return dq, dk, dv, dbias
     grouped = q.shape[1] // k.shape[1]
     if bias is None or grouped == 1:
-        return _tiles_backward(dout, q, k, v, logs, text_of, groups, block, rules, bias)
+        return _tiles_backward(dout, q, k, v, logs, text_of, groups, block, rules, bias, rotation)
     # a program adds up the gradients of one query head's scores
     k, v = k.repeat_interleave(grouped, 1), v.repeat_interleave(grouped, 1)
-    dq, dk, dv, dbias = _tiles_backward(dout, q, k, v, logs, text_of, groups, block, rules, bias)
+    dq, dk, dv, dbias = _tiles_backward(dout, q, k, v, logs, text_of, groups, block, rules, bias, rotation)
     return dq, dk.unflatten(1, (-1, grouped)).sum(2), dv.unflatten(1, (-1, grouped)).sum(2), dbias
 
 
@@ -147,9 +161,11 @@ def _tiles_backward(
     block: int,
     rules: Rules,
     bias: Tensor | None,
+    rotation: Rotation,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dq, dk, dv = (torch.empty(part.shape, dtype=part.dtype, device=part.device) for part in (q, k, v))
-    constants = _constants(q, k, rules, block, bias)
+    tables, turning = _turning(q, rotation)
+    constants = _constants(q, k, rules, block, bias) | turning
     sizes = _tile_sizes(constants["width"], block, True, constants["grouped"])
     repeats = 1
     if bias is not None:
@@ -157,9 +173,10 @@ def _tiles_backward(
     tiles = len(groups) - 1
     parts = triton.cdiv(tiles, repeats)
     pairs = torch.empty(0 if bias is None else (parts, q.shape[1], block, block), dtype=torch.float32, device=q.device)
+    first, *numbers = _numbers(q, rules, bias)
     _text_tiles_triton.backward_kernel[(parts * k.shape[1],)](
-        q, k, v, dout, logs, dq, dk, dv, pairs, groups, text_of, *_numbers(q, rules, bias), len(q), tiles,
-        *_strides(q, k, v, dout), **constants, repeats=repeats, **sizes,
+        q, k, v, dout, logs, dq, dk, dv, pairs, groups, text_of, first, *tables, *numbers, len(q), tiles,
+        *_strides(q, k, v, dout), tables[0].stride(0), **constants, repeats=repeats, **sizes,
     )  # fmt: skip
     return dq, dk, dv, pairs if bias is None else by_distance(pairs.sum(0), bias.shape[1])
 
@@ -209,6 +226,21 @@ def _walk_backward(
 def _row(part: Tensor) -> Tensor:
     """As it lies, unless a head's numbers do not lie one behind the other."""
     return part if part.stride(2) == 1 else part.contiguous()
+
+
+def _tables(rotation: Rotation) -> Rotation:
+    """cos and sin as kernels read them: row by row, in like strides."""
+    if rotation is None or all(table.stride(1) == 1 and table.stride() == rotation[0].stride() for table in rotation):
+        return rotation
+    return rotation[0].contiguous(), rotation[1].contiguous()
+
+
+def _turning(q: Tensor, rotation: Rotation) -> tuple[tuple[Tensor, Tensor], dict[str, Any]]:
+    """What a kernel of tiles knows of the rotation; q stands where there is none."""
+    if rotation is None:
+        return (q, q), {"rotated": False}
+    half = max(16, triton.next_power_of_2(q.shape[2] // 2))
+    return rotation, {"rotated": True, "width": 2 * half}
 
 
 def _strides(*parts: Tensor) -> list[int]:

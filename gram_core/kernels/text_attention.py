@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gram_core.kernels import rotation as turning
 from gram_core.kernels.padded_text_attention import padded_text_attention, padded_text_attention_backward
 
 
@@ -28,6 +29,8 @@ class Rules:
     window: int | None = None
 
 
+Rotation = tuple[Tensor, Tensor] | None
+"""cos and sin of each token's angles, [T, D / 2]."""
 WIDEST = 256
 """Head width."""
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -64,12 +67,14 @@ def text_attention(
     block: int | None,
     rules: Rules,
     bias: Tensor | None = None,
+    rotation: Rotation = None,
 ) -> Tensor:
     """Queries q [T, A, D], keys k and values v [T, K, D] -> [T, A, D], contiguous; each text sees itself alone.
 
     Query head a reads key head a // (A / K). Strides are free but for the last dimension's.
     text_of, offsets, groups: as `PackedTexts` has them, packed for `block`; rows of no text hold nothing of use.
     bias [A, 2R + 1]: what is added to the scaled score of query i and key j at j - i + R, clamped into its range.
+    rotation: by what queries and keys are turned before they meet (`kernels/rotation.py`); it gets no gradient.
     """
     _, heads, width = q.shape
     key_heads = k.shape[1]
@@ -77,8 +82,10 @@ def text_attention(
         raise ValueError(f"queries {tuple(q.shape)} do not fit keys {tuple(k.shape)} and values {tuple(v.shape)}")
     if bias is not None and (bias.shape[0] != heads or bias.shape[1] % 2 == 0):
         raise ValueError(f"a bias {tuple(bias.shape)} has no row of odd length for each of {heads} heads")
-    layout = (text_of, offsets, groups, block)
-    return _text_attention(q, k, v, *layout, rules.scale, rules.causal, rules.window, bias)[0]
+    if rotation is not None and (reason := turning.refuses(*rotation, q.shape)) is not None:
+        raise ValueError(reason)
+    layout, last = (text_of, offsets, groups, block), (rules.scale, rules.causal, rules.window, bias)
+    return _text_attention(q, k, v, *layout, *last, *(rotation or (None, None)))[0]
 
 
 @torch.library.custom_op("gram_core::text_attention", mutates_args=())
@@ -94,14 +101,19 @@ def _text_attention(
     causal: bool,
     window: int | None,
     bias: Tensor | None,
+    cos: Tensor | None = None,
+    sin: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """What comes out and, on a GPU, the log-sums of weights [A, T] for the backward."""
     rules = Rules(scale, causal, window)
+    rotation = _pair(cos, sin)
     if not q.is_cuda:
+        if rotation is not None:
+            q, k = turning.rotated(q, *rotation), turning.rotated(k, *rotation)
         return padded_text_attention(q, k, v, offsets, rules, bias), _nothing(q)
     from gram_core.kernels import _text_attention_triton
 
-    return _text_attention_triton.forward(q, k, v, text_of, groups, block, rules, bias)
+    return _text_attention_triton.forward(q, k, v, text_of, groups, block, rules, bias, rotation)
 
 
 @_text_attention.register_fake
@@ -117,6 +129,8 @@ def _(
     causal: bool,
     window: int | None,
     bias: Tensor | None,
+    cos: Tensor | None = None,
+    sin: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     logs = q.new_empty(q.shape[1], q.shape[0], dtype=torch.float32) if q.is_cuda else _nothing(q)
     return q.new_empty(q.shape), logs
@@ -138,15 +152,22 @@ def _text_attention_backward(
     causal: bool,
     window: int | None,
     bias: Tensor | None,
+    cos: Tensor | None = None,
+    sin: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of queries, keys and values, contiguous, and the bias's in float32, empty where there is none."""
     rules = Rules(scale, causal, window)
+    rotation = _pair(cos, sin)
     if not q.is_cuda:
-        found = padded_text_attention_backward(dout, q, k, v, offsets, rules, bias)
-        return *found[:3], _nothing(q) if found[3] is None else found[3]
+        if rotation is not None:
+            q, k = turning.rotated(q, *rotation), turning.rotated(k, *rotation)
+        dq, dk, dv, dbias = padded_text_attention_backward(dout, q, k, v, offsets, rules, bias)
+        if rotation is not None:
+            dq, dk = turning.rotated_back(dq, *rotation), turning.rotated_back(dk, *rotation)
+        return dq, dk, dv, _nothing(q) if dbias is None else dbias
     from gram_core.kernels import _text_attention_triton
 
-    return _text_attention_triton.backward(dout, q, k, v, out, logs, text_of, groups, block, rules, bias)
+    return _text_attention_triton.backward(dout, q, k, v, out, logs, text_of, groups, block, rules, bias, rotation)
 
 
 @_text_attention_backward.register_fake
@@ -165,6 +186,8 @@ def _(
     causal: bool,
     window: int | None,
     bias: Tensor | None,
+    cos: Tensor | None = None,
+    sin: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     of_bias = _nothing(q) if bias is None else bias.new_empty(bias.shape, dtype=_wide(bias))
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), of_bias
@@ -174,25 +197,30 @@ def _nothing(like: Tensor) -> Tensor:
     return like.new_empty(0, dtype=torch.float32)
 
 
+def _pair(cos: Tensor | None, sin: Tensor | None) -> Rotation:
+    return None if cos is None or sin is None else (cos, sin)
+
+
 def _wide(bias: Tensor) -> torch.dtype:
     return torch.promote_types(bias.dtype, torch.float32)
 
 
 def _keep(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, text_of, offsets, groups, block, *rules, bias = inputs
+    q, k, v, text_of, offsets, groups, block, *rules, bias, cos, sin = inputs
     out, logs = output
     ctx.mark_non_differentiable(logs)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(q, k, v, out if q.is_cuda and block is None else None, logs, text_of, offsets, groups, bias)
+    kept = out if q.is_cuda and block is None else None
+    ctx.save_for_backward(q, k, v, kept, logs, text_of, offsets, groups, bias, cos, sin)
     ctx.block, ctx.rules = block, rules
 
 
 def _differentiate(ctx: Any, dout: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
     if dout is None:
-        return (None,) * 11
-    *tensors, bias = ctx.saved_tensors
-    dq, dk, dv, dbias = _text_attention_backward(dout, *tensors, ctx.block, *ctx.rules, bias)
-    return dq, dk, dv, *(None,) * 7, None if bias is None else dbias.to(bias.dtype)
+        return (None,) * 13
+    *tensors, bias, cos, sin = ctx.saved_tensors
+    dq, dk, dv, dbias = _text_attention_backward(dout, *tensors, ctx.block, *ctx.rules, bias, cos, sin)
+    return dq, dk, dv, *(None,) * 7, None if bias is None else dbias.to(bias.dtype), None, None
 
 
 _text_attention.register_autograd(_differentiate, setup_context=_keep)

@@ -7,12 +7,27 @@ import math
 import torch
 from torch import Tensor
 
-from gram_core.kernels.text_attention import Rules
+from gram_core.kernels.text_attention import Rotation, Rules
 
 
-def dense(leaves: tuple[Tensor, ...], text_of: Tensor, rules: Rules) -> Tensor:
+def tables(tokens: int, width: int) -> tuple[Tensor, Tensor]:
+    """cos and sin [T, D / 2] of angles at random."""
+    angles = 7 * torch.randn(tokens, width // 2, dtype=torch.float64)
+    return angles.cos(), angles.sin()
+
+
+def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Heads [T, A, D] as points of the complex plane, turned."""
+    near, far = x.chunk(2, -1)
+    points = torch.complex(near, far) * torch.complex(cos.double(), sin.double())[:, None]
+    return torch.cat([points.real, points.imag], -1)
+
+
+def dense(leaves: tuple[Tensor, ...], text_of: Tensor, rules: Rules, rotation: Rotation = None) -> Tensor:
     """Attention by all scores [A, T, T] of one sequence; a leaf more than queries, keys and values is a bias."""
     q, k, v, *bias = leaves
+    if rotation is not None:
+        q, k = turned(q, *rotation), turned(k, *rotation)
     grouped = q.shape[1] // k.shape[1]
     place = torch.arange(len(q))
     distance = place[None, :] - place[:, None]
