@@ -109,10 +109,11 @@ def forward(
         tables, turning = _turning(q, rotation)
         constants |= turning
         sizes = _tile_sizes(constants["width"], block, False, constants["grouped"])
-        numbers, strides = (numbers[0], *tables, *numbers[1:]), [*_strides(q, k, v), tables[0].stride(0)]
+        first, *others = numbers
         _text_tiles_triton.forward_kernel[((len(groups) - 1) * heads,)](
-            q, k, v, out, logs, groups, text_of, *numbers, tokens, *strides, **constants, **sizes
-        )
+            q, k, v, out, logs, groups, text_of, first, *tables, *others, tokens,
+            *_strides(q, k, v), tables[0].stride(0), **constants, **sizes,
+        )  # fmt: skip
     return out, logs
 
 
