@@ -1,4 +1,4 @@
-"""Attention rotates by itself what a layer would rotate for it: in every family that does, and the same comes out."""
+"""Attention norms and rotates by itself what layers would for it: in every family that does, and the same comes out."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import Tensor
 
 from bench.encoders.shape import SHAPES
 from gram_core.encoders import _layer_calls, _layer_compilation
+from gram_core.encoders._preparation_pass import PreparingAttention
 from gram_core.encoders._rotary_tables import NAME, Halves, RotaryTables, whole
-from gram_core.encoders._rotation_pass import RotatingAttention
 from gram_core.encoders.general import GeneralEncoder
 from gram_core.exactness import Float64Throughout, relative_errors
-from gram_core.kernels.rotation import rotated
+from gram_core.kernels.prepared_heads import Preparation
 from gram_core.kernels.text_attention import OPERATOR, Rules, text_attention
 from tests.gram_core._attention import tables
 from tests.gram_core.test_general_encoder import FAMILIES, encoded, encoder_of, texts_of
@@ -40,17 +40,18 @@ class Rewriting:
         self.graphs: list[torch.fx.GraphModule] = []
 
     def __call__(self, module: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
-        RotatingAttention()(module.graph)
+        PreparingAttention()(module.graph)
         module.graph.lint()
         module.recompile()
         self.graphs.append(module)
         return torch._dynamo.lookup_backend("aot_eager")(module, inputs)
 
     @property
-    def rotates(self) -> list[bool]:
-        """Whether attention does, per attention."""
+    def prepares(self) -> list[str | None]:
+        """What attention does, per attention."""
         calls = [node for module in self.graphs for node in module.graph.nodes if node.target is OPERATOR]
-        return [len(node.args) == 13 and node.args[11] is not None for node in calls]
+        kinds = {11: None, 13: "rotated", 19: "normed"}
+        return [kinds[len(node.args) if any(node.args[11:]) else 11] for node in calls]
 
     @property
     def joins(self) -> int:
@@ -58,8 +59,11 @@ class Rewriting:
         return sum(node.target is torch.cat for module in self.graphs for node in module.graph.nodes)
 
 
-def rotary(encoder: torch.nn.Module) -> bool:
-    return any("Rotary" in type(module).__name__ for module in encoder.modules())
+def kind_of(encoder: torch.nn.Module) -> str | None:
+    """What the model's own attention does to queries and keys."""
+    if any(name.endswith("q_norm") for name, _ in encoder.named_modules()):
+        return "normed"
+    return "rotated" if any("Rotary" in type(module).__name__ for module in encoder.modules()) else None
 
 
 def test_families_of_the_registry_that_rotate_are_here() -> None:
@@ -85,8 +89,8 @@ def test_encodings_and_gradients_are_those_of_the_model(family: str, monkeypatch
             general._compiles = True
             mine, found = encoded(partial(general.encode, packed), encoder)
         assert max(relative_errors({"": mine, **found}, {"": expected, **gradients}).values()) <= 1e-10
-    assert set(rewriting.rotates) == {rotary(encoder)}
-    assert not (rotary(encoder) and rewriting.joins), "something of the rotation is left"
+    assert set(rewriting.prepares) == {kind_of(encoder)}
+    assert kind_of(encoder) is None or not rewriting.joins, "something of the rotation is left"
 
 
 def half_turned(x: Tensor) -> Tensor:
@@ -175,7 +179,65 @@ def test_what_is_not_known_is_left_as_it_is(rotate: Any, joined: bool) -> None:
         found.append((out, *torch.autograd.grad(out, drawn.leaves, drawn.dout)))
     for mine, wanted in zip(*found, strict=True):
         torch.testing.assert_close(mine, wanted, rtol=1e-12, atol=1e-12)
-    assert rewriting.rotates == [joined and rotate in KNOWN]
+    assert rewriting.prepares == ["rotated" if joined and rotate in KNOWN else None]
+
+
+def as_qwen(x: Tensor, weight: Tensor, norm: Any) -> Tensor:
+    wide = x.to(torch.float64)
+    return weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + norm.eps)).to(x.dtype)
+
+
+def as_gemma(x: Tensor, weight: Tensor, norm: Any) -> Tensor:
+    unit = x.double() * torch.rsqrt(norm.eps + torch.mean(torch.pow(x.double(), 2), -1, keepdim=True))
+    return (unit * (1.0 + weight.double())).type_as(x)
+
+
+def by_a_sum(x: Tensor, weight: Tensor, norm: Any) -> Tensor:
+    return weight * (x * torch.rsqrt(x.pow(2).sum(-1, keepdim=True) + norm.eps))
+
+
+def over_heads(x: Tensor, weight: Tensor, norm: Any) -> Tensor:
+    return weight * (x * torch.rsqrt(x.pow(2).mean((-1, -2), keepdim=True) + norm.eps))
+
+
+def of_fourth_powers(x: Tensor, weight: Tensor, norm: Any) -> Tensor:
+    return weight * (x * torch.rsqrt(x.pow(4).mean(-1, keepdim=True) + norm.eps))
+
+
+def of_other_sizes(x: Tensor, weight: Tensor, norm: Any) -> Tensor:
+    return weight * (x * torch.rsqrt((x + 1).pow(2).mean(-1, keepdim=True) + norm.eps))
+
+
+def by_weights_per_head(x: Tensor, weight: Tensor, norm: Any) -> Tensor:
+    return as_qwen(x, weight.expand(x.shape[1], -1), norm)
+
+
+NORMS = (as_qwen, as_gemma)
+OTHERS = (by_a_sum, over_heads, of_fourth_powers, of_other_sizes, by_weights_per_head)
+
+
+@pytest.mark.parametrize("norm", [*NORMS, *OTHERS])
+def test_norms_that_are_not_known_are_left_as_they_are(norm: Any) -> None:
+    torch.manual_seed(3)
+    drawn, rewriting = case([3, 9], 4, 2, None, width=6), Rewriting()
+    halves = tables(len(drawn.leaves[0]), 6)
+    settings = torch.nn.Module()
+    settings.eps = 1e-2
+    leaves = (*drawn.leaves, *torch.randn(2, 6, dtype=torch.float64).requires_grad_().unbind())
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, of_q: Tensor, of_k: Tensor, *halves: Tensor) -> Tensor:
+        both = [torch.cat((half, half), -1) for half in halves]
+        q, k = (norm(part.view(len(part), -1, 6), weight.view(6), settings) for part, weight in ((q, of_q), (k, of_k)))
+        q, k = as_written(q, *both), as_written(k, *both)
+        return text_attention(q, k, v, *drawn.layout(128), Rules(0.3, causal=True))
+
+    found = []
+    for function in (attend, torch.compile(attend, fullgraph=True, dynamic=True, backend=rewriting)):
+        out = function(*leaves, *halves)
+        found.append((out, *torch.autograd.grad(out, leaves, drawn.dout)))
+    for mine, wanted in zip(*found, strict=True):
+        torch.testing.assert_close(mine, wanted, rtol=1e-12, atol=1e-12)
+    assert rewriting.prepares == ["normed" if norm in NORMS else "rotated"]
 
 
 def test_tables_that_learn_stay_outside() -> None:
@@ -189,7 +251,7 @@ def test_tables_that_learn_stay_outside() -> None:
 
     out = torch.compile(attend, fullgraph=True, dynamic=True, backend=rewriting)(*drawn.leaves, *halves)
     assert all(gradient.any() for gradient in torch.autograd.grad(out, halves, drawn.dout))
-    assert rewriting.rotates == [False]
+    assert rewriting.prepares == [None]
 
 
 def test_tables_are_halved_once_their_halves_are_seen_to_be_the_same() -> None:
@@ -214,7 +276,8 @@ def test_tables_are_halved_once_their_halves_are_seen_to_be_the_same() -> None:
 def test_torch_has_the_pass_rewrite_what_it_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Through the compiler that layers go through, and again where it has their graph in its cache."""
     drawn, seen = case([3, 9], 4, 2, None, width=6), []
-    monkeypatch.setattr("gram_core.kernels.rotation.rotated", lambda *parts: seen.append(1) or rotated(*parts))
+    own = Preparation.of_queries
+    monkeypatch.setattr(Preparation, "of_queries", lambda how, q: seen.append(1) or own(how, q))
 
     def attend(q: Tensor, k: Tensor, v: Tensor, *halves: Tensor) -> Tensor:
         both = [torch.cat((half, half), -1) for half in halves]

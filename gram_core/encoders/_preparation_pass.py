@@ -1,14 +1,16 @@
-"""Where a layer rotates queries and keys for our attention, attention is given them unrotated, and rotates them itself.
+"""Where a layer norms and rotates queries and keys for our attention, attention is given them as they are before.
 
-So what is rotated is not written to memory to be read again, and its gradient neither. Recognised is what transformers
-writes as `x * cos + rotate_half(x) * sin`, by tables whose halves are one and the same, `cat((half, half))`. All else
-is left as it is. The graph is that of a layer's Python calls, before autograd. T tokens packed, A heads, D head width.
+It prepares them itself then, so that what comes of it is not written to memory to be read again, and its gradient
+neither. Recognised is what transformers writes as `x * cos + rotate_half(x) * sin`, by tables whose halves are one and
+the same, `cat((half, half))`, and before that division by the root of a head's mean square. All else is left as it is.
+The graph is that of a layer's Python calls, before autograd. T tokens packed, A heads, D head width.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,61 +21,76 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from gram_core.kernels import text_attention
 
-CASTS = frozenset(["to", "float", "double", "half", "bfloat16"])
+CASTS = frozenset(["to", "float", "double", "half", "bfloat16", "type_as"])
 SUMS = frozenset([operator.add, torch.add, "add"])
 PRODUCTS = frozenset([operator.mul, torch.mul, "mul"])
 NEGATIONS = frozenset([operator.neg, torch.neg, torch.negative, "neg", "negative"])
 JOINS = frozenset([torch.cat, torch.concat, torch.concatenate])
 IN_PLACE = frozenset([operator.setitem, operator.iadd, operator.isub, operator.imul, operator.itruediv])
-UNROTATED = 11
-"""Arguments of attention before cos and sin."""
+POWERS = frozenset([operator.pow, torch.pow, "pow"])
+MEANS = frozenset([torch.mean, "mean"])
+ROOTS = frozenset([torch.rsqrt, "rsqrt"])
+UNPREPARED = 11
+"""Arguments of attention before those of what it does to queries and keys."""
 
 
-class RotatingAttention(CustomGraphPass):
-    """Gives attention the rotation of its queries and keys, wherever both are rotated alike."""
+class PreparingAttention(CustomGraphPass):
+    """Leaves norms and rotations of queries and keys to attention, wherever both are rotated alike."""
 
     def __call__(self, graph: Graph) -> None:
         """Rewrites a layer's graph."""
         if not any(map(_writes, graph.nodes)):  # else a tensor may not be later what it is now
             for node in graph.find_nodes(op="call_function", target=text_attention.OPERATOR):
-                _rotate_within(graph, node)
+                _prepare_within(graph, node)
 
     def uuid(self) -> str:
         """For torch's cache of compiled graphs."""
-        return "gram_core rotates within attention, 1"
+        return "gram_core norms and rotates within attention, 2"
 
 
 class _Unlike(Exception):
     """This is not rotated as we know it."""
 
 
-def _rotate_within(graph: Graph, attention: Node) -> None:
+def _prepare_within(graph: Graph, attention: Node) -> None:
     given: tuple[Any, ...] = attention.args
-    (q, k, *others), rotation = given[:UNROTATED], given[UNROTATED:]
-    if attention.kwargs or any(table is not None for table in rotation):
+    (q, k, *others), how = given[:UNPREPARED], given[UNPREPARED:]
+    if attention.kwargs or any(part is not None for part in how):
         return
-    made: list[Node] = []  # in the order that they stand in
-    try:
-        with graph.inserting_before(attention):
-            (q_before, *tables), (k_before, *same) = (_unrotated(part, made) for part in (q, k))
-        if not all(map(_alike, tables, same)):
-            raise _Unlike
-    except _Unlike:
-        for node in reversed(made):
-            graph.erase_node(node)
-        return
-    attention.args = (q_before, k_before, *others, *tables)
-    for node in (q, k, *same):
-        _erase_unread(graph, node)
+    with graph.inserting_before(attention):
+        for found in (_normed, _unnormed):
+            made: list[Node] = []  # in the order that they stand in
+            try:
+                rotated = [_rotated(part, made) for part in (q, k)]
+                (q_before, *q_norm), (k_before, *k_norm) = (found(part, made) for part in rotated)
+                if not all(map(_alike, rotated[0].tables, rotated[1].tables)):
+                    raise _Unlike
+            except _Unlike:
+                for node in reversed(made):
+                    graph.erase_node(node)
+                continue
+            norms = [part for pair in zip(q_norm, k_norm, strict=True) for part in pair]
+            attention.args = (q_before, k_before, *others, *rotated[0].tables, *norms)
+            for node in (q, k, *rotated[1].tables):
+                _erase_unread(graph, node)
+            return
 
 
-def _unrotated(part: Any, made: list[Node]) -> tuple[Node, Node, Node]:
-    """What `part` [T, A, D] was before it was rotated, and cos and sin [T, D / 2], by which."""
-    rotated, path = _climbed(part)
-    x, *tables = _factors(rotated)
-    before = _replayed(path, x, made)
+@dataclass(frozen=True)
+class _Rotated:
+    """x, what is done to heads [T, A, D] once they are rotated, and cos and sin [T, D / 2], in the graph."""
+
+    x: Node
+    path: list[Node]
+    tables: list[Node]
+    dtype: torch.dtype
+
+
+def _rotated(part: Any, made: list[Node]) -> _Rotated:
+    whole, path = _climbed(part)
+    x, *tables = _factors(whole)
     tokens, _, width = _value(part).shape
-    if _value(before).dtype != _value(part).dtype or not _shaped(x, _value(rotated).shape):
+    if not _shaped(x, _value(whole).shape):
         raise _Unlike
     halves = []
     for table in tables:
@@ -84,7 +101,51 @@ def _unrotated(part: Any, made: list[Node]) -> tuple[Node, Node, Node]:
         if not _shaped(half, (tokens, 1, width // 2)):
             raise _Unlike
         halves.append(_call("call_method", "squeeze", (half, 1), {}, made))
-    return before, halves[0], halves[1]
+    return _Rotated(x, path, halves, _value(part).dtype)
+
+
+def _unnormed(part: _Rotated, made: list[Node]) -> tuple[Node]:
+    """Heads [T, A, D] before they are rotated."""
+    before = _replayed(part.path, part.x, made)
+    if _value(before).dtype != part.dtype:
+        raise _Unlike
+    return (before,)
+
+
+def _normed(part: _Rotated, made: list[Node]) -> tuple[Any, ...]:
+    """Heads [T, A, D] before they are normed, the norm's weight [D] and its eps: a constant, and a tensor or None."""
+    product, path = _climbed(part.x)
+    for unit, weight in _both_ways(_operands(product, PRODUCTS)):
+        if _value(weight).ndim != 1 or not _shaped(weight, _value(product).shape[-1:]):
+            continue
+        for x, root in _both_ways(_operands(_uncast(unit), PRODUCTS)):
+            eps = _eps(root, _narrowest(x))
+            if eps is not None and _shaped(x, _value(product).shape):
+                moves = [step for step in path if step.target not in CASTS]
+                return *_unnormed(replace(part, x=_narrowest(x), path=[*moves, *part.path]), made), weight, *eps
+    raise _Unlike
+
+
+def _eps(root: Any, x: Node) -> tuple[float, Node | None] | None:
+    """eps of rsqrt(mean(x ** 2, -1, keepdim=True) + eps); None of anything else."""
+    total = root.args[0] if root.target in ROOTS else None
+    if not isinstance(total, Node) or total.target not in SUMS or len(total.args) != 2 or total.kwargs:
+        return None
+    pair: tuple[Any, Any] = total.args
+    for mean, eps in (pair, pair[::-1]):
+        if not isinstance(mean, Node) or mean.target not in MEANS or mean.kwargs.keys() != {"keepdim"}:
+            continue
+        power: Any
+        power, *over = mean.args
+        alike = over in ([-1], [(-1,)], [[-1]]) and mean.kwargs["keepdim"] is True
+        if not alike or power.target not in POWERS or power.args[1:] != (2,) or _narrowest(power.args[0]) is not x:
+            continue
+        if isinstance(eps, float):
+            return eps, None
+        source: Any = eps.args[0] if isinstance(eps, Node) and eps.target == "item" else None
+        if source is not None and _value(source).device.type == "cpu":
+            return 0.0, source
+    return None
 
 
 def _factors(rotated: Node) -> tuple[Node, Node, Node]:
@@ -159,6 +220,12 @@ def _narrowest(node: Any) -> Any:
         if torch.promote_types(_value(source).dtype, dtype) != dtype:
             break
         node = source
+    return node
+
+
+def _uncast(node: Any) -> Any:
+    while node.target in CASTS:
+        node = node.args[0]
     return node
 
 
