@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gram_core.acceleration import Accelerated, accelerated
     from gram_core.batch import Batch, ItemTable, Texts
     from gram_core.cf_modules.nrms import NRMS
     from gram_core.deduplicated import Deduplicated
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "E2E",
     "NRMS",
+    "Accelerated",
     "Batch",
     "CFModule",
     "ContentEncoder",
@@ -45,15 +47,16 @@ __all__ = [
     "SingleStep",
     "Texts",
     "Training",
+    "accelerated",
     "encode",
     "encoded",
     "resolve_accumulation_steps",
 ]
 
 _MODULES = (
-    "batch", "cf_modules.nrms", "deduplicated", "encoders.huggingface", "encoders.pictures", "encoding", "item_sources",
-    "methods.e2e", "methods.e2e_unique", "methods.multi_step", "methods.single_step", "multi_step_encodings",
-    "pair_loss", "protocols", "training",
+    "acceleration", "batch", "cf_modules.nrms", "deduplicated", "encoders.huggingface", "encoders.pictures", "encoding",
+    "item_sources", "methods.e2e", "methods.e2e_unique", "methods.multi_step", "methods.single_step",
+    "multi_step_encodings", "pair_loss", "protocols", "training",
 )  # fmt: skip
 
 

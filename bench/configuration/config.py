@@ -84,6 +84,8 @@ class RunSettings(Table):
     """A worker that takes longer is ended and recorded as `timeout`."""
     world_size: Count | None = None
     """Processes that train together in every case: `sweep.world_size` for the whole sweep, whatever it says itself."""
+    missing_gpus: Literal["refuse", "leave_out"] = "refuse"
+    """Cases with more processes than there are GPUs: an error, or left out, which is said."""
     sharding: Literal["none", "zero1", "fsdp2"] = "none"
     """What several processes keep in parts: nothing, the optimizer's state (ZeRO-1), or encoder and all (FSDP2)."""
     gradient_dtype: Literal["float32", "bf16"] = "float32"

@@ -127,6 +127,10 @@ class JointGradients:
             with torch.cuda.stream(following):
                 summed([value], out)
             return
+        if peers.in_parts:
+            with torch.cuda.stream(summing):
+                peers.sum_in_parts(value, out)
+            return
         copied = peers.pieces(value)
         while True:
             with torch.cuda.stream(summing):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gram_core.encoders._layer_compilation import compiled, compiling
+from gram_core.encoders._rotary_tables import RotaryTables, whole
 
 
 def stacks(model: nn.Module) -> list[nn.Module]:
@@ -30,6 +31,7 @@ class LayerCalls:
 
     dtype: of the hidden states between layers. again: whether each keeps its input only, and runs again backwards;
     those that the model checkpoints do in any case. running: what the model runs within, entered anew for that.
+    tables: what is known of those that they rotate by.
     """
 
     def __init__(
@@ -39,8 +41,10 @@ class LayerCalls:
         compiles: bool,
         again: bool,
         running: Callable[[], AbstractContextManager[None]],
+        tables: RotaryTables,
     ):
         self._layers, self._dtype, self._compiles, self._again, self._running = layers, dtype, compiles, again, running
+        self._tables = tables
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -66,7 +70,7 @@ class LayerCalls:
         hooked = layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer)
         run = _compiled() if self._compiles and not hooked else _run
         if run is not _run:  # the lowest layer's input as that of others, so that one compilation serves all
-            hidden = hidden.to(self._dtype)
+            hidden, kwargs = hidden.to(self._dtype), self._tables.halved(layer, kwargs)
             if _learns_first(layer, hidden):
                 hidden = hidden.detach().requires_grad_()
         return run(layer, layer._call_impl if hooked else layer.forward, self._dtype, hidden, args, kwargs)
@@ -86,7 +90,7 @@ def _learns_first(layer: nn.Module, hidden: Tensor) -> bool:
 
 def _run(layer: nn.Module, call: Any, dtype: torch.dtype, hidden: Tensor, args: Any, kwargs: Any) -> Any:
     """A layer on hidden states [1, T, d], which it takes and gives in `dtype`."""
-    outputs = call(hidden.to(dtype), *args, **kwargs)
+    outputs = call(hidden.to(dtype), *args, **whole(kwargs))
     if isinstance(outputs, Tensor):
         return outputs.to(dtype)
     first, *others = outputs

@@ -15,6 +15,7 @@ import torch.fx.experimental._config
 from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch.utils.checkpoint import CheckpointPolicy
 
+from gram_core.encoders._preparation_pass import PreparingAttention
 from gram_core.kernels import adapted_linear, text_attention
 
 VARIANTS = 64
@@ -25,7 +26,8 @@ NEVER_AGAIN = (text_attention.OPERATOR, adapted_linear.OPERATOR)
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function` for inputs of any size."""
-    return torch.compile(function, dynamic=True, options={"joint_custom_post_pass": _KeptOperators()})
+    passes: dict[str, Any] = {"pre_grad_custom_pass": PreparingAttention(), "joint_custom_post_pass": _KeptOperators()}
+    return torch.compile(function, dynamic=True, options=passes)
 
 
 @contextmanager
@@ -42,7 +44,8 @@ def compiling() -> Iterator[None]:
     variants = torch._dynamo.config.patch(recompile_limit=VARIANTS, fail_on_recompile_limit_hit=True)
     shapes: Any = torch.fx.experimental._config
     sizes = shapes.patch(use_duck_shape=False)  # equal ones at first need not stay equal
-    with torch._functorch.config.patch(keeps_little), variants, sizes, _joining_in_place():
+    numbers = torch._dynamo.config.patch(specialize_float=True)  # an adapter's scale as a variable is traced twice
+    with torch._functorch.config.patch(keeps_little), variants, sizes, numbers, _joining_in_place():
         yield
 
 
@@ -57,7 +60,7 @@ class _KeptOperators(CustomGraphPass):
 
     def uuid(self) -> str:
         """For torch's cache of compiled graphs: what this does, and `_joining_in_place`."""
-        return "gram_core keeps attention and adapted linears, joins in place, 3"
+        return "gram_core keeps attention and adapted linears, joins in place, 5"
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from gram_core.encoders._layer_calls import LayerCalls, stacks
 from gram_core.encoders._lora_calls import calling_once, plain
 from gram_core.encoders._mpnet_attention import attending as attending_as_mpnet
 from gram_core.encoders._own_attention import attending, interface_for, layout_of
+from gram_core.encoders._rotary_tables import RotaryTables
 from gram_core.encoders._table_rows import large_tables, read_as_rows
 from gram_core.encoders._weights import offloads
 from gram_core.encoders.huggingface import HuggingFaceEncoder
@@ -83,6 +84,7 @@ class GeneralEncoder(PackingEncoder):
         self._configs = list({id(config): config for config in configs}.values())
         self._inputs = _constant_inputs(model)
         self._adapted = plain(model)
+        self._tables = RotaryTables()
 
     def recomputing(self) -> GeneralEncoder:
         """The same encoder keeping each layer's input only from forward to backward, where the layer runs again."""
@@ -151,7 +153,8 @@ class GeneralEncoder(PackingEncoder):
     def _running(self) -> Iterator[None]:
         """Within, the model's code computes on packed texts."""
         narrow = self.compute_dtype != self.encoder.model.dtype
-        calls = LayerCalls(self._layers, self.compute_dtype, self._compiles, self._again, self._running)
+        how = (self.compute_dtype, self._compiles, self._again)
+        calls = LayerCalls(self._layers, *how, self._running, self._tables)
         with ExitStack() as stack:
             stack.enter_context(attending(self._configs, interface_for(self.block)))
             if self.encoder.model.config.model_type in WITHOUT_INTERFACE:

@@ -5,13 +5,15 @@ T tokens packed, A query heads, K heads of keys and values, D head width, R the 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 import triton
 from torch import Tensor
 
-from gram_core.kernels import _text_tiles_triton, _text_walk_triton
+from gram_core.kernels import _text_preparation_triton, _text_tiles_triton, _text_walk_triton
+from gram_core.kernels.prepared_heads import Norm, Preparation
 from gram_core.kernels.relative_bias import by_distance
 
 if TYPE_CHECKING:
@@ -89,9 +91,13 @@ def forward(
     block: int | None,
     rules: Rules,
     bias: Tensor | None,
+    preparation: Preparation | None = None,
 ) -> tuple[Tensor, Tensor]:
     """q [T, A, D], k and v [T, K, D] -> [T, A, D], and log-sums [A, T], in powers of two."""
     q, k, v = (_row(part) for part in (q, k, v))
+    how = _Turning.of(preparation)
+    if block is None and how is not None:
+        q, k = how.prepared(q, k)
     tokens, heads, _ = q.shape
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     logs = torch.empty(heads, tokens, dtype=torch.float32, device=q.device)
@@ -102,10 +108,14 @@ def forward(
             q, k, v, out, logs, groups, text_of, *numbers, tokens, *_strides(q, k, v), **constants, **sizes
         )
     else:
+        pointers, turning, turn_row = _turning(q, how)
+        constants |= turning
         sizes = _tile_sizes(constants["width"], block, False, constants["grouped"])
+        first, *others = numbers
         _text_tiles_triton.forward_kernel[((len(groups) - 1) * heads,)](
-            q, k, v, out, logs, groups, text_of, *numbers, tokens, *_strides(q, k, v), **constants, **sizes
-        )
+            q, k, v, out, logs, groups, text_of, first, *pointers, *others, tokens,
+            *_strides(q, k, v), turn_row, **constants, **sizes,
+        )  # fmt: skip
     return out, logs
 
 
@@ -121,19 +131,26 @@ def backward(
     block: int | None,
     rules: Rules,
     bias: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of q, k, v, contiguous, and the bias's in float32, empty where there is none."""
+    preparation: Preparation | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients: of q, k and v [T, A + 2 K, D]; in float32, empty where there are none, of the bias and of the norms'
+    weights [2, D]."""
     dout, q, k, v = (_row(part) for part in (dout, q, k, v))
+    how = _Turning.of(preparation)
     if block is None:
         assert out is not None, "kept by `text_attention`"
-        return _walk_backward(dout, q, k, v, out, logs, text_of, groups, rules, bias)
+        if how is None:
+            return *_walk_backward(dout, q, k, v, out, logs, text_of, groups, rules, bias), _none(q)
+        joined, dbias = _walk_backward(dout, *how.prepared(q, k), v, out, logs, text_of, groups, rules, bias)
+        return joined, dbias, how.turn_back(joined, q, k)
     grouped = q.shape[1] // k.shape[1]
     if bias is None or grouped == 1:
-        return _tiles_backward(dout, q, k, v, logs, text_of, groups, block, rules, bias)
+        return _tiles_backward(dout, q, k, v, logs, text_of, groups, block, rules, bias, how)
     # a program adds up the gradients of one query head's scores
     k, v = k.repeat_interleave(grouped, 1), v.repeat_interleave(grouped, 1)
-    dq, dk, dv, dbias = _tiles_backward(dout, q, k, v, logs, text_of, groups, block, rules, bias)
-    return dq, dk.unflatten(1, (-1, grouped)).sum(2), dv.unflatten(1, (-1, grouped)).sum(2), dbias
+    joined, dbias, dweights = _tiles_backward(dout, q, k, v, logs, text_of, groups, block, rules, bias, how)
+    dq, *others = joined.chunk(3, 1)
+    return torch.cat([dq, *(part.unflatten(1, (-1, grouped)).sum(2) for part in others)], 1), dbias, dweights
 
 
 def _tiles_backward(
@@ -147,9 +164,11 @@ def _tiles_backward(
     block: int,
     rules: Rules,
     bias: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    dq, dk, dv = (torch.empty(part.shape, dtype=part.dtype, device=part.device) for part in (q, k, v))
-    constants = _constants(q, k, rules, block, bias)
+    how: _Turning | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    joined, gradients = _gradients(q, k)
+    pointers, turning, turn_row = _turning(q, how)
+    constants = _constants(q, k, rules, block, bias) | turning
     sizes = _tile_sizes(constants["width"], block, True, constants["grouped"])
     repeats = 1
     if bias is not None:
@@ -157,11 +176,18 @@ def _tiles_backward(
     tiles = len(groups) - 1
     parts = triton.cdiv(tiles, repeats)
     pairs = torch.empty(0 if bias is None else (parts, q.shape[1], block, block), dtype=torch.float32, device=q.device)
-    _text_tiles_triton.backward_kernel[(parts * k.shape[1],)](
-        q, k, v, dout, logs, dq, dk, dv, pairs, groups, text_of, *_numbers(q, rules, bias), len(q), tiles,
-        *_strides(q, k, v, dout), **constants, repeats=repeats, **sizes,
+    weighs = how is not None and how.norms is not None
+    programs = parts * k.shape[1]
+    shares = torch.empty(
+        (programs, 2, 2, constants["width"] // 2) if weighs else 0, dtype=torch.float32, device=q.device
+    )
+    first, *numbers = _numbers(q, rules, bias)
+    _text_tiles_triton.backward_kernel[(programs,)](
+        q, k, v, dout, logs, *gradients, pairs, shares, groups, text_of, first, *pointers, *numbers, len(q), tiles,
+        *_strides(q, k, v, dout), joined.stride(0), turn_row, **constants, repeats=repeats, **sizes,
     )  # fmt: skip
-    return dq, dk, dv, pairs if bias is None else by_distance(pairs.sum(0), bias.shape[1])
+    dbias = pairs if bias is None else by_distance(pairs.sum(0), bias.shape[1])
+    return joined, dbias, _of_weights(shares.sum(0), q.shape[2]) if weighs else shares
 
 
 def _walk_backward(
@@ -175,22 +201,23 @@ def _walk_backward(
     spans: Tensor,
     rules: Rules,
     bias: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    dq, dk, dv = (torch.empty(part.shape, dtype=part.dtype, device=part.device) for part in (q, k, v))
+) -> tuple[Tensor, Tensor]:
+    joined, (dq, dk, dv) = _gradients(q, k)
     tokens, heads, _ = q.shape
     deltas, constants = torch.empty_like(logs), _constants(q, k, rules, None, bias)
     last = (spans, text_of, *_numbers(q, rules, bias), tokens)
     strides, width, itemsize = _strides(q, k, v, dout), constants["width"], q.element_size()
+    g_row = joined.stride(0)
     sizes = _walk_sizes(width, itemsize, "queries")
     _text_walk_triton.queries_kernel[(triton.cdiv(tokens, sizes["block"]) * heads,)](
-        q, k, v, dout, out, logs, deltas, dq, *last, *strides, **constants, **sizes
+        q, k, v, dout, out, logs, deltas, dq, *last, *strides, g_row, **constants, **sizes
     )
     sizes = _walk_sizes(width, itemsize, "keys")
     _text_walk_triton.keys_kernel[(triton.cdiv(tokens, sizes["block"]) * k.shape[1],)](
-        q, k, v, dout, logs, deltas, dk, dv, *last, *strides, **constants, **sizes
+        q, k, v, dout, logs, deltas, dk, dv, *last, *strides, g_row, **constants, **sizes
     )
     if bias is None:
-        return dq, dk, dv, torch.empty(0, dtype=torch.float32, device=q.device)
+        return joined, _none(q)
     sizes = _walk_sizes(width, itemsize, "pairs")
     block = sizes["block"]
     near = (bias.shape[1] // 2 + block - 2) // block  # tiles further off lie beyond the bias's reach as a whole
@@ -203,12 +230,72 @@ def _walk_backward(
     total = pairs.sum(0)
     beside = total[1:-1].permute(1, 2, 0, 3).flatten(2)
     dbias = by_distance(beside, bias.shape[1], (total[0].sum((1, 2)), total[-1].sum((1, 2))))
-    return dq, dk, dv, dbias
+    return joined, dbias
 
 
 def _row(part: Tensor) -> Tensor:
     """As it lies, unless a head's numbers do not lie one behind the other."""
     return part if part.stride(2) == 1 else part.contiguous()
+
+
+class _Turning:
+    """A preparation as kernels read it: tables row by row, in strides alike."""
+
+    def __init__(self, how: Preparation):
+        like = how.cos.stride() == how.sin.stride() and how.cos.stride(1) == 1
+        self.tables = (how.cos, how.sin) if like else (how.cos.contiguous(), how.sin.contiguous())
+        self.norms = how.norms and tuple(Norm(norm.weight.contiguous(), norm.eps) for norm in how.norms)
+
+    @classmethod
+    def of(cls, how: Preparation | None) -> _Turning | None:
+        return None if how is None else cls(how)
+
+    def prepared(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        met = (_text_preparation_triton.prepared(part, *self.tables, norm) for part, norm in self._each(q, k))
+        return next(met), next(met)
+
+    def turn_back(self, joined: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        """Has the gradients of q and k prepared, in `joined`, become those of q and k; returns the norms' [2, D]."""
+        gradients = joined.split([q.shape[1], k.shape[1], k.shape[1]], 1)
+        shares = [
+            _text_preparation_triton.turn_back(gradient, part, *self.tables, norm)
+            for gradient, (part, norm) in zip(gradients, self._each(q, k), strict=False)
+        ]
+        if self.norms is None:
+            return shares[0]
+        return _of_weights(torch.stack([share.sum(0) for share in shares]), q.shape[2])
+
+    def _each(self, q: Tensor, k: Tensor) -> Iterator[tuple[Tensor, Norm | None]]:
+        return zip((q, k), self.norms or (None, None), strict=True)
+
+
+def _turning(q: Tensor, how: _Turning | None) -> tuple[tuple[Any, ...], dict[str, Any], int]:
+    """What a kernel of tiles knows of the preparation: cos, sin, weights and eps; q stands where there is nothing."""
+    if how is None:
+        return (q, q, q, q, 0.0, 0.0), {"rotated": False, "normed": False}, 0
+    half = max(16, triton.next_power_of_2(q.shape[2] // 2))
+    weights: list[Any] = [q, q, 0.0, 0.0]
+    if how.norms is not None:
+        weights = [norm.weight for norm in how.norms] + [norm.eps for norm in how.norms]
+    constants = {"rotated": True, "normed": how.norms is not None, "width": 2 * half}
+    return (*how.tables, *weights), constants, how.tables[0].stride(0)
+
+
+def _gradients(q: Tensor, k: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Room for those of q, k and v side by side, [T, A + 2 K, D], and its three parts."""
+    tokens, heads, width = q.shape
+    sizes = [heads, k.shape[1], k.shape[1]]
+    joined = torch.empty(tokens, sum(sizes), width, dtype=q.dtype, device=q.device)
+    return joined, joined.split(sizes, 1)
+
+
+def _of_weights(sums: Tensor, columns: int) -> Tensor:
+    """[2, D] of sums [2, 2, half] of the near and far half's columns, some of which may lie beyond D / 2."""
+    return sums[..., : columns // 2].flatten(1)
+
+
+def _none(like: Tensor) -> Tensor:
+    return torch.empty(0, dtype=torch.float32, device=like.device)
 
 
 def _strides(*parts: Tensor) -> list[int]:

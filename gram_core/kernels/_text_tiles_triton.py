@@ -4,6 +4,9 @@ One program handles one tile and, forwards, one query head, backwards one head o
 it: their shares of dk and dv are summed on chip, without atomics. Queries go through in chunks of `rows`, so that wide
 heads fit; each chunk meets all keys of its texts at once. The forward keeps each query's log-sum of weights.
 `width` is the power of two that holds the `columns` of a head; scores are in powers of two.
+
+Where queries and keys are to be rotated, each half of a head is a tile of its own: near and far columns are turned
+into each other in the registers that they were loaded to, and a product of heads is the sum of those of the halves.
 """
 
 from __future__ import annotations
@@ -15,11 +18,12 @@ LOG2E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
-def load_rows(head, row_stride, token, inside, width: tl.constexpr, columns: tl.constexpr):
+def load_rows(head, row_stride, token, inside, width: tl.constexpr, columns: tl.constexpr, again: tl.constexpr = False):
     """Rows of one head, to which `head` points; zeros outside."""
     column = tl.arange(0, width)[None, :]
     mask = inside[:, None] if columns == width else inside[:, None] & (column < columns)
-    return tl.load(head + token[:, None].to(tl.int64) * row_stride + column, mask=mask, other=0.0)
+    place = head + token[:, None].to(tl.int64) * row_stride + column
+    return tl.load(place, mask=mask, other=0.0, eviction_policy="evict_last" if again else "")
 
 
 @triton.jit
@@ -28,6 +32,96 @@ def store_rows(head, row_stride, values, token, inside, width: tl.constexpr, col
     mask = inside[:, None] if columns == width else inside[:, None] & (column < columns)
     place = head + token[:, None].to(tl.int64) * row_stride + column
     tl.store(place, values.to(head.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _tables(cos, sin, turn_row, token, inside, half: tl.constexpr, columns: tl.constexpr, again: tl.constexpr):
+    """again: whether they are read once more later, by which a compiler would else hold them until then."""
+    return (
+        load_rows(cos, turn_row, token, inside, half, columns, again).to(tl.float32),
+        load_rows(sin, turn_row, token, inside, half, columns, again).to(tl.float32),
+    )
+
+
+@triton.jit
+def _weights(weight, half: tl.constexpr, columns: tl.constexpr):
+    """Of a norm, for the columns of the near and of the far half, [1, half]."""
+    column = tl.arange(0, half)[None, :]
+    near = tl.load(weight + column, mask=column < columns, other=0.0).to(tl.float32)
+    return near, tl.load(weight + columns + column, mask=column < columns, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _to_unit_size(near, far, eps, columns: tl.constexpr):
+    """Each row divided by the root of its mean square, and by what it was divided, inverted; columns: of a half."""
+    inverse = tl.rsqrt((tl.sum(near * near, 1) + tl.sum(far * far, 1)) / (2 * columns) + eps)[:, None]
+    return near * inverse, far * inverse, inverse
+
+
+@triton.jit
+def load_head(
+    head, row_stride, cos, sin, turn_row, weight, eps, token, inside,
+    width: tl.constexpr, columns: tl.constexpr, rotated: tl.constexpr, normed: tl.constexpr,
+):  # fmt: skip
+    """Rows of one head [tokens, width], twice; rotated: its near and its far half, turned, [tokens, width / 2].
+
+    normed: divided by the root of their mean square before, and multiplied by the weight.
+    """
+    if rotated:
+        half: tl.constexpr = width // 2
+        real: tl.constexpr = columns // 2
+        near = load_rows(head, row_stride, token, inside, half, real, normed)
+        far = load_rows(head + real, row_stride, token, inside, half, real, normed)
+        x, y = near.to(tl.float32), far.to(tl.float32)
+        if normed:
+            x, y, _ = _to_unit_size(x, y, eps, real)
+            of_near, of_far = _weights(weight, half, real)
+            x, y = x * of_near, y * of_far
+        c, s = _tables(cos, sin, turn_row, token, inside, half, real, True)
+        near = (x * c - y * s).to(near.dtype)
+        far = (y * c + x * s).to(far.dtype)
+    else:
+        near = load_rows(head, row_stride, token, inside, width, columns)
+        far = near
+    return near, far
+
+
+@triton.jit
+def store_turned_back(
+    place, place_row, near, far, head, row_stride, cos, sin, turn_row, weight, eps, token, inside,
+    half: tl.constexpr, columns: tl.constexpr, normed: tl.constexpr,
+):  # fmt: skip
+    """The gradient of a head's rows, given that of what `load_head` made of them, in float32; columns: of a half.
+
+    Returned are the weight's two halves' shares, [half], where there is a norm.
+    """
+    tl.debug_barrier()
+    c, s = _tables(cos, sin, turn_row, token, inside, half, columns, False)
+    near, far = near * c + far * s, far * c - near * s
+    share_near = tl.zeros((half,), dtype=tl.float32)
+    share_far = share_near
+    if normed:
+        tl.debug_barrier()
+        x = load_rows(head, row_stride, token, inside, half, columns).to(tl.float32)
+        y = load_rows(head + columns, row_stride, token, inside, half, columns).to(tl.float32)
+        x, y, inverse = _to_unit_size(x, y, eps, columns)
+        share_near, share_far = tl.sum(near * x, 0), tl.sum(far * y, 0)
+        of_near, of_far = _weights(weight, half, columns)
+        near, far = near * of_near, far * of_far
+        along = (tl.sum(near * x, 1) + tl.sum(far * y, 1))[:, None] / (2 * columns)
+        near, far = (near - x * along) * inverse, (far - y * along) * inverse
+    store_rows(place, place_row, near, token, inside, half, columns)
+    store_rows(place + columns, place_row, far, token, inside, half, columns)
+    return share_near, share_far
+
+
+@triton.jit
+def product(near, far, other_near, other_far, rotated: tl.constexpr, precision: tl.constexpr):
+    """Of each row of one head with each of another, as `load_head` has them."""
+    whole = tl.dot(near, tl.trans(other_near), input_precision=precision)
+    if rotated:
+        whole = tl.dot(far, tl.trans(other_far), whole, input_precision=precision)
+    return whole
 
 
 @triton.jit
@@ -51,10 +145,12 @@ def seen(same, behind, window, causal: tl.constexpr, windowed: tl.constexpr):
 
 @triton.jit(do_not_specialize=["window", "reach", "tokens"])
 def forward_kernel(
-    q, k, v, out, logs, groups, text_of, bias, scale, window, reach, heads, tokens,
-    q_row, q_head, k_row, k_head, v_row, v_head,
+    q, k, v, out, logs, groups, text_of, bias, cos, sin, q_weight, k_weight, q_eps, k_eps,
+    scale, window, reach, heads, tokens,
+    q_row, q_head, k_row, k_head, v_row, v_head, turn_row,
     grouped: tl.constexpr, columns: tl.constexpr, width: tl.constexpr, block: tl.constexpr, rows: tl.constexpr,
-    causal: tl.constexpr, windowed: tl.constexpr, biased: tl.constexpr, precision: tl.constexpr,
+    causal: tl.constexpr, windowed: tl.constexpr, biased: tl.constexpr,
+    rotated: tl.constexpr, normed: tl.constexpr, precision: tl.constexpr,
 ):  # fmt: skip
     head, group = tl.program_id(0) % heads, tl.program_id(0) // heads
     start, stop = tl.load(groups + group), tl.load(groups + group + 1)
@@ -63,15 +159,21 @@ def forward_kernel(
         token = start + tl.arange(0, block)
         inside = token < stop
         text = tl.load(text_of + token, mask=inside, other=-1)
-        keys = load_rows(k + key_head * k_head, k_row, token, inside, width, columns)
+        near_keys, far_keys = load_head(
+            k + key_head * k_head, k_row, cos, sin, turn_row, k_weight, k_eps, token, inside,
+            width, columns, rotated, normed,
+        )  # fmt: skip
         values = load_rows(v + key_head * v_head, v_row, token, inside, width, columns)
         for first in tl.range(0, block, rows, disable_licm=rows < block):
             asks = start + first + tl.arange(0, rows)
             held = asks < stop
             asking = tl.load(text_of + asks, mask=held, other=-1)
-            queries = load_rows(q + head.to(tl.int64) * q_head, q_row, asks, held, width, columns)
+            near, far = load_head(
+                q + head.to(tl.int64) * q_head, q_row, cos, sin, turn_row, q_weight, q_eps, asks, held,
+                width, columns, rotated, normed,
+            )  # fmt: skip
             same, behind = asking[:, None] == text[None, :], asks[:, None] - token[None, :]
-            scores = tl.dot(queries, tl.trans(keys), input_precision=precision) * (scale * LOG2E)
+            scores = product(near, far, near_keys, far_keys, rotated, precision) * (scale * LOG2E)
             if biased:
                 scores = add_bias(scores, bias + head * (2 * reach + 1), behind, reach)
             scores = tl.where(seen(same, behind, window, causal, windowed), scores, float("-inf"))
@@ -85,18 +187,25 @@ def forward_kernel(
 
 @triton.jit(do_not_specialize=["window", "reach", "tokens", "tiles"])
 def backward_kernel(
-    q, k, v, dout, logs, dq, dk, dv, pairs, groups, text_of, bias, scale, window, reach, heads, tokens, tiles,
-    q_row, q_head, k_row, k_head, v_row, v_head, d_row, d_head,
+    q, k, v, dout, logs, dq, dk, dv, pairs, shares, groups, text_of, bias, cos, sin, q_weight, k_weight, q_eps, k_eps,
+    scale, window, reach, heads, tokens, tiles,
+    q_row, q_head, k_row, k_head, v_row, v_head, d_row, d_head, g_row, turn_row,
     grouped: tl.constexpr, columns: tl.constexpr, width: tl.constexpr, block: tl.constexpr, rows: tl.constexpr,
-    repeats: tl.constexpr, causal: tl.constexpr, windowed: tl.constexpr, biased: tl.constexpr, precision: tl.constexpr,
+    repeats: tl.constexpr, causal: tl.constexpr, windowed: tl.constexpr, biased: tl.constexpr,
+    rotated: tl.constexpr, normed: tl.constexpr, precision: tl.constexpr,
 ):  # fmt: skip
     """pairs [tiles / repeats, A, block, block]: the gradient of scores, added up over `repeats` tiles, for a bias.
 
     By key, then query, as are all pairs here: so weights need not be turned over. With a bias each query head has keys
-    of its own, and rows is block.
+    of its own, and rows is block. dq, dk, dv: head by head, row by row in strides of g_row.
+    shares [programs, 4, width / 2]: of the gradients of the norms' weights, those of queries first.
     """
     key_heads = heads // grouped
     key_head, part = tl.program_id(0) % key_heads, tl.program_id(0) // key_heads
+    part_width: tl.constexpr = width // 2 if rotated else width
+    if normed:
+        of_q_near = tl.zeros((part_width,), dtype=tl.float32)
+        of_q_far, of_k_near, of_k_far = of_q_near, of_q_near, of_q_near
     if biased:
         sums = tl.zeros((block, rows), dtype=tl.float32)
     for number in tl.range(0, repeats, disable_licm=repeats > 1):
@@ -107,9 +216,14 @@ def backward_kernel(
             token = start + tl.arange(0, block)
             inside = token < stop
             text = tl.load(text_of + token, mask=inside, other=-1)
-            keys = load_rows(k + key_head.to(tl.int64) * k_head, k_row, token, inside, width, columns)
+            near_keys, far_keys = load_head(
+                k + key_head.to(tl.int64) * k_head, k_row, cos, sin, turn_row, k_weight, k_eps, token, inside,
+                width, columns, rotated, normed,
+            )  # fmt: skip
             values = load_rows(v + key_head.to(tl.int64) * v_head, v_row, token, inside, width, columns)
-            of_keys = tl.zeros((block, width), dtype=tl.float32)
+            of_near = tl.zeros((block, part_width), dtype=tl.float32)
+            if rotated:
+                of_far = tl.zeros((block, part_width), dtype=tl.float32)
             of_values = tl.zeros((block, width), dtype=tl.float32)
             for part_of in tl.range(0, grouped * (block // rows), disable_licm=grouped * (block // rows) > 1):
                 head = key_head * grouped + part_of // (block // rows)
@@ -117,10 +231,13 @@ def backward_kernel(
                 held = asks < stop
                 asking = tl.load(text_of + asks, mask=held, other=-2)
                 log = tl.load(logs + head.to(tl.int64) * tokens + asks, mask=held, other=0.0)
-                queries = load_rows(q + head.to(tl.int64) * q_head, q_row, asks, held, width, columns)
+                near, far = load_head(
+                    q + head.to(tl.int64) * q_head, q_row, cos, sin, turn_row, q_weight, q_eps, asks, held,
+                    width, columns, rotated, normed,
+                )  # fmt: skip
                 do = load_rows(dout + head.to(tl.int64) * d_head, d_row, asks, held, width, columns)
                 same, behind = text[:, None] == asking[None, :], asks[None, :] - token[:, None]
-                scores = tl.dot(keys, tl.trans(queries), input_precision=precision) * (scale * LOG2E)
+                scores = product(near_keys, far_keys, near, far, rotated, precision) * (scale * LOG2E)
                 if biased:
                     scores = add_bias(scores, bias + head * (2 * reach + 1), behind, reach)
                 p = tl.where(seen(same, behind, window, causal, windowed), tl.exp2(scores - log[None, :]), 0.0)
@@ -129,12 +246,38 @@ def backward_kernel(
                 ds = p * (dp - tl.sum(p * dp, 0)[None, :])
                 if biased:
                     sums += ds
-                ds = (ds * scale).to(queries.dtype)
-                of_keys += tl.dot(ds, queries, input_precision=precision)
-                of_query = tl.dot(tl.trans(ds), keys, input_precision=precision)
-                store_rows(dq + head * columns, heads * columns, of_query, asks, held, width, columns)
-            store_rows(dk + key_head * columns, key_heads * columns, of_keys, token, inside, width, columns)
-            store_rows(dv + key_head * columns, key_heads * columns, of_values, token, inside, width, columns)
+                ds = (ds * scale).to(near.dtype)
+                of_near += tl.dot(ds, near, input_precision=precision)
+                of_query = tl.dot(tl.trans(ds), near_keys, input_precision=precision)
+                if rotated:
+                    of_far += tl.dot(ds, far, input_precision=precision)
+                    of_other = tl.dot(tl.trans(ds), far_keys, input_precision=precision)
+                    near_share, far_share = store_turned_back(
+                        dq + head * columns, g_row, of_query, of_other, q + head.to(tl.int64) * q_head, q_row,
+                        cos, sin, turn_row, q_weight, q_eps, asks, held, part_width, columns // 2, normed,
+                    )  # fmt: skip
+                    if normed:
+                        of_q_near += near_share
+                        of_q_far += far_share
+                else:
+                    store_rows(dq + head * columns, g_row, of_query, asks, held, width, columns)
+            store_rows(dv + key_head * columns, g_row, of_values, token, inside, width, columns)
+            if rotated:
+                near_share, far_share = store_turned_back(
+                    dk + key_head * columns, g_row, of_near, of_far, k + key_head.to(tl.int64) * k_head, k_row,
+                    cos, sin, turn_row, k_weight, k_eps, token, inside, part_width, columns // 2, normed,
+                )  # fmt: skip
+                if normed:
+                    of_k_near += near_share
+                    of_k_far += far_share
+            else:
+                store_rows(dk + key_head * columns, g_row, of_near, token, inside, width, columns)
+    if normed:
+        place = shares + tl.program_id(0) * 4 * part_width + tl.arange(0, part_width)
+        tl.store(place, of_q_near)
+        tl.store(place + part_width, of_q_far)
+        tl.store(place + 2 * part_width, of_k_near)
+        tl.store(place + 3 * part_width, of_k_far)
     if biased:
         place = tl.arange(0, block)[:, None] + tl.arange(0, rows)[None, :] * block
         tl.store(pairs + tl.program_id(0).to(tl.int64) * rows * block + place, sums)

@@ -92,7 +92,7 @@ def _gradients(
 @triton.jit(do_not_specialize=["tokens", "window", "reach"])
 def queries_kernel(
     q, k, v, dout, out, logs, deltas, dq, spans, text_of, bias, scale, window, reach, heads, tokens,
-    q_row, q_head, k_row, k_head, v_row, v_head, d_row, d_head,
+    q_row, q_head, k_row, k_head, v_row, v_head, d_row, d_head, g_row,
     grouped: tl.constexpr, columns: tl.constexpr, width: tl.constexpr, block: tl.constexpr, step: tl.constexpr,
     causal: tl.constexpr, windowed: tl.constexpr, biased: tl.constexpr, precision: tl.constexpr,
 ):  # fmt: skip
@@ -118,13 +118,13 @@ def queries_kernel(
             bias + head * (2 * reach + 1), scale, window, reach, causal, windowed, biased, precision,
         )  # fmt: skip
         gradient += tl.dot(ds.to(keys.dtype), keys, input_precision=precision)
-    store_rows(dq + head * columns, heads * columns, gradient * scale, token, inside, width, columns)
+    store_rows(dq + head * columns, g_row, gradient * scale, token, inside, width, columns)
 
 
 @triton.jit(do_not_specialize=["tokens", "window", "reach"])
 def keys_kernel(
     q, k, v, dout, logs, deltas, dk, dv, spans, text_of, bias, scale, window, reach, heads, tokens,
-    q_row, q_head, k_row, k_head, v_row, v_head, d_row, d_head,
+    q_row, q_head, k_row, k_head, v_row, v_head, d_row, d_head, g_row,
     grouped: tl.constexpr, columns: tl.constexpr, width: tl.constexpr, block: tl.constexpr, step: tl.constexpr,
     causal: tl.constexpr, windowed: tl.constexpr, biased: tl.constexpr, precision: tl.constexpr,
 ):  # fmt: skip
@@ -153,8 +153,8 @@ def keys_kernel(
             )  # fmt: skip
             of_values += tl.dot(p.to(do.dtype), do, input_precision=precision)
             of_keys += tl.dot(ds.to(queries.dtype), queries, input_precision=precision)
-    store_rows(dk + key_head * columns, key_heads * columns, of_keys * scale, token, inside, width, columns)
-    store_rows(dv + key_head * columns, key_heads * columns, of_values, token, inside, width, columns)
+    store_rows(dk + key_head * columns, g_row, of_keys * scale, token, inside, width, columns)
+    store_rows(dv + key_head * columns, g_row, of_values, token, inside, width, columns)
 
 
 @triton.jit(do_not_specialize=["tokens", "window", "reach", "near"])

@@ -7,12 +7,53 @@ import math
 import torch
 from torch import Tensor
 
+from gram_core.kernels.prepared_heads import Norm, Preparation
 from gram_core.kernels.text_attention import Rules
 
 
-def dense(leaves: tuple[Tensor, ...], text_of: Tensor, rules: Rules) -> Tensor:
+def tables(tokens: int, width: int) -> tuple[Tensor, Tensor]:
+    """cos and sin [T, D / 2] of angles at random."""
+    angles = 7 * torch.randn(tokens, width // 2, dtype=torch.float64)
+    return angles.cos(), angles.sin()
+
+
+def preparation(kind: str | None, tokens: int, width: int) -> Preparation | None:
+    """Of a kind of `PREPARATIONS`, at random, in float64."""
+    if kind is None:
+        return None
+    norms = tuple(Norm(1 + 0.5 * torch.randn(width, dtype=torch.float64), eps) for eps in (1e-6, 0.1))
+    return Preparation(*tables(tokens, width), norms if kind == "normed" else None)
+
+
+PREPARATIONS = (None, "rotated", "normed")
+
+
+def in_type(how: Preparation | None, dtype: torch.dtype, device: str | torch.device = "cpu") -> Preparation | None:
+    """The same in another type or place, where weights are leaves."""
+    if how is None:
+        return None
+    norms = [Norm(norm.weight.detach().to(device, dtype).requires_grad_(), norm.eps) for norm in how.norms or ()]
+    return Preparation(how.cos.to(device, dtype), how.sin.to(device, dtype), tuple(norms) or None)
+
+
+def weights(how: Preparation | None) -> tuple[Tensor, ...]:
+    """Of the norms."""
+    return tuple(norm.weight for norm in how.norms) if how is not None and how.norms else ()
+
+
+def prepared(x: Tensor, how: Preparation, norm: Norm | None) -> Tensor:
+    """Heads [T, A, D] divided by their size, then turned as points of the complex plane."""
+    if norm is not None:
+        x = torch.nn.functional.rms_norm(x, x.shape[-1:], norm.weight, norm.eps)
+    points = torch.complex(*x.chunk(2, -1)) * torch.complex(how.cos.double(), how.sin.double())[:, None]
+    return torch.cat([points.real, points.imag], -1)
+
+
+def dense(leaves: tuple[Tensor, ...], text_of: Tensor, rules: Rules, how: Preparation | None = None) -> Tensor:
     """Attention by all scores [A, T, T] of one sequence; a leaf more than queries, keys and values is a bias."""
     q, k, v, *bias = leaves
+    if how is not None:
+        q, k = (prepared(part, how, norm) for part, norm in zip((q, k), how.norms or (None, None), strict=True))
     grouped = q.shape[1] // k.shape[1]
     place = torch.arange(len(q))
     distance = place[None, :] - place[:, None]

@@ -31,6 +31,8 @@ GROUPED = {"num_key_value_heads": 2, "head_dim": 8}
 FAMILIES: dict[str, dict[str, Any]] = {
     "modernbert": {"num_hidden_layers": 4, "local_attention": 8, "pad_token_id": 0, "global_attn_every_n_layers": 2},
     "qwen3": {"num_hidden_layers": 3, **GROUPED},
+    "llama": {"num_hidden_layers": 2, **GROUPED},
+    "eurobert": {"num_hidden_layers": 2, **GROUPED, **dict.fromkeys(["pad_token_id", "bos_token_id"], 0)},
     "mistral": {"num_hidden_layers": 2, **GROUPED, "sliding_window": 5},
     "gemma3_text": {"num_hidden_layers": 3, **GROUPED, "sliding_window": 6, "use_bidirectional_attention": True},
     "mpnet": {"num_hidden_layers": 2, "max_position_embeddings": LONGEST + 2},

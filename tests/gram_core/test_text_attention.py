@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from torch import Tensor
 
 from gram_core.batch import Texts
-from gram_core.kernels.text_attention import Rules, text_attention
+from gram_core.kernels.prepared_heads import Norm, Preparation
+from gram_core.kernels.text_attention import Rules, _flat, text_attention
 from gram_core.packing import PackedTexts, pack
-from tests.gram_core._attention import dense
+from tests.gram_core._attention import PREPARATIONS, dense, in_type, preparation, tables, weights
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,20 @@ class Case:
     packed: PackedTexts
     leaves: tuple[Tensor, ...]
     dout: Tensor
+    how: Preparation | None = None
 
     def layout(self, block: int | None) -> tuple[Tensor, Tensor, Tensor, int | None]:
         return self.packed.text_of, self.packed.offsets, self.packed.groups, block
 
 
 def case(
-    lengths: list[int], heads: int, key_heads: int, reach: int | None, width: int = 4, block: int | None = 128
+    lengths: list[int],
+    heads: int,
+    key_heads: int,
+    reach: int | None,
+    width: int = 4,
+    block: int | None = 128,
+    kind: str | None = None,
 ) -> Case:
     total = sum(lengths)
     texts = Texts(torch.randint(1, 50, (total,)), torch.tensor(lengths))
@@ -40,7 +48,7 @@ def case(
     leaves = tuple(torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes)
     dout = torch.randn(shapes[0], dtype=torch.float64)
     dout[total:] = 0  # nobody reads what lies behind the texts
-    return Case(packed, leaves, dout)
+    return Case(packed, leaves, dout, in_type(preparation(kind, total + 7, width), torch.float64))
 
 
 RULES = {
@@ -48,6 +56,7 @@ RULES = {
     "window": st.sampled_from([None, 0, 3, 20, 200]),
     "heads": st.sampled_from([(2, 2), (4, 2), (3, 1)]),
     "reach": st.sampled_from([None, 0, 2, 100]),
+    "kind": st.sampled_from(PREPARATIONS),
     "seed": st.integers(0, 99),
 }
 
@@ -55,39 +64,50 @@ RULES = {
 @given(lengths=st.lists(st.integers(0, 70), min_size=1, max_size=8), **RULES)
 @settings(deadline=None, max_examples=80)
 def test_it_equals_all_scores_at_once(
-    lengths: list[int], causal: bool, window: int | None, heads: tuple[int, int], reach: int | None, seed: int
+    lengths: list[int],
+    causal: bool,
+    window: int | None,
+    heads: tuple[int, int],
+    reach: int | None,
+    kind: str | None,
+    seed: int,
 ) -> None:
     """Empty texts, texts of one token and tokens of no text included, forwards and backwards."""
     torch.manual_seed(seed)
-    drawn, rules, total = case(lengths, *heads, reach), Rules(0.3, causal, window), sum(lengths)
-    expected = dense(drawn.leaves, drawn.packed.text_of, rules)
-    found = text_attention(*drawn.leaves[:3], *drawn.layout(128), rules, *drawn.leaves[3:])
+    drawn = case(lengths, *heads, reach, kind=kind)
+    rules, total = Rules(0.3, causal, window), sum(lengths)
+    expected = dense(drawn.leaves, drawn.packed.text_of, rules, drawn.how)
+    bias = drawn.leaves[3] if drawn.leaves[3:] else None
+    found = text_attention(*drawn.leaves[:3], *drawn.layout(128), rules, bias, drawn.how)
     assert found.is_contiguous()
     exact = {"rtol": 1e-12, "atol": 1e-12}
     torch.testing.assert_close(found[:total], expected[:total], **exact)
     assert not found[total:].any(), "rows of no text"
-    gradients = torch.autograd.grad(found, drawn.leaves, drawn.dout)
-    for gradient, wanted in zip(gradients, torch.autograd.grad(expected, drawn.leaves, drawn.dout), strict=True):
+    leaves = (*drawn.leaves, *weights(drawn.how))
+    gradients = torch.autograd.grad(found, leaves, drawn.dout)
+    for gradient, wanted in zip(gradients, torch.autograd.grad(expected, leaves, drawn.dout), strict=True):
         torch.testing.assert_close(gradient, wanted, **exact)
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 2e-6), (torch.bfloat16, 1e-2)], ids=str)
-@pytest.mark.parametrize("reach", [None, 3])
-def test_narrow_numbers(dtype: torch.dtype, bound: float, reach: int | None) -> None:
+@pytest.mark.parametrize(("reach", "kind"), [(None, None), (3, None), (None, "rotated"), (None, "normed")])
+def test_narrow_numbers(dtype: torch.dtype, bound: float, reach: int | None, kind: str | None) -> None:
     """The bias and its gradient stay in float32 beside queries in bf16."""
     torch.manual_seed(5)
-    drawn, rules = case([3, 40, 1, 33], 4, 2, reach), Rules(0.3, causal=True, window=20)
+    drawn, rules = case([3, 40, 1, 33], 4, 2, reach, kind=kind), Rules(0.3, causal=True, window=20)
+    how = in_type(drawn.how, torch.float32)
+    exactly = in_type(how, torch.float64)
     narrow = tuple(leaf.detach().to(dtype).requires_grad_() for leaf in drawn.leaves[:3])
     narrow += tuple(leaf.detach().float().requires_grad_() for leaf in drawn.leaves[3:])
     wide = tuple(leaf.detach().double().requires_grad_() for leaf in narrow)
     found, expected = (
-        text_attention(*narrow[:3], *drawn.layout(128), rules, *narrow[3:]),
-        dense(wide, drawn.packed.text_of, rules),
+        text_attention(*narrow[:3], *drawn.layout(128), rules, narrow[3] if narrow[3:] else None, how),
+        dense(wide, drawn.packed.text_of, rules, exactly),
     )
     pairs = [(found[:77], expected[:77])]
     pairs += zip(
-        torch.autograd.grad(found, narrow, drawn.dout.to(dtype)),
-        torch.autograd.grad(expected, wide, drawn.dout.to(dtype).double()),
+        torch.autograd.grad(found, (*narrow, *weights(how)), drawn.dout.to(dtype)),
+        torch.autograd.grad(expected, (*wide, *weights(exactly)), drawn.dout.to(dtype).double()),
         strict=True,
     )
     for mine, wanted in pairs:
@@ -140,9 +160,10 @@ def test_one_opaque_operator_for_any_number_of_tokens(reach: int | None) -> None
 def test_the_operator_is_described_as_it_behaves() -> None:
     """Torch's own checks: schema, shapes without data, gradients' registration, and both under compilation."""
     torch.manual_seed(7)
-    for reach in (None, 3):
-        drawn = case([3, 5], 4, 2, reach)
-        arguments = (*drawn.leaves[:3], *drawn.layout(128), 0.3, True, 20, *(drawn.leaves[3:] or (None,)))
+    for reach, kind in ((None, None), (3, None), (None, "rotated"), (None, "normed")):
+        drawn = case([3, 5], 4, 2, reach, kind=kind)
+        bias = drawn.leaves[3] if drawn.leaves[3:] else None
+        arguments = (*drawn.leaves[:3], *drawn.layout(128), 0.3, True, 20, bias, *_flat(drawn.how))
         torch.library.opcheck(torch.ops.gram_core.text_attention.default, arguments)
 
 
@@ -153,3 +174,17 @@ def test_misfits_are_refused() -> None:
         text_attention(q[:, :3], k, v, *drawn.layout(128), Rules(0.3))
     with pytest.raises(ValueError, match="no row of odd length"):
         text_attention(q, k, v, *drawn.layout(128), Rules(0.3), bias[:, 1:])
+    cos, sin = tables(len(q), 4)
+    weight = torch.ones(4, dtype=torch.float64)
+
+    def attend(*parts: Tensor, how: Preparation) -> None:
+        text_attention(*parts, *drawn.layout(128), Rules(0.3), None, how)
+
+    with pytest.raises(ValueError, match="do not turn heads"):
+        attend(q, k, v, how=Preparation(cos, sin[:, :1]))
+    with pytest.raises(ValueError, match="no two halves"):
+        attend(q[..., :3], k[..., :3], v[..., :3], how=Preparation(cos, sin))
+    with pytest.raises(ValueError, match="other weights than 4"):
+        attend(q, k, v, how=Preparation(cos, sin, (Norm(weight, 0.0), Norm(weight[:3], 0.0))))
+    with pytest.raises(ValueError, match="gets no gradient"):
+        attend(q, k, v, how=Preparation(cos.requires_grad_(), sin))

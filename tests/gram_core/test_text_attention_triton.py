@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from gram_core.batch import Texts
+from gram_core.kernels.prepared_heads import Preparation
 from gram_core.kernels.text_attention import DTYPES, Rules, refuses, text_attention, tile_for
 from gram_core.packing import PackedTexts, pack
-from tests.gram_core._attention import dense
+from tests.gram_core._attention import PREPARATIONS, dense, in_type, preparation, weights
 
 pytest.importorskip("triton")
 GPU = torch.cuda.is_available()
@@ -38,6 +39,7 @@ LENGTHS = {
 """Per tile: texts of one token, that fill a tile, and that lie across several that walk."""
 EVERY_RULE = list(itertools.product([False, True], [None, 0, 5, 70], [(2, 2), (6, 2)], [None, 3, 100]))
 FEW_RULES = [(False, None, (1, 1), None), (True, 70, (4, 2), 3), (False, 5, (2, 1), 100), (True, None, (3, 1), None)]
+PREPARED = [(False, 5, (1, 1), None), (True, None, (4, 2), None), (False, None, (2, 1), 3)]
 
 
 @pytest.fixture(autouse=True)
@@ -66,31 +68,48 @@ def inputs(
     return (q, k, v) if reach is None else (q, k, v, torch.randn(heads, 2 * reach + 1, device=DEVICE))
 
 
-def computed(leaves: tuple[Tensor, ...], dout: Tensor, packed: PackedTexts, block: int | None, rules: Rules) -> list:
+def computed(
+    leaves: tuple[Tensor, ...],
+    dout: Tensor,
+    packed: PackedTexts,
+    block: int | None,
+    rules: Rules,
+    how: Preparation | None = None,
+) -> list:
     """What comes out and all gradients: on a GPU through the operator."""
     if GPU:
         leaves = tuple(leaf.detach().requires_grad_() for leaf in leaves)
-        out = text_attention(*leaves[:3], packed.text_of, packed.offsets, packed.groups, block, rules, *leaves[3:])
-        return [out.detach(), *torch.autograd.grad(out, leaves, dout)]
+        layout, bias = (packed.text_of, packed.offsets, packed.groups, block), leaves[3] if leaves[3:] else None
+        out = text_attention(*leaves[:3], *layout, rules, bias, how)
+        return [out.detach(), *torch.autograd.grad(out, (*leaves, *weights(how)), dout)]
     from gram_core.kernels import _text_attention_triton as kernels
 
-    layout = (packed.text_of, packed.groups, block, rules, leaves[3] if leaves[3:] else None)
+    layout = (packed.text_of, packed.groups, block, rules, leaves[3] if leaves[3:] else None, how)
     out, logs = kernels.forward(*leaves[:3], *layout)
-    found = kernels.backward(dout, *leaves[:3], None if block else out, logs, *layout)
-    return [out, *found[: len(leaves)]]
+    joined, dbias, dweights = kernels.backward(dout, *leaves[:3], None if block else out, logs, *layout)
+    parts = joined.split([part.shape[1] for part in leaves[:3]], 1)
+    return [out, *parts, *([dbias] if leaves[3:] else []), *(dweights if weights(how) else [])]
 
 
 def check(
-    dtype: torch.dtype, block: int | None, rules: Rules, heads: tuple[int, int], width: int, reach: int | None
+    dtype: torch.dtype,
+    block: int | None,
+    rules: Rules,
+    heads: tuple[int, int],
+    width: int,
+    reach: int | None,
+    kind: str | None = None,
 ) -> None:
     packed = packed_texts(block)
     tokens = len(packed.tokens)
     leaves = inputs(tokens, *heads, width, reach, dtype)
     dout = torch.randn(tokens, heads[0], width, device=DEVICE).to(dtype)
     wide = tuple(leaf.detach().double().cpu().requires_grad_() for leaf in leaves)
-    out = dense(wide, packed.text_of.cpu(), rules)
-    expected = [out.detach(), *torch.autograd.grad(out, wide, dout.double().cpu())]
-    found = computed(leaves, dout, packed, block, rules)
+    how = in_type(preparation(kind, tokens, width), torch.float32, DEVICE)
+    exactly = in_type(how, torch.float64)
+    out = dense(wide, packed.text_of.cpu(), rules, exactly)
+    expected = [out.detach(), *torch.autograd.grad(out, (*wide, *weights(exactly)), dout.double().cpu())]
+    found = computed(leaves, dout, packed, block, rules, how)
     assert found[0].is_contiguous()
     for mine, wanted in zip(found, expected, strict=True):
         scale = max(float(wanted.norm()), 1e-2 * wanted.numel() ** 0.5)  # a query that sees itself alone learns nothing
@@ -118,14 +137,25 @@ def test_every_rule(
 
 
 @runs
+@pytest.mark.parametrize("block", [64, 128, None] if GPU else [64, None])
+@pytest.mark.parametrize(("causal", "window", "heads", "reach"), EVERY_RULE if GPU else PREPARED)
+@pytest.mark.parametrize("kind", PREPARATIONS[1:])
+def test_every_rule_with_heads_prepared(
+    block: int | None, causal: bool, window: int | None, heads: tuple[int, int], reach: int | None, kind: str
+) -> None:
+    check(NARROW, block, Rules(0.25, causal, window), heads, 16, reach, kind)
+
+
+@runs
+@pytest.mark.parametrize("kind", PREPARATIONS)
 @pytest.mark.parametrize("dtype", DTYPES if GPU else [torch.float32], ids=str)
 @pytest.mark.parametrize("block", [64, 128, None] if GPU else [64])
 @pytest.mark.parametrize("width", [8, 16, 24, 32, 64, 80, 96, 128, 256] if GPU else [24])
-def test_every_width(dtype: torch.dtype, block: int | None, width: int) -> None:
+def test_every_width(dtype: torch.dtype, block: int | None, width: int, kind: str | None) -> None:
     """Those that are no power of two too, in each tile that texts are packed for."""
     if block is not None and tile_for(block, width, dtype) != block:
         pytest.skip("texts are not packed for this tile")
-    check(dtype, block, Rules(width**-0.5, causal=True), (4, 2), width, None)
+    check(dtype, block, Rules(width**-0.5, causal=True), (4, 2), width, None, kind)
 
 
 @on_a_gpu

@@ -25,19 +25,21 @@ from gram_core.kernels import (  # noqa: E402
     _segments_triton,
     _short_attention_triton,
     _text_attention_triton,
+    _text_preparation_triton,
     _text_tiles_triton,
     _text_walk_triton,
 )
+from tests.gram_core._attention import PREPARATIONS  # noqa: E402
 
 HOPPER = GPUTarget("cuda", 90, 32)
-ROWS, WIDE, INTEGERS, SINGLES = "*bf16", "*fp32", "*i32", ("scale", "eps")
+ROWS, WIDE, INTEGERS, SINGLES = "*bf16", "*fp32", "*i32", ("scale", "eps", "q_eps", "k_eps")
 TYPES = dict.fromkeys(["x", "residual", "out", "gradient", "also", "qkv", "q", "k", "v"], ROWS)
 TYPES |= dict.fromkeys(["dout", "dqkv", "dq", "dk", "dv"], ROWS)
 TYPES |= dict.fromkeys(
     ["groups", "spans", "text_of", "tokens", "positions", "offsets", "segment_of", "members", "entry_of"], INTEGERS
 )
 TYPES |= {"table": "*i64", "settings": "*fp64", "first_of": "*i64"}
-STRIDES = ["q_row", "q_head", "k_row", "k_head", "v_row", "v_head", "d_row", "d_head"]
+STRIDES = [f"{of}_{by}" for of in "qkvdx" for by in ("row", "head")] + ["turn_row", "g_row"]
 EVEN = ["width", "columns", "count", "partial_stride", "sum_stride", "row_stride", *STRIDES]
 VARYING = ["rows", "programs", "texts", "segments", "tiles", "window", "reach", "near"]
 """From pass to pass: a kernel may make nothing of their values, or it would be compiled for each kind of them."""
@@ -68,16 +70,26 @@ KERNELS: list[tuple[Any, dict[str, Any], dict[str, str]]] = [
     (_long_attention_triton._forward_kernel, ATTENTION, {"tokens": "i32"}),
     (_long_attention_triton._queries_kernel, ATTENTION, {"tokens": "i32"}),
     (_long_attention_triton._keys_kernel, ATTENTION, {"tokens": "i32"}),
+    *[
+        (kernel, {"width": 64, "columns": 64, "rows": 16, "normed": normed}, {"gradient": ROWS, "tokens": "i32"})
+        for kernel in (_text_preparation_triton.prepare_kernel, _text_preparation_triton.gradient_kernel)
+        for normed in (False, True)
+    ],
     (_adamw_triton._adamw_kernel, {"columns": _adamw_triton.COLUMNS, "block": 2048, "repeats": 4, "aligned": True}, {}),
 ]
 
 
 TEXT_ATTENTION = [
-    *[(ROWS, width, kernel, block) for width, block in ((64, 128), (128, 128), (256, 64)) for kernel in TILES],
-    (ROWS, 128, "backward", 64),
-    *[(ROWS, width, kernel, None) for width in (64, 128, 256) for kernel in WALKS[: 4 if width == 64 else 3]],
-    *[(WIDE, 64, kernel, 64) for kernel in TILES],
-    *[(WIDE, 256, kernel, None) for kernel in WALKS],
+    *[
+        (ROWS, width, kernel, block, kind)
+        for width, block in ((64, 128), (128, 128), (256, 64))
+        for kernel in TILES
+        for kind in PREPARATIONS
+    ],
+    *[(ROWS, 128, "backward", 64, kind) for kind in PREPARATIONS],
+    *[(ROWS, width, kernel, None, None) for width in (64, 128, 256) for kernel in WALKS[: 4 if width == 64 else 3]],
+    *[(WIDE, 64, kernel, 64, kind) for kernel in TILES for kind in PREPARATIONS],
+    *[(WIDE, 256, kernel, None, None) for kernel in WALKS],
 ]
 """With the narrowest heads a bias goes along; with wider ones two query heads share a key head."""
 
@@ -106,8 +118,10 @@ def test_it_compiles_and_moves_whole_vectors(kernel: Any, constants: dict[str, A
     built(kernel, constants, types, num_warps=4, num_stages=2)
 
 
-@pytest.mark.parametrize(("dtype", "width", "name", "block"), TEXT_ATTENTION)
-def test_text_attention_fits_in_the_sizes_that_it_runs_in(dtype: str, width: int, name: str, block: int | None) -> None:
+@pytest.mark.parametrize(("dtype", "width", "name", "block", "kind"), TEXT_ATTENTION)
+def test_text_attention_fits_in_the_sizes_that_it_runs_in(
+    dtype: str, width: int, name: str, block: int | None, kind: str | None
+) -> None:
     module = _text_walk_triton if block is None else _text_tiles_triton
     kernel, biased = getattr(module, f"{name}_kernel"), width == 64
     if block is None:
@@ -118,7 +132,14 @@ def test_text_attention_fits_in_the_sizes_that_it_runs_in(dtype: str, width: int
             sizes["rows"] = block
     options = {option: sizes.pop(option) for option in ("num_warps", "num_stages")}
     constants = sizes | {"grouped": 1 if biased or name == "pairs" else 2, "columns": width, "width": width}
-    constants |= {"causal": not biased, "windowed": True, "biased": biased, "precision": "tf32x3"}
+    constants |= {
+        "causal": not biased,
+        "windowed": True,
+        "biased": biased,
+        "rotated": kind is not None,
+        "normed": kind == "normed",
+        "precision": "tf32x3",
+    }
     constants |= {"repeats": 4 if biased or name == "pairs" else 1}
     constants = {key: value for key, value in constants.items() if key in kernel.arg_names}
     types = dict.fromkeys(["q", "k", "v", "out", "dout", "dq", "dk", "dv"], dtype) | {"tokens": "i32"}
