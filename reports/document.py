@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.results.schema import RunInfo
-from reports import tables, toml, words
+from reports import numbers, tables, toml
 from reports.figures import Drawn
 from reports.tables import Table
 
@@ -108,7 +108,7 @@ def of_run(
     info: RunInfo, inputs: list[tuple[str, str]], sections: Iterable[Section | None], **further: Any
 ) -> Document:
     """A run's document, with where and how it was taken; sections without anything to show are left out."""
-    started = words.moment(info.started_at)
+    started = numbers.moment(info.started_at)
     return Document(
         run_id=info.run_id,
         origin=(info.environment.device, f"preset {info.preset}", started),

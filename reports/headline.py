@@ -12,7 +12,7 @@ from bench.results.analysis.stats import Trust
 from bench.results.analysis.summary import REFERENCE, UNIQUE_REFERENCE, Frames
 from bench.results.identity import Line, Setting, line_of
 from bench.results.schema import RunInfo
-from reports import words
+from reports import numbers, words
 from reports.document import Card, Story
 
 Row = Mapping[str, Any]
@@ -66,11 +66,13 @@ def _against_fastest_engine(methods: pd.DataFrame, summary: pd.DataFrame) -> lis
 
 def _nothing(summary: pd.DataFrame, info: RunInfo) -> Story:
     if summary.empty:
-        sentence = f"The run holds no record of {words.count(info.planned_records, 'planned measurement')}."
+        sentence = f"The run holds no record of {numbers.count(info.planned_records, 'planned measurement')}."
         return Story("Nothing has been measured yet", (sentence,))
     outcomes = summary["outcome"].value_counts()
     parts = words.listing(f"{amount} {words.OUTCOMES[code]}" for code, amount in outcomes.items())
-    sentence = f"All {words.count(len(summary), 'line')} ended without a number: {parts}. The reasons are listed below."
+    sentence = (
+        f"All {numbers.count(len(summary), 'line')} ended without a number: {parts}. The reasons are listed below."
+    )
     return Story("Nothing was measured", (sentence,))
 
 
@@ -82,20 +84,20 @@ def _headline(leaders: list[dict[str, Any]], origin: str) -> str:
         "synthetic-log": f"on a synthetic log with {best['encoder']}",
         "random-weights": f"on {best['encoder']} with random weights",
     }[origin]
-    where = f"{place}, at a repetition ratio of {words.number(best['item_repetition_ratio'])}"
+    where = f"{place}, at a repetition ratio of {numbers.number(best['item_repetition_ratio'])}"
     if _may_be_one(best):
-        spread = words.ratio_range(best["speed_up_low"], best["speed_up_high"])
-        speed = f"{words.times(best['speed_up'])}, 95 % interval {spread}"
+        spread = numbers.ratio_range(best["speed_up_low"], best["speed_up_high"])
+        speed = f"{numbers.times(best['speed_up'])}, 95 % interval {spread}"
         return f"{best['label']} is not distinguishable in speed from end-to-end training ({speed}) {where}"
     if best["speed_up"] < 1:
         faster = any(row["speed_up"] > 1 for row in leaders)
         return f"No {'exact ' if faster else ''}method was faster than end-to-end training {where}"
-    return f"{best['label']} is {words.times(best['speed_up'])} as fast as end-to-end training {where}"
+    return f"{best['label']} is {numbers.times(best['speed_up'])} as fast as end-to-end training {where}"
 
 
 def _may_be_one(row: Row, name: str = "speed_up") -> bool:
     """Whether the interval of a ratio leaves open which of the two is faster."""
-    return words.may_be_one(row[f"{name}_low"], row[f"{name}_high"])
+    return numbers.may_be_one(row[f"{name}_low"], row[f"{name}_high"])
 
 
 def _reference(row: Row, summary: pd.DataFrame, method: str) -> dict[str, Any] | None:
@@ -107,25 +109,25 @@ def _reference(row: Row, summary: pd.DataFrame, method: str) -> dict[str, Any] |
 
 def _what(best: Row, summary: pd.DataFrame) -> str:
     reference = _reference(best, summary, REFERENCE)
-    e2e_time = words.milliseconds(reference["median_s"]) if reference else words.MISSING
+    e2e_time = numbers.milliseconds(reference["median_s"]) if reference else numbers.MISSING
     sentence = (
-        f"A step of {best['label']} takes {words.milliseconds(best['median_s'])} ms"
+        f"A step of {best['label']} takes {numbers.milliseconds(best['median_s'])} ms"
         f" where one of e2e takes {e2e_time} ms"
     )
-    if words.exists(best["memory_ratio"]) and reference:
+    if numbers.exists(best["memory_ratio"]) and reference:
         sentence += (
-            f"; its peak memory is {words.gibibytes(best['memory_bytes'])},"
-            f" {words.percent(best['memory_ratio'])} of e2e's {words.gibibytes(reference['memory_bytes'])}"
+            f"; its peak memory is {numbers.gibibytes(best['memory_bytes'])},"
+            f" {numbers.percent(best['memory_ratio'])} of e2e's {numbers.gibibytes(reference['memory_bytes'])}"
         )
     return sentence + "."
 
 
 def _interval(best: Row) -> list[str]:
-    spread = words.ratio_range(best["speed_up_low"], best["speed_up_high"])
+    spread = numbers.ratio_range(best["speed_up_low"], best["speed_up_high"])
     if not spread:
         return ["It was measured in one block, so that the error of its speed-up is not known."]
-    blocks = words.count(int(best["speed_up_blocks"]), "block")
-    width = words.width(best["speed_up_half_width"])
+    blocks = numbers.count(int(best["speed_up_blocks"]), "block")
+    width = numbers.width(best["speed_up_half_width"])
     return [f"Over {blocks} of fresh processes the 95 % interval of its speed-up is {spread} ({width})."]
 
 
@@ -141,13 +143,17 @@ def _beyond_deduplication(measured: pd.DataFrame) -> list[str]:
     if faster.empty:
         return []
     most = faster.loc[beyond[faster.index].idxmax()]
-    share = f"{len(faster)} of {words.count(len(lines), 'line')} of exact methods {'is' if len(faster) == 1 else 'are'}"
+    share = (
+        f"{len(faster)} of {numbers.count(len(lines), 'line')} of exact methods {'is' if len(faster) == 1 else 'are'}"
+    )
     saved = "what smaller batches save besides it, as memory"
-    if words.exists(most["speed_up_low"]):
+    if numbers.exists(most["speed_up_low"]):
         why = f"its interval lies beyond that ratio, so that it is no noise but {saved}"
     else:
         why = f"that is noise, which several processes tell (run.blocks=6), or {saved}"
-    ratio = f"{words.times(most['speed_up'])} at a repetition ratio of {words.number(most['item_repetition_ratio'])}"
+    ratio = (
+        f"{numbers.times(most['speed_up'])} at a repetition ratio of {numbers.number(most['item_repetition_ratio'])}"
+    )
     return [f"{share} faster than deduplication by itself can be, {most['label']} by most ({ratio}): {why}."]
 
 
@@ -155,12 +161,12 @@ def environment(trust: Trust | None) -> str:
     """What the canary says of the machine, in one or two sentences; empty where the run had none."""
     if trust is None:
         return ""
-    limit = f"±{words.percent(trust.limit)}"
-    spread = words.ratio_range(*(trust.canary.interval or (None, None)))
-    found = f"e2e measured against itself in {words.count(trust.cases, 'case')}"
+    limit = f"±{numbers.percent(trust.limit)}"
+    spread = numbers.ratio_range(*(trust.canary.interval or (None, None)))
+    found = f"e2e measured against itself in {numbers.count(trust.cases, 'case')}"
     if not spread:
         return f"The environment is not shown to be steady: {found} has one block only, so that its error is not known."
-    measured = f"{found} gives {words.number(trust.canary.value, 4)}{words.TIMES}, 95 % interval {spread}"
+    measured = f"{found} gives {numbers.number(trust.canary.value, 4)}{numbers.TIMES}, 95 % interval {spread}"
     if trust.trusted:
         return f"The environment can be trusted: {measured}, within {limit}."
     return (
@@ -176,7 +182,7 @@ def _caveats(best: Row, leaders: list[dict[str, Any]]) -> list[str]:
         condition = "" if best["dropout"] == "off" else " only with dropout off, which this run had on"
         sentences.append(f"It leaves end-to-end training's gradient unchanged{condition}{_beside_unique(best)}.")
     for row in leaders:
-        speed = f"{row['label']} reaches {words.times(row['speed_up'])}, but"
+        speed = f"{row['label']} reaches {numbers.times(row['speed_up'])}, but"
         if _may_be_one(row):
             speed = f"{row['label']} is not distinguishable in speed from e2e, and"
         if row["exactness"] == "stale":
@@ -190,11 +196,11 @@ def _caveats(best: Row, leaders: list[dict[str, Any]]) -> list[str]:
 
 
 def _beside_unique(row: Row) -> str:
-    if not words.exists(row["speed_up_unique"]):
+    if not numbers.exists(row["speed_up_unique"]):
         return ""
     if _may_be_one(row, "speed_up_unique"):
         return ", and is not distinguishable in speed from e2e_unique, which only deduplicates"
-    return f", and runs at {words.times(row['speed_up_unique'])} the speed of e2e_unique, which only deduplicates"
+    return f", and runs at {numbers.times(row['speed_up_unique'])} the speed of e2e_unique, which only deduplicates"
 
 
 def _provenance(origin: str) -> str:
@@ -212,30 +218,30 @@ def _rescued(summary: pd.DataFrame) -> list[str]:
     saved = saved[~saved["method"].isin([REFERENCE, UNIQUE_REFERENCE])]
     if saved.empty:
         return []
-    parts = [f"{label} in {words.count(len(rows), 'case')}" for label, rows in saved.groupby("label", sort=False)]
+    parts = [f"{label} in {numbers.count(len(rows), 'case')}" for label, rows in saved.groupby("label", sort=False)]
     return [f"Where e2e ran out of memory, {words.listing(parts)} did not."]
 
 
 def _card(row: Row, summary: pd.DataFrame) -> Card:
     reference = _reference(row, summary, REFERENCE)
     interval = row["interval_repetition_ratio"]
-    time = f"{words.milliseconds(row['median_s'])} ms"
-    memory = words.gibibytes(row["memory_bytes"])
+    time = f"{numbers.milliseconds(row['median_s'])} ms"
+    memory = numbers.gibibytes(row["memory_bytes"])
     if reference:
-        time += f", e2e {words.milliseconds(reference['median_s'])} ms"
-    if words.exists(row["memory_ratio"]):
-        memory += f", {words.percent(row['memory_ratio'])} of e2e's"
-    spread = words.ratio_range(row["speed_up_low"], row["speed_up_high"])
-    ratio = words.number(row["item_repetition_ratio"])
-    if words.exists(interval):
-        ratio += f", {words.number(interval)} per interval"
+        time += f", e2e {numbers.milliseconds(reference['median_s'])} ms"
+    if numbers.exists(row["memory_ratio"]):
+        memory += f", {numbers.percent(row['memory_ratio'])} of e2e's"
+    spread = numbers.ratio_range(row["speed_up_low"], row["speed_up_high"])
+    ratio = numbers.number(row["item_repetition_ratio"])
+    if numbers.exists(interval):
+        ratio += f", {numbers.number(interval)} per interval"
     return Card(
         label=row["label"],
         exactness=words.exactness(row),
-        big=words.times(row["speed_up"]),
+        big=numbers.times(row["speed_up"]),
         explained=f"the speed of e2e{f', 95 % interval {spread}' if spread else ''}",
         facts=(
-            ("Against e2e_unique", words.times(row["speed_up_unique"])),
+            ("Against e2e_unique", numbers.times(row["speed_up_unique"])),
             ("Repetition ratio", ratio),
             ("Time per step", time),
             ("Peak memory", memory),

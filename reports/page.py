@@ -10,7 +10,7 @@ from bench.results.analysis import stats
 from bench.results.analysis.summary import Frames, frames
 from bench.results.store import LoadedRun, ResultsError
 from bench.results.verdicts import read as read_verdicts
-from reports import document, figures, headline, rendering, sections, tables, words
+from reports import document, figures, headline, numbers, rendering, sections, tables, words
 from reports.document import Document, Section
 from reports.quality import page as training_page
 from reports.rendering import Rendered
@@ -64,14 +64,14 @@ def of_run(run: LoadedRun, *, draw: bool = True) -> Document:
     untrusted = trust is not None and not trust.trusted
     planned, recorded = run.info.planned_records, len(run.records)
     unfinished = (
-        f"Unfinished: {recorded} of {words.count(planned, 'planned measurement')} recorded. `gram-bench resume` adds "
+        f"Unfinished: {recorded} of {numbers.count(planned, 'planned measurement')} recorded. `gram-bench resume` adds "
         "the rest."
     )
     warnings = (*run.warnings, *damaged)
     kinds = [kind for kind in words.MEMORY_KINDS if (summary["memory_kind"] == kind).any()]
     drawn = tuple(figures.draw_all(derived)) if draw else ()
     left = figures.undrawn(derived)
-    undrawn = f"{words.count(left, 'further setting')} (encoder, precision, engine, …) not drawn; see summary.csv."
+    undrawn = f"{numbers.count(left, 'further setting')} (encoder, precision, engine, …) not drawn; see summary.csv."
     precision = tables.precision(derived)
     first_reason = next((each.reason for each in run.records if each.reason), "the run was never begun, or interrupted")
     nothing = f"nothing was measured in {run.run_dir}; the first reason: {first_reason}"

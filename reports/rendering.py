@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from bench.results.files import replace
-from reports import words
+from reports import numbers
 from reports.document import Document, Section
 from reports.tables import Table, escape, markdown
 
@@ -64,7 +64,7 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     environment.filters["picture"] = _picture
-    environment.globals["count"] = words.count
+    environment.globals["count"] = numbers.count
     return environment.get_template("page.html.j2")
 
 
@@ -111,5 +111,5 @@ def _section(section: Section) -> Iterable[str]:
 
 def below(table: Table) -> str:
     """What is below a table."""
-    more = f"{words.count(table.left_out, 'more line')} in summary.csv." if table.left_out else ""
+    more = f"{numbers.count(table.left_out, 'more line')} in summary.csv." if table.left_out else ""
     return " ".join(part for part in (table.below, more) if part)

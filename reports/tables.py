@@ -10,12 +10,12 @@ import pandas as pd
 
 from bench.results.analysis.summary import REFERENCE, UNIQUE_REFERENCE, Frames
 from bench.results.schema import RunInfo
-from reports import words
+from reports import numbers, words
 
 Row = Mapping[str, Any]
 T = TypeVar("T")
 
-MAY_BE_ONE = f"may be 1{words.TIMES}"
+MAY_BE_ONE = f"may be 1{numbers.TIMES}"
 """Of a ratio whose interval holds 1."""
 HOLDS_ONE = f"{MAY_BE_ONE.capitalize()}: the 95 % interval holds 1, so that there may be no difference."
 HEADLINE_CASES = 12
@@ -171,7 +171,7 @@ def _headline(title: str, rows: list[Row]) -> Table:
     for row in rows:
         cases.setdefault(words.case(row, with_setting=False), []).append(row)
     chosen, caption = _telling_cases(cases)
-    speed_ups = [row["speed_up"] for lines in chosen.values() for row in lines if words.exists(row["speed_up"])]
+    speed_ups = [row["speed_up"] for lines in chosen.values() for row in lines if numbers.exists(row["speed_up"])]
     fastest = max([1.0, *speed_ups])
     groups = tuple(
         Group(case, tuple(_measures(row, fastest) for row in lines), words.short_case(lines[0]))
@@ -204,10 +204,10 @@ def _size(row: Row) -> tuple[float, float]:
 
 def _measures(row: Row, fastest: float | None = None) -> tuple[Cell, ...]:
     """The cells of HEADLINE_COLUMNS; with bars that end at `fastest`, where it is given."""
-    ratio = Cell(words.number(row["item_repetition_ratio"]))
-    if words.exists(row["interval_repetition_ratio"]):
-        ratio = Cell(ratio.text, note=f"{words.number(row['interval_repetition_ratio'])} per interval")
-    blocks = f"{words.plain(row['ok_blocks'])} of {words.count(int(row['blocks']), 'block')}"
+    ratio = Cell(numbers.number(row["item_repetition_ratio"]))
+    if numbers.exists(row["interval_repetition_ratio"]):
+        ratio = Cell(ratio.text, note=f"{numbers.number(row['interval_repetition_ratio'])} per interval")
+    blocks = f"{numbers.plain(row['ok_blocks'])} of {numbers.count(int(row['blocks']), 'block')}"
     outcome = Cell(words.OUTCOMES[row["outcome"]], "muted" if row["outcome"] == "ok" else "bad")
     if row["outcome"] == "ok" and row["ok_blocks"] < row["blocks"]:
         outcome = Cell(outcome.text, "bad", note=blocks)
@@ -216,12 +216,12 @@ def _measures(row: Row, fastest: float | None = None) -> tuple[Cell, ...]:
         ratio,
         _speed_up(row, "speed_up", "reference_outcome", REFERENCE, fastest),
         _speed_up(row, "speed_up_unique", "unique_reference_outcome", UNIQUE_REFERENCE),
-        Cell(words.milliseconds(row["median_s"], row["scatter"])),
-        Cell(words.utilisation(row["mfu"])),
-        Cell(words.rate(row["users_per_s"], row["scatter"])),
-        Cell(words.rate(row["real_tokens_per_s"], row["scatter"])),
-        Cell(words.gibibytes(row["memory_bytes"])),
-        Cell(words.percent(row["memory_ratio"]).removesuffix(" %")),
+        Cell(numbers.milliseconds(row["median_s"], row["scatter"])),
+        Cell(numbers.utilisation(row["mfu"])),
+        Cell(numbers.rate(row["users_per_s"], row["scatter"])),
+        Cell(numbers.rate(row["real_tokens_per_s"], row["scatter"])),
+        Cell(numbers.gibibytes(row["memory_bytes"])),
+        Cell(numbers.percent(row["memory_ratio"]).removesuffix(" %")),
         Cell(words.exactness(row), "badge"),
         outcome,
     )
@@ -230,24 +230,24 @@ def _measures(row: Row, fastest: float | None = None) -> tuple[Cell, ...]:
 def _speed_up(row: Row, name: str, outcome: str, reference: str, fastest: float | None = None) -> Cell:
     """The speed-up, or why there is none although the row itself was measured."""
     value = row[name]
-    if words.exists(value):
+    if numbers.exists(value):
         if row["method"] == reference:
-            return Cell(words.times(value), "muted")
+            return Cell(numbers.times(value), "muted")
         cell = ratio_cell(row, name)
         return replace(cell, bar=min(1.0, value / fastest)) if fastest is not None and cell.kind else cell
     if row["outcome"] != "ok" or row[outcome] == "ok":
-        return Cell(words.MISSING, "muted")
-    return Cell(words.MISSING, "muted", note=f"{reference} {words.OUTCOMES[row[outcome]]}")
+        return Cell(numbers.MISSING, "muted")
+    return Cell(numbers.MISSING, "muted", note=f"{reference} {words.OUTCOMES[row[outcome]]}")
 
 
 def ratio_cell(row: Row, name: str) -> Cell:
     """A ratio with its interval; no result to point at where the interval leaves open that there is no difference."""
     low, high = row[f"{name}_low"], row[f"{name}_high"]
-    text, spread = words.speed_up(row, name), words.ratio_range(low, high)
+    text, spread = numbers.speed_up(row, name), numbers.ratio_range(low, high)
     if not spread:
         return Cell(text, "strong")
-    short = f"{text} ±{words.percent((high / low) ** 0.5 - 1)}"
-    if words.may_be_one(low, high):
+    short = f"{text} ±{numbers.percent((high / low) ** 0.5 - 1)}"
+    if numbers.may_be_one(low, high):
         return Cell(text, "", f"{spread}, {MAY_BE_ONE}", short=f"{text}, {MAY_BE_ONE}")
     return Cell(text, "strong", spread, short=short)
 
@@ -266,7 +266,7 @@ def without_empty(table: Table, *labels: str) -> Table:
     kept = [
         place
         for place, column in enumerate(table.columns)
-        if column.label not in labels or any(row[place].text not in ("", words.MISSING) for row in rows)
+        if column.label not in labels or any(row[place].text not in ("", numbers.MISSING) for row in rows)
     ]
     groups = tuple(
         replace(group, rows=tuple(tuple(row[place] for place in kept) for row in group.rows)) for group in table.groups
@@ -277,27 +277,27 @@ def without_empty(table: Table, *labels: str) -> Table:
 def _costs(row: Row) -> tuple[Cell, ...]:
     """The cells of COST_COLUMNS."""
     tokens, computed = row["encoded_tokens"], row["padded_tokens"]
-    padding = computed / tokens if words.exists(tokens) and words.exists(computed) and tokens else None
+    padding = computed / tokens if numbers.exists(tokens) and numbers.exists(computed) and tokens else None
     return (
-        Cell(words.number(padding)),
-        Cell(words.milliseconds(row["host_wait_s"], row["scatter"])),
-        Cell(words.number(row["setup_s"], 2)),
+        Cell(numbers.number(padding)),
+        Cell(numbers.milliseconds(row["host_wait_s"], row["scatter"])),
+        Cell(numbers.number(row["setup_s"], 2)),
     )
 
 
 def _axes(row: Row) -> tuple[Cell, ...]:
     """The cells of CASE_COLUMNS."""
     return (
-        Cell(words.plain(row["workload"])),
+        Cell(numbers.plain(row["workload"])),
         Cell(words.encoder(row), note="random weights" if row["weights"] != "real" else ""),
-        Cell(words.plain(row["cf_module"])),
-        Cell(words.plain(row["precision"])),
-        Cell(words.plain(row["engine"])),
-        Cell(words.plain(row["world_size"]), note=SHARED.get(row["deduplicate"], "")),
-        Cell(words.plain(row["batch_size"])),
-        Cell(words.plain(row["history_length"])),
-        Cell(words.plain(row["text_length"])),
-        Cell(words.plain(row["asked_repetition_ratio"])),
+        Cell(numbers.plain(row["cf_module"])),
+        Cell(numbers.plain(row["precision"])),
+        Cell(numbers.plain(row["engine"])),
+        Cell(numbers.plain(row["world_size"]), note=SHARED.get(row["deduplicate"], "")),
+        Cell(numbers.plain(row["batch_size"])),
+        Cell(numbers.plain(row["history_length"])),
+        Cell(numbers.plain(row["text_length"])),
+        Cell(numbers.plain(row["asked_repetition_ratio"])),
     )
 
 
@@ -316,7 +316,7 @@ def engines(frames: Frames, limit: int = 60) -> Table:
             Cell(row["label"], "strong"),
             *(replace(ratio_cell(row, share), kind="") for share in ("engine_share", "method_share")),
             ratio_cell(row, "total"),
-            Cell(words.milliseconds(row["median_s"], row["scatter"])),
+            Cell(numbers.milliseconds(row["median_s"], row["scatter"])),
         )
 
     rows = frames.engines[frames.engines["engine_share"].notna()]
@@ -340,12 +340,12 @@ def precision(frames: Frames, limit: int = 200) -> Table:
         low, high = row["speed_up_low"], row["speed_up_high"]
         return words.case(row), (
             Cell(row["label"], "strong"),
-            Cell(words.speed_up(row), ratio_cell(row, "speed_up").kind),
-            Cell(words.ratio_range(low, high), note=MAY_BE_ONE if words.may_be_one(low, high) else ""),
-            Cell(words.percent(row["speed_up_half_width"]).removesuffix(" %")),
-            Cell(words.plain(row["speed_up_blocks"])),
-            Cell(words.times(row["speed_up_hodges_lehmann"], low, high)),
-            Cell(words.ratio_range(row["canary_low"], row["canary_high"]) or words.MISSING, "muted"),
+            Cell(numbers.speed_up(row), ratio_cell(row, "speed_up").kind),
+            Cell(numbers.ratio_range(low, high), note=MAY_BE_ONE if numbers.may_be_one(low, high) else ""),
+            Cell(numbers.percent(row["speed_up_half_width"]).removesuffix(" %")),
+            Cell(numbers.plain(row["speed_up_blocks"])),
+            Cell(numbers.times(row["speed_up_hodges_lehmann"], low, high)),
+            Cell(numbers.ratio_range(row["canary_low"], row["canary_high"]) or numbers.MISSING, "muted"),
             Cell(row["speed_up_notes"], "bad" if row["speed_up_notes"] else ""),
         )
 
@@ -386,17 +386,17 @@ def environment(info: RunInfo) -> list[tuple[str, str]]:
         ("Device", place.device),
         ("Kind", place.device_kind),
         ("UUID", place.device_uuid),
-        ("Device memory", words.gibibytes(place.device_memory_bytes) if place.device_memory_bytes else None),
+        ("Device memory", numbers.gibibytes(place.device_memory_bytes) if place.device_memory_bytes else None),
         ("Driver", place.driver),
         ("Clocks", clocks),
-        ("Power limit", f"{words.plain(place.power_limit_w)} W" if place.power_limit_w is not None else None),
-        ("Processor", f"{place.cpu}, {words.count(place.cpu_cores, 'core')}"),
-        ("Host memory", words.gibibytes(place.host_memory_bytes)),
+        ("Power limit", f"{numbers.plain(place.power_limit_w)} W" if place.power_limit_w is not None else None),
+        ("Processor", f"{place.cpu}, {numbers.count(place.cpu_cores, 'core')}"),
+        ("Host memory", numbers.gibibytes(place.host_memory_bytes)),
         ("System", place.os),
         ("Python", place.python),
         ("Libraries", ", ".join(f"{name} {version}" for name, version in place.libraries.items())),
         ("Code", f"{place.git_sha}{dirty}" if place.git_sha else None),
-        ("Started", words.moment(info.started_at)),
+        ("Started", numbers.moment(info.started_at)),
         ("Preset", info.preset),
     ]
     return [(name, value) for name, value in lines if value]

@@ -13,7 +13,7 @@ from bench.results import store, training
 from bench.results.analysis.summary import Frames, frames
 from bench.results.analysis.training_summary import TrainingFrames
 from bench.results.analysis.training_summary import frames as training_frames
-from reports import words
+from reports import numbers, words
 
 ROOT = Path(__file__).parents[2]
 GALLERY = ROOT / "reports" / "gallery"
@@ -95,7 +95,7 @@ _SAID: dict[str, Callable[[Row], str]] = {
 def ratio(row: Row) -> str:
     """The repetition ratio asked for, or a real log's own."""
     asked = row["asked_repetition_ratio"]
-    return f"{asked:g}" if words.exists(asked) else words.number(row["item_repetition_ratio"], 2)
+    return f"{asked:g}" if numbers.exists(asked) else numbers.number(row["item_repetition_ratio"], 2)
 
 
 def code(label: str) -> str:
@@ -106,20 +106,20 @@ def code(label: str) -> str:
 
 def interval(row: Row, name: str) -> str:
     """(1.86 to 1.92×), empty where there is none."""
-    written = words.ratio_range(row[f"{name}_low"], row[f"{name}_high"])
+    written = numbers.ratio_range(row[f"{name}_low"], row[f"{name}_high"])
     return f"({written})" if written else ""
 
 
 def ms(row: Row) -> str:
     """A step's median time, with the digits that its windows leave known."""
-    return f"{words.milliseconds(row['median_s'], row['scatter'])} ms"
+    return f"{numbers.milliseconds(row['median_s'], row['scatter'])} ms"
 
 
 def memory(row: Row) -> str:
     """Peak memory, with its unit."""
-    return words.gibibytes(row["memory_bytes"])
+    return numbers.gibibytes(row["memory_bytes"])
 
 
 def share(row: Row) -> str:
     """Peak memory as a part of e2e's."""
-    return words.percent(row["memory_ratio"])
+    return numbers.percent(row["memory_ratio"])

@@ -46,7 +46,7 @@ def changes(root: Path = ROOT) -> Iterator[tuple[Path, bytes]]:
         if not page.exists() or page.read_text(encoding="utf-8") != text:
             yield page, text.encode()
     drawn = root / picture.FILE
-    if not drawn.exists() or picture.numbers_in(drawn) != picture.numbers():
+    if not drawn.exists() or picture.numbers_in(drawn) != picture.plotted():
         yield drawn, picture.draw()
 
 

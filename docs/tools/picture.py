@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from docs.tools.gallery import measured, rows
-from reports import words
+from reports import numbers
 from reports.figures import _style
 
 FILE = "docs/images/speed-up-and-memory.png"
@@ -28,7 +28,7 @@ KEY = "Numbers"
 DPI = 140
 
 
-def numbers() -> dict[str, list[list[float]]]:
+def plotted() -> dict[str, list[list[float]]]:
     """Method -> [repetition ratio, speed-up, peak memory in GiB] for each measured ratio."""
     synthetic = measured(RUN).summary.query("workload == 'synthetic'").sort_values("item_repetition_ratio")
     return {
@@ -36,7 +36,7 @@ def numbers() -> dict[str, list[list[float]]]:
             [
                 round(row["item_repetition_ratio"], 3),
                 round(row["speed_up"], 3),
-                round(row["memory_bytes"] / words.GIB, 3),
+                round(row["memory_bytes"] / numbers.GIB, 3),
             ]
             for row in rows(synthetic, method=method)
         ]
@@ -52,7 +52,7 @@ def numbers_in(picture: Path) -> object:
 
 def draw() -> bytes:
     """The picture as PNG, with its numbers in a text chunk."""
-    shown = numbers()
+    shown = plotted()
     with mpl.rc_context(_style.RC):  # type: ignore[arg-type]
         looks = _style.looks(measured(RUN).summary)
         figure = Figure(figsize=(8.6, 3.5))

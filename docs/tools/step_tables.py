@@ -19,7 +19,7 @@ from docs.tools.gallery import (
     share,
     table,
 )
-from reports import words
+from reports import numbers, words
 
 RATIO = "asked_repetition_ratio"
 WAYS = ("local", "global", "auto")
@@ -39,7 +39,7 @@ def fast_by_ratio() -> str:
         lines.append([
             f"{case['text_length']:g} tokens", ratio(reference),
             *map(ms, padded.values()), ms(reference), ms(single[0]),
-            words.speed_up(single[0]), words.speed_up(multi[0][0]) if multi[0] else words.MISSING,
+            numbers.speed_up(single[0]), numbers.speed_up(multi[0][0]) if multi[0] else numbers.MISSING,
             memory(reference), memory(single[0]),
         ])  # fmt: skip
     head = [
@@ -61,7 +61,7 @@ def eager_by_ratio() -> str:
             for method in ("e2e_unique", "single_step", "multi_step")
         ]
         peaks = (memory(row) for row in (reference, *methods[1:]))
-        lines.append([ratio(reference), ms(reference), *map(words.speed_up, methods), *peaks])
+        lines.append([ratio(reference), ms(reference), *map(numbers.speed_up, methods), *peaks])
     head = [
         "repetition ratio", "`e2e` a step", "`e2e_unique`", "`single_step`", "`multi_step` N=16 (stale)",
         "memory `e2e`", "`single_step`", "`multi_step`",
@@ -76,7 +76,7 @@ def movielens() -> str:
     """MiniLM's real weights on MovieLens-100k, in the engine eager."""
     found = rows(measured("h100-full").summary, workload="movielens")
     lines = [
-        [code(row["label"]), row["exactness"], ms(row), words.speed_up(row), memory(row), share(row)] for row in found
+        [code(row["label"]), row["exactness"], ms(row), numbers.speed_up(row), memory(row), share(row)] for row in found
     ]
     head = ["method", "gradient:", "a step", "speed-up", "peak memory", "of `e2e`'s"]
     said = conditions("h100-full", found, "encoder", "precision", "engine", "users", "texts", "ratio", "processes")
@@ -88,8 +88,8 @@ def gate_intervals() -> str:
     summary = measured("h100-gate").summary
     lines = [
         [ratio(row), f"{row['users']:g}", f"{row['text_length']:g} tokens", code(row["label"]), row["exactness"],
-         f"{words.speed_up(row)} {interval(row, 'speed_up')}",
-         words.times(row["canary"], row["canary_low"], row["canary_high"])]
+         f"{numbers.speed_up(row)} {interval(row, 'speed_up')}",
+         numbers.times(row["canary"], row["canary_low"], row["canary_high"])]
         for row in summary.sort_values([RATIO, "label"], ascending=[False, False]).to_dict("records")
         if row["method"] != REFERENCE
     ]  # fmt: skip
@@ -128,10 +128,10 @@ def paper_memory() -> str:
             found += [e2e, multi_step]
             cells += [memory(e2e), memory(multi_step)]
             if engine == "eager":
-                cells += [share(multi_step), f"{theirs} of {whole} GB, {words.percent(theirs / whole)}"]
+                cells += [share(multi_step), f"{theirs} of {whole} GB, {numbers.percent(theirs / whole)}"]
         lines.append(cells)
     fixed = [
-        f"{words.gibibytes(run(f'h100-memory/{log}-8-eager').records[0].fixed_memory_bytes)} ({name})"
+        f"{numbers.gibibytes(run(f'h100-memory/{log}-8-eager').records[0].fixed_memory_bytes)} ({name})"
         for log, name in LOGS.items()
     ]
     head = [
@@ -151,10 +151,10 @@ def processor_engines() -> str:
     for method in (REFERENCE, "single_step"):
         gains = [seconds[method, "eager", r.block] / seconds[method, "fast", r.block]
                  for r in records if (r.method, r.engine) == (method, "fast")]  # fmt: skip
-        lines.append([code(method), f"{statistics.median(gains):.1f}{words.TIMES}",
-                      f"{min(gains):.1f} to {max(gains):.1f}{words.TIMES}"])  # fmt: skip
+        lines.append([code(method), f"{statistics.median(gains):.1f}{numbers.TIMES}",
+                      f"{min(gains):.1f} to {max(gains):.1f}{numbers.TIMES}"])  # fmt: skip
     whole = next(r for r in records if (r.method, r.engine) == (REFERENCE, "eager"))
-    real = words.percent((whole.real_tokens or 0) / (whole.padded_tokens or 1))
+    real = numbers.percent((whole.real_tokens or 0) / (whole.padded_tokens or 1))
     said = conditions(
         "cpu-fast",
         rows(measured("cpu-fast").summary),
@@ -180,7 +180,7 @@ def peers() -> str:
             own = rows(synthetic, label=row["label"])
             real = one(summary, workload="movielens", label=row["label"])
             lines.append([
-                code(row["label"]), exactness, *(words.speed_up(each) for each in (*own, real)),
+                code(row["label"]), exactness, *(numbers.speed_up(each) for each in (*own, real)),
                 *(memory(own[ratios.index(each)]) for each in (1, 4)),
             ])  # fmt: skip
     real = one(summary, workload="movielens", method=REFERENCE)
@@ -199,7 +199,7 @@ def exact_peers() -> str:
     lines = []
     for row in sorted(rows(synthetic, **{RATIO: 4}), key=lambda row: -row["speed_up"]):
         own = [one(synthetic, label=row["label"], **{RATIO: each}) for each in shown]
-        lines.append([code(row["label"]), *map(words.speed_up, own), *map(memory, own)])
+        lines.append([code(row["label"]), *map(numbers.speed_up, own), *map(memory, own)])
     head = ["method", *(f"speed-up at {each}" if each == 1 else f"at {each}" for each in shown),
             *(f"memory at {each}" if each == 1 else f"at {each}" for each in shown)]  # fmt: skip
     return f"{_peers_conditions()}\n\n{table(head, lines)}"
@@ -238,9 +238,9 @@ def two_gpus() -> str:
         best = min(several.values(), key=lambda row: row["median_s"])
         lines.append([
             f"`{case[0]}`, `{words.encoder(alone)}`, {alone['users']:g} users, texts of up to {case[4]:g} tokens",
-            code(alone["label"]), ms(alone), *(ms(several[way]) if way in several else words.MISSING for way in WAYS),
-            words.times(best["users_per_s"] / alone["users_per_s"]),
-            words.percent(best["communication_s"] / best["median_s"]),
+            code(alone["label"]), ms(alone), *(ms(several[way]) if way in several else numbers.MISSING for way in WAYS),
+            numbers.times(best["users_per_s"] / alone["users_per_s"]),
+            numbers.percent(best["communication_s"] / best["median_s"]),
         ])  # fmt: skip
     head = ["a GPU has:", "method:", "one GPU", *(f"two, {way}" for way in WAYS), "users per second",
             "communication that nothing hides"]  # fmt: skip

@@ -12,7 +12,7 @@ from bench.results.analysis.epochs import Epoch, epochs
 from bench.results.analysis.stats import REFERENCE
 from bench.results.schema import Record
 from docs.tools.gallery import GALLERY, Row, code, conditions, interval, measured, memory, rows, run, table, trained
-from reports import words
+from reports import numbers
 from reports.quality.paper import DATA_SETS, DataSet
 from reports.quality.tables import between, difference, points
 
@@ -65,7 +65,7 @@ def _line(row: Row) -> list[str]:
     reference = row["method"] == REFERENCE
     ends = between(row["difference_auc_low"], row["difference_auc_high"], signed=True)
     reached = row["reached_seeds"] == row["goal_seeds"]
-    sooner = f"{words.speed_up(row, 'speed_up_quality')} {interval(row, 'speed_up_quality')}"
+    sooner = f"{numbers.speed_up(row, 'speed_up_quality')} {interval(row, 'speed_up_quality')}"
     return [
         code(row["label"]), row["exactness"], points(row["test_auc"]),
         "" if reference else f"{difference(row['difference_auc'])} ({ends})",
@@ -94,14 +94,14 @@ def _epoch(log: DataSet, found: list[Epoch]) -> list[str]:
     lines = {(_users(each.record), each.label): each for each in found}
     e2e = lines[sizes[0], REFERENCE]
     cells = [
-        log.name, "; ".join(f"{size:,}" for size in sizes), words.number(e2e.item_repetition_ratio),
-        f"{words.duration(e2e.seconds)} ({words.width(_half_width(e2e.record))})",
-        words.scattered(lines[sizes[0], "e2e_unique"].speed_up, e2e.scatter),
+        log.name, "; ".join(f"{size:,}" for size in sizes), numbers.number(e2e.item_repetition_ratio),
+        f"{numbers.duration(e2e.seconds)} ({numbers.width(_half_width(e2e.record))})",
+        numbers.scattered(lines[sizes[0], "e2e_unique"].speed_up, e2e.scatter),
     ]  # fmt: skip
     for size, label in ((sizes[0], "single_step"), (sizes[-1], "multi_step N=0.5E"), (sizes[-1], "multi_step N=1E")):
         reported = log.lines.get(label)
-        theirs = "" if reported is None else f"{reported.speed_up:g}{words.TIMES}"
-        cells += [words.scattered(lines[size, label].speed_up, lines[size, label].scatter), theirs]
+        theirs = "" if reported is None else f"{reported.speed_up:g}{numbers.TIMES}"
+        cells += [numbers.scattered(lines[size, label].speed_up, lines[size, label].scatter), theirs]
     return cells
 
 
@@ -124,7 +124,7 @@ def whole_intervals() -> str:
             r for r in run(f"h100-epochs-whole/{part}").records if r.accumulation_steps == part and r.samples_s
         )
         waited = record.samples_s[0] * (record.steps_per_sample or 0)
-        lines.append([f"`multi_step` N={part}", f"{record.steps_per_sample:,}", words.duration(waited)])
+        lines.append([f"`multi_step` N={part}", f"{record.steps_per_sample:,}", numbers.duration(waited)])
     clicks = f"{(record.steps_per_epoch or 0) * _users(record) / 1e6:.2f} million clicks"
     found = [
         row

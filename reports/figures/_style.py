@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from reports import words
+from reports import numbers
 
 INK, MUTED, GRID, PAPER = "#1f2430", "#667085", "#e6e4df", "#ffffff"
 RC: dict[str, Any] = {
@@ -222,7 +222,7 @@ def times_ticks(ax: Axes, low: float, high: float) -> None:
     step = max(1, (last - first) // 6)
     ticks = [2.0**power for power in range(first, last + 1, step)]
     value_ticks(ax, ticks, "y")
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}{words.TIMES}"))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}{numbers.TIMES}"))
 
 
 def quantity_ticks(ax: Axes) -> None:

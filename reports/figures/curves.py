@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bench.results.analysis.summary import Frames
-from reports import words
+from reports import numbers, words
 from reports.figures import Plot, _style
 
 COLUMNS, ROWS = 5, 3
@@ -32,7 +32,7 @@ class Quantity:
 
 
 TIME = Quantity("median_s", "Time per step (ms)", 1000.0)
-MEMORY = Quantity("memory_bytes", "Peak memory (GiB)", 1 / words.GIB)
+MEMORY = Quantity("memory_bytes", "Peak memory (GiB)", 1 / numbers.GIB)
 
 
 def draw(frames: Frames, quantity: Quantity, x: str) -> Figure | None:
@@ -80,7 +80,7 @@ def draw(frames: Frames, quantity: Quantity, x: str) -> Figure | None:
 
 def _title(values: dict[str, object]) -> str:
     return ", ".join(
-        PANEL_WORDS[name].format(words.plain(value)) for name, value in values.items() if words.exists(value)
+        PANEL_WORDS[name].format(numbers.plain(value)) for name, value in values.items() if numbers.exists(value)
     )
 
 

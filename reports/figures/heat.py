@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from bench.results.analysis.summary import REFERENCE, Frames
-from reports import words
+from reports import numbers, words
 from reports.figures import Plot, _style
 
 CELLS, RATIOS = 6, 5
@@ -73,21 +73,21 @@ def _draw(
 
 def _title(label: str, ratios: list, place: int) -> str:
     """The ratio, in the first column behind the label."""
-    ratio = "" if ratios[place] is None else f"ratio {words.plain(ratios[place])}"
+    ratio = "" if ratios[place] is None else f"ratio {numbers.plain(ratios[place])}"
     return ", ".join(filter(None, (label, ratio))) if place == 0 else ratio
 
 
 def _place(row: dict) -> tuple:
     ratio = row["asked_repetition_ratio"]
-    return row["label"], ratio if words.exists(ratio) else None, row["batch_size"], row["text_length"]
+    return row["label"], ratio if numbers.exists(ratio) else None, row["batch_size"], row["text_length"]
 
 
 def _frame(grid: np.ndarray, batches: list, texts: list) -> None:
     first = grid[0, 0]
     first.set_xlim(-0.5, len(batches) - 0.5)
     first.set_ylim(-0.5, len(texts) - 0.5)
-    first.set_xticks(range(len(batches)), [words.plain(batch) for batch in batches])
-    first.set_yticks(range(len(texts)), [words.plain(text) for text in texts])
+    first.set_xticks(range(len(batches)), [numbers.plain(batch) for batch in batches])
+    first.set_yticks(range(len(texts)), [numbers.plain(text) for text in texts])
     for ax in grid.flat:
         ax.tick_params(length=0)
         ax.grid(False)
@@ -102,7 +102,7 @@ def _panel(
     colors: Colormap,
     norm: Normalize,
 ) -> None:
-    measured = {place: row[column] for place, row in cells.items() if words.exists(row[column])}
+    measured = {place: row[column] for place, row in cells.items() if numbers.exists(row[column])}
     fills = [colors(norm(value)) for value in measured.values()]
     ax.add_collection(
         PatchCollection([_box(place) for place in measured], facecolors=fills, linewidth=0), autolim=False
@@ -129,7 +129,7 @@ def _missing(row: dict) -> tuple[str, str]:
         return words.SHORT_OUTCOMES[row["outcome"]], "////" if row["outcome"] == "oom" else "...."
     if row["reference_outcome"] != "ok":
         return f"{REFERENCE}\n{words.SHORT_OUTCOMES[row['reference_outcome']]}", "\\\\\\\\"
-    return words.MISSING, "...."
+    return numbers.MISSING, "...."
 
 
 def draw_speed_ups(frames: Frames) -> Figure | None:
@@ -143,7 +143,7 @@ def draw_speed_ups(frames: Frames) -> Figure | None:
     colors = LinearSegmentedColormap.from_list(
         "slower-faster", [(0, "#d55e00"), (0.5, "#faf9f6"), (0.75, "#8fc4e3"), (1, "#00588a")]
     )
-    return _draw(summary, "speed_up", words.speed_up, colors, LogNorm(1 / reach, reach))
+    return _draw(summary, "speed_up", numbers.speed_up, colors, LogNorm(1 / reach, reach))
 
 
 def draw_memory(frames: Frames) -> Figure | None:
@@ -154,7 +154,7 @@ def draw_memory(frames: Frames) -> Figure | None:
     colors = LinearSegmentedColormap.from_list("memory", ["#f6f3fa", "#c9b8dd", "#7d5ba6", "#3b1f5b"])
     norm = LogNorm(known.min() / 1.2, known.max() * 1.2)
     return _draw(
-        frames.summary, "memory_bytes", lambda row: words.number(row["memory_bytes"] / words.GIB), colors, norm
+        frames.summary, "memory_bytes", lambda row: numbers.number(row["memory_bytes"] / numbers.GIB), colors, norm
     )
 
 

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bench.results.analysis.summary import Frames
-from reports import words
+from reports import numbers, words
 from reports.figures import Plot, _style
 
 LINES = 24
@@ -45,7 +45,7 @@ def draw(frames: Frames) -> Figure | None:
         ax.plot([batch, interval], [place, place], color=look.color, linewidth=2.2, alpha=0.35, zorder=2)
         ax.plot([batch], [place], marker="o", color=_style.MUTED, zorder=3, markersize=5.5)
         ax.plot([interval], [place], marker="D", color=look.color, zorder=3, markersize=5.5)
-        ax.annotate(words.number(interval), (interval, place), xytext=(7, 0), textcoords="offset points", va="center",
+        ax.annotate(numbers.number(interval), (interval, place), xytext=(7, 0), textcoords="offset points", va="center",
                     fontsize=7.5, color=_style.MUTED)  # fmt: skip
     ax.set_yticks(range(len(shown)), names)
     ax.set_ylim(len(shown) - 0.4, -0.6)
@@ -59,13 +59,13 @@ def draw(frames: Frames) -> Figure | None:
 
 
 def _name(line: dict, histories: bool) -> str:
-    parts = [words.plain(line["workload"]), f"batch {words.plain(line['batch_size'])}"]
+    parts = [numbers.plain(line["workload"]), f"batch {numbers.plain(line['batch_size'])}"]
     if histories:
-        parts.append(f"history {words.plain(line['history_length'])}")
-    if words.exists(line["asked_repetition_ratio"]):
-        parts.append(f"ratio {words.plain(line['asked_repetition_ratio'])}")
+        parts.append(f"history {numbers.plain(line['history_length'])}")
+    if numbers.exists(line["asked_repetition_ratio"]):
+        parts.append(f"ratio {numbers.plain(line['asked_repetition_ratio'])}")
     if line["world_size"] > 1:
-        parts.append(f"{words.plain(line['world_size'])} processes")
+        parts.append(f"{numbers.plain(line['world_size'])} processes")
     return ", ".join(parts)
 
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from bench.results.analysis.summary import SINGLE_STEP, Frames
-from reports import words
+from reports import numbers, words
 from reports.figures import Plot, _style
 from reports.sections.peers import OURS
 
@@ -44,7 +44,7 @@ def draw(frames: Frames) -> Figure | None:
         sharey="row",
     )
     for column, (name, rows) in enumerate(kinds.items()):
-        title = f"{name} · {words.plain(batch)} users, {words.plain(text)} tokens"
+        title = f"{name} · {numbers.plain(batch)} users, {numbers.plain(text)} tokens"
         sheet.axes[0, column].set_title(title, loc="left")
         sheet.axes[1, column].set_xlabel("Repetition ratio")
         _panel(sheet.axes[0, column], rows, looks, "time")

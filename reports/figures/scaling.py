@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bench.results.analysis.summary import Frames
-from reports import words
+from reports import numbers, words
 from reports.figures import Plot, _style
 
 PANELS = 6
@@ -78,7 +78,7 @@ def draw(frames: Frames, batch: str) -> Figure | None:
         ax.set_title(titles[place], loc="left", fontsize=7.5)
         ax.set_xlabel("Processes")
         if place % columns == 0:
-            ax.set_ylabel(f"Users per s, against {words.plain(sizes[0])}")
+            ax.set_ylabel(f"Users per s, against {numbers.plain(sizes[0])}")
     sheet.axes.flat[0].set_ylim(0, highest * 1.12)
     return sheet.figure
 
@@ -110,10 +110,10 @@ def _telling(method: str, ways: set[str]) -> set[str]:
 
 def _titles(rows: Sequence[dict[Any, Any]], batch: str) -> list[str]:
     """Of each panel: what of workload, encoder and other settings differs among them, a line each, and its batches."""
-    settings: list[Sequence[str]] = [[words.plain(row["workload"]), words.encoder(row)] for row in rows]
+    settings: list[Sequence[str]] = [[numbers.plain(row["workload"]), words.encoder(row)] for row in rows]
     named = [place for place in range(2) if len({setting[place] for setting in settings}) > 1]
     others = [column for column in words.SETTING_COLUMNS if column not in (*_TOGETHER, *_NAMED)]
-    differing = [column for column in others if len({words.plain(row[column]) for row in rows}) > 1]
+    differing = [column for column in others if len({numbers.plain(row[column]) for row in rows}) > 1]
     return [
         "\n".join(
             line
@@ -129,14 +129,14 @@ def _titles(rows: Sequence[dict[Any, Any]], batch: str) -> list[str]:
 
 
 def _said(column: str, row: dict[Any, Any]) -> str:
-    return f"history {words.plain(row[column])}" if column == "history_length" else words.plain(row[column])
+    return f"history {numbers.plain(row[column])}" if column == "history_length" else numbers.plain(row[column])
 
 
 def _batches(row: dict[Any, Any], batch: str) -> str:
-    users = f"{words.plain(row[batch])} users{' in all' if batch != 'batch_size' else ' each'}"
-    parts: Sequence[str] = [users, f"{words.plain(row['text_length'])} tokens"]
-    if words.exists(row["asked_repetition_ratio"]):
-        parts = [*parts, f"ratio {words.plain(row['asked_repetition_ratio'])}"]
+    users = f"{numbers.plain(row[batch])} users{' in all' if batch != 'batch_size' else ' each'}"
+    parts: Sequence[str] = [users, f"{numbers.plain(row['text_length'])} tokens"]
+    if numbers.exists(row["asked_repetition_ratio"]):
+        parts = [*parts, f"ratio {numbers.plain(row['asked_repetition_ratio'])}"]
     return ", ".join(parts)
 
 

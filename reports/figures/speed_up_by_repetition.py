@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bench.results.analysis.summary import REFERENCE, Frames
-from reports import words
+from reports import numbers, words
 from reports.figures import Plot, _style
 
 COLUMNS, ROWS = 4, 3
@@ -54,8 +54,8 @@ def draw(frames: Frames) -> Figure | None:
             panel = _style.only(methods, "text_length", text)
             panel = panel if batch is None else _style.only(panel, "batch_size", batch)
             _panel(ax, panel, looks, mark_batches=batch is None)
-            title = f"{words.plain(text)} tokens"
-            ax.set_title(title if batch is None else f"{words.plain(batch)} users, {title}", loc="left")
+            title = f"{numbers.plain(text)} tokens"
+            ax.set_title(title if batch is None else f"{numbers.plain(batch)} users, {title}", loc="left")
             if row == len(texts) - 1:
                 ax.set_xlabel("Repetition ratio")
             if column == 0:
@@ -81,7 +81,7 @@ def _panel(ax: Axes, panel: pd.DataFrame, looks: dict[str, _style.Look], *, mark
         small: dict[str, Any] = {"ha": "center", "fontsize": 7.5, "color": _style.MUTED}
         for point in shown.loc[shown.groupby("batch_size")["speed_up"].idxmax()].to_dict("records"):
             where = (point["item_repetition_ratio"], point["speed_up"])
-            text = f"batch {words.plain(point['batch_size'])}"
+            text = f"batch {numbers.plain(point['batch_size'])}"
             ax.annotate(text, where, xytext=(0, 8), textcoords="offset points", **small)
     if shown.empty:
         outcomes = dict.fromkeys(words.OUTCOMES[code] for code in panel["reference_outcome"] if code != "ok")

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.results.forecast import Forecast, ForecastLine, Interval
-from reports import words
+from reports import numbers
 from reports.figures import Drawn, Plot, _style, drawn
 
 MOST_LABELS = 7
@@ -95,7 +95,9 @@ PLOTS = {
     "memory": Plot(
         "Peak memory against batch size",
         "From shapes, corrected by the calibration; the dashed line is the limit.",
-        partial(_draw, label="Peak memory (GiB)", scale=1 / words.GIB, read=lambda line: line.peak_bytes, limited=True),
+        partial(
+            _draw, label="Peak memory (GiB)", scale=1 / numbers.GIB, read=lambda line: line.peak_bytes, limited=True
+        ),
         2,
     ),
 }

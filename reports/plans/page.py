@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.results.files import replace
 from bench.results.forecast import BatchCounts, Forecast, ForecastLine, Interval
-from reports import rendering, toml, words
+from reports import numbers, rendering, toml
 from reports.document import Document, Section, Story
 from reports.plans import figures
 from reports.tables import Cell, Column, Group, Table
@@ -56,7 +56,7 @@ def document(forecast: Forecast) -> Document:
     first, _, rest = forecast.recommendation.partition(". ")
     return Document(
         run_id=forecast.made_at,
-        origin=(forecast.device, "preset plan", words.moment(forecast.made_at)),
+        origin=(forecast.device, "preset plan", numbers.moment(forecast.made_at)),
         story=Story(first.rstrip("."), (rest,) if rest else ()),
         sections=(
             Section("forecast", "Forecast", (NOTE,), (lines_table(forecast),)),
@@ -88,18 +88,24 @@ def lines_table(forecast: Forecast) -> Table:
 def _row(line: ForecastLine) -> tuple[Cell, ...]:
     return (
         Cell(line.label, "strong"),
-        Cell(words.times(line.speed_up.value), "strong", note=words.ratio_range(line.speed_up.low, line.speed_up.high)),
-        Cell(words.milliseconds(line.step_s.value), note=_range(line.step_s, 1000)),
-        Cell(words.rate(line.users_per_s.value)),
-        Cell(words.duration(line.epoch_s.value) if line.epoch_s else words.MISSING),
-        Cell(words.gibibytes(line.peak_bytes.value), "" if line.fits else "bad", note="" if line.fits else "too much"),
+        Cell(
+            numbers.times(line.speed_up.value),
+            "strong",
+            note=numbers.ratio_range(line.speed_up.low, line.speed_up.high),
+        ),
+        Cell(numbers.milliseconds(line.step_s.value), note=_range(line.step_s, 1000)),
+        Cell(numbers.rate(line.users_per_s.value)),
+        Cell(numbers.duration(line.epoch_s.value) if line.epoch_s else numbers.MISSING),
+        Cell(
+            numbers.gibibytes(line.peak_bytes.value), "" if line.fits else "bad", note="" if line.fits else "too much"
+        ),
         Cell(line.exactness, "badge"),
         Cell(line.limit, "muted"),
     )
 
 
 def _range(interval: Interval, scale: float) -> str:
-    return f"{words.number(interval.low * scale)} to {words.number(interval.high * scale)}"
+    return f"{numbers.number(interval.low * scale)} to {numbers.number(interval.high * scale)}"
 
 
 def counts_table(forecast: Forecast) -> Table:
@@ -116,12 +122,12 @@ def _counts(each: BatchCounts) -> tuple[Cell, ...]:
     return (
         Cell(str(each.batch_size)),
         Cell(str(each.steps)),
-        Cell(words.rate(each.item_slots.mean)),
-        Cell(words.rate(each.unique_items.mean), note=f"± {words.number(error, 2)}" if error else ""),
-        Cell(words.number(each.item_repetition_ratio)),
-        Cell(words.rate(each.real_tokens.mean)),
-        Cell(words.rate(each.padded_tokens)),
-        Cell(words.rate(each.unique_tokens.mean)),
+        Cell(numbers.rate(each.item_slots.mean)),
+        Cell(numbers.rate(each.unique_items.mean), note=f"± {numbers.number(error, 2)}" if error else ""),
+        Cell(numbers.number(each.item_repetition_ratio)),
+        Cell(numbers.rate(each.real_tokens.mean)),
+        Cell(numbers.rate(each.padded_tokens)),
+        Cell(numbers.rate(each.unique_tokens.mean)),
         Cell(str(each.groups)),
     )
 
@@ -133,13 +139,13 @@ def largest_table(forecast: Forecast) -> Table:
         (Cell(each.label, "strong"), Cell(each.engine), Cell(str(each.batch_size or "none")))
         for each in forecast.largest
     )
-    return Table(columns, (Group("", rows),), caption=f"Within {words.gibibytes(forecast.memory_limit_bytes)}.")
+    return Table(columns, (Group("", rows),), caption=f"Within {numbers.gibibytes(forecast.memory_limit_bytes)}.")
 
 
 def _basis(forecast: Forecast) -> list[tuple[str, str]]:
     read = f"{forecast.users_read} users" + (", a whole epoch" if forecast.whole_epoch else ", sampled")
     facts = [("Counted", read)]
     for used in forecast.coefficients:
-        basis = "; ".join((f"{used.machine}, {words.moment(used.measured_at)}", *used.notes))
-        facts.append((f"Coefficients, {used.engine}", f"{basis}; a step is off by {words.percent(used.log_sd)}"))
+        basis = "; ".join((f"{used.machine}, {numbers.moment(used.measured_at)}", *used.notes))
+        facts.append((f"Coefficients, {used.engine}", f"{basis}; a step is off by {numbers.percent(used.log_sd)}"))
     return facts

@@ -9,7 +9,7 @@ from bench.results.analysis.stats import REFERENCE
 from bench.results.analysis.training_summary import TrainingFrames
 from bench.results.identity import line_of
 from bench.results.schema import RunInfo
-from reports import words
+from reports import numbers, words
 from reports.document import Card, Story
 from reports.quality.tables import STOPPED, between, difference, metric, points, time
 
@@ -23,10 +23,10 @@ def tell(frames: TrainingFrames, info: RunInfo) -> Story:
     rows = frames.summary.to_dict("records")
     done = [row for row in rows if row["outcome"] == "ok"]
     if not done:
-        planned = words.count(info.planned_records, "planned training")
+        planned = numbers.count(info.planned_records, "planned training")
         return Story("Nothing has been trained to its end", (f"Of {planned} not one has ended well.",))
     first = frames.metrics[0]
-    judged = [row for row in done if words.exists(row["validation"])]
+    judged = [row for row in done if numbers.exists(row["validation"])]
     if not judged:
         return Story(
             f"{metric(first)} is not defined on what was held out of {done[0]['workload']}",
@@ -88,7 +88,7 @@ def _headline(leaders: Sequence[Row], rows: Sequence[Row], reference: Row) -> st
         sooner = any(row["speed_up_quality"] > 1 for row in leaders)
         who = "No exact method" if sooner else "No method"
         return f"{who} reached end-to-end training's quality sooner than it did itself, on {_place(reference)}"
-    speed = words.speed_up(best, "speed_up_quality")
+    speed = numbers.speed_up(best, "speed_up_quality")
     return f"{best['label']} reaches end-to-end training's quality {speed} as fast on {_place(reference)}"
 
 
@@ -129,11 +129,11 @@ def _sooner(rows: Sequence[Row]) -> list[str]:
         return []
     sentences = []
     for row in reached:
-        spread = words.ratio_range(row["speed_up_quality_low"], row["speed_up_quality_high"])
+        spread = numbers.ratio_range(row["speed_up_quality_low"], row["speed_up_quality_high"])
         unsure = ", so not distinguishable from e2e" if _includes_one(row) else ""
         over = f" (95 % {spread}{unsure})" if spread else ""
-        sentences.append(f"{words.speed_up(row, 'speed_up_quality')} as soon by {row['label']}{over}")
-    alone = "" if words.exists(reached[0]["speed_up_quality_low"]) else ", by one seed"
+        sentences.append(f"{numbers.speed_up(row, 'speed_up_quality')} as soon by {row['label']}{over}")
+    alone = "" if numbers.exists(reached[0]["speed_up_quality_low"]) else ", by one seed"
     return [f"{words.listing(sentences)}{alone}"]
 
 
@@ -150,22 +150,22 @@ def _never(rows: Sequence[Row], *, got: bool) -> list[str]:
 
 def _reached(row: Row) -> bool:
     """Whether every seed got to e2e's quality."""
-    return words.exists(row["speed_up_quality"])
+    return numbers.exists(row["speed_up_quality"])
 
 
 def _includes_one(row: Row) -> bool:
     """Whether the interval of the speed-up to e2e's quality leaves open which of the two is sooner."""
     low, high = row["speed_up_quality_low"], row["speed_up_quality_high"]
-    return words.exists(low) and low <= 1 <= high
+    return numbers.exists(low) and low <= 1 <= high
 
 
 def _qualities(leaders: Sequence[Row], reference: Row, first: str) -> list[str]:
     sentences = []
     for row in leaders:
-        if not words.exists(row[f"difference_{first}"]):
+        if not numbers.exists(row[f"difference_{first}"]):
             continue
         spread = between(row[f"difference_{first}_low"], row[f"difference_{first}_high"], signed=True)
-        over = f" ({spread}, 95 % over {words.count(int(row['ok_seeds']), 'seed')})" if spread else ", one seed"
+        over = f" ({spread}, 95 % over {numbers.count(int(row['ok_seeds']), 'seed')})" if spread else ", one seed"
         sentences.append(
             f"{row['label']} ends at {metric(first)} {points(row[f'test_{first}'])} where e2e ends at "
             f"{points(reference[f'test_{first}'])}: {difference(row[f'difference_{first}'])} points{over}. Its best "
@@ -176,12 +176,12 @@ def _qualities(leaders: Sequence[Row], reference: Row, first: str) -> list[str]:
 
 def _near(rows: Sequence[Row], leaders: Sequence[Row], first: str) -> list[str]:
     """The stale line that ended soonest, where none of them got to e2e's quality with every seed."""
-    stale = [row for row in rows if row["exactness"] == "stale" and words.exists(row[f"difference_{first}"])]
+    stale = [row for row in rows if row["exactness"] == "stale" and numbers.exists(row[f"difference_{first}"])]
     if not stale or any(row["exactness"] == "stale" for row in leaders):
         return []
     row = max(stale, key=lambda row: row["speed_up_best"])
     return [
-        f"{row['label']}, which is stale, has its best {words.speed_up(row, 'speed_up_best')} as soon and "
+        f"{row['label']}, which is stale, has its best {numbers.speed_up(row, 'speed_up_best')} as soon and "
         f"{difference(row[f'difference_{first}'])} points from e2e's {metric(first)}."
     ]
 
@@ -191,9 +191,9 @@ def _bounds(rows: Sequence[Row], metrics: Sequence[str]) -> list[str]:
     first = metrics[0]
     sentences = []
     for row in rows:
-        if row["method"] in BOUNDS and words.exists(row[f"test_{first}"]):
+        if row["method"] in BOUNDS and numbers.exists(row[f"test_{first}"]):
             cold = row.get(f"test_cold_{first}")
-            new = f", and {points(cold)} on items that training never met" if words.exists(cold) else ""
+            new = f", and {points(cold)} on items that training never met" if numbers.exists(cold) else ""
             quality = points(row[f"test_{first}"])
             sentences.append(f"{row['label']} ({BOUNDS[row['method']]}) ends at {quality}{new}.")
     return sentences
@@ -209,21 +209,21 @@ def _protocol(frames: TrainingFrames) -> str:
 
 def _card(row: Row, first: str) -> Card:
     spread = between(row[f"difference_{first}_low"], row[f"difference_{first}_high"], signed=True)
-    memory = words.gibibytes(row["memory_bytes"])
-    if words.exists(row["memory_ratio"]):
-        memory += f", {words.percent(row['memory_ratio'])} of e2e's"
+    memory = numbers.gibibytes(row["memory_bytes"])
+    if numbers.exists(row["memory_ratio"]):
+        memory += f", {numbers.percent(row['memory_ratio'])} of e2e's"
     low, high = row["speed_up_quality_low"], row["speed_up_quality_high"]
-    interval = words.ratio_range(low, high)
+    interval = numbers.ratio_range(low, high)
     against = difference(row[f"difference_{first}"]) + (f" ({spread})" if spread else "")
     return Card(
         label=row["label"],
         exactness=words.exactness(row),
-        big=words.speed_up(row, "speed_up_quality"),
+        big=numbers.speed_up(row, "speed_up_quality"),
         explained=f"as fast as e2e to e2e's quality{f', 95 % interval {interval}' if interval else ''}",
         facts=(
             (metric(first), points(row[f"test_{first}"])),
             ("Against e2e's", against),
-            ("Time to its best", f"{time(row['best_s'])}, {words.speed_up(row, 'speed_up_best')} as fast as e2e"),
+            ("Time to its best", f"{time(row['best_s'])}, {numbers.speed_up(row, 'speed_up_best')} as fast as e2e"),
             ("Peak memory", memory),
         ),
         case=words.case(row),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bench.results.analysis.training_summary import TrainingFrames, frames
 from bench.results.training import LoadedTraining
-from reports import document, words
+from reports import document, numbers, words
 from reports.document import Document, Section
 from reports.quality import headline, paper, plots
 from reports.quality import tables as training_tables
@@ -20,10 +20,10 @@ def of_training(run: LoadedTraining, *, draw: bool = True) -> Document:
     failed = [point for point in ended if point.outcome != "ok"]
     planned = run.info.planned_records
     unfinished = (
-        f"Unfinished: {len(ended)} of {words.count(planned, 'planned training')} have ended. `gram-bench resume` goes "
-        "on with the rest."
+        f"Unfinished: {len(ended)} of {numbers.count(planned, 'planned training')} have ended. `gram-bench resume` "
+        "goes on with the rest."
     )
-    remark = f"{words.count(len(failed), 'training')} failed; summary.md has the reasons."
+    remark = f"{numbers.count(len(failed), 'training')} failed; summary.md has the reasons."
     drawn = tuple(plots.draw_all(derived)) if draw else ()
     left = plots.undrawn(derived)
     limited = _limitations.table((point.method, point.detail) for point in run.points)
@@ -35,7 +35,9 @@ def of_training(run: LoadedTraining, *, draw: bool = True) -> Document:
         [
             Section("results", "Results", (_intervals(derived),), training_tables.results(derived), in_terminal=True),
             paper.section(derived),
-            document.figures(drawn, f"{words.count(left, 'further case')} not drawn; see summary.csv." if left else ""),
+            document.figures(
+                drawn, f"{numbers.count(left, 'further case')} not drawn; see summary.csv." if left else ""
+            ),
             Section("handicaps", "Peers not at their best", (), limited, "Peers"),
             Section("tiers", "Which encoder ran how", (), tiers.table(run.points)),
             Section("seeds", "Every seed", (), (training_tables.every_seed(derived),)),
@@ -72,6 +74,6 @@ def _intervals(derived: TrainingFrames) -> str:
     if seeds < 2:
         return "One seed: there is no telling how far a second one would lie from it."
     return (
-        f"Means over {words.count(seeds, 'seed')}, with 95 % intervals by Student's t; differences and speed-ups are "
+        f"Means over {numbers.count(seeds, 'seed')}, with 95 % intervals by Student's t; differences and speed-ups are "
         "taken seed by seed first, since what a seed decides is the same for all lines."
     )

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from bench.results.analysis.stats import REFERENCE
 from bench.results.analysis.training_summary import TrainingFrames
-from reports import words
+from reports import numbers, words
 from reports.document import Section
 from reports.quality.tables import between, difference
 from reports.tables import Cell, Column, Group, Table, ratio_cell
@@ -130,7 +130,7 @@ def section(frames: TrainingFrames) -> Section | None:
 
 
 def _table(case: str, rows: Sequence[Row]) -> Table | None:
-    task = "ranking" if any(words.exists(row.get("test_mrr")) for row in rows) else "response"
+    task = "ranking" if any(numbers.exists(row.get("test_mrr")) for row in rows) else "response"
     others = [row for row in rows if row["method"] != REFERENCE]
     logs = [log for log in of_task(task) if any(row["label"] in log.lines for row in others)]
     if not logs:
@@ -159,11 +159,11 @@ def _own(row: Row) -> tuple[Cell, Cell]:
 def _theirs(log: DataSet, label: str) -> Cell:
     line = log.lines.get(label)
     if line is None:
-        return Cell(words.MISSING, "muted")
+        return Cell(numbers.MISSING, "muted")
     auc, cold = log.difference(label), log.difference(label, "cold_auc")
     parts = [] if auc is None else [f"AUC {_signed(auc)}"]
     parts += [] if cold is None else [f"cold {_signed(cold)}"]
-    return Cell(words.times(line.speed_up), "", ", ".join(parts) or "e2e only estimated")
+    return Cell(numbers.times(line.speed_up), "", ", ".join(parts) or "e2e only estimated")
 
 
 def _signed(points: float) -> str:

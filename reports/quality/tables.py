@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.results.analysis.stats import REFERENCE
 from bench.results.analysis.training_summary import TrainingFrames
-from reports import words
+from reports import numbers, words
 from reports.tables import MIDDLE, WIDE, Cell, Column, Group, Table, grouped, ratio_cell
 
 Row = Mapping[str, Any]
@@ -29,20 +29,20 @@ def metric(name: str) -> str:
 
 def points(value: float | None) -> str:
     """A quality in hundredths, as the field prints it: 71.2."""
-    return f"{100 * value:.1f}" if value is not None and words.exists(value) else words.MISSING
+    return f"{100 * value:.1f}" if value is not None and numbers.exists(value) else numbers.MISSING
 
 
 def difference(value: float | None) -> str:
     """A difference of qualities in hundredths, with its sign."""
-    if value is None or not words.exists(value):
-        return words.MISSING
+    if value is None or not numbers.exists(value):
+        return numbers.MISSING
     return f"{100 * value:+.1f}" if abs(100 * value) >= 0.05 else "0.0"
 
 
 def between(low: float | None, high: float | None, *, signed: bool = False) -> str:
     """An interval of qualities in hundredths; empty where one seed leaves it unknown."""
     written = difference if signed else points
-    return f"{written(low)} to {written(high)}" if words.exists(low) and words.exists(high) else ""
+    return f"{written(low)} to {written(high)}" if numbers.exists(low) and numbers.exists(high) else ""
 
 
 def results(frames: TrainingFrames) -> tuple[Table, ...]:
@@ -52,7 +52,7 @@ def results(frames: TrainingFrames) -> tuple[Table, ...]:
 
 
 def _case(title: str, rows: list[Row], metrics: tuple[str, ...]) -> Table:
-    judged = [name for name in metrics if any(words.exists(row[f"test_{name}"]) for row in rows)]
+    judged = [name for name in metrics if any(numbers.exists(row[f"test_{name}"]) for row in rows)]
     first, *others = judged or metrics[:1]
     compared = any(row["method"] == REFERENCE for row in rows)
     points_apart = Column(f"{metric(first)} against e2e's", "points, seed by seed", short="vs e2e", noted=True)
@@ -104,7 +104,7 @@ def _quality(row: Row, name: str, kind: str = "") -> Cell:
 
 def _speed_up(row: Row, name: str) -> Cell:
     if row["method"] == REFERENCE:
-        return Cell(words.times(row[name]), "muted")
+        return Cell(numbers.times(row[name]), "muted")
     return ratio_cell(row, name)
 
 
@@ -115,9 +115,9 @@ def _reached(row: Row) -> Cell:
 
 
 def _memory(row: Row) -> Cell:
-    known = words.exists(row["memory_ratio"]) and row["method"] != REFERENCE
+    known = numbers.exists(row["memory_ratio"]) and row["method"] != REFERENCE
     return Cell(
-        words.gibibytes(row["memory_bytes"]), note=f"{words.percent(row['memory_ratio'])} of e2e's" if known else ""
+        numbers.gibibytes(row["memory_bytes"]), note=f"{numbers.percent(row['memory_ratio'])} of e2e's" if known else ""
     )
 
 
@@ -126,7 +126,7 @@ def _ended(row: Row) -> Cell:
         return Cell("goes on", "muted")
     if row["outcome"] != "ok":
         return Cell(words.OUTCOMES[row["outcome"]], "bad")
-    seeds = words.count(int(row["ok_seeds"]), "seed")
+    seeds = numbers.count(int(row["ok_seeds"]), "seed")
     reasons = words.listing(STOPPED[each] for each in row["stopped"].split(", "))
     failed = row["ok_seeds"] < row["seeds"]
     note = f"{row['ok_seeds']:g} of {row['seeds']:g} seeds" if failed else seeds
@@ -135,7 +135,7 @@ def _ended(row: Row) -> Cell:
 
 def time(seconds: float | None) -> str:
     """A duration, or that there is none."""
-    return words.duration(seconds) if seconds is not None and words.exists(seconds) else words.MISSING
+    return numbers.duration(seconds) if seconds is not None and numbers.exists(seconds) else numbers.MISSING
 
 
 def every_seed(frames: TrainingFrames, limit: int = 500) -> Table:
@@ -158,15 +158,15 @@ def every_seed(frames: TrainingFrames, limit: int = 500) -> Table:
         ended = STOPPED.get(row["stopped"]) or words.OUTCOMES.get(row["outcome"], "goes on")
         return words.case(row), (
             Cell(row["label"], "strong"),
-            Cell(words.plain(row["seed"])),
+            Cell(numbers.plain(row["seed"])),
             *(Cell(points(row[f"test_{name}"])) for name in frames.metrics),
             Cell(points(row["validation"])),
             Cell(time(row["best_s"])),
-            Cell(words.number(row["best_step"], 1)),
-            Cell(words.number(row["best_epoch"])),
+            Cell(numbers.number(row["best_step"], 1)),
+            Cell(numbers.number(row["best_epoch"])),
             Cell(time(row["quality_s"])),
             Cell(time(row["train_s"])),
-            Cell(words.number(row["step"], 1)),
+            Cell(numbers.number(row["step"], 1)),
             Cell(ended, "muted" if row["outcome"] == "ok" else "bad"),
         )
 
@@ -188,7 +188,7 @@ def unfinished(frames: TrainingFrames, limit: int = 200) -> Table:
         return "", (
             Cell(words.case(row)),
             Cell(row["label"], "strong"),
-            Cell(words.plain(row["seed"])),
+            Cell(numbers.plain(row["seed"])),
             Cell(words.OUTCOMES[row["outcome"]], "bad"),
             Cell(row["reason"] or "no reason was recorded"),
         )

@@ -9,7 +9,7 @@ from typing import Any
 from bench.results.analysis import left_out
 from bench.results.schema import Record
 from bench.results.training import TrainingPoint
-from reports import words
+from reports import numbers, words
 from reports.document import Story
 
 _WHAT = "what"
@@ -53,7 +53,7 @@ def left_out_of(records: Iterable[Record | TrainingPoint]) -> tuple[str, ...]:
     for record in records:
         facts = record.detail.workload
         if isinstance(facts, Mapping):
-            found.setdefault(words.plain(record.case.get("workload")), []).append((record.case, facts))
+            found.setdefault(numbers.plain(record.case.get("workload")), []).append((record.case, facts))
     found_once: dict[str, None] = {}
     for name, entries in found.items():
         whole = [(case, {sentence: True for sentence in left_out.sentences(name, facts)}) for case, facts in entries]
@@ -66,7 +66,7 @@ def _names(record: Record | TrainingPoint) -> list[tuple[str, str]]:
     case = record.case
     names = {
         "encoder": words.encoder({"layers": None, **case}),
-        "workload": words.plain(case.get("workload")),
+        "workload": numbers.plain(case.get("workload")),
     }
     return [(kind, name) for kind, name in names.items() if getattr(record.detail, kind) is not None]
 
@@ -88,7 +88,7 @@ def _by_axis(entries: Sequence[Entry]) -> list[tuple[str, dict[str, Any]]]:
             continue
         for case, facts in entries:
             if fact in facts:
-                where = f"{axis.replace('_', ' ')} {words.plain(case.get(axis))}"
+                where = f"{axis.replace('_', ' ')} {numbers.plain(case.get(axis))}"
                 groups.setdefault(where, {})[fact] = facts[fact]
     return [(where, facts) for where, facts in groups.items() if facts]
 

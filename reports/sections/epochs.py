@@ -7,7 +7,7 @@ from bench.results.analysis.stats import REFERENCE
 from bench.results.analysis.summary import Frames
 from bench.results.identity import line_of
 from bench.results.store import LoadedRun
-from reports import words
+from reports import numbers, words
 from reports.document import Section
 from reports.quality import paper
 from reports.tables import Cell, Column, Row, grouped, ratio_cell
@@ -46,11 +46,11 @@ def _row(each: Epoch, line: Row | None) -> tuple[Cell, ...]:
     theirs = paper.speed_up(each.record.case.get("workload"), each.label)
     return (
         Cell(each.label, "strong"),
-        Cell(words.number(each.item_repetition_ratio)),
-        Cell(words.number(each.steps, 1)),
-        Cell(words.duration(each.seconds, each.scatter)),
+        Cell(numbers.number(each.item_repetition_ratio)),
+        Cell(numbers.number(each.steps, 1)),
+        Cell(numbers.duration(each.seconds, each.scatter)),
         _speed_up(each, line),
-        Cell(words.times(theirs) if theirs else words.MISSING, "muted"),
+        Cell(numbers.times(theirs) if theirs else numbers.MISSING, "muted"),
         Cell(each.exactness, "badge"),
         Cell("its own steps" if each.basis == "steps" else "a shorter interval", note=_timed(each)),
     )
@@ -61,7 +61,7 @@ def _timed(each: Epoch) -> str:
     detail = each.record.detail
     if not detail.timed_batches:
         return ""
-    batches = words.count(detail.timed_batches, "batch", "batches")
+    batches = numbers.count(detail.timed_batches, "batch", "batches")
     typical = f", the most typical of {detail.ratio_batches}" if detail.timed_typical else ""
     return f"{batches} of the log{typical}"
 
@@ -69,9 +69,9 @@ def _timed(each: Epoch) -> str:
 def _speed_up(each: Epoch, line: Row | None) -> Cell:
     """An epoch of as many steps of the line's own is as much sooner as a step is, with the same interval."""
     if each.basis == "steps" and each.of_batch is None and line is not None and line["speed_up_blocks"] > 1:
-        return Cell("1.00" + words.TIMES, "muted") if each.method == REFERENCE else ratio_cell(line, "speed_up")
+        return Cell("1.00" + numbers.TIMES, "muted") if each.method == REFERENCE else ratio_cell(line, "speed_up")
     lent = "" if each.of_batch is None else f"e2e at batch {each.of_batch}"
-    return Cell(words.scattered(each.speed_up, each.scatter), "strong", note=lent)
+    return Cell(numbers.scattered(each.speed_up, each.scatter), "strong", note=lent)
 
 
 def _notes(found: tuple[Epoch, ...]) -> list[str]:

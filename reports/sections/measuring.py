@@ -10,7 +10,7 @@ from bench.results.analysis.summary import Frames
 from bench.results.identity import Line
 from bench.results.schema import Record, Telemetry
 from bench.results.store import LoadedRun
-from reports import words
+from reports import numbers, words
 from reports.document import Section
 from reports.tables import Cell, Column, grouped, without_empty
 
@@ -54,16 +54,16 @@ def _row(records: Sequence[Record]) -> tuple[str, tuple[Cell, ...]]:
     kept = sum(len(record.rounds) for record in records)
     return words.case(words.row_of(records[0])), (
         Cell(label, "strong"),
-        Cell(words.number(median(overhead)) if overhead else words.MISSING),
-        Cell(words.number(kept, 1) if kept else words.MISSING),
+        Cell(numbers.number(median(overhead)) if overhead else numbers.MISSING),
+        Cell(numbers.number(kept, 1) if kept else numbers.MISSING),
         Cell(
-            words.listing(f"{count}{words.TIMES} {reason}" for reason, count in dropped.items()),
+            words.listing(f"{count}{numbers.TIMES} {reason}" for reason, count in dropped.items()),
             "bad" if dropped else "",
         ),
-        Cell(words.number(_median(each.sm_clock_mhz.median for each in readings if each.sm_clock_mhz), 4)),
-        Cell(words.number(_median(each.power_w for each in readings))),
-        Cell(words.number(_most(each.temperature_c for each in readings), 2)),
-        Cell(words.number(_median(each.energy_per_1000_interactions_j for each in readings))),
+        Cell(numbers.number(_median(each.sm_clock_mhz.median for each in readings if each.sm_clock_mhz), 4)),
+        Cell(numbers.number(_median(each.power_w for each in readings))),
+        Cell(numbers.number(_most(each.temperature_c for each in readings), 2)),
+        Cell(numbers.number(_median(each.energy_per_1000_interactions_j for each in readings))),
         *_intrusions(readings),
         Cell(_range(each.load for each in readings)),
     )
@@ -74,7 +74,7 @@ def _intrusions(readings: Sequence[Telemetry]) -> tuple[Cell, Cell]:
     foreign = _most(each.foreign_processes for each in readings)
     return (
         Cell(words.listing(reason.replace("_", " ") for reason in reasons)),
-        Cell(words.number(foreign, 1) if foreign else ""),
+        Cell(numbers.number(foreign, 1) if foreign else ""),
     )
 
 
@@ -84,8 +84,8 @@ def _notes(measured: Sequence[Record]) -> list[str]:
     if overhead:
         notes.append(
             "Harness: what a process cost besides its set-up, its warm-up and its measured windows (starting, making "
-            f"batches, counting, ending): {words.number(median(overhead))} s in the median, "
-            f"{words.number(max(overhead))} s at most."
+            f"batches, counting, ending): {numbers.number(median(overhead))} s in the median, "
+            f"{numbers.number(max(overhead))} s at most."
         )
     notes += _ratio_basis(measured)
     seen = [record.telemetry for record in measured if record.telemetry is not None]
@@ -106,7 +106,7 @@ def _notes(measured: Sequence[Record]) -> list[str]:
     if lead_ins:
         notes.append(
             "The device was at its power cap, so each window follows untimed steps of the same process, for "
-            f"{words.listing(words.number(each, 1) for each in lead_ins)} s: the clock is then the method's own, "
+            f"{words.listing(numbers.number(each, 1) for each in lead_ins)} s: the clock is then the method's own, "
             "whatever ran before."
         )
     return notes
@@ -119,10 +119,10 @@ def _ratio_basis(measured: Sequence[Record]) -> list[str]:
     if not counted:
         return []
     fewest, most = min(counted), max(counted)
-    batches = words.count(most, "batch", "batches") if fewest == most else f"{fewest} to {most} batches"
+    batches = numbers.count(most, "batch", "batches") if fewest == most else f"{fewest} to {most} batches"
     return [
         f"Repetition ratios are counted on {batches} of each case's log, whatever number of them was timed; their "
-        f"relative standard error is at most {words.percent(_most(errors)) if _most(errors) else '0 %'}."
+        f"relative standard error is at most {numbers.percent(_most(errors)) if _most(errors) else '0 %'}."
     ]
 
 
@@ -130,7 +130,7 @@ def _range(values: Iterable[float | None]) -> str:
     """Least and most, to a tenth."""
     known = [value for value in values if value is not None]
     if not known:
-        return words.MISSING
+        return numbers.MISSING
     low, high = f"{min(known):.1f}", f"{max(known):.1f}"
     return low if low == high else f"{low} to {high}"
 

@@ -10,7 +10,7 @@ from bench.results.analysis.summary import Frames
 from bench.results.identity import Line
 from bench.results.schema import Record
 from bench.results.store import LoadedRun
-from reports import words
+from reports import numbers, words
 from reports.document import Section
 from reports.tables import Cell, Column, grouped, without_empty
 
@@ -70,10 +70,10 @@ def _row(label: str, peaks: Peaks, reference: Peaks | None) -> tuple[Cell, ...]:
     theirs, theirs_rest = (reference[0], reference[0] - reference[1]) if reference else (0.0, 0.0)
     return (
         Cell(label, "strong"),
-        Cell(words.gibibytes(peak)),
-        Cell(words.number(100 * peak / theirs, 2) if theirs > 0 else words.MISSING),
-        Cell(words.gibibytes(fixed)),
-        Cell(words.gibibytes(rest)),
-        Cell(words.number(100 * rest / theirs_rest, 2) if theirs_rest > 0 else words.MISSING),
-        Cell(words.gibibytes(kept)),
+        Cell(numbers.gibibytes(peak)),
+        Cell(numbers.number(100 * peak / theirs, 2) if theirs > 0 else numbers.MISSING),
+        Cell(numbers.gibibytes(fixed)),
+        Cell(numbers.gibibytes(rest)),
+        Cell(numbers.number(100 * rest / theirs_rest, 2) if theirs_rest > 0 else numbers.MISSING),
+        Cell(numbers.gibibytes(kept)),
     )

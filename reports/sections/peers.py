@@ -15,7 +15,7 @@ from bench.results.analysis.summary import SINGLE_STEP, UNIQUE_REFERENCE, Frames
 from bench.results.identity import Line, line_of
 from bench.results.schema import Record
 from bench.results.store import LoadedRun
-from reports import words
+from reports import numbers, words
 from reports.document import Section
 from reports.sections import _limitations
 from reports.tables import Cell, Column, Group, Row, Table
@@ -88,7 +88,7 @@ def _tables(cases: Sequence[Sequence[Row]]) -> Iterator[Table]:
         shown += len(lines)
         ours = _line(lines, SINGLE_STEP)
         ordered = sorted(lines, key=lambda row: (KINDS.index(row["exactness"]), _or_last(row["median_s"])))
-        ratio = words.number(next((row["item_repetition_ratio"] for row in lines if _measured(row)), None))
+        ratio = numbers.number(next((row["item_repetition_ratio"] for row in lines if _measured(row)), None))
         title = f"{words.case(lines[0], with_setting=False)} · repetition ratio {ratio}"
         cells = tuple(_cells(row, ours) for row in ordered)
         settings.setdefault(words.setting(lines[0]), []).append(Group(title, cells, f"r {ratio}"))
@@ -98,18 +98,18 @@ def _tables(cases: Sequence[Sequence[Row]]) -> Iterator[Table]:
 
 
 def _cells(row: Row, ours: Row | None) -> tuple[Cell, ...]:
-    spread = words.ratio_range(row["against_single_step_low"], row["against_single_step_high"])
+    spread = numbers.ratio_range(row["against_single_step_low"], row["against_single_step_high"])
     itself = row["method"] == SINGLE_STEP
     share = _memory_share(row, ours)
     return (
         Cell(row["label"], "" if row["method"] in (REFERENCE, UNIQUE_REFERENCE) else "strong"),
         Cell(words.exactness(row), "badge"),
-        Cell(words.milliseconds(row["median_s"], row["scatter"])),
-        Cell(words.speed_up(row, "against_single_step"), "muted" if itself else "", "" if itself else spread),
-        Cell(words.speed_up(row)),
-        Cell(words.rate(row["item_slots_per_s"], row["scatter"])),
-        Cell(words.gibibytes(row["memory_bytes"])),
-        Cell(words.percent(share).removesuffix(" %")),
+        Cell(numbers.milliseconds(row["median_s"], row["scatter"])),
+        Cell(numbers.speed_up(row, "against_single_step"), "muted" if itself else "", "" if itself else spread),
+        Cell(numbers.speed_up(row)),
+        Cell(numbers.rate(row["item_slots_per_s"], row["scatter"])),
+        Cell(numbers.gibibytes(row["memory_bytes"])),
+        Cell(numbers.percent(share).removesuffix(" %")),
         Cell(words.OUTCOMES[row["outcome"]], "muted" if row["outcome"] == "ok" else "bad"),
     )
 
@@ -162,7 +162,7 @@ def _sentence(
     total = first + level + len(beaten)
     if not total:
         return ""
-    parts = [f"{ours} is first in {first} of {words.count(total, 'case')}"]
+    parts = [f"{ours} is first in {first} of {numbers.count(total, 'case')}"]
     parts += [f"level with the first in {level}"] if level else []
     parts += [f"beaten in {len(beaten)}: {'; '.join(beaten)}"] if beaten else []
     return f"{measure}, among {kind} methods, {', '.join(parts)}."
@@ -170,9 +170,9 @@ def _sentence(
 
 def _beaten(lines: Sequence[Row], row: Row, found: Compared) -> str:
     value, low, high = found
-    spread = words.ratio_range(low, high)
-    place = f"{words.plain(row['workload'])} at ratio {words.number(row['item_repetition_ratio'])}"
-    return f"by {row['label']} on {place} ({words.times(value, low, high)}{f', {spread}' if spread else ''})"
+    spread = numbers.ratio_range(low, high)
+    place = f"{numbers.plain(row['workload'])} at ratio {numbers.number(row['item_repetition_ratio'])}"
+    return f"by {row['label']} on {place} ({numbers.times(value, low, high)}{f', {spread}' if spread else ''})"
 
 
 def _who_leads(value: float, low: float | None, high: float | None) -> int:
@@ -189,7 +189,7 @@ def _smallness(row: Row, own: Row) -> Compared | None:
 
 def _memory_share(row: Row, own: Row | None) -> float | None:
     """Peak memory in parts of our method's; None where either is not known, or they are counted differently."""
-    if own is None or not words.exists(row["memory_bytes"]) or row["memory_kind"] != own["memory_kind"]:
+    if own is None or not numbers.exists(row["memory_bytes"]) or row["memory_kind"] != own["memory_kind"]:
         return None
     return row["memory_bytes"] / own["memory_bytes"] if own["memory_bytes"] else None
 
@@ -201,8 +201,8 @@ def _line(lines: Iterable[Row], method: str) -> Row | None:
 
 
 def _measured(row: Row) -> bool:
-    return row["outcome"] == "ok" and words.exists(row["median_s"])
+    return row["outcome"] == "ok" and numbers.exists(row["median_s"])
 
 
 def _or_last(value: Any) -> float:
-    return float(value) if words.exists(value) else float("inf")
+    return float(value) if numbers.exists(value) else float("inf")

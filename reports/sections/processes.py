@@ -12,7 +12,7 @@ from bench.results.analysis.summary import Frames
 from bench.results.identity import Line, line_of
 from bench.results.schema import Record
 from bench.results.store import LoadedRun
-from reports import words
+from reports import numbers, words
 from reports.document import Section
 from reports.tables import Cell, Column, grouped
 
@@ -48,7 +48,7 @@ def make(run: LoadedRun, derived: Frames) -> Section | None:
     if (derived.summary["world_size"] == 1).all():
         return None
     rows = derived.summary.to_dict("records")
-    several = [row for row in rows if row["world_size"] != 1 and words.exists(row["users_per_s"])]
+    several = [row for row in rows if row["world_size"] != 1 and numbers.exists(row["users_per_s"])]
     if not several:
         return None
     by_line = {line_of(row): row for row in rows}
@@ -68,27 +68,27 @@ def _cells(row: Row, by_line: Mapping[Line, Row], peaks: str, waits: float | Non
     alone = by_line.get(replace(line, setting=local.but(world_size=1)))
     shares = row["deduplicate"] in ("global", "auto") and row["method"] not in ("e2e", "multi_step")
     joined, own = row["unique_items"], row["ranks_unique_items"]
-    share = row["communication_s"] / row["median_s"] if words.exists(row["communication_s"]) else None
+    share = row["communication_s"] / row["median_s"] if numbers.exists(row["communication_s"]) else None
     return (
         Cell(row["label"], "strong"),
-        Cell(words.rate(row["users_per_s"], row["scatter"])),
-        Cell(words.scattered(_ratio(row, alone, "users_per_s"), _scatter(row, alone)), "strong"),
-        Cell(words.scattered(_ratio(apart, row, "median_s") if shares else None, _scatter(row, apart))),
-        Cell(words.number(own / joined) if words.exists(own) and joined else words.MISSING),
-        Cell(words.percent(share).removesuffix(" %")),
-        Cell(words.percent(waits).removesuffix(" %")),
+        Cell(numbers.rate(row["users_per_s"], row["scatter"])),
+        Cell(numbers.scattered(_ratio(row, alone, "users_per_s"), _scatter(row, alone)), "strong"),
+        Cell(numbers.scattered(_ratio(apart, row, "median_s") if shares else None, _scatter(row, apart))),
+        Cell(numbers.number(own / joined) if numbers.exists(own) and joined else numbers.MISSING),
+        Cell(numbers.percent(share).removesuffix(" %")),
+        Cell(numbers.percent(waits).removesuffix(" %")),
         Cell(peaks),
     )
 
 
 def _scatter(row: Row, other: Row | None) -> float | None:
     """Of the ratio of the two lines' times, relative; None where a line's own is not known."""
-    both = [each["scatter"] for each in (row, other) if each is not None and words.exists(each["scatter"])]
+    both = [each["scatter"] for each in (row, other) if each is not None and numbers.exists(each["scatter"])]
     return math.hypot(*both) if len(both) == 2 else None
 
 
 def _ratio(row: Row | None, other: Row | None, name: str) -> float | None:
-    if row is None or other is None or not words.exists(row[name]) or not words.exists(other[name]):
+    if row is None or other is None or not numbers.exists(row[name]) or not numbers.exists(other[name]):
         return None
     return float(row[name] / other[name])
 
@@ -101,7 +101,7 @@ def _peaks(record: Record) -> str:
     """A record's peaks by process."""
     peaks = [rank.peak_memory_bytes for rank in record.ranks]
     known = [peak.process if peak.allocated is None else peak.allocated for peak in peaks]
-    return ", ".join(words.gibibytes(peak) for peak in known)
+    return ", ".join(numbers.gibibytes(peak) for peak in known)
 
 
 def _waits(record: Record) -> float | None:

@@ -12,7 +12,7 @@ from bench.results.detail import BuiltDetail
 from bench.results.schema import Record
 from bench.results.store import LoadedRun
 from bench.results.training import TrainingPoint
-from reports import words
+from reports import numbers, words
 from reports.document import Section
 from reports.tables import MFU, Cell, Column, Group, Table, without_empty
 
@@ -55,7 +55,7 @@ def table(ended: Iterable[Ended]) -> tuple[Table, ...]:
         way = ran(each)
         if way.tier is None and each.outcome not in ("ok", None):
             continue
-        encoder = f"{words.encoder({'layers': None, **each.case})} · {words.plain(each.case.get('precision'))}"
+        encoder = f"{words.encoder({'layers': None, **each.case})} · {numbers.plain(each.case.get('precision'))}"
         key = each.engine, way.tier or "", way.why or ("the fastest" if way.tier else "")
         found.setdefault(encoder, {}).setdefault(key, []).append(each)
     if not any(tier for rows in found.values() for _, tier, _ in rows):
@@ -72,14 +72,14 @@ def _row(engine: str, tier: str, why: str, own: Sequence[Ended]) -> tuple[Cell, 
     cases = _cases(each for each in own if isinstance(each, Record) and each.label == label)
     times = [median(median(record.samples_s) for record in records) for records in cases]
     shares = [share for records, time in zip(cases, times, strict=True) if (share := _utilisation(records, time))]
-    whose = [label] * (len(methods) > 1) + [words.count(len(cases), "case")] * (len(cases) > 1)
+    whose = [label] * (len(methods) > 1) + [numbers.count(len(cases), "case")] * (len(cases) > 1)
     return (
         Cell(engine),
-        Cell(tier or words.MISSING),
+        Cell(tier or numbers.MISSING),
         Cell(words.listing(methods), "prose"),
-        Cell(words.listing(dict.fromkeys(filter(None, (_pooling(each.detail) for each in own)))) or words.MISSING),
-        Cell(_from_to([words.milliseconds(each) for each in sorted(times)]), note=", ".join(whose) if times else ""),
-        Cell(_from_to([words.utilisation(each) for each in sorted(shares)])),
+        Cell(words.listing(dict.fromkeys(filter(None, (_pooling(each.detail) for each in own)))) or numbers.MISSING),
+        Cell(_from_to([numbers.milliseconds(each) for each in sorted(times)]), note=", ".join(whose) if times else ""),
+        Cell(_from_to([numbers.utilisation(each) for each in sorted(shares)])),
         Cell(why, "prose"),
     )
 
@@ -100,7 +100,7 @@ def _utilisation(records: Iterable[Record], time: float) -> float | None:
 
 def _from_to(ascending: Sequence[str]) -> str:
     if not ascending:
-        return words.MISSING
+        return numbers.MISSING
     return ascending[0] if ascending[0] == ascending[-1] else f"{ascending[0]} to {ascending[-1]}"
 
 

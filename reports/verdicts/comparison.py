@@ -14,7 +14,7 @@ from bench.results.analysis.comparison import EQUAL_WITHIN, Compared, compare
 from bench.results.analysis.lines import LineResult, lines
 from bench.results.analysis.stats import Difference, Estimate
 from bench.results.store import LoadedRun
-from reports import words
+from reports import numbers, words
 
 _STYLES = {"faster": "green", "slower": "bold red", "same": "dim", "unclear": "yellow"}
 
@@ -23,7 +23,7 @@ def print_comparison(a: LoadedRun, b: LoadedRun, console: Console) -> None:
     """Environments and settings first, then the lines, then how many came out how."""
     for name, run in (("A", a), ("B", b)):
         info = run.info
-        started = words.moment(info.started_at)
+        started = numbers.moment(info.started_at)
         console.print(Text(f"{name}: {info.run_id}, {info.environment.device}, preset {info.preset}, {started}"))
     compared = compare(lines(a.records), lines(b.records))
     _print_differences(a, b, console)
@@ -35,7 +35,7 @@ def print_comparison(a: LoadedRun, b: LoadedRun, console: Console) -> None:
     console.print(
         Text(
             f"{sentence}. Speed-ups are against e2e within each run; "
-            f"same: surely within {words.percent(EQUAL_WITHIN)}; intervals are 95 %, each line's own.",
+            f"same: surely within {numbers.percent(EQUAL_WITHIN)}; intervals are 95 %, each line's own.",
             style="dim",
         )
     )
@@ -89,21 +89,21 @@ def _table(compared: tuple[Compared, ...]) -> RichTable:
 
 def _side(line: LineResult | None) -> str:
     if line is None:
-        return words.MISSING
+        return numbers.MISSING
     if line.speed_up is None:
-        return words.MISSING if line.outcome == "ok" else words.OUTCOMES[line.outcome]
+        return numbers.MISSING if line.outcome == "ok" else words.OUTCOMES[line.outcome]
     return estimated(line.speed_up)
 
 
 def estimated(estimate: Estimate) -> str:
     """A speed-up with its interval."""
-    spread = words.ratio_range(*estimate.interval) if estimate.interval else "one block"
-    return f"{words.times(estimate.value, *(estimate.interval or ()))} ({spread})"
+    spread = numbers.ratio_range(*estimate.interval) if estimate.interval else "one block"
+    return f"{numbers.times(estimate.value, *(estimate.interval or ()))} ({spread})"
 
 
 def _difference(found: Difference | None) -> str:
     if found is None:
-        return words.MISSING
+        return numbers.MISSING
     change = f"{100 * math.expm1(found.log_difference):+.1f} %"
     if found.low is None or found.high is None:
         return change

@@ -10,7 +10,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from bench.results.verdicts import Check, GateReport, LineVerdict, Verdict
-from reports import words
+from reports import numbers, words
 from reports.tables import Cell, Column, Group, Table, escape, markdown
 
 _STYLES: dict[Verdict, str] = {"PASS": "green", "FAIL": "bold red", "INCONCLUSIVE": "yellow"}
@@ -32,17 +32,17 @@ def conditions(report: GateReport) -> list[str]:
     if report.reference is not None:
         then = report.reference
         sentences.append(
-            f"Held against {then.run_id} ({then.device}, {words.moment(then.measured_at)}): "
-            f"{words.percent(report.tolerance)} of a speed-up may be lost, {report.tolerance_reason}."
+            f"Held against {then.run_id} ({then.device}, {numbers.moment(then.measured_at)}): "
+            f"{numbers.percent(report.tolerance)} of a speed-up may be lost, {report.tolerance_reason}."
         )
     canary = report.canary
     if canary is not None:
-        spread = words.ratio_range(canary.low, canary.high)
-        itself = words.times(canary.ratio, canary.low, canary.high)
+        spread = numbers.ratio_range(canary.low, canary.high)
+        itself = numbers.times(canary.ratio, canary.low, canary.high)
         trusted = "within" if canary.trusted else "which leaves"
         sentences.append(
             f"Canary: e2e against itself is {itself}{f' ({spread})' if spread else ''} over "
-            f"{words.count(canary.blocks, 'block')}, {trusted} 1 ± {words.percent(canary.limit)}."
+            f"{numbers.count(canary.blocks, 'block')}, {trusted} 1 ± {numbers.percent(canary.limit)}."
         )
     return sentences + [f"{note[:1].upper()}{note[1:]}." for note in report.notes]
 
@@ -66,13 +66,14 @@ def shown_checks(line: LineVerdict) -> tuple[Check, ...]:
 def _rows(line: LineVerdict) -> Iterator[tuple[Cell, ...]]:
     for place, check in enumerate(shown_checks(line)):
         first = place == 0
-        spread = words.ratio_range(line.speed_up_low, line.speed_up_high)
+        low, high = line.speed_up_low, line.speed_up_high
+        speed_up = Cell(numbers.times(line.speed_up, low, high), note=numbers.ratio_range(low, high))
         yield (
             Cell(line.label if first else "", "strong"),
             Cell(check.verdict, _KINDS[check.verdict]),
             Cell(check.code),
-            Cell(words.times(line.speed_up, line.speed_up_low, line.speed_up_high), note=spread) if first else Cell(""),
-            Cell(words.plain(line.blocks)) if first else Cell(""),
+            speed_up if first else Cell(""),
+            Cell(numbers.plain(line.blocks)) if first else Cell(""),
             Cell(check.reason),
         )
 
@@ -119,7 +120,9 @@ def as_markdown(report: GateReport) -> str:
     parts += [markdown(table(report.model_copy(update={"lines": tuple(wrong)})))] if wrong else []
     if fine:
         passing = markdown(table(report.model_copy(update={"lines": fine})))
-        parts.append(f"<details><summary>{words.count(len(fine), 'line')} passed</summary>\n\n{passing}\n\n</details>")
+        parts.append(
+            f"<details><summary>{numbers.count(len(fine), 'line')} passed</summary>\n\n{passing}\n\n</details>"
+        )
     parts += ["\n".join(f"- {escape(sentence)}" for sentence in conditions(report))]
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -18,7 +18,7 @@ from rich.text import Text
 from bench.results import store
 from bench.results.analysis.lines import LineResult, lines
 from bench.results.analysis.stats import Estimate
-from reports import words
+from reports import numbers
 from reports.figures import DPI, _style
 from reports.verdicts.comparison import estimated
 
@@ -90,7 +90,7 @@ def draw(history: History) -> bytes:
     rows = -(-len(chosen) // columns)
     known = pd.DataFrame([{"method": point.line.method, "label": point.line.label} for point in history.points])
     looks = _style.looks(known)
-    notes = [f"{words.count(left_out, 'further case')} in the table only"] if left_out else []
+    notes = [f"{numbers.count(left_out, 'further case')} in the table only"] if left_out else []
     with mpl.rc_context(_style.RC):  # type: ignore[arg-type]
         sheet = _style.sheet(
             rows, columns, size=(4.6, 2.3), legend=_style.handles(looks), notes=notes, gap=(0.55, 0.95)
@@ -104,7 +104,7 @@ def draw(history: History) -> bytes:
 
 def _panel(ax: Axes, title: str, points: list[Point], looks: dict[str, _style.Look]) -> None:
     runs = list(dict.fromkeys(point.run_id for point in points))
-    when = {point.run_id: words.moment(point.started_at) for point in points}
+    when = {point.run_id: numbers.moment(point.started_at) for point in points}
     for label, look in looks.items():
         own = [point for point in points if point.line.label == label]
         places = [runs.index(point.run_id) for point in own]
@@ -138,7 +138,7 @@ def print_history(history: History, console: Console) -> None:
         for label in dict.fromkeys(point.line.label for point in panel):
             for point in panel:
                 if point.line.label == label:
-                    started = words.moment(point.started_at)
+                    started = numbers.moment(point.started_at)
                     drawn.add_row(Text(label), Text(point.run_id), Text(started), estimated(point.speed_up))
         console.print(drawn)
         console.print()

@@ -14,7 +14,7 @@ import pytest
 
 from bench.results.schema import Record
 from bench.results.store import DamagedResults, ResultsError, UnwritableResults
-from reports import words
+from reports import numbers
 from reports.__main__ import main
 from reports.page import render
 from tests.reports import _runs
@@ -90,13 +90,13 @@ def test_headline_names_method_speed_up_ratio_and_memory_of_the_best_real_result
     page = full.page.read_text()
     heading = re.search(r"<h1>(.*?)</h1>", page).group(1)
     assert re.search(
-        rf"single_step is [\d.]+{words.TIMES} as fast as end-to-end training on movielens with minilm", heading
+        rf"single_step is [\d.]+{numbers.TIMES} as fast as end-to-end training on movielens with minilm", heading
     )
     assert "repetition ratio of 3.05" in heading
     prose = text(page)
     assert re.search(r"peak memory is [\d.]+ GiB, [\d.]+ % of e2e", prose)
     assert "gradient unchanged" in prose
-    assert re.search(rf"multi_step N=16 reaches [\d.]+{words.TIMES}, but is stale", prose)
+    assert re.search(rf"multi_step N=16 reaches [\d.]+{numbers.TIMES}, but is stale", prose)
 
 
 def test_random_weights_are_said_plainly(full):
@@ -113,7 +113,7 @@ def test_a_speed_up_stands_with_its_interval_and_the_environment_is_judged(tmp_p
     prose, markdown = text(rendered.page.read_text()), rendered.markdown.read_text()
     with open(rendered.csv, newline="") as file:
         (line,) = (row for row in csv.DictReader(file) if row["label"] == "single_step")
-    spread = words.ratio_range(float(line["speed_up_low"]), float(line["speed_up_high"]))
+    spread = numbers.ratio_range(float(line["speed_up_low"]), float(line["speed_up_high"]))
     assert f"Over 6 blocks of fresh processes the 95 % interval of its speed-up is {spread} (±" in prose
     assert f"the speed of e2e, 95 % interval {spread}" in prose
     for told in (prose, markdown):
@@ -218,8 +218,8 @@ def test_engine_and_method_shares_are_split(tmp_path):
     single = next(r for r in records if r.method == "single_step" and r.engine == "fast")
     inside = sorted(fast.samples_s)[2] / sorted(single.samples_s)[2]
     across = sorted(eager.samples_s)[2] / sorted(single.samples_s)[2]
-    assert words.times(inside) in heading
-    assert words.times(across) not in heading
+    assert numbers.times(inside) in heading
+    assert numbers.times(across) not in heading
 
 
 def test_one_engine_shows_no_engine_section(full):

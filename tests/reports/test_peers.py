@@ -7,7 +7,7 @@ import pytest
 from bench.results.analysis.summary import frames
 from bench.results.schema import PeakMemory, Record
 from bench.results.store import load
-from reports import headline, words
+from reports import headline, numbers
 from reports.figures import _style, peers_by_repetition
 from reports.page import render
 from reports.sections import peers
@@ -55,11 +55,11 @@ def test_a_peer_that_wins_is_named_with_its_case_and_its_margin(tmp_path):
     time, memory = told.notes[:2]
     assert time == (
         "In time per step, among exact methods, single_step is first in 1 of 3 cases, level with the first in 1, "
-        f"beaten in 1: by gradient_cache_unique on synthetic at ratio 1.00 (1.25{words.TIMES})."
+        f"beaten in 1: by gradient_cache_unique on synthetic at ratio 1.00 (1.25{numbers.TIMES})."
     )
     assert memory == (
         "In peak memory, among exact methods, single_step is first in 0 of 3 cases, level with the first in 2, "
-        f"beaten in 1: by gradient_cache_unique on synthetic at ratio 4.00 (2.00{words.TIMES})."
+        f"beaten in 1: by gradient_cache_unique on synthetic at ratio 4.00 (2.00{numbers.TIMES})."
     )
 
 
@@ -108,7 +108,7 @@ def test_stale_methods_are_held_against_multi_step_and_bounds_are_called_so(tmp_
     kinds = [row[1].text for row in table.groups[0].rows]
     assert kinds == sorted(kinds, key=peers.KINDS.index)
     cells = {row[0].text: [cell.text for cell in row] for row in table.groups[0].rows}
-    assert cells["speedyfeed"][3] == f"1.25{words.TIMES}"
+    assert cells["speedyfeed"][3] == f"1.25{numbers.TIMES}"
     assert cells["speedyfeed"][7] == "90"
 
 
@@ -123,7 +123,7 @@ def test_a_stale_peer_that_wins_is_named_with_the_interval_of_the_pairs(tmp_path
         )
     ]
     notes = " ".join(section(tmp_path, records).notes)
-    assert f"beaten in 1: by speedyfeed on synthetic at ratio 4.00 (2.000{words.TIMES}, 2.000 to 2.000" in notes
+    assert f"beaten in 1: by speedyfeed on synthetic at ratio 4.00 (2.000{numbers.TIMES}, 2.000 to 2.000" in notes
 
 
 def test_engines_are_told_apart_and_what_was_not_at_its_best_is_said(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bench.results.analysis.summary import frames
 from bench.results.schema import PeakMemory, Spread, Telemetry
 from bench.results.store import load
-from reports import sections, words
+from reports import numbers, sections
 from reports.page import render
 from reports.sections import epochs, measuring, memory, processes
 from tests.reports import _runs
@@ -58,7 +58,7 @@ def test_a_line_tells_what_it_cost_and_what_the_device_did(tmp_path):
         "Method": "single_step",
         "Harness": "0.300",
         "Rounds kept": "5",
-        "Rounds dropped": f"2{words.TIMES} hw_thermal_slowdown and 1{words.TIMES} SM clock below 75 %",
+        "Rounds dropped": f"2{numbers.TIMES} hw_thermal_slowdown and 1{numbers.TIMES} SM clock below 75 %",
         "SM clock": "1\u202f980",
         "Power": "500",
         "Hottest": "80",
@@ -124,8 +124,8 @@ def test_epochs_stand_beside_the_papers(tmp_path):
     section = epochs.make(run, frames(run.records))
     e2e, single, multi = cells(section)
     assert (e2e["Epoch"], single["Epoch"]) == ("33.3 min", "1.67 min")
-    assert (single["Against e2e's epoch"], single["In the paper"]) == (f"20.0{words.TIMES}", f"5.70{words.TIMES}")
-    assert (multi["In the paper"], e2e["In the paper"]) == (f"1.70{words.TIMES}", words.MISSING)
+    assert (single["Against e2e's epoch"], single["In the paper"]) == (f"20.0{numbers.TIMES}", f"5.70{numbers.TIMES}")
+    assert (multi["In the paper"], e2e["In the paper"]) == (f"1.70{numbers.TIMES}", numbers.MISSING)
     assert any("projection" in note for note in section.notes)
     assert any("wall-clock to convergence" in note for note in section.notes)
 
@@ -157,9 +157,9 @@ class TestProcesses:
         alone = next(
             row for (title, label), row in found.items() if "sharing items" not in title and label == "single_step"
         )
-        assert shared["Against one process"] == f"3.17{words.TIMES}"  # 2 / (1.05 x 0.6)
-        assert shared["Sharing items"] == f"1.67{words.TIMES}"
-        assert alone["Sharing items"] == words.MISSING
+        assert shared["Against one process"] == f"3.17{numbers.TIMES}"  # 2 / (1.05 x 0.6)
+        assert shared["Sharing items"] == f"1.67{numbers.TIMES}"
+        assert alone["Sharing items"] == numbers.MISSING
         assert shared["Unique items"] == "1.60"  # 2 / 1.25
         assert shared["Peak memory"] == "2.00 GiB, 3.00 GiB"
         assert shared["Communication"].startswith(("3.", "4."))
@@ -195,7 +195,7 @@ def test_memory_that_is_kept_between_steps_has_a_column_where_any_is(tmp_path):
     assert table_of(plain).columns[-1].label == "of e2e's"
     table = table_of(plain, keeping)
     assert table.columns[-1].label == "Kept between steps"
-    assert [row[-1].text for row in table.groups[0].rows] == [words.MISSING, "512 MiB"]
+    assert [row[-1].text for row in table.groups[0].rows] == [numbers.MISSING, "512 MiB"]
 
 
 def test_memory_of_a_processor_is_not_split(tmp_path):

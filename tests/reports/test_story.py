@@ -8,7 +8,7 @@ import pytest
 
 from bench.results.analysis.summary import frames
 from bench.results.schema import Record
-from reports import headline, words
+from reports import headline, numbers
 from reports.quality import headline as training_story
 from tests.reports import _runs
 
@@ -39,14 +39,14 @@ def test_a_speed_up_whose_interval_holds_1_is_no_speed_up(speed_up):
     found = told(run(speed_up))
     (row,) = frames(run(speed_up)).only({"label": "single_step"}).summary.to_dict("records")
     assert row["speed_up_low"] < 1 < row["speed_up_high"]
-    spread = words.ratio_range(row["speed_up_low"], row["speed_up_high"])
+    spread = numbers.ratio_range(row["speed_up_low"], row["speed_up_high"])
     assert found.headline.startswith("single_step is not distinguishable in speed from end-to-end training")
-    assert f"({words.times(row['speed_up'])}, 95 % interval {spread})" in found.headline
+    assert f"({numbers.times(row['speed_up'])}, 95 % interval {spread})" in found.headline
     assert "as fast as" not in found.headline
 
 
 @pytest.mark.parametrize(
-    ("speed_up", "said"), [(1.03, f"is 1.03{words.TIMES} as fast as"), (0.97, "No method was faster")]
+    ("speed_up", "said"), [(1.03, f"is 1.03{numbers.TIMES} as fast as"), (0.97, "No method was faster")]
 )
 def test_an_interval_beside_1_is_told_as_what_it_is(speed_up, said):
     assert said in told(run(speed_up, spread=0.05)).headline
@@ -65,7 +65,7 @@ def test_a_method_that_is_surely_faster_leads_before_one_that_may_be():
 def test_that_no_method_is_faster_is_not_said_where_a_stale_one_is():
     found = told(run(0.9, 3.0, spread=0.05, methods=("single_step", "multi_step")))
     assert found.headline.startswith("No exact method was faster")
-    assert f"multi_step N=16 reaches 3.00{words.TIMES}, but is stale" in " ".join(found.sentences)
+    assert f"multi_step N=16 reaches 3.00{numbers.TIMES}, but is stale" in " ".join(found.sentences)
 
 
 def test_a_stale_method_within_the_noise_reaches_nothing():

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from bench.results.analysis.summary import frames
 from bench.results.store import load
-from reports import tables, terminal, toml, words
+from reports import numbers, tables, terminal, toml, words
 from reports.terminal import print_summary
 from tests.reports import _runs
 from tests.reports._terminals import ascii_terminal, written
@@ -22,10 +22,10 @@ from tests.reports._terminals import ascii_terminal, written
 @pytest.mark.parametrize(
     ("value", "expected"),
     [(0.01234, "0.0123"), (1, "1.00"), (9.876, "9.88"), (329.4, "329"), (1234567, "1\u202f234\u202f567"), (0, "0"),
-     (None, words.MISSING), (float("nan"), words.MISSING), (-2.5, "-2.50")],
+     (None, numbers.MISSING), (float("nan"), numbers.MISSING), (-2.5, "-2.50")],
 )  # fmt: skip
 def test_numbers(value, expected):
-    assert words.number(value) == expected
+    assert numbers.number(value) == expected
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_numbers(value, expected):
      (-0.21, 3.4, "-0.21 to 3.4"), (1.0, float("inf"), "1.0 to \u221e"), (float("-inf"), 1.2, "-\u221e to 1.2")],
 )  # fmt: skip
 def test_an_interval_tells_the_digits_that_it_knows_and_never_writes_1_for_what_is_not_1(low, high, expected):
-    assert words.ratio_range(low, high) == f"{expected}{words.TIMES}"
+    assert numbers.ratio_range(low, high) == f"{expected}{numbers.TIMES}"
 
 
 @pytest.mark.parametrize(
@@ -48,16 +48,16 @@ def test_an_interval_tells_the_digits_that_it_knows_and_never_writes_1_for_what_
      (3.46, 1.0, float("inf"), "3")],
 )  # fmt: skip
 def test_a_ratio_has_no_more_digits_than_its_interval_leaves_known(value, low, high, expected):
-    assert words.times(value, low, high) == f"{expected}{words.TIMES}"
+    assert numbers.times(value, low, high) == f"{expected}{numbers.TIMES}"
 
 
 @pytest.mark.parametrize(
     ("half", "expected"), [(None, "472"), (0.001, "472"), (0.05, "472"), (0.1, "470"), (0.5, "470"), (0.9, "500")]
 )
 def test_a_time_has_no_more_digits_than_its_windows_leave_known(half, expected):
-    assert words.milliseconds(0.4717, half) == expected
-    assert words.rate(471.7, half) == expected
-    assert words.duration(47.17 * 600, half) == f"{words.known(7.86, half and 7.86 * half, 3)} h"
+    assert numbers.milliseconds(0.4717, half) == expected
+    assert numbers.rate(471.7, half) == expected
+    assert numbers.duration(47.17 * 600, half) == f"{numbers.known(7.86, half and 7.86 * half, 3)} h"
 
 
 def test_a_speed_up_that_may_be_none_is_not_shown_as_a_result():
@@ -83,25 +83,25 @@ def test_a_speed_up_that_may_be_none_is_not_shown_as_a_result():
 
 
 def test_an_interval_that_is_not_known_is_not_told():
-    assert words.ratio_range(None, None) == words.ratio_range(float("nan"), 2.0) == ""
+    assert numbers.ratio_range(None, None) == numbers.ratio_range(float("nan"), 2.0) == ""
 
 
 @pytest.mark.parametrize(
     ("written", "expected"),
     [
-        (words.times(2.9659), f"2.97{words.TIMES}"),
-        (words.milliseconds(0.110887), "111"),
-        (words.gibibytes(1.5 * words.GIB), "1.50 GiB"),
-        (words.gibibytes(300 * words.MIB), "300 MiB"),
-        (words.percent(0.0379), "3.8 %"),
-        (words.percent(1.0), "100 %"),
-        (words.rate(609487), "609\u202f000"),
-        (words.rate(188.24), "188"),
+        (numbers.times(2.9659), f"2.97{numbers.TIMES}"),
+        (numbers.milliseconds(0.110887), "111"),
+        (numbers.gibibytes(1.5 * numbers.GIB), "1.50 GiB"),
+        (numbers.gibibytes(300 * numbers.MIB), "300 MiB"),
+        (numbers.percent(0.0379), "3.8 %"),
+        (numbers.percent(1.0), "100 %"),
+        (numbers.rate(609487), "609\u202f000"),
+        (numbers.rate(188.24), "188"),
         (words.listing(["a", "b", "c"]), "a, b and c"),
         (words.listing([]), ""),
-        (words.count(1, "case"), "1 case"),
-        (words.count(12, "case"), "12 cases"),
-        (words.count(10123, "line"), "10\u202f123 lines"),
+        (numbers.count(1, "case"), "1 case"),
+        (numbers.count(12, "case"), "12 cases"),
+        (numbers.count(10123, "line"), "10\u202f123 lines"),
     ],
 )
 def test_units(written, expected):
@@ -149,12 +149,12 @@ def test_precision_shows_each_interval_its_width_and_what_is_odd():
     cells = {row[0].text: [cell.text for cell in row] for group in table.groups for row in group.rows}
     line = derived.summary.set_index("label").loc["single_step"]
     label, speed_up, interval, width, blocks, robust, canary, notes = cells["single_step"]
-    assert speed_up == words.times(line["speed_up"], line["speed_up_low"], line["speed_up_high"])
-    assert interval == words.ratio_range(line["speed_up_low"], line["speed_up_high"])
+    assert speed_up == numbers.times(line["speed_up"], line["speed_up_low"], line["speed_up_high"])
+    assert interval == numbers.ratio_range(line["speed_up_low"], line["speed_up_high"])
     assert float(width) == pytest.approx(100 * line["speed_up_half_width"], rel=0.1)
     assert (label, blocks) == ("single_step", "6")
     assert robust != speed_up
-    assert canary == words.ratio_range(line["canary_low"], line["canary_high"])
+    assert canary == numbers.ratio_range(line["canary_low"], line["canary_high"])
     assert "block 4 of 6 is apart, +3" in notes
     assert tables.precision(frames(_runs.SCENARIOS["single_case"]())).rows == 0, "one block has no interval"
 
@@ -185,7 +185,7 @@ def test_the_terminal_shows_every_kind_of_run(name, tmp_path):
         assert max(len(line) for line in shown.splitlines()) <= width
         if name in ("full", "blocks") and width >= 80:
             assert "single_step" in shown
-            assert words.TIMES in shown
+            assert numbers.TIMES in shown
     plain = ascii_terminal()
     print_summary(run, Console(file=plain, width=80))
     assert written(plain)
@@ -219,7 +219,7 @@ def test_the_terminal_shows_intervals_where_there_is_room_and_the_canary(tmp_pat
     line = frames(run.records).summary.set_index("label").loc["single_step"]
     out = io.StringIO()
     print_summary(run, Console(file=out, width=140))
-    assert f"({words.ratio_range(line['speed_up_low'], line['speed_up_high'])})" in out.getvalue()
+    assert f"({numbers.ratio_range(line['speed_up_low'], line['speed_up_high'])})" in out.getvalue()
     assert "The environment can be trusted: e2e measured against itself in 1 case" in out.getvalue()
 
 

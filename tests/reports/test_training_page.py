@@ -12,7 +12,7 @@ from rich.console import Console
 
 from bench.results import training
 from bench.results.analysis.training_summary import frames
-from reports import words
+from reports import numbers
 from reports.page import render
 from reports.quality import headline, paper, tables
 from reports.quality.plots import curves
@@ -62,7 +62,7 @@ def test_one_class_is_said_and_nothing_is_compared(tmp_path):
     assert told.cards == ()
     in_test = headline.tell(frames(_trainings.SCENARIOS["one_class_in_test"]()), _trainings.info())
     assert f"AUC is not defined on the test split ({_trainings.ONE_CLASS})." in in_test.sentences
-    assert not any(words.MISSING in sentence for sentence in in_test.sentences)
+    assert not any(numbers.MISSING in sentence for sentence in in_test.sentences)
     of_e2e = headline.tell(frames(_trainings.SCENARIOS["one_class_of_e2e"]()), _trainings.info())
     assert of_e2e.headline == "e2e has no AUC to be compared with on movielens with minilm"
 
@@ -70,7 +70,7 @@ def test_one_class_is_said_and_nothing_is_compared(tmp_path):
 def test_the_headline_is_the_exact_method_that_gets_there_soonest(rendered):
     heading = re.search(r"<h1>(.*?)</h1>", rendered.page.read_text()).group(1)
     assert re.fullmatch(
-        rf"single_step reaches end-to-end training's quality [\d.]+{words.TIMES} as fast on movielens with minilm",
+        rf"single_step reaches end-to-end training's quality [\d.]+{numbers.TIMES} as fast on movielens with minilm",
         heading.replace("&#39;", "'"),
     )
 
@@ -78,9 +78,9 @@ def test_the_headline_is_the_exact_method_that_gets_there_soonest(rendered):
 def test_the_first_sentence_says_who_gets_to_e2es_quality_how_much_sooner_and_who_never_does():
     told = headline.tell(frames(_trainings.two_tasks()), _trainings.info()).sentences[:2]
     row = frames(_trainings.several()).only({"label": "single_step"}).summary.iloc[0]
-    spread = words.ratio_range(row["speed_up_quality_low"], row["speed_up_quality_high"])
+    spread = numbers.ratio_range(row["speed_up_quality_low"], row["speed_up_quality_high"])
     assert told[0] == (
-        f"With dkt: e2e's AUC, to within 0.5 points, is reached {words.speed_up(row, 'speed_up_quality')} as soon by "
+        f"With dkt: e2e's AUC, to within 0.5 points, is reached {numbers.speed_up(row, 'speed_up_quality')} as soon by "
         f"single_step (95 % {spread}); by multi_step N=10 with only 2 of 3 seeds and by multi_step N=0.5E with only 1 "
         "of 3 seeds; never by multi_step N=1E, frozen and ids_only."
     )
@@ -118,7 +118,7 @@ def test_each_line_stands_beside_the_papers_with_its_table_and_its_log(tmp_path)
     rows = {row[0].text: dict(zip(names, row, strict=True)) for row in responses.groups[0].rows}
     assert "e2e" not in rows
     longest = rows["multi_step N=1E"]["TOEIC"]
-    assert (longest.text, longest.note) == (f"146{words.TIMES}", "AUC -0.4, cold +0.4")
+    assert (longest.text, longest.note) == (f"146{numbers.TIMES}", "AUC -0.4, cold +0.4")
     assert [column.label for column in ranking.columns][3:] == ["MIND, titles", "MIND, titles and bodies"]
     assert "ids_only" not in {row[0].text for row in ranking.groups[0].rows}, "guard: the paper has none there"
 
@@ -135,7 +135,7 @@ def test_a_quality_stands_with_its_interval_and_its_difference_to_e2e(rendered):
         tables.points(row["test_auc"]),
         tables.between(row["test_auc_low"], row["test_auc_high"]),
         tables.between(row["difference_auc_low"], row["difference_auc_high"], signed=True),
-        words.ratio_range(row["speed_up_quality_low"], row["speed_up_quality_high"]),
+        numbers.ratio_range(row["speed_up_quality_low"], row["speed_up_quality_high"]),
     ):
         assert shown in prose
         assert shown in markdown
