@@ -3,8 +3,8 @@
     encoder = accelerated(model, token_ids, pooling="mean")
     history, candidates = encode(encoder, batch["history"], batch["candidates"])
 
-With `replayed` forward and backward are captured apart. Loss, backward, clipping, scaling and stepping stay the caller's, and so does
-autocast, whose dtype at the call is the one that is computed in.
+With `replayed` forward and backward are captured apart. Loss, backward, clipping, scaling and stepping stay the
+caller's, and so does autocast, whose dtype at the call is the one that is computed in.
 n items of a call, d width.
 """
 
@@ -45,8 +45,8 @@ def accelerated(
     an `ItemTable`. The following are for a model, and part of a `HuggingFaceEncoder` already:
     pooling: see `HuggingFaceEncoder`. pad_token_id: None takes the model's. text_length: the most tokens of a text;
     None takes the longest of `items`.
-    replayed: whether passes are replayed from CUDA graphs, of which each size keeps one pair, instead of launched kernel
-    by kernel. New, and off until it has been tried on more GPUs; without effect on a processor.
+    replayed: whether passes are replayed from CUDA graphs, a pair for each size, instead of launched kernel by kernel.
+    New, and off until it has been measured; without effect on a processor.
     Raises TypeError for a module that is no model of transformers, ValueError where its texts can't be packed, with the
     reason; what hangs on the dtype of autocast is said by the first call.
     """
