@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import ast
 import importlib
-import importlib.util
 import pkgutil
 from difflib import get_close_matches
-from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 
@@ -29,17 +27,8 @@ def names(package: str) -> tuple[str, ...]:
 
 
 def _folders(package: str) -> list[str]:
-    """Where the package's modules lie. Its parents aren't imported either: gram_core alone would bring torch along."""
-    root, *inner = package.split(".")
-    spec = importlib.util.find_spec(root)
-    qualified = root
-    for name in inner:
-        qualified = f"{qualified}.{name}"
-        locations = spec.submodule_search_locations if spec else None
-        spec = PathFinder.find_spec(qualified, locations) if locations else None
-    if spec is None or spec.submodule_search_locations is None:
-        raise ModuleNotFoundError(f"no package named {package!r}", name=package)
-    return list(spec.submodule_search_locations)
+    """Where the package's modules lie."""
+    return list(importlib.import_module(package).__path__)
 
 
 def check(package: str, name: str) -> None:

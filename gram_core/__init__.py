@@ -4,22 +4,26 @@ Yang, Kim, Kim, Park: GRAM: Fast Fine-tuning of Pre-trained Language Models for 
 Filtering, NAACL 2022.
 """
 
-from gram_core.accelerated import Accelerated, accelerated
-from gram_core.batch import Batch, ItemTable, Texts
-from gram_core.cf_modules.nrms import NRMS
-from gram_core.deduplicated import Deduplicated
-from gram_core.encoders.huggingface import HuggingFaceEncoder
-from gram_core.encoders.pictures import PictureEncoder
-from gram_core.encoding import encode, encoded
-from gram_core.item_sources import IndexedItems
-from gram_core.methods.e2e import E2E
-from gram_core.methods.e2e_unique import E2EUnique
-from gram_core.methods.multi_step import MultiStep, resolve_accumulation_steps
-from gram_core.methods.single_step import SingleStep
-from gram_core.multi_step_encodings import MultiStepEncodings
-from gram_core.pair_loss import DeduplicatedLoss
-from gram_core.protocols import CFModule, ContentEncoder, ItemSource, Method
-from gram_core.training import Optimization, Training
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gram_core.acceleration import Accelerated, accelerated
+    from gram_core.batch import Batch, ItemTable, Texts
+    from gram_core.cf_modules.nrms import NRMS
+    from gram_core.deduplicated import Deduplicated
+    from gram_core.encoders.huggingface import HuggingFaceEncoder
+    from gram_core.encoders.pictures import PictureEncoder
+    from gram_core.encoding import encode, encoded
+    from gram_core.item_sources import IndexedItems
+    from gram_core.methods.e2e import E2E
+    from gram_core.methods.e2e_unique import E2EUnique
+    from gram_core.methods.multi_step import MultiStep, resolve_accumulation_steps
+    from gram_core.methods.single_step import SingleStep
+    from gram_core.multi_step_encodings import MultiStepEncodings
+    from gram_core.pair_loss import DeduplicatedLoss
+    from gram_core.protocols import CFModule, ContentEncoder, ItemSource, Method
+    from gram_core.training import Optimization, Training
 
 __all__ = [
     "E2E",
@@ -48,3 +52,17 @@ __all__ = [
     "encoded",
     "resolve_accumulation_steps",
 ]
+
+_MODULES = (
+    "acceleration", "batch", "cf_modules.nrms", "deduplicated", "encoders.huggingface", "encoders.pictures", "encoding",
+    "item_sources", "methods.e2e", "methods.e2e_unique", "methods.multi_step", "methods.single_step",
+    "multi_step_encodings", "pair_loss", "protocols", "training",
+)  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Imports torch with the first name that is asked for, so that settings can be read without it."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    modules = (import_module(f"{__name__}.{module}") for module in _MODULES)
+    return next(vars(module)[name] for module in modules if name in vars(module))

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from gram_core.accelerated import Accelerated
+from gram_core.acceleration import Accelerated
 from gram_core.chunking import RandomState, chunk_bounds
 from gram_core.deduplicated import Deduplicated
 

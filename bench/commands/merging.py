@@ -12,7 +12,7 @@ from typing import Any
 from bench.configuration import sweep
 from bench.configuration.config import restore
 from bench.errors import UsageError
-from bench.results import contents, store
+from bench.results import differences, store
 from bench.results.identity import case_title
 from bench.results.schema import Environment, Record, RunInfo, RunInputs
 from bench.results.store import LoadedRun
@@ -65,7 +65,7 @@ def merge(run_dirs: Sequence[Path], out: Path) -> tuple[Path, list[str]]:
 
 
 def _inputs(run: LoadedRun) -> RunInputs:
-    return contents.known(run.info, run.records)
+    return differences.known(run.info, run.records)
 
 
 def _joined(several: Sequence[RunInputs]) -> RunInputs:
@@ -79,7 +79,7 @@ def _joined(several: Sequence[RunInputs]) -> RunInputs:
 def _unknown(first: LoadedRun, other: LoadedRun) -> list[str]:
     """Logs and encoders that one of the runs keeps no hash of: runs of before there were any have none."""
     known = [_inputs(first), _inputs(other)]
-    names = contents.unknown(*known) if any(each != RunInputs() for each in known) else ["log and encoder"]
+    names = differences.unknown(*known) if any(each != RunInputs() for each in known) else ["log and encoder"]
     if not names:
         return []
     return [
@@ -91,7 +91,7 @@ def _unknown(first: LoadedRun, other: LoadedRun) -> list[str]:
 def _in_places_of(first: LoadedRun, other: LoadedRun) -> LoadedRun:
     """The other run as if its files lay where the first one's do, as far as their content is the same."""
     here, there = _inputs(first), _inputs(other)
-    names = contents.renamed(there.encoders, here.encoders)
+    names = differences.renamed(there.encoders, here.encoders)
     config = _with_names(other.info.config, names)
     for workload, parts in there.logs.items():
         scheme = workloads.split(workload)[0]
@@ -135,7 +135,7 @@ def _check_alike(first: LoadedRun, other: LoadedRun) -> None:
     for run in (first, other):
         if run.info.kind != "run":
             raise UsageError(f"{run.run_dir}: holds no measurements of a sweep, so there is nothing to merge.")
-    different = contents.changed(_inputs(first), _inputs(other))
+    different = differences.changed(_inputs(first), _inputs(other))
     if different:
         raise UsageError(
             f"{other.run_dir}: not measured on the same as {first.run_dir}: {'; '.join(map(str, different))}; a run "

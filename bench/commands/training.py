@@ -14,11 +14,10 @@ from bench.configuration import checks
 from bench.configuration.config import Config
 from bench.errors import ConfigError, Interrupted
 from bench.inputs import contents
-from bench.progress import count, duration
+from bench.progress import TrainingView, count, duration
 from bench.results import training
 from bench.training.plan import TrainItem
 from bench.training.plan import plan as trainings
-from bench.training.progress import TrainingView
 
 
 def resolve(request: Request) -> tuple[Plan, tuple[TrainItem, ...]]:

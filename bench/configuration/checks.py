@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ast
+import importlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -15,6 +15,7 @@ from bench import registry
 from bench.configuration import method_settings, sweep
 from bench.configuration.problems import fields_at, key_name, nearest, sentence
 from bench.inputs.item_kinds import refuse_other_items
+from bench.methods import registered_class
 from bench.workloads import _base as workloads
 
 if TYPE_CHECKING:
@@ -270,11 +271,6 @@ def _check_epochs(config: Config, place: Path, table: Sweep) -> None:
 
 @cache
 def task_of(cf_module: str) -> workloads.Task:
-    """The task of a CF module as its file states it (`task = "ranking"`), which is read and not imported."""
-    tree = ast.parse(registry.source(CF_MODULES, cf_module).read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.AnnAssign | ast.Assign) and isinstance(node.value, ast.Constant):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            if any(isinstance(target, ast.Name) and target.id == "task" for target in targets):
-                return cast(workloads.Task, node.value.value)
-    return "ranking"
+    """The task of a CF module: as it is declared without torch, else of its class."""
+    declared = importlib.import_module(CF_MODULES).TASKS.get(cf_module)
+    return cast(workloads.Task, declared or registered_class(registry.load(CF_MODULES, cf_module), cf_module).task)

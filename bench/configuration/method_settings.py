@@ -1,15 +1,15 @@
-"""`[method.NAME]` tables against the method's `Settings`, whose field names are read without importing the method.
+"""`[method.NAME]` tables against the method's `Settings`.
 
-Importing a method imports torch, which takes longer than everything else that the command line does before a run.
+Those of the core's methods and of the peers are declared without torch, which takes longer to import than everything
+else that the command line does before a run; a method of one's own is imported for them.
 """
 
 from __future__ import annotations
 
-import ast
-import typing
+import importlib
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any
+from dataclasses import fields
+from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -31,10 +31,17 @@ def method_names(plugins: Sequence[str] = ()) -> dict[str, str]:
     return found
 
 
+def settings_class(method: str, plugins: Sequence[str] = ()) -> type[Any]:
+    """The method's `Settings`: as its package declares them, else of its class, for which torch is imported."""
+    package = method_names(plugins)[method]
+    declared = importlib.import_module(f"{package}._settings").SETTINGS if package in methods.PACKAGES else {}
+    found: type[Any] = declared.get(method) or methods.method_class(method, plugins).Settings
+    return found
+
+
 def setting_types(method: str, plugins: Sequence[str] = ()) -> dict[str, str]:
-    """Fields of the method's `Settings` and their annotations: of the class in its file, else in the sibling's that
-    the file imports from."""
-    return _fields(method_names(plugins)[method], method)
+    """Fields of the method's `Settings` and their annotations."""
+    return {field.name: str(field.type) for field in fields(settings_class(method, plugins))}
 
 
 def takes_accumulation_steps(method: str, plugins: Sequence[str] = ()) -> bool:
@@ -58,8 +65,8 @@ def accumulation_steps(
 def check_value(method: str, key: str, value: Any, plugins: Sequence[str] = ()) -> None:
     """Raises ValueError where a value is not of the type of the method's setting."""
     try:
-        expected = TypeAdapter(eval(setting_types(method, plugins)[key], vars(typing).copy()))
-    except NameError:  # a type of the method's own: its `Settings` judge, before the run
+        expected = TypeAdapter(get_type_hints(settings_class(method, plugins))[key])
+    except NameError:  # a type that is known to type checkers alone: its `Settings` judge, before the run
         return
     try:
         expected.validate_python(value, strict=True)
@@ -70,21 +77,3 @@ def check_value(method: str, key: str, value: Any, plugins: Sequence[str] = ()) 
 def check_table(method: str, table: dict[str, Any], plugins: Sequence[str] = ()) -> None:
     """Raises ValueError where the method's `Settings` refuse these values together. Imports torch."""
     methods.method_class(method, plugins).Settings(**table)
-
-
-@lru_cache
-def _fields(package: str, method: str) -> dict[str, str]:
-    tree = ast.parse(registry.source(package, method).read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ClassDef) and node.name == "Settings":
-            return {
-                field.target.id: ast.unparse(field.annotation)
-                for field in node.body
-                if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-            }
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom):
-            home, _, sibling = (node.module or "").rpartition(".")
-            if home in methods.PACKAGES and sibling in registry.names(home):
-                return _fields(home, sibling)
-    return {}

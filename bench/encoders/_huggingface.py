@@ -19,8 +19,7 @@ from bench.encoders import _base as encoders
 from bench.encoders._adapter import with_adapters_of
 from bench.encoders._base import Dropout, LoadedEncoder, Loading, PictureFormat, Tokenizer
 from bench.encoders._folder import MODULES_FILE, EncoderFolder, base_of, has_own_code, open_folder
-from bench.encoders._model_files import attention_of, config_of, model_of
-from bench.encoders._own_tokenizer import ends_of, own_tokenizer, refuse_unknown_ids
+from bench.encoders._model_files import attention_of, config_of, ends_of, model_of, own_tokenizer, refuse_unknown_ids
 from gram_core.encoders.pictures import PicturePooling
 from gram_core.encoders.probe import probe
 

@@ -53,7 +53,7 @@ class Usage:
         """The modules behind the pooling, with their weights; None where there are none. Raises ValueError."""
         from torch import nn
 
-        from gram_core.encoders.head import Normalize
+        from gram_core.encoders.pooling import Normalize
 
         parts = [Normalize() if part == "normalize" else _dense(part) for part in self.head]
         return nn.Sequential(*parts) if parts else None
@@ -129,7 +129,7 @@ def _longest(settings: dict[str, Any], model: Path) -> int | None:
 
 def _dense(files: DenseFiles) -> nn.Module:
     from bench.encoders._model_files import read_tensors
-    from gram_core.encoders.head import Dense
+    from gram_core.encoders.pooling import Dense
 
     config = files.config
     layer = Dense(

@@ -28,7 +28,7 @@ from bench.gating.checks import (
     with_input_changes,
 )
 from bench.gating.references import Reference, canary_of, steady_clocks
-from bench.results import contents, differences
+from bench.results import differences
 from bench.results.analysis import stats
 from bench.results.analysis.lines import LineResult, lines, under_names_of
 from bench.results.identity import Line
@@ -236,7 +236,7 @@ def _canary_of_reference(reference: Reference) -> str:
 
 def _input_notes(pairs: Sequence[tuple[LineResult, LineResult]]) -> tuple[str, ...]:
     """Logs and encoders that are another one than the reference's, and those of which nobody knows."""
-    different, unknown = contents.of_lines(pairs)
+    different, unknown = differences.of_lines(pairs)
     notes = [f"not measured on the same as the reference: {each}" for each in different]
     if unknown:
         notes.append(

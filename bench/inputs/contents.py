@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from bench.encoders import _base as encoders
 from bench.errors import UsageError
 from bench.inputs import hashes
-from bench.results import contents, store
-from bench.results.contents import Changed, Measured
+from bench.results import differences, store
+from bench.results.differences import Changed, Measured
 from bench.results.schema import Inputs, Parts, RunInputs
 from bench.workloads import _base as workloads
 
@@ -65,20 +65,20 @@ def _hash(content: Path | Sequence[Path] | str) -> str:
 
 def read_as(before: Inputs, after: Inputs) -> Inputs:
     """What was read between two looks at it: where they differ nobody knows, and the parts hold both hashes."""
-    return contents.joined((before, after))
+    return differences.joined((before, after))
 
 
 def refuse_changed(config: Config, run_dir: Path, measured: Sequence[Measured]) -> list[str]:
     """Raises UsageError where a log or an encoder is another one than the run has measured; returns what is unknown."""
-    then, now = contents.known(store.read_info(run_dir), measured), of_run(config)
-    different = contents.changed(then, now)
+    then, now = differences.known(store.read_info(run_dir), measured), of_run(config)
+    different = differences.changed(then, now)
     if different:
         changes = "; ".join(_where(config, each) for each in different)
         raise UsageError(
             f"{run_dir}: since this run was started, {changes}; a run measures the same throughout: put "
             "back what it was started with, or start a new run."
         )
-    unknown = contents.unknown(then, RunInputs(logs=then.logs | now.logs, encoders=then.encoders | now.encoders))
+    unknown = differences.unknown(then, RunInputs(logs=then.logs | now.logs, encoders=then.encoders | now.encoders))
     if not measured or not unknown:
         return []
     return [f"this run keeps no hash of {', '.join(unknown)}, so whether it is still what was measured is not known"]
@@ -100,7 +100,7 @@ def _has_results(run_dir: Path) -> bool:
 
 def check_measured(run_dir: Path, measured: Sequence[Measured]) -> None:
     """Raises UsageError where records were measured on something else than their run was started with."""
-    different = contents.changed(contents.known(store.read_info(run_dir), ()), contents.known_of(measured))
+    different = differences.changed(differences.known(store.read_info(run_dir), ()), differences.known_of(measured))
     if different:
         changes = "; ".join(f"{each} became another one" for each in different)
         raise UsageError(

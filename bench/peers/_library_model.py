@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from gram_core.batch import Texts
-from gram_core.encoders.head import Dense, Normalize
 from gram_core.encoders.huggingface import HuggingFaceEncoder
-from gram_core.encoders.pooling import ClsPooling, LastPooling, MaxPooling, MeanPooling
+from gram_core.encoders.pooling import ClsPooling, Dense, LastPooling, MaxPooling, MeanPooling, Normalize
 
 ATTENTION = "flash_attention_2"
 """What a model is asked for where the library can pack: it does so for no other attention than flash attention's."""

@@ -17,9 +17,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ from bench.methods import UNCAPTURED, Handicap, Unavailable
 from bench.peers._keeping import Keeping
 from bench.peers._kept_rows import KeptStates
 from bench.peers._own_pass import difference, huggingface_encoder, prove
+from bench.peers._settings import CachedLayersSettings
 from bench.peers._split_layers import SplitLayers, Uncut, freeze_below
 from bench.peers._two_parts import PackedParts, PaddedParts, TwoParts
 from bench.results.analysis.tiers import OWN, Ran
@@ -57,22 +58,9 @@ class CachedLayers(Keeping):
         ),
     )
 
-    @dataclass(frozen=True)
-    class Settings:
-        """trained_layers: how many, counted from the top, are trained. store: where states are kept.
+    Settings = CachedLayersSettings
 
-        encode_batch_tokens: the most tokens that pass the lower layers at once, None for no limit. Only bounds memory.
-        """
-
-        trained_layers: int = 2
-        store: Literal["device", "host"] = "device"
-        encode_batch_tokens: int | None = None
-
-        def __post_init__(self) -> None:
-            if self.trained_layers < 1 or self.store not in ("device", "host"):
-                raise ValueError('trained_layers must be at least 1, store "device" or "host"')
-
-    def __init__(self, training: Training, settings: Settings | None = None):
+    def __init__(self, training: Training, settings: CachedLayersSettings | None = None):
         super().__init__(training, settings)
         encoder = huggingface_encoder(training, self.name)
         table = training.table

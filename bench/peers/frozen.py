@@ -6,7 +6,6 @@ of the items touched so far and no others. U unique items.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
@@ -14,6 +13,7 @@ from torch import Tensor
 from bench.methods import Handicap
 from bench.peers._keeping import Keeping
 from bench.peers._kept_rows import KeptEncodings
+from bench.peers._settings import FrozenSettings
 from gram_core.batch import Batch, unique_items
 from gram_core.evaluation import encode_all
 from gram_core.phases import phase
@@ -39,13 +39,9 @@ class Frozen(Keeping):
         ),
     )
 
-    @dataclass(frozen=True)
-    class Settings:
-        """encode_batch_tokens: the most tokens encoded at once; None is no limit. Only bounds memory."""
+    Settings = FrozenSettings
 
-        encode_batch_tokens: int | None = None
-
-    def __init__(self, training: Training, settings: Settings | None = None):
+    def __init__(self, training: Training, settings: FrozenSettings | None = None):
         super().__init__(training, settings)
         self._kept: KeptEncodings = KeptEncodings(len(training.table), training.device)
 

@@ -10,13 +10,13 @@ n encodings, d width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from bench.methods import UNCAPTURED
+from bench.peers._settings import GradientCacheSettings
 from gram_core.batch import Batch, Selection, every_slot
 from gram_core.chunking import ChunkedEncoding, GraphBudget
 from gram_core.methods._base import MethodBase
@@ -29,11 +29,7 @@ class GradientCache(MethodBase):
     name: ClassVar[str] = "gradient_cache"
     handicaps = (UNCAPTURED,)
 
-    @dataclass(frozen=True)
-    class Settings:
-        """chunk_tokens: the most tokens the encoder sees at once; None is all at once. Only bounds memory."""
-
-        chunk_tokens: int | None = 32768
+    Settings = GradientCacheSettings
 
     @staticmethod
     def select(batch: Batch) -> Selection:

@@ -9,13 +9,13 @@ memory (Wang et al., CVPR 2020), whose loss reads encodings of earlier batches. 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from bench.peers._cached_step import PartlyFresh
+from bench.peers._settings import HistoricalEmbeddingsSettings
 
 
 class HistoricalEmbeddings(PartlyFresh):
@@ -23,15 +23,7 @@ class HistoricalEmbeddings(PartlyFresh):
 
     name: ClassVar[str] = "historical_embeddings"
 
-    @dataclass(frozen=True)
-    class Settings:
-        """fresh_share: part of a batch's unique items that is encoded anew, rounded up."""
-
-        fresh_share: float = 0.25
-
-        def __post_init__(self) -> None:
-            if not 0 < self.fresh_share <= 1:
-                raise ValueError("fresh_share must be above 0 and at most 1")
+    Settings = HistoricalEmbeddingsSettings
 
     def _fresh(self, items: Tensor) -> Tensor:
         return self._sampled(len(items)) | ~self._kept.holds(items)

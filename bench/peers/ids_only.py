@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from bench.methods import Handicap
+from bench.peers._settings import IdsOnlySettings
 from gram_core.batch import Batch, ItemTable, Texts, unique_items
 from gram_core.methods._base import MethodBase
 from gram_core.phases import phase
@@ -62,16 +63,9 @@ class IdsOnly(MethodBase):
         ),
     )
 
-    @dataclass(frozen=True)
-    class Settings:
-        """learning_rate: of the embedding rows; None takes the encoder's.
+    Settings = IdsOnlySettings
 
-        Rows start small and move by about the rate per step, so that a rate that suits pre-trained weights is low here.
-        """
-
-        learning_rate: float | None = None
-
-    def __init__(self, training: Training, settings: Settings | None = None):
+    def __init__(self, training: Training, settings: IdsOnlySettings | None = None):
         self.settings = settings or self.Settings()
         like = next(iter(training.encoder.parameters()))
         embedding = ItemEmbedding(len(training.table), training.encoder.width, like)

@@ -13,13 +13,13 @@ Source: GRAM, NAACL 2022, Sec. 4, Alg. 1. I items of the catalogue, U unique ite
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from bench.methods import Handicap
+from bench.peers._settings import PseudoTargetRegressionSettings
 from gram_core.batch import Batch, unique_items
 from gram_core.methods._base import MethodBase
 from gram_core.methods.multi_step import interval_passes
@@ -42,17 +42,9 @@ class PseudoTargetRegression(MethodBase):
         Handicap("its table holds a row for every item of the catalogue, whether touched or not"),
     )
 
-    @dataclass(frozen=True)
-    class Settings:
-        """accumulation_steps: N."""
+    Settings = PseudoTargetRegressionSettings
 
-        accumulation_steps: int = 16
-
-        def __post_init__(self) -> None:
-            if self.accumulation_steps < 1:
-                raise ValueError("accumulation_steps must be at least 1")
-
-    def __init__(self, training: Training, settings: Settings | None = None):
+    def __init__(self, training: Training, settings: PseudoTargetRegressionSettings | None = None):
         super().__init__(training, settings)
         weight = next(iter(training.encoder.parameters()))
         rows = torch.zeros(len(training.table), training.encoder.width, device=training.device, dtype=weight.dtype)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib.metadata
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from typing import Any, ClassVar
 
@@ -23,6 +23,7 @@ from bench.measure.flops import step_flops
 from bench.methods import UNCAPTURED, Handicap
 from bench.peers._library_model import Features, LibraryModel
 from bench.peers._own_pass import huggingface_encoder, prove
+from bench.peers._settings import SentenceTransformersSettings
 from bench.results.analysis.tiers import OWN, Ran
 from gram_core.batch import Batch, Texts, every_slot
 from gram_core.methods._base import MethodBase
@@ -41,12 +42,7 @@ class SentenceTransformers(MethodBase):
     same_on_the_engine: ClassVar[str] = "gradient_cache"
     """Which method does the same with the engine's encoder."""
 
-    @dataclass(frozen=True)
-    class Settings:
-        """chunk_tokens: the library's mini_batch_num_tokens, which it says trains fastest; as the library counts them,
-        without padding. Only bounds memory."""
-
-        chunk_tokens: int = 32768
+    Settings: ClassVar[type[Any]] = SentenceTransformersSettings
 
     @staticmethod
     def requires() -> str | None:

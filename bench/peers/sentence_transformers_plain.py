@@ -6,7 +6,6 @@ n item slots, d width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -14,6 +13,7 @@ from torch import Tensor
 from bench.peers._library_model import Features
 from bench.peers.sentence_transformers import SentenceTransformers, encode
 from gram_core.batch import Batch
+from gram_core.methods._settings import Nothing
 from gram_core.phases import phase
 from gram_core.training import Gather
 
@@ -24,9 +24,7 @@ class SentenceTransformersPlain(SentenceTransformers):
     name: ClassVar[str] = "sentence_transformers_plain"
     same_on_the_engine: ClassVar[str] = "e2e"
 
-    @dataclass(frozen=True)
-    class Settings:
-        """Nothing to set."""
+    Settings: ClassVar[type[Any]] = Nothing
 
     def _make_loss(self) -> Any:
         return None

@@ -13,7 +13,6 @@ method here trains the same one. U unique items.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from bench.peers._cached_step import PartlyFresh
 from bench.peers._kept_rows import NEVER
+from bench.peers._settings import SpeedyFeedSettings
 from gram_core.training import Training
 
 
@@ -29,23 +29,9 @@ class SpeedyFeed(PartlyFresh):
 
     name: ClassVar[str] = "speedyfeed"
 
-    @dataclass(frozen=True)
-    class Settings:
-        """beta: how fast the probability of reuse grows with the steps.
+    Settings = SpeedyFeedSettings
 
-        gamma: the most steps that an encoding may be old when it is reused.
-        first_step: t of the first step; a short measurement takes it from the middle of a training.
-        """
-
-        beta: float = 0.002
-        gamma: int = 20
-        first_step: int = 0
-
-        def __post_init__(self) -> None:
-            if self.beta < 0 or self.gamma < 0 or self.first_step < 0:
-                raise ValueError("beta, gamma and first_step must be at least 0")
-
-    def __init__(self, training: Training, settings: Settings | None = None):
+    def __init__(self, training: Training, settings: SpeedyFeedSettings | None = None):
         super().__init__(training, settings)
         self._t = self.settings.first_step
 

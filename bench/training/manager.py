@@ -26,8 +26,7 @@ from bench.results.training import TrainingPoint
 from bench.running.eta import Pace
 from bench.running.events import Event, FellBack, Finished, PhaseBegan, Planned, PointReached, Started
 from bench.training import worker
-from bench.training.messages import Reached, TrainJob, Unwritable
-from bench.training.plan import TrainItem, remove_checkpoint
+from bench.training.plan import Reached, TrainItem, TrainJob, Unwritable, remove_checkpoint
 
 
 def run(config: Config, run_dir: Path, items: Sequence[TrainItem], on_event: Callable[[Event], None]) -> None:

@@ -10,10 +10,11 @@ import json
 from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.configuration import sweep
 from bench.configuration.case import Case
+from bench.configuration.config import Config
 from bench.configuration.sweep import MethodLine, WorkItem
 from bench.results.identity import key
 
@@ -75,3 +76,25 @@ def remove_checkpoint(path: Path) -> None:
         each.unlink(missing_ok=True)
     if path.parent.is_dir() and not any(path.parent.iterdir()):
         path.parent.rmdir()
+
+
+class TrainJob(NamedTuple):
+    """What one worker is started with."""
+
+    config: Config
+    item: TrainItem
+    run_dir: Path
+
+
+@dataclass(frozen=True)
+class Reached:
+    """An evaluation is done and its checkpoint on the disk: a `TrainingPoint`'s fields. The last one has an outcome."""
+
+    point: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Unwritable:
+    """The checkpoint could not be written: the run's trouble, not the method's."""
+
+    sentence: str

@@ -22,7 +22,7 @@ from bench.results.detail import TrainingDetail
 from bench.results.schema import Exactness
 from bench.results.training import TrainingPoint
 from bench.running.events import FellBack
-from bench.training.messages import Reached, TrainJob, Unwritable
+from bench.training.plan import Reached, TrainJob, Unwritable
 from bench.worker.entry import begin
 from bench.worker.records import WEAKEST_CLAIM
 

@@ -19,7 +19,7 @@ from bench.machine.cores import compute_threads
 from bench.machine.memory import reserved_bytes, resident_peak_bytes
 from bench.measure import clock as clocks
 from bench.measure.clock import Clock, Window
-from bench.measure.counts import batch_counts, encoder_counts
+from bench.measure.sample import batch_counts, encoder_counts
 from bench.processes.messages import Job
 from bench.results.schema import PeakMemory, Rank, Record
 from bench.worker.measurement import TAKES, Subject

@@ -32,8 +32,7 @@ from bench.machine.cores import compute_threads
 from bench.machine.memory import fixed_bytes, peak_memory, reserved_bytes, resident_peak_bytes
 from bench.measure import clock as clocks
 from bench.measure.clock import Clock, WarmUp, Window
-from bench.measure.counts import batch_counts, encoder_counts
-from bench.measure.sample import Sample, sample
+from bench.measure.sample import Sample, batch_counts, encoder_counts, sample
 from bench.methods import exactness, method_class
 from bench.processes import failures
 from bench.processes.messages import Entered, Job, Order, TakeWindow, Took, Warm

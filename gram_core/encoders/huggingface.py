@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from gram_core.batch import Texts
-from gram_core.encoders.head import head_width
-from gram_core.encoders.pooling import Pooling, pooling_module
+from gram_core.encoders.pooling import Pooling, head_width, pooling_module
 from gram_core.encoders.probe import is_causal
 from gram_core.modes import refuse_batch_statistics
 
@@ -24,7 +23,7 @@ class HuggingFaceEncoder(nn.Module):
 
     text_length: L, the most tokens a text may have; longer ones raise ValueError (truncate the item table).
     pooling: "auto" takes the last token's state of a causal model, which it tries, and the mean of any other.
-    head: parts of `gram_core.encoders.head` in the order in which they are applied to pooled texts.
+    head: parts of `gram_core.encoders.pooling` in the order in which they are applied to pooled texts.
     Raises ValueError for batch normalisation anywhere in it: what that computes is not a function of one text.
     The model stays in the mode that it has: `from_pretrained` hands it over in evaluation mode, in which dropout does
     not act; `encoder.train()` sets that right.

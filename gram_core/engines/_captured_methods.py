@@ -29,6 +29,7 @@ from gram_core.engines._inputs import (
     slot_inputs,
 )
 from gram_core.methods._base import MethodBase
+from gram_core.methods._settings import MultiStepSettings
 from gram_core.methods.e2e import E2E
 from gram_core.methods.multi_step import MultiStep, pseudo_loss
 from gram_core.methods.single_step import SingleStep
@@ -156,7 +157,7 @@ class CapturedMultiStep(FollowsModel, MultiStep):
     parts; when the buffer has grown, that is other memory, for which they are captured anew.
     """
 
-    def __init__(self, training: CapturingTraining, settings: MultiStep.Settings | None, encoder: PackingEncoder):
+    def __init__(self, training: CapturingTraining, settings: MultiStepSettings | None, encoder: PackingEncoder):
         super().__init__(training, settings)
         self._encoder = encoder
         self._new_items, self._minibatch = NewItemsPacker(encoder), Packer(encoder)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from gram_core.batch import Batch, Selection, unique_items
+from gram_core.methods._settings import Nothing
 from gram_core.protocols import Exactness
 from gram_core.training import Training
 
@@ -31,12 +31,9 @@ class MethodBase:
     handicaps: tuple[Any, ...] = ()
     ran: Any = None
     tier: Any = None
+    Settings: ClassVar[type[Any]] = Nothing
     training: Training
     settings: Any
-
-    @dataclass(frozen=True)
-    class Settings:
-        """Nothing to set."""
 
     def __init__(self, training: Training, settings: Any = None):
         self.training = training

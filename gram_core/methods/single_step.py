@@ -13,7 +13,6 @@ pseudo-target nor encodes again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor
 from gram_core.batch import Batch
 from gram_core.chunking import ChunkedEncoding, GraphBudget, KeptEncoding, SharedEncoding
 from gram_core.methods._base import MethodBase
+from gram_core.methods._settings import SingleStepSettings
 from gram_core.phases import phase
 from gram_core.training import Gather
 
@@ -32,23 +32,7 @@ class SingleStep(MethodBase):
     name: ClassVar[str] = "single_step"
     distributes: ClassVar[bool] = True
 
-    @dataclass(frozen=True)
-    class Settings:
-        """All only bound memory; none changes the gradient.
-
-        chunk_tokens: the most tokens the encoder sees at once.
-        kept_tokens: the most tokens whose graphs are kept from forward to backward; the rest is recomputed.
-        memory_budget: the most memory in use while graphs are kept, in bytes, or, up to 1, as a share of the CUDA
-        device; the rest is recomputed. Both need chunk_tokens, for there is nothing to choose among in one chunk.
-        """
-
-        chunk_tokens: int | None = None
-        kept_tokens: int | None = None
-        memory_budget: float | None = None
-
-        def __post_init__(self) -> None:
-            if self.memory_budget is not None and self.chunk_tokens is None:
-                raise ValueError("memory_budget needs chunk_tokens: graphs are kept or recomputed chunk by chunk")
+    Settings = SingleStepSettings
 
     def accumulate(self, batch: Batch) -> Tensor:
         """Adds the batch's gradient to every parameter's `.grad`; returns the loss, detached."""

@@ -6,7 +6,7 @@ from bench.results.analysis.training_summary import TrainingFrames, frames
 from bench.results.training import LoadedTraining
 from reports import document, words
 from reports.document import Document, Section
-from reports.quality import against_paper, headline, plots
+from reports.quality import headline, paper, plots
 from reports.quality import tables as training_tables
 from reports.sections import _inputs, _limitations, tiers
 
@@ -34,7 +34,7 @@ def of_training(run: LoadedTraining, *, draw: bool = True) -> Document:
         _inputs.inputs(ended),
         [
             Section("results", "Results", (_intervals(derived),), training_tables.results(derived), in_terminal=True),
-            against_paper.section(derived),
+            paper.section(derived),
             document.figures(drawn, f"{words.count(left, 'further case')} not drawn; see summary.csv." if left else ""),
             Section("handicaps", "Peers not at their best", (), limited, "Peers"),
             Section("tiers", "Which encoder ran how", (), tiers.table(run.points)),

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from bench.results import contents, differences
+from bench.results import differences
 from bench.results.analysis.comparison import EQUAL_WITHIN, Compared, compare
 from bench.results.analysis.lines import LineResult, lines
 from bench.results.analysis.stats import Difference, Estimate
@@ -56,7 +56,7 @@ def _print_differences(a: LoadedRun, b: LoadedRun, console: Console) -> None:
 
 def _print_inputs(compared: tuple[Compared, ...], console: Console) -> None:
     """Logs and encoders that are another one in B, or may be."""
-    different, unknown = contents.of_lines((each.a, each.b) for each in compared if each.a and each.b)
+    different, unknown = differences.of_lines((each.a, each.b) for each in compared if each.a and each.b)
     if different:
         sentence = "; ".join(map(str, different))
         console.print(Text(f"Not measured on the same, A and B: {sentence}.", style="bold yellow"))

@@ -7,12 +7,11 @@ from rich.console import Console
 
 from bench.configuration.case import Case
 from bench.configuration.sweep import MethodLine, WorkItem
-from bench.progress import ProgressView, count, significant
+from bench.progress import ProgressView, TrainingView, count, significant
 from bench.results.training import TrainingPoint
 from bench.running import events as training
 from bench.running.events import Finished, Planned
 from bench.training.plan import TrainItem
-from bench.training.progress import TrainingView
 from tests.reports import _runs
 
 CASE = Case(

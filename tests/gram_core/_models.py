@@ -28,8 +28,8 @@ from transformers import (
 from bench import registry
 from bench.methods import PACKAGES
 from gram_core.batch import Batch, ItemTable, Texts
-from gram_core.encoders.head import Dense, Normalize
 from gram_core.encoders.huggingface import HuggingFaceEncoder
+from gram_core.encoders.pooling import Dense, Normalize
 from gram_core.exactness import GradientRecorder
 from gram_core.training import Optimization, Training
 

@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from gram_core.encoders.head import Dense
 from gram_core.encoders.huggingface import HuggingFaceEncoder
-from gram_core.encoders.pooling import LastPooling, MeanPooling, pooling_module
+from gram_core.encoders.pooling import Dense, LastPooling, MeanPooling, pooling_module
 from gram_core.exactness import Float64Throughout
 from tests.gram_core import _models as m
 

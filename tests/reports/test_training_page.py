@@ -14,7 +14,7 @@ from bench.results import training
 from bench.results.analysis.training_summary import frames
 from reports import words
 from reports.page import render
-from reports.quality import against_paper, headline, tables
+from reports.quality import headline, paper, tables
 from reports.quality.plots import curves
 from reports.terminal import print_summary
 from tests.reports import _trainings
@@ -113,7 +113,7 @@ def test_each_line_stands_beside_the_papers_with_its_table_and_its_log(tmp_path)
         assert shown in prose
         assert shown in markdown
     derived = frames(_trainings.two_tasks())
-    responses, ranking = against_paper.section(derived).tables
+    responses, ranking = paper.section(derived).tables
     names = [column.label for column in responses.columns]
     rows = {row[0].text: dict(zip(names, row, strict=True)) for row in responses.groups[0].rows}
     assert "e2e" not in rows
@@ -124,7 +124,7 @@ def test_each_line_stands_beside_the_papers_with_its_table_and_its_log(tmp_path)
 
 
 def test_what_the_paper_has_nothing_of_has_no_such_section():
-    assert against_paper.section(frames(_trainings.SCENARIOS["only_e2e"]())) is None
+    assert paper.section(frames(_trainings.SCENARIOS["only_e2e"]())) is None
 
 
 def test_a_quality_stands_with_its_interval_and_its_difference_to_e2e(rendered):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from statistics import median
 
-from bench.results import contents
+from bench.results import differences
 from bench.results.analysis.stats import REFERENCE, Estimate, compared
 from bench.results.identity import AxisValue, Line, case_title
 from bench.results.schema import LineFields, Outcome, PeakMemory, Record
@@ -65,8 +65,8 @@ def lines(records: Iterable[Record]) -> tuple[LineResult, ...]:
 
 def under_names_of(then: Sequence[LineResult], now: Sequence[LineResult]) -> tuple[LineResult, ...]:
     """The lines `then`, each encoder under the name that the same content has `now`: a folder may have moved."""
-    before, after = (contents.known_of(several).encoders for several in (then, now))
-    names = contents.renamed(before, after)
+    before, after = (differences.known_of(several).encoders for several in (then, now))
+    names = differences.renamed(before, after)
 
     def renamed(line: LineResult) -> LineResult:
         encoder = str(line.case.get("encoder"))
@@ -81,7 +81,7 @@ def input_changes(then: LineResult, now: LineResult, thens: str) -> list[str]:
 
     thens: whose the earlier one is, "the reference's".
     """
-    different, _ = contents.of_lines([(then, now)])
+    different, _ = differences.of_lines([(then, now)])
     changes = [f"{each.subject} is another one" for each in different]
     before, after = then.item_repetition_ratio, now.item_repetition_ratio
     if before is not None and after is not None and abs(after / before - 1) > SAME_RATIO:
@@ -102,7 +102,7 @@ def _line(records: Sequence[Record], reference: Sequence[Record]) -> LineResult:
         dropout=first.dropout,
         padding=first.padding,
         optimizer=first.optimizer,
-        inputs=contents.joined(record.inputs for record in records),
+        inputs=differences.joined(record.inputs for record in records),
         outcome=worst.outcome,
         reason=worst.reason,
         blocks=len(records),

@@ -8,8 +8,8 @@ from bench import registry
 from bench.build.assembly import build
 from bench.configuration.case import Case
 from bench.configuration.sweep import MethodLine, WorkItem
-from bench.measure.counts import encoder_counts
 from bench.measure.flops import forward_only
+from bench.measure.sample import encoder_counts
 from bench.methods import PACKAGES, Unavailable, that_hold
 from gram_core.engines._captured_cf import CapturingTraining
 from tests.bench._small_runs import CASE, config

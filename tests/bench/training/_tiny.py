@@ -13,8 +13,7 @@ from bench.configuration.case import Case
 from bench.configuration.config import Config, ModelSettings, RunSettings, Train
 from bench.configuration.sweep import MethodLine
 from bench.results import store
-from bench.training.messages import TrainJob
-from bench.training.plan import TrainItem
+from bench.training.plan import TrainItem, TrainJob
 from bench.workloads._base import HeldOut, Scored, Workload
 from gram_core.batch import Batch, ItemTable
 from tests.bench import _small_runs

@@ -20,8 +20,7 @@ from bench.cli import app
 from bench.configuration.config import restore
 from bench.results import store, training
 from bench.training import worker
-from bench.training.messages import Reached, TrainJob
-from bench.training.plan import plan
+from bench.training.plan import Reached, TrainJob, plan
 from tests.bench import _small_runs
 
 ROOT = Path(__file__).parents[3]

@@ -11,11 +11,10 @@ from bench.build.assembly import build
 from bench.configuration.config import load
 from bench.configuration.sweep import plan
 from bench.processes.messages import Job
-from bench.progress import ProgressView
+from bench.progress import ProgressView, TrainingView
 from bench.results.detail import TrainingDetail
 from bench.results.training import TrainingPoint
 from bench.running.events import FellBack, Finished
-from bench.training.progress import TrainingView
 from bench.verify.report import verify
 from bench.worker.measurement import Subject
 from reports.page import render
