@@ -4,6 +4,7 @@ Yang, Kim, Kim, Park: GRAM: Fast Fine-tuning of Pre-trained Language Models for 
 Filtering, NAACL 2022.
 """
 
+from gram_core.accelerated import Accelerated, accelerated
 from gram_core.batch import Batch, ItemTable, Texts
 from gram_core.cf_modules.nrms import NRMS
 from gram_core.deduplicated import Deduplicated
@@ -23,6 +24,7 @@ from gram_core.training import Optimization, Training
 __all__ = [
     "E2E",
     "NRMS",
+    "Accelerated",
     "Batch",
     "CFModule",
     "ContentEncoder",
@@ -41,6 +43,7 @@ __all__ = [
     "SingleStep",
     "Texts",
     "Training",
+    "accelerated",
     "encode",
     "encoded",
     "resolve_accumulation_steps",

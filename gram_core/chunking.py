@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gram_core.training import Training
+from gram_core.training import Share, Training
 
 
 def chunk_bounds(tokens: Tensor, budget: int | None) -> list[tuple[int, int]]:
@@ -193,3 +193,16 @@ class ChunkedEncoding:
                 again.backward(part)
             chunk.encodings = part
         self._chunks = []
+
+
+class SharedEncoding:
+    """Rows that slots read [n, d], and their backward, of which `own` encoded this process's share."""
+
+    def __init__(self, own: ChunkedEncoding | KeptEncoding, share: Share):
+        self._own, self._share = own, share
+        self.encodings = share.spread(own.encodings)
+        """[n, d], detached."""
+
+    def backward(self, gradient: Tensor) -> None:
+        """Adds to the encoder's `.grad` what dL/d rows [n, d] makes of it."""
+        self._own.backward(self._share.collect(gradient))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from gram_core.batch import Batch
@@ -63,7 +64,7 @@ class CFModule(Protocol):
     """The small collaborative filtering model on encodings [B, S, d]; zero where a slot is padding.
 
     Its loss is a mean: over users in ranking, over slots that hold an item in response prediction. A module whose loss
-    is a mean over something else says of how many terms, `terms(batch) -> int` (see `gram_core.loss_terms`).
+    is a mean over something else says of how many terms, `terms(batch) -> int` (see `gram_core.protocols`).
     """
 
     @property
@@ -94,7 +95,13 @@ class Method(Protocol):
     """A way to train encoder and CF module together, batch by batch.
 
     One that is written for several processes, through `Training.share` or `end_to_end`, says `distributes = True`.
+    What the harness asks besides has its defaults in `gram_core.methods._base.MethodBase`.
     """
+
+    @property
+    def training(self) -> Any:
+        """What it trains: the `Training` that it was given, or its own."""
+        ...
 
     @property
     def name(self) -> str:
@@ -152,3 +159,38 @@ class Accumulating(Protocol):
     def pending(self) -> bool:
         """Whether steps are waiting for the encoder to learn from them."""
         ...
+
+
+def loss_terms(cf_module: CFModule, batch: Batch) -> int:
+    """What the module's own `terms(batch)` says; without one, users in ranking and real slots in response prediction.
+
+    The loss of two batches joined is the mean of their losses weighted with this.
+    """
+    own = getattr(cf_module, "terms", None)
+    if own is not None:
+        return int(own(batch))
+    return batch.users if cf_module.task == "ranking" else batch.item_slots
+
+
+Made = TypeVar("Made")
+Room = Callable[[int, torch.dtype], Tensor]
+
+
+class Joint(Protocol):
+    """The sums of `Optimization.joint`; `gram_core.distributed.gradients` says what each does."""
+
+    dtype: torch.dtype | None
+    reduced: bool
+    undecided: bool
+
+    @property
+    def way(self) -> str: ...  # noqa: D102
+    def make_capturable(self, device: torch.device) -> None: ...  # noqa: D102 - documented where it is done
+    def in_peers(self, make: Callable[[Room | None], Made]) -> Made: ...  # noqa: D102
+    def reduce(self, parameters: Sequence[Tensor]) -> None: ...  # noqa: D102
+    def reduce_aside(self, parameters: Sequence[Tensor], then: Callable[[], None]) -> None: ...  # noqa: D102
+    def sum_aside(  # noqa: D102
+        self, values: Sequence[Tensor], then: Callable[[], None], into: Sequence[Tensor] | None = None
+    ) -> None: ...
+    def join(self) -> None: ...  # noqa: D102
+    def clip(self, parameters: Sequence[Tensor], max_norm: float) -> None: ...  # noqa: D102

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
+from gram_core.accelerated import Accelerated
 from gram_core.chunking import RandomState, chunk_bounds
 from gram_core.deduplicated import Deduplicated
 
@@ -114,7 +115,9 @@ class _Redrawing(AbstractContextManager[None]):
 
 
 def _recomputed(call: ItemEncoder, again: ItemEncoder, items: Tensor) -> Tensor:
-    """Encodings [n, d] by `call`, whose graph `again` makes in the backward pass."""
+    """Encodings [n, d] by `call`, whose graph `again` makes in the backward pass; by itself, if it is `Accelerated`."""
+    if isinstance(call, Accelerated):
+        return _called(call.recomputed, items)
     redrawing, calls = _Redrawing(again), iter([call])
 
     def run(items: Tensor) -> Tensor:

@@ -18,17 +18,35 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from gram_core.batch import Batch, Selection, unique_items
-from gram_core.batch_statistics import refuse_batch_statistics
 from gram_core.encoding_buffer import EncodingBuffer
-from gram_core.joint import Joint
-from gram_core.loss_terms import loss_terms
-from gram_core.modes import tell_idle_dropout
+from gram_core.modes import refuse_batch_statistics, tell_idle_dropout
 from gram_core.phases import phase
-from gram_core.protocols import CFModule, ContentEncoder, ItemSource
-from gram_core.sharing import Share
+from gram_core.protocols import CFModule, ContentEncoder, ItemSource, Joint, loss_terms
 
 if TYPE_CHECKING:
-    from gram_core.engines._captured_cf import CapturingTraining
+    from gram_core.engines._captured_cf import CapturedCFStep, CapturingTraining
+
+
+class Share:
+    """Which of a selection's items [m] this process encodes, of the rows [n] that slots read: here all, none crosses.
+
+    Where several train together (`gram_core.distributed`), each encodes its share, and encodings and their gradients
+    cross from one to the other in `spread` and `collect`.
+    """
+
+    def __init__(self, selection: Selection):
+        self.items = selection.items
+        """What this process encodes, [m]."""
+        self.slot_rows = selection.slot_rows
+        """Which of the n rows each slot reads, [B, S]."""
+
+    def spread(self, encodings: Tensor) -> Tensor:
+        """Encodings of `items` [m, d] -> the rows that slots read [n, d]; differentiable."""
+        return encodings
+
+    def collect(self, gradient: Tensor) -> Tensor:
+        """The backward of `spread`: dL/d rows [n, d] -> dL/d encodings of `items` [m, d], summed over all readers."""
+        return gradient
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,6 +164,8 @@ class Training:
     optimization: Optimization
     amp_dtype: torch.dtype | None = None
     device: torch.device = field(init=False)
+    captured: CapturedCFStep | None = field(init=False, default=None, repr=False)
+    """Who tells of the graphs of CF steps that are replayed; None where none is."""
     captures: ClassVar[bool] = False
     """Whether an engine replays from graphs what it can of the steps on this training."""
 
@@ -199,6 +219,15 @@ class Training:
         with phase("ce_backward"):
             encodings.backward(gradient)
         self.optimization.step_encoder()
+
+    def joint_step(self, encodings: Tensor, slot_rows: Tensor, batch: Batch) -> Tensor:
+        """A step of encoder and CF module together, on encodings [n, d] with their graph; returns the loss."""
+        with phase("cf"):
+            loss = self.loss(self.gather(slot_rows)(encodings), batch)
+        with phase("backward"):
+            loss.backward()
+        self.optimization.step()
+        return loss.detach()
 
     def _step_cf(self, leaf: Tensor, slot_rows: Tensor, batch: Batch) -> Tensor:
         with phase("cf"):

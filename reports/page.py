@@ -69,7 +69,7 @@ def of_run(run: LoadedRun, *, draw: bool = True) -> Document:
     )
     warnings = (*run.warnings, *damaged)
     kinds = [kind for kind in words.MEMORY_KINDS if (summary["memory_kind"] == kind).any()]
-    drawn = tuple(figures.draw_all(derived, run.info)) if draw else ()
+    drawn = tuple(figures.draw_all(derived)) if draw else ()
     left = figures.undrawn(derived)
     undrawn = f"{words.count(left, 'further setting')} (encoder, precision, engine, …) not drawn; see summary.csv."
     precision = tables.precision(derived)

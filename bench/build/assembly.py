@@ -23,22 +23,23 @@ from bench.configuration.method_settings import AUTO
 from bench.configuration.sweep import WorkItem
 from bench.configuration.train_settings import TrainSettings
 from bench.encoders import _base as encoders
-from bench.encoders._base import LoadedEncoder
+from bench.encoders._base import LoadedEncoder, Loading
 from bench.encoders._encoding import check_length, encoding_of
 from bench.inputs import contents
 from bench.inputs.item_kinds import refuse_other_items
-from bench.limitations import that_hold
 from bench.measure.clock import CudaClock, HostClock
-from bench.methods import check_available, exactness, method_class, registered_class
+from bench.methods import check_available, exactness, method_class, registered_class, that_hold
 from bench.results.analysis.tiers import Ran
 from bench.results.schema import Inputs
 from bench.workloads import _base as workloads
 from bench.workloads._base import HoldOut, Task, Workload, WorkloadRequest
 from gram_core.adaptive_interval import StepCosts
 from gram_core.batch import ItemTable
+from gram_core.engines._captured import Captured
 from gram_core.engines._tiers import FallBack
-from gram_core.methods.multi_step import resolve_accumulation_steps
-from gram_core.protocols import ContentEncoder, Exactness, Method
+from gram_core.methods._base import MethodBase
+from gram_core.methods.multi_step import MultiStep, resolve_accumulation_steps
+from gram_core.protocols import ContentEncoder, Exactness
 from gram_core.training import Optimization, Training
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Built:
 
     workload: Workload
     training: Training
-    method: Method
+    method: MethodBase
     exactness: Exactness
     detail: dict[str, Any]
     inputs: Inputs
@@ -72,23 +73,18 @@ class Built:
     @property
     def stepping(self) -> Training:
         """The training as the method runs it."""
-        training: Training = getattr(self.method, "training", self.training)
-        return training
+        return self.method.training
 
     @property
     def ran(self) -> Ran:
         """By which of its tiers the engine runs the encoder, or by what way of its own the method does."""
-        own: Ran | None = getattr(self.method, "ran", None)
-        if own is not None:
-            return own
-        tier = getattr(self.method, "tier", None)
-        return Ran(None, None) if tier is None else Ran(tier.tier, tier.why_no_faster)
+        tier = self.method.tier
+        return self.method.ran or (Ran(None, None) if tier is None else Ran(tier.tier, tier.why_no_faster))
 
     @property
-    def graphs(self) -> Any:
-        """Who tells of captured graphs, as the fast engine's `Captured`: the method or, where that alone is captured,
-        its training's CF step; None where nothing is."""
-        return self.method if hasattr(self.method, "made_ready") else getattr(self.stepping, "captured", None)
+    def graphs(self) -> Captured | None:
+        """Who tells of captured graphs: the method or, where that alone is captured, its training's CF step."""
+        return self.method if isinstance(self.method, Captured) else self.stepping.captured
 
 
 def build(
@@ -114,13 +110,7 @@ def build(
     set_deterministic(run.deterministic)
     before = contents.of_case(config, case)
     loaded = encoders.load(
-        case.encoder,
-        layers=case.layers,
-        device=device,
-        dtype=dtype,
-        seed=seed,
-        dropout=run.dropout,
-        base=config.model.base,
+        case.encoder, Loading(device, dtype, case.layers, seed, dropout=run.dropout, base=config.model.base)
     )
     if case.adapter != "none":
         loaded = adapted(loaded, config.model.lora, case.encoder, seed)
@@ -152,8 +142,8 @@ def build(
         training = distributed.distributed(training, ranks, case.deduplicate, run)
     method = build_method(chosen, training, settings, item.line.engine)
     handicaps = that_hold(
-        getattr(method, "handicaps", ()),
-        captured=getattr(method, "training", training).captures,
+        method.handicaps,
+        captured=method.training.captures,
         trained=for_training,
         on_cpu=device.type == "cpu",
     )
@@ -319,12 +309,12 @@ def method_settings(chosen: type[Any], config: Config, item: WorkItem, steps_per
     )
 
 
-def build_method(chosen: type[Any], training: Training, settings: Any, engine: str) -> Method:
+def build_method(chosen: type[Any], training: Training, settings: Any, engine: str) -> MethodBase:
     """The method on the engine that runs its encoder, with a clock where it measures what its own steps cost."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FallBack)  # results tell of it, and commands once
-        method: Method = registry.load("gram_core.engines", engine).build(chosen, training, settings)
-    if hasattr(method, "costs"):
+        method: MethodBase = registry.load("gram_core.engines", engine).build(chosen, training, settings)
+    if isinstance(method, MultiStep):
         method.costs = StepCosts(_clock(training.device))
     return method
 

@@ -101,10 +101,10 @@ def _profile(config: Config, item: WorkItem, out: Path, console: Console) -> Pro
     name = re.sub(r"[^\w.=-]+", "-", f"{item.line.method}-{item.line.engine}")
     replayed = _traced(lambda: subject.steps(UNITS), out / f"{name}.trace.json", device)
     phases = replayed
-    captured = getattr(subject.built.graphs, "functions", ())
-    if captured and device.type == "cuda":
+    graphs = subject.built.graphs
+    if graphs and device.type == "cuda":
         with ExitStack() as stack:
-            for function in captured:
+            for function in graphs.functions:
                 stack.enter_context(function.uncaptured())
             phases = _traced(lambda: subject.steps(UNITS), out / f"{name}.uncaptured.trace.json", device)
     training, method = subject.built.training, subject.built.method

@@ -58,6 +58,8 @@ class Plan:
     overrides: tuple[str, ...]
     items: tuple[WorkItem, ...]
     shard: str | None = None
+    too_many: tuple[int, ...] = ()
+    """Numbers of processes that were left out, since there are fewer GPUs."""
 
     @property
     def device_kind(self) -> DeviceKind:
@@ -80,7 +82,11 @@ class Plan:
     def warnings(self) -> list[str]:
         """What a reader of the results will miss."""
         without = [part for part in self.config.sweep.parts() if "e2e" not in part.method]
-        return ["a part of the sweep leaves out e2e, so it will have no speed-ups"] if without else []
+        found = ["a part of the sweep leaves out e2e, so it will have no speed-ups"] if without else []
+        if self.too_many:
+            sizes = " and ".join(map(str, self.too_many))
+            found.append(f"cases of {sizes} processes are left out: they need a GPU each, and there are fewer")
+        return found
 
 
 def resolve(request: Request) -> Plan:
@@ -91,22 +97,34 @@ def resolve(request: Request) -> Plan:
     kind = asked if elsewhere else environment.resolve_device(asked)
     preset = request.preset or ("full" if request.config else DEFAULT_PRESETS[kind])
     config = load(file, preset, request.overrides, kind)
+    too_many: tuple[int, ...] = ()
     if not elsewhere:
-        _check_gpus(config)
+        config, too_many = _on_gpus(config)
     items = sweep.shard_of(sweep.plan(config), request.shard)
-    return Plan(config, file, preset, request.overrides, items, request.shard)
+    return Plan(config, file, preset, request.overrides, items, request.shard, too_many)
 
 
-def _check_gpus(config: Config) -> None:
-    """Raises ConfigError where a case has more processes on this host than it has GPUs."""
-    size = max(size for part in config.sweep.parts() for size in part.world_size)
-    if config.run.device == "cuda" and size > 1:
-        found = config.run.hosts * len(environment.gpu_uuids())
-        if size > found:
-            raise ConfigError(
-                f"sweep.world_size: {size} processes need a GPU each, and there are {found} (run.hosts times this "
-                "host's); lower it, or spread it over more hosts."
-            )
+def _on_gpus(config: Config) -> tuple[Config, tuple[int, ...]]:
+    """The configuration without cases of more processes than there are GPUs, and the numbers of processes left out.
+
+    Raises ConfigError where there are such and run.missing_gpus refuses them, or where nothing would be left.
+    """
+    parts = config.sweep.parts()
+    sizes = {size for part in parts for size in part.world_size}
+    if config.run.device != "cuda" or max(sizes) == 1:
+        return config, ()
+    found = config.run.hosts * environment.visible_gpus()
+    too_many = tuple(sorted(size for size in sizes if size > found))
+    if not too_many:
+        return config, ()
+    if config.run.missing_gpus == "refuse" or len(too_many) == len(sizes):
+        raise ConfigError(
+            f"sweep.world_size: {too_many[-1]} processes need a GPU each, and there are {found} (run.hosts times this "
+            'host\'s); lower it, spread it over more hosts, or leave such cases out with run.missing_gpus="leave_out".'
+        )
+    fitting = [(part, tuple(size for size in part.world_size if size <= found)) for part in parts]
+    kept = tuple(part.model_copy(update={"world_size": sizes}) for part, sizes in fitting if sizes)
+    return config.model_copy(update={"sweep": config.sweep.model_copy(update={"part": kept})}), too_many
 
 
 def check_methods(plan: Plan) -> None:

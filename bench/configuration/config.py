@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainValidator,
     StrictBool,
@@ -24,33 +21,21 @@ from pydantic import (
 from bench.configuration import checks
 from bench.configuration.gate_settings import GateSettings
 from bench.configuration.method_settings import AUTO
-from bench.configuration.paths import EncoderName
 from bench.configuration.problems import fields_at, nearest, sentence
 from bench.configuration.toml import Source, merge, parse_file, parse_override, place_of
 from bench.configuration.train_settings import TrainSettings
+from bench.configuration.values import Count, EncoderName, Seconds, Table, as_list, is_steps
 from bench.errors import ConfigError
 
 Precision = Literal["float64", "float32", "tf32", "bf16"]
 DeviceKind = Literal["cpu", "cuda"]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-Count = Annotated[StrictInt, Field(ge=1)]
-Seconds = Annotated[StrictFloat, Field(gt=0)]
-
-
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str | int | float) else value
-
-
-_AXIS = BeforeValidator(_as_list), Field(min_length=1)
+_AXIS = BeforeValidator(as_list), Field(min_length=1)
 Names = Annotated[tuple[StrictStr, ...], *_AXIS]
 
 
-class RunSettings(_Strict):
+class RunSettings(Table):
     """`[run]`: how every measurement of the run is taken."""
 
     seed: Annotated[StrictInt, Field(ge=0)] = 0
@@ -99,6 +84,8 @@ class RunSettings(_Strict):
     """A worker that takes longer is ended and recorded as `timeout`."""
     world_size: Count | None = None
     """Processes that train together in every case: `sweep.world_size` for the whole sweep, whatever it says itself."""
+    missing_gpus: Literal["refuse", "leave_out"] = "refuse"
+    """Cases with more processes than there are GPUs: an error, or left out, which is said."""
     sharding: Literal["none", "zero1", "fsdp2"] = "none"
     """What several processes keep in parts: nothing, the optimizer's state (ZeRO-1), or encoder and all (FSDP2)."""
     gradient_dtype: Literal["float32", "bf16"] = "float32"
@@ -110,7 +97,7 @@ class RunSettings(_Strict):
     """Hosts that a case's processes are spread over; all but this one run torchrun (docs/several-gpus.md)."""
     rendezvous: StrictStr = ""
     """Where several hosts meet, HOST:PORT on this one; empty: a free port of this host, which is enough for one."""
-    plugins: Annotated[tuple[StrictStr, ...], BeforeValidator(_as_list)] = ()
+    plugins: Annotated[tuple[StrictStr, ...], BeforeValidator(as_list)] = ()
     """Importable packages whose files are methods, besides those that exist here."""
 
     @property
@@ -119,7 +106,7 @@ class RunSettings(_Strict):
         return self.blocks > 1 or self.canary
 
 
-class LoraSettings(_Strict):
+class LoraSettings(Table):
     """`[model.lora]`: the adapters of sweep.adapter = "lora"."""
 
     rank: Count = 16
@@ -129,7 +116,7 @@ class LoraSettings(_Strict):
     """Names, or ends of names, of the linears that get one; "all-linear": every one."""
 
 
-class ModelSettings(_Strict):
+class ModelSettings(Table):
     """`[model]`: what sits on the encodings."""
 
     candidates: Annotated[StrictInt, Field(ge=2)] = 5
@@ -149,11 +136,7 @@ def _layers(value: Any) -> Any:
 
 
 def _accumulation_steps(value: Any) -> Any:
-    if type(value) is int and value >= 1:
-        return value
-    if isinstance(value, str) and re.fullmatch(r"(\d+(\.\d*)?|\.\d+)E", value) and float(value[:-1]) > 0:
-        return value
-    if value == AUTO:
+    if is_steps(value) or value == AUTO:
         return value
     raise ValueError('expected a whole number of at least 1, a fraction of an epoch such as "0.5E", or "auto"')
 
@@ -168,7 +151,7 @@ Ways = Annotated[tuple[Literal["local", "global", "auto"], ...], *_AXIS]
 Adapters = Annotated[tuple[Literal["none", "lora"], ...], *_AXIS]
 
 
-class SweepAxes(_Strict):
+class SweepAxes(Table):
     """Every axis of one part of the sweep; a case is one element of their product."""
 
     workload: Names = ("synthetic",)
@@ -222,7 +205,7 @@ class Train(TrainSettings):
     sweep: TrainSweep = TrainSweep()
 
 
-class Config(_Strict):
+class Config(Table):
     """bench.toml with its preset and overrides applied."""
 
     run: RunSettings = RunSettings()

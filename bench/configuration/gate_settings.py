@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+from pydantic import BeforeValidator, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
-from bench.configuration.paths import EncoderName
+from bench.configuration.values import EncoderName, Table
 from bench.results.analysis.lines import LineResult
 
 
@@ -19,11 +19,7 @@ def _share(value: Any) -> Any:
 Share = Annotated[StrictFloat | Literal["auto"], BeforeValidator(_share)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Floor(_Strict):
+class Floor(Table):
     """A speed-up over e2e that a method must reach, in every line that fits all that is named here."""
 
     method: StrictStr
@@ -64,7 +60,7 @@ def _plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-class GateSettings(_Strict):
+class GateSettings(Table):
     """`[gate]`."""
 
     tolerance: Share = "auto"

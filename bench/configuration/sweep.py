@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from bench.configuration import method_settings
 from bench.configuration.case import Case
-from bench.configuration.paths import absolute_encoder
+from bench.configuration.values import absolute_encoder
 from bench.errors import ConfigError
 from bench.inputs.item_kinds import has_pictures, picture_of
 from bench.results.identity import key, label

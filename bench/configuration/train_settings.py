@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainValidator,
     StrictFloat,
@@ -17,25 +14,16 @@ from pydantic import (
     model_validator,
 )
 
+from bench.configuration.values import Count, Seconds, Table, as_list, is_steps
 from bench.workloads._base import HoldOut
 
-Count = Annotated[StrictInt, Field(ge=1)]
-Seconds = Annotated[StrictFloat, Field(gt=0)]
 Rate = Annotated[StrictFloat, Field(gt=0)]
 
 
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, int) else value
-
-
 def _every(value: Any) -> Any:
-    if (type(value) is int and value >= 1) or (isinstance(value, str) and _share_of_epoch(value)):
+    if is_steps(value):
         return value
     raise ValueError('expected a number of steps of at least 1, or a share of an epoch such as "0.25E"')
-
-
-def _share_of_epoch(text: str) -> bool:
-    return bool(re.fullmatch(r"(\d+(\.\d*)?|\.\d+)E", text)) and float(text[:-1]) > 0
 
 
 def _cold_items(value: Any) -> Any:
@@ -44,16 +32,14 @@ def _cold_items(value: Any) -> Any:
     raise ValueError("expected a number of items, or a share of the catalogue below 1.0")
 
 
-Seeds = Annotated[tuple[Annotated[StrictInt, Field(ge=0)], ...], BeforeValidator(_as_list), Field(min_length=1)]
+Seeds = Annotated[tuple[Annotated[StrictInt, Field(ge=0)], ...], BeforeValidator(as_list), Field(min_length=1)]
 Every = Annotated[int | str, PlainValidator(_every)]
 ColdItems = Annotated[int | float, PlainValidator(_cold_items)]
 Share = Annotated[StrictFloat, Field(gt=0, lt=1)]
 
 
-class TrainSettings(BaseModel):
+class TrainSettings(Table):
     """Everything of `[train]` but the sweep."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     seeds: Seeds = (0, 1, 2)
     """Each trains every line once: weights, the order of batches and their negatives, dropout. What is held out, and

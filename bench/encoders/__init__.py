@@ -11,8 +11,8 @@ Each file defines
                                                   what its encodings are pooled by, None where loading it shows
     limits(argument: str | None) -> Limits        how long a text it takes, whether it has a tokenizer, what
                                                   pictures it reads in place of texts; instant
-    load(argument, *, layers, device, dtype, seed, dropout) -> LoadedEncoder
+    load(argument, asked: Loading) -> LoadedEncoder
 
-and ADAPTS, where `load` and `contents` take the `base` of adapters too and what is loaded is the user's own; it is
-loaded before anything is measured, which shows what it takes, so that it has no `limits`.
+and ADAPTS, where `load` reads the `base` of adapters, `contents` takes it too, and what is loaded is the user's own: it
+is loaded before anything is measured, which shows what it takes, so that it has no `limits`.
 """

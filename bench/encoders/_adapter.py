@@ -12,8 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from bench.encoders._base import Dropout
-from bench.encoders._model_files import first_line
-from bench.encoders._weight_files import read_adapters
+from bench.encoders._model_files import first_line, read_adapters
 
 MISSING = 'adapters need the package peft, which is not installed: pip install "gram-bench[lora]"'
 

@@ -47,22 +47,16 @@ class Tokenizer(Protocol):
         ...
 
 
-class BackendTokenizer:
-    """A tokenizer of the tokenizers library, as another library has set it up."""
+class _OfBackend:
+    """What tokenizers of the tokenizers library have in common."""
 
-    def __init__(self, backend: tokenizers.Tokenizer, special_token_ids: frozenset[int] = frozenset()):
-        self._backend = _uncut(type(backend).from_str(backend.to_str()))
-        self._special = special_token_ids | _special_ids(self._backend)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 of all that it does, options included."""
-        return hashlib.sha256(self._backend.to_str().encode()).hexdigest()
+    _backend: tokenizers.Tokenizer
 
     @property
     def special_token_ids(self) -> frozenset[int]:
-        """Ids of the added tokens that are marked special, and what its library calls so."""
-        return self._special
+        """Ids of the added tokens that are marked special."""
+        added = self._backend.get_added_tokens_decoder()
+        return frozenset(number for number, token in added.items() if token.special)
 
     @property
     def highest_id(self) -> int:
@@ -74,6 +68,24 @@ class BackendTokenizer:
         return [encoding.ids for encoding in self._backend.encode_batch(list(texts))]
 
 
+class BackendTokenizer(_OfBackend):
+    """A tokenizer of the tokenizers library, as another library has set it up."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, special_token_ids: frozenset[int] = frozenset()):
+        self._backend = _uncut(type(backend).from_str(backend.to_str()))
+        self._special = special_token_ids
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that it does, options included."""
+        return hashes.of_text(self._backend.to_str())
+
+    @property
+    def special_token_ids(self) -> frozenset[int]:
+        """Ids of the added tokens that are marked special, and what its library calls so."""
+        return self._special | super().special_token_ids
+
+
 class PromptedTokenizer:
     """Another tokenizer on texts that a prompt precedes, lowered first where that is asked for."""
 
@@ -83,8 +95,7 @@ class PromptedTokenizer:
     @property
     def fingerprint(self) -> str:
         """Of the tokenizer and what it is given."""
-        given = f"{self._tokenizer.fingerprint} {self._lower_case} {self._prompt}"
-        return hashlib.sha256(given.encode()).hexdigest()
+        return hashes.of_text(f"{self._tokenizer.fingerprint} {self._lower_case} {self._prompt}")
 
     @property
     def special_token_ids(self) -> frozenset[int]:
@@ -103,12 +114,7 @@ def _uncut(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     return backend
 
 
-def _special_ids(backend: tokenizers.Tokenizer) -> frozenset[int]:
-    added = backend.get_added_tokens_decoder()
-    return frozenset(number for number, token in added.items() if token.special)
-
-
-class FileTokenizer:
+class FileTokenizer(_OfBackend):
     """The tokenizer of a `tokenizer.json`."""
 
     def __init__(self, path: Path):
@@ -119,22 +125,8 @@ class FileTokenizer:
         """SHA-256 of the file."""
         return hashlib.sha256(self._path.read_bytes()).hexdigest()
 
-    @property
-    def special_token_ids(self) -> frozenset[int]:
-        """Ids of the added tokens that are marked special."""
-        return _special_ids(self._backend)
-
-    @property
-    def highest_id(self) -> int:
-        """Of its vocabulary, added tokens left out: a text has those only where it spells them."""
-        return max(self._backend.get_vocab(with_added_tokens=False).values(), default=0)
-
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """One list of token ids per text, special tokens included."""
-        return [encoding.ids for encoding in self._backend.encode_batch(list(texts))]
-
     @cached_property
-    def _backend(self) -> tokenizers.Tokenizer:
+    def _backend(self) -> tokenizers.Tokenizer:  # type: ignore[override]
         from tokenizers import Tokenizer as Backend
 
         return _uncut(Backend.from_file(str(self._path)))
@@ -281,29 +273,28 @@ def files_by_part(encoder: str, base: str | None = None) -> Files:
     return found
 
 
-def load(
-    encoder: str,
-    *,
-    layers: int | None,
-    device: torch.device,
-    dtype: torch.dtype,
-    seed: int,
-    dropout: Dropout,
-    base: str | None = None,
-) -> LoadedEncoder:
-    """The encoder that `encoder` names: its first `layers` layers (all if None), in `dtype` on `device`.
+@dataclass(frozen=True)
+class Loading:
+    """How an encoder is loaded: its first `layers` layers (all if None), in `dtype` on `device`.
 
     seed: of the weights where they are random. base: the encoder that adapters were trained on, in place of the one
-    that their configuration names. Raises ValueError as `check` does or where it has fewer layers,
-    `bench.inputs.assets.AssetError` where its files cannot be had.
+    that their configuration names.
     """
+
+    device: torch.device
+    dtype: torch.dtype
+    layers: int | None = None
+    seed: int = 0
+    dropout: Dropout = None
+    base: str | None = None
+
+
+def load(encoder: str, asked: Loading) -> LoadedEncoder:
+    """The encoder that `encoder` names. Raises ValueError as `check` does or where it has fewer layers,
+    `bench.inputs.assets.AssetError` where its files cannot be had."""
+    check(encoder)
     scheme, argument = split(encoder)
-    module = registry.load(PACKAGE, scheme)
-    module.check(argument)
-    more = {"base": base} if base is not None and hasattr(module, "ADAPTS") else {}
-    loaded: LoadedEncoder = module.load(
-        argument, layers=layers, device=device, dtype=dtype, seed=seed, dropout=dropout, **more
-    )
+    loaded: LoadedEncoder = registry.load(PACKAGE, scheme).load(argument, asked)
     return loaded
 
 
@@ -327,15 +318,3 @@ def files_of(folder: Path) -> dict[str, list[Path]]:
 
     weights = next((found for pattern in _WEIGHTS if (found := matching(pattern))), [])
     return {"weights": weights, "configuration": matching(*_CONFIGURATION), "tokenizer": matching(*_TOKENIZER)}
-
-
-def asset_files(name: str) -> Files:
-    """The same of an encoder that is an asset; nothing where it has not been fetched yet."""
-    asset = assets.ASSETS[name]
-    return files_of(asset.folder) if assets.is_present(asset) else {}
-
-
-def no_argument(scheme: str, argument: str | None) -> None:
-    """Raises ValueError where a scheme that takes no argument got one."""
-    if argument is not None:
-        raise ValueError(f'encoder "{scheme}:{argument}": {scheme} takes no argument, write "{scheme}"')

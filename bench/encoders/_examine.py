@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from bench import registry
 from bench.encoders import _base as encoders
+from bench.encoders._base import Loading
 from bench.workloads import _base as workloads
 from bench.workloads._log.real_log import no_tokenizer
 
@@ -64,15 +65,10 @@ def _loaded(
     from bench.encoders._encoding import check_length, encoding_of
     from bench.encoders._huggingface import keep_first_layers
 
-    loaded = encoders.load(
-        encoder,
-        layers=None,
-        device=torch.device("cpu"),
-        dtype=torch.float32,
-        seed=config.run.seed,
-        dropout=config.run.dropout,
-        base=config.model.base,
+    asked = Loading(
+        torch.device("cpu"), torch.float32, seed=config.run.seed, dropout=config.run.dropout, base=config.model.base
     )
+    loaded = encoders.load(encoder, asked)
     encoding = encoding_of(loaded, config.model.pooling, encoder)
     check_length(encoding.loaded, encoder, text_length)
     try:

@@ -17,7 +17,7 @@ from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from bench.encoders import _base as encoders
 from bench.encoders._adapter import with_adapters_of
-from bench.encoders._base import Dropout, LoadedEncoder, PictureFormat, Tokenizer
+from bench.encoders._base import Dropout, LoadedEncoder, Loading, PictureFormat, Tokenizer
 from bench.encoders._folder import MODULES_FILE, EncoderFolder, base_of, has_own_code, open_folder
 from bench.encoders._model_files import attention_of, config_of, model_of
 from bench.encoders._own_tokenizer import ends_of, own_tokenizer, refuse_unknown_ids
@@ -30,35 +30,26 @@ UNBOUNDED = 1 << 20
 _DTYPE_WORDS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
-def load_pretrained(
-    source: str | Path,
-    *,
-    name: str,
-    layers: int | None,
-    device: torch.device,
-    dtype: torch.dtype,
-    dropout: Dropout,
-    base: str | None = None,
-) -> LoadedEncoder:
+def load_pretrained(source: str | Path, asked: Loading, *, name: str) -> LoadedEncoder:
     """The model of a folder with its own weights, or with its adapters on their base model.
 
-    base: in place of the base model that adapters name. Raises ValueError, saying what to do, where the folder holds
-    no encoder of texts, weights that are not the model's, or a tokenizer that is not.
+    Raises ValueError, saying what to do, where the folder holds no encoder of texts, weights that are not the model's,
+    or a tokenizer that is not.
     """
     folder = open_folder(Path(source))
     if folder.adapter is not None:
-        sizes: dict[str, Any] = dict(layers=layers, device=device, dtype=dtype, seed=0, dropout=dropout)
-        return _adapted(folder, encoders.load(base_of(folder, base), **sizes), name, dropout)
+        base = encoders.load(base_of(folder, asked.base), replace(asked, seed=0, base=None))
+        return _adapted(folder, base, name, asked.dropout)
     assert folder.model is not None, "what is no adapter is a model"
     with _quiet():
         config = config_of(folder.model)
-        depth = keep_first_layers(config, layers, name)
-        set_dropout(config, dropout)
-        model: Any = model_of(folder.model, config, dtype)
+        depth = keep_first_layers(config, asked.layers, name)
+        set_dropout(config, asked.dropout)
+        model: Any = model_of(folder.model, config, asked.dtype)
         tokenizer, remark = own_tokenizer(folder.model)
     stored = stored_dtype(folder.model) or str(getattr(config, "dtype", None) or "a type that is not stated")
     aside = f", by transformers' own {config.model_type}, not its folder's code" if has_own_code(folder.model) else ""
-    model.to(device)
+    model.to(asked.device)
     return _finish(
         model,
         weights="real",
@@ -97,30 +88,26 @@ def _adapted(folder: EncoderFolder, base: LoadedEncoder, name: str, dropout: Dro
 
 def build_random(
     config: PretrainedConfig,
+    asked: Loading,
     *,
     name: str,
-    layers: int | None,
-    device: torch.device,
-    dtype: torch.dtype,
-    seed: int,
-    dropout: Dropout,
     tokenizer: Tokenizer | None,
     ends: tuple[int | None, int | None],
     special_token_ids: frozenset[int],
     pooling: PicturePooling | None = None,
     picture: PictureFormat | None = None,
 ) -> LoadedEncoder:
-    """A model of this configuration with random weights, drawn on `device` from `seed`; no other random state moves.
+    """A model of this configuration with random weights, drawn from the seed; no other random state moves.
 
     ends: what a text opens and closes with. pooling: as the model is published. picture: what it reads, if no texts.
     """
-    depth = keep_first_layers(config, layers, name)
-    set_dropout(config, dropout)
-    devices = [device] if device.type == "cuda" else []
-    with _quiet(), torch.random.fork_rng(devices), torch.device(device):
-        torch.manual_seed(seed)
-        model = AutoModel.from_config(config, dtype=dtype, attn_implementation=attention_of(config))
-    model.to(device)
+    depth = keep_first_layers(config, asked.layers, name)
+    set_dropout(config, asked.dropout)
+    devices = [asked.device] if asked.device.type == "cuda" else []
+    with _quiet(), torch.random.fork_rng(devices), torch.device(asked.device):
+        torch.manual_seed(asked.seed)
+        model = AutoModel.from_config(config, dtype=asked.dtype, attn_implementation=attention_of(config))
+    model.to(asked.device)
     if picture is not None:
         return _of_pictures(model, f"{name}: {depth}, random weights", picture, pooling)
     return _finish(

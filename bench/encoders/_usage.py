@@ -128,7 +128,7 @@ def _longest(settings: dict[str, Any], model: Path) -> int | None:
 
 
 def _dense(files: DenseFiles) -> nn.Module:
-    from bench.encoders._weight_files import read_tensors
+    from bench.encoders._model_files import read_tensors
     from gram_core.encoders.head import Dense
 
     config = files.config

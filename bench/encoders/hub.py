@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from bench.encoders._base import Dropout, Files, LoadedEncoder
-
-if TYPE_CHECKING:
-    import torch
+from bench.encoders._base import Files, LoadedEncoder, Loading
 
 ASSETS: tuple[str, ...] = ()
 ADAPTS = True
@@ -44,27 +40,17 @@ def pooling(argument: str | None) -> None:
     """Only its files say, and its model."""
 
 
-def load(
-    argument: str | None,
-    *,
-    layers: int | None,
-    device: torch.device,
-    dtype: torch.dtype,
-    seed: int,
-    dropout: Dropout,
-    base: str | None = None,
-) -> LoadedEncoder:
+def load(argument: str | None, asked: Loading) -> LoadedEncoder:
     """See `bench.encoders._base.load`: as `path` loads the folder that the hub's files are.
 
     Raises ValueError where the hub cannot be reached and nothing is cached.
     """
     from bench.encoders._huggingface import load_pretrained
 
-    check(argument)
     name = str(argument)
     folder = snapshot(name)
     try:
-        return load_pretrained(folder, name=name, layers=layers, device=device, dtype=dtype, dropout=dropout, base=base)
+        return load_pretrained(folder, asked, name=name)
     except ValueError as error:
         raise ValueError(f'encoder "hub:{name}": {error}') from error
 

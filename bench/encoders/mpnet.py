@@ -2,54 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
-
-from bench.encoders._base import Dropout, Files, Limits, LoadedEncoder, asset_files, no_argument
-from bench.inputs import assets
-
-if TYPE_CHECKING:
-    import torch
-
-    from gram_core.encoders.pooling import Pooling
+from bench.encoders._published import Published
 
 ASSETS = ("mpnet",)
 
-
-def check(argument: str | None) -> None:
-    """Raises ValueError where an argument is given."""
-    no_argument("mpnet", argument)
-
-
-def contents(argument: str | None) -> Files:
-    """The asset's files."""
-    return asset_files("mpnet")
-
-
-def limits(argument: str | None) -> Limits:
-    """See `bench.encoders._base.limits`."""
-    return Limits(512, has_tokenizer=True)
-
-
-def pooling(argument: str | None) -> Pooling:
-    """What it is published with."""
-    return "mean"
-
-
-def load(
-    argument: str | None,
-    *,
-    layers: int | None,
-    device: torch.device,
-    dtype: torch.dtype,
-    seed: int,
-    dropout: Dropout,
-) -> LoadedEncoder:
-    """See `bench.encoders._base.load`; the seed is not used, no weight is random."""
-    from bench.encoders._huggingface import load_pretrained
-
-    folder = assets.fetch("mpnet")
-    loaded = load_pretrained(
-        folder, name="all-mpnet-base-v2", layers=layers, device=device, dtype=dtype, dropout=dropout
-    )
-    return replace(loaded, pooling=pooling(argument))
+_encoder = Published("mpnet", "all-mpnet-base-v2")
+check, contents, limits = _encoder.check, _encoder.contents, _encoder.limits
+pooling, load = _encoder.pooling, _encoder.load

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from bench.encoders._base import Dropout, Files, LoadedEncoder
-
-if TYPE_CHECKING:
-    import torch
+from bench.encoders._base import Files, LoadedEncoder, Loading
 
 ASSETS: tuple[str, ...] = ()
 ADAPTS = True
@@ -41,24 +37,12 @@ def contents(argument: str | None, base: str | None = None) -> Files:
     return contents_of(Path(str(argument)).expanduser(), base)
 
 
-def load(
-    argument: str | None,
-    *,
-    layers: int | None,
-    device: torch.device,
-    dtype: torch.dtype,
-    seed: int,
-    dropout: Dropout,
-    base: str | None = None,
-) -> LoadedEncoder:
+def load(argument: str | None, asked: Loading) -> LoadedEncoder:
     """See `bench.encoders._base.load`. Raises ValueError where the folder's files are no encoder of texts."""
     from bench.encoders._huggingface import load_pretrained
 
-    check(argument)
     folder = Path(str(argument)).expanduser()
     try:
-        return load_pretrained(
-            folder, name=folder.name, layers=layers, device=device, dtype=dtype, dropout=dropout, base=base
-        )
+        return load_pretrained(folder, asked, name=folder.name)
     except ValueError as error:
         raise ValueError(f'encoder "path:{argument}": {error}') from error

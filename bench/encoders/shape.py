@@ -10,12 +10,10 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from bench.encoders._base import AssetTokenizer, Dropout, Files, Limits, LoadedEncoder, PictureFormat
+from bench.encoders._base import AssetTokenizer, Files, Limits, LoadedEncoder, Loading, PictureFormat
 from bench.inputs import assets
 
 if TYPE_CHECKING:
-    import torch
-
     from gram_core.encoders.pictures import PicturePooling
 
 ASSETS: tuple[str, ...] = ()
@@ -220,21 +218,12 @@ def pooling(argument: str | None) -> PicturePooling:
     return SHAPES[str(argument)].pooling
 
 
-def load(
-    argument: str | None,
-    *,
-    layers: int | None,
-    device: torch.device,
-    dtype: torch.dtype,
-    seed: int,
-    dropout: Dropout,
-) -> LoadedEncoder:
+def load(argument: str | None, asked: Loading) -> LoadedEncoder:
     """See `bench.encoders._base.load`; weights are drawn from `seed` on `device`."""
     from transformers import AutoConfig
 
     from bench.encoders._huggingface import build_random
 
-    check(argument)
     shape = SHAPES[str(argument)]
     sizes = {
         "num_hidden_layers": shape.layers,
@@ -249,12 +238,8 @@ def load(
     config = AutoConfig.for_model(shape.family, **sizes, **shape.options)
     return build_random(
         config,
+        asked,
         name=f"shape {argument} (sizes of {shape.source})",
-        layers=layers,
-        device=device,
-        dtype=dtype,
-        seed=seed,
-        dropout=dropout,
         tokenizer=AssetTokenizer("minilm") if shape.vocabulary == BERT_VOCABULARY else None,
         ends=shape.ends,
         special_token_ids=shape.special,

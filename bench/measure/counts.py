@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import torch
 
 from gram_core.batch import Batch
-from gram_core.protocols import ContentEncoder, ItemSource, Method
+from gram_core.methods._base import MethodBase
+from gram_core.protocols import ContentEncoder, ItemSource
 
 
 def batch_counts(batches: Sequence[Batch], table: ItemSource, interval: int) -> dict[str, float | None]:
@@ -46,7 +47,7 @@ def _distinct(rows: Sequence[torch.Tensor], catalogue: int) -> int:
 
 
 def encoder_counts(
-    batches: Sequence[Batch], table: ItemSource, encoder: ContentEncoder, method: Method
+    batches: Sequence[Batch], table: ItemSource, encoder: ContentEncoder, method: MethodBase
 ) -> dict[str, float | None]:
     """The counting columns that belong to the method: tokens it sends through the encoder, padding excluded and not."""
     lengths = [table.lengths[items] for items in method.encoded_items(batches)]

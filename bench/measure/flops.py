@@ -23,7 +23,8 @@ from gram_core.batch import Batch
 from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.encoders.pictures import PictureEncoder
 from gram_core.encoders.probe import evaluating
-from gram_core.protocols import ContentEncoder, Method
+from gram_core.methods._base import MethodBase
+from gram_core.protocols import ContentEncoder
 from gram_core.training import Training
 
 REPEATS = 5
@@ -251,15 +252,15 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def useful_flops(method: Method, training: Training, batches: Sequence[Batch]) -> float:
+def useful_flops(method: MethodBase, training: Training, batches: Sequence[Batch]) -> float:
     """Useful operations per step of a method over `batches`, on which it has stepped: whole intervals.
 
     training: as it was before an engine put an encoder of its own in; a method that does not send whole texts through
     that counts by itself (`useful_flops`).
     """
-    own: Callable[[Sequence[Batch]], float] | None = getattr(method, "useful_flops", None)
+    own = method.useful_flops(batches)
     if own is not None:
-        return own(batches)
+        return own
     passes = method.encoded_items(batches)
     return step_flops(training, training.encoder, batches, passes, forward_only(method, len(passes), len(batches)))
 
@@ -282,10 +283,10 @@ def step_flops(
     return total / len(batches)
 
 
-def forward_only(method: Method, passes: int, steps: int) -> list[bool]:
+def forward_only(method: MethodBase, passes: int, steps: int) -> list[bool]:
     """Which of a method's passes over `steps` steps have no backward: of an interval, those that encode its new items;
     all of a method that never trains its encoder."""
     if method.interval == 1:
-        return [getattr(method, "forward_only", False)] * passes
+        return [method.forward_only] * passes
     of_interval = passes * method.interval // steps
     return [number % of_interval < method.interval for number in range(passes)]

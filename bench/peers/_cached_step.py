@@ -6,51 +6,37 @@ U unique items of the batch, F of them fresh, d width.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from bench.limitations import Handicap
-from bench.peers._embedding_cache import KeptEncodings
-from bench.peers._limitations import FEW_STEPS, UNCAPTURED
-from bench.peers._passes import Passes
+from bench.methods import FEW_STEPS, UNCAPTURED
+from bench.peers._keeping import Keeping
+from bench.peers._kept_rows import KeptEncodings
 from gram_core.batch import PADDING_SLOT, Batch, Selection, unique_items
 from gram_core.phases import phase
 from gram_core.protocols import Exactness
 from gram_core.training import Training
 
 
-class PartlyFresh(ABC):
+class PartlyFresh(Keeping, ABC):
     """A method that encodes some of a batch's unique items and reads the others from what it kept; a file of its own
     says which (`_fresh`)."""
 
     exactness: ClassVar[Exactness] = "stale"
-    handicaps: ClassVar[tuple[Handicap, ...]] = (UNCAPTURED, FEW_STEPS)
-    Settings: ClassVar[type[Any]]
+    handicaps = (UNCAPTURED, FEW_STEPS)
+    _kept: KeptEncodings
 
     def __init__(self, training: Training, settings: Any = None):
-        self.training = training
-        self.settings = settings or self.Settings()
+        super().__init__(training, settings)
         self._kept = KeptEncodings(len(training.table), training.device)
         self._generator = torch.Generator().manual_seed(torch.initial_seed())
-        self._passes = Passes()
         self._t = 0
 
     @abstractmethod
     def _fresh(self, items: Tensor) -> Tensor:
         """Which of `items` [U] are encoded at this step, bool [U]: all that nothing is kept of, at least."""
-
-    @property
-    def interval(self) -> int:
-        """Every step updates the encoder."""
-        return 1
-
-    @property
-    def kept_bytes(self) -> int:
-        """What the encodings kept take on the device."""
-        return self._kept.nbytes
 
     def step(self, batch: Batch) -> Tensor:
         """One optimizer step of encoder and CF module."""
@@ -62,20 +48,13 @@ class PartlyFresh(ABC):
         self._t += 1
         return loss
 
-    def finish(self) -> None:  # noqa: B027 - what it does, for every method of this kind, is nothing
-        """Nothing is pending between steps."""
-
-    def encoded_items(self, batches: Sequence[Batch]) -> list[Tensor]:
-        """The items that were encoded when these batches were stepped on."""
-        return self._passes.of(batches)
-
     def state(self) -> dict[str, Tensor]:
         """What is kept, the step, and the generator that chooses."""
-        return self._kept.state() | {"t": torch.tensor(self._t), "generator": self._generator.get_state()}
+        return super().state() | {"t": torch.tensor(self._t), "generator": self._generator.get_state()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Goes on where `state` was taken."""
-        self._kept.restore(state)
+        super().restore(state)
         self._t = int(state["t"])
         self._generator.set_state(state["generator"].cpu())
 
@@ -95,11 +74,7 @@ def partly_fresh_step(
         place[~fresh] = torch.arange(len(now), len(now) + len(earlier))
         slot_rows = place[selection.slot_rows].masked_fill(selection.slot_rows < 0, PADDING_SLOT)
     parts = ([training.encode(now)] if len(now) else []) + ([kept.read(earlier)] if len(earlier) else [])
-    with phase("cf"):
-        loss = training.loss(training.gather(slot_rows)(torch.cat(parts)), batch)
-    with phase("backward"):
-        loss.backward()
+    loss = training.joint_step(torch.cat(parts), slot_rows, batch)
     if len(now):
         kept.write(now, parts[0], step)
-    training.optimization.step()
-    return loss.detach()
+    return loss

@@ -7,57 +7,43 @@ Of each encoder layer only its input is kept; in the backward pass the layer run
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from bench.limitations import Handicap
-from bench.peers._limitations import UNCAPTURED
-from gram_core.batch import Batch, every_slot
+from bench.methods import UNCAPTURED
+from gram_core.batch import Batch
 from gram_core.encoders.packing_encoder import PackingEncoder
+from gram_core.methods._base import MethodBase
 from gram_core.methods.e2e import E2E
-from gram_core.protocols import ContentEncoder, Exactness
+from gram_core.protocols import ContentEncoder
 from gram_core.training import Training
 
 
-class ActivationCheckpointing:
-    """Every slot is encoded, as in end-to-end training, with one layer's activations at a time."""
+class ActivationCheckpointing(MethodBase):
+    """Every slot is encoded, as in end-to-end training, with one layer's activations at a time.
+
+    It is no E2E: what is captured of that would not recompute.
+    """
 
     name: ClassVar[str] = "activation_checkpointing"
-    exactness: ClassVar[Exactness] = "exact"
-    handicaps: ClassVar[tuple[Handicap, ...]] = (UNCAPTURED,)
+    handicaps = (UNCAPTURED,)
 
-    @dataclass(frozen=True)
-    class Settings:
-        """Nothing to set."""
-
-    def __init__(self, training: Training, settings: Settings | None = None):
-        self.settings = settings or self.Settings()
-        if isinstance(training.encoder, PackingEncoder):
-            self.training = replace(training, encoder=training.encoder.recomputing())
-        else:
-            self.training = replace(training, encoder=checkpointed(training.encoder))
+    def __init__(self, training: Training, settings: Any = None):
+        encoder = training.encoder
+        recomputing = encoder.recomputing() if isinstance(encoder, PackingEncoder) else checkpointed(encoder)
+        super().__init__(replace(training, encoder=recomputing), settings)
         self._e2e = E2E(self.training)
 
-    @property
-    def interval(self) -> int:
-        """Every step updates the encoder."""
-        return 1
+    select = staticmethod(E2E.select)
 
     def step(self, batch: Batch) -> Tensor:
         """One optimizer step of encoder and CF module."""
         return self._e2e.step(batch)
-
-    def finish(self) -> None:
-        """Nothing is pending between steps."""
-
-    def encoded_items(self, batches: Sequence[Batch]) -> list[Tensor]:
-        """The items whose texts pass the encoder in these steps, one tensor per step; a second forward not counted."""
-        return [every_slot(batch).items for batch in batches]
 
 
 def checkpointed(encoder: ContentEncoder) -> Any:

@@ -25,13 +25,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from bench.limitations import Handicap
 from bench.measure.flops import EncoderOperations, cf_flops
-from bench.methods import Unavailable
-from bench.peers._kept_states import KeptStates
-from bench.peers._limitations import UNCAPTURED
+from bench.methods import UNCAPTURED, Handicap, Unavailable
+from bench.peers._keeping import Keeping
+from bench.peers._kept_rows import KeptStates
 from bench.peers._own_pass import difference, huggingface_encoder, prove
-from bench.peers._passes import Passes
 from bench.peers._split_layers import SplitLayers, Uncut, freeze_below
 from bench.peers._two_parts import PackedParts, PaddedParts, TwoParts
 from bench.results.analysis.tiers import OWN, Ran
@@ -45,7 +43,7 @@ from gram_core.protocols import Exactness
 from gram_core.training import Training
 
 
-class CachedLayers:
+class CachedLayers(Keeping):
     """A model whose lower part does not learn."""
 
     name: ClassVar[str] = "cached_layers"
@@ -75,7 +73,7 @@ class CachedLayers:
                 raise ValueError('trained_layers must be at least 1, store "device" or "host"')
 
     def __init__(self, training: Training, settings: Settings | None = None):
-        self.settings = settings or self.Settings()
+        super().__init__(training, settings)
         encoder = huggingface_encoder(training, self.name)
         table = training.table
         assert isinstance(table, ItemTable), "what an encoder of texts reads"
@@ -83,8 +81,7 @@ class CachedLayers:
         if texts is None:
             raise Unavailable(f"{self.name} finds no text of at most {encoder.text_length} tokens to try itself on")
         place = training.device if self.settings.store == "device" else torch.device("cpu")
-        self._kept = KeptStates(table, training.amp_dtype or encoder.model.dtype, place)
-        self._passes = Passes()
+        self._kept: KeptStates = KeptStates(table, training.amp_dtype or encoder.model.dtype, place)
         self._parts, self.ran = self._in_two_parts(self._cut(encoder, training, texts), encoder, training)
         if self.ran.why is not None and training.encoder is not encoder:
             why = Handicap(f"its layers run on padded texts: {self.ran.why}")
@@ -119,16 +116,6 @@ class CachedLayers:
         prove(self.name, partial(padded.both, dtype=self._kept.dtype), encoder, encoder, training)
         return padded, Ran(f"{OWN}, padded", why_padded)
 
-    @property
-    def interval(self) -> int:
-        """Every step updates the upper layers."""
-        return 1
-
-    @property
-    def kept_bytes(self) -> int:
-        """What the kept states take, on the device or on the host."""
-        return self._kept.nbytes
-
     def step(self, batch: Batch) -> Tensor:
         """One optimizer step of upper layers and CF module."""
         with phase("host"):
@@ -137,13 +124,7 @@ class CachedLayers:
             self._passes.note(batch, new)
         if len(new):
             self._keep(new)
-        encodings = self._encode(selection.items)
-        with phase("cf"):
-            loss = self.training.loss(self.training.gather(selection.slot_rows)(encodings), batch)
-        with phase("backward"):
-            loss.backward()
-        self.training.optimization.step()
-        return loss.detach()
+        return self.training.joint_step(self._encode(selection.items), selection.slot_rows, batch)
 
     def _keep(self, items: Tensor) -> None:
         """The lower layers' states of `items` [n], which are not held yet."""
@@ -165,17 +146,6 @@ class CachedLayers:
         back = torch.empty_like(order)
         back[order] = torch.arange(len(order))
         return torch.cat(parts)[back.to(self.training.device, non_blocking=True)]
-
-    def finish(self) -> None:
-        """Nothing is pending between steps."""
-
-    def state(self) -> dict[str, Tensor]:
-        """The states kept so far: computed again, in other company, they would differ by rounding."""
-        return self._kept.state()
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Keeps what `state` kept."""
-        self._kept.restore(state)
 
     def useful_flops(self, batches: Sequence[Batch]) -> float:
         """Operations per step on these batches: upper layers and CF module, lower layers of items that were new."""

@@ -6,15 +6,14 @@ of the items touched so far and no others. U unique items.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from bench.limitations import Handicap
-from bench.peers._embedding_cache import KeptEncodings
-from bench.peers._passes import Passes
+from bench.methods import Handicap
+from bench.peers._keeping import Keeping
+from bench.peers._kept_rows import KeptEncodings
 from gram_core.batch import Batch, unique_items
 from gram_core.evaluation import encode_all
 from gram_core.phases import phase
@@ -22,14 +21,13 @@ from gram_core.protocols import Exactness
 from gram_core.training import Training
 
 
-class Frozen:
+class Frozen(Keeping):
     """The encoder stays as it is."""
 
     name: ClassVar[str] = "frozen"
     exactness: ClassVar[Exactness] = "other-model"
     forward_only: ClassVar[bool] = True
-    """No pass of the encoder has a backward: what operations are counted by."""
-    handicaps: ClassVar[tuple[Handicap, ...]] = (
+    handicaps = (
         Handicap(
             "the first steps encode most items: a short measurement shows more of that than a long training does",
             "measured",
@@ -48,20 +46,8 @@ class Frozen:
         encode_batch_tokens: int | None = None
 
     def __init__(self, training: Training, settings: Settings | None = None):
-        self.training = training
-        self.settings = settings or self.Settings()
-        self._kept = KeptEncodings(len(training.table), training.device)
-        self._passes = Passes()
-
-    @property
-    def interval(self) -> int:
-        """No step updates the encoder; each is like the others."""
-        return 1
-
-    @property
-    def kept_bytes(self) -> int:
-        """What the encodings kept take on the device."""
-        return self._kept.nbytes
+        super().__init__(training, settings)
+        self._kept: KeptEncodings = KeptEncodings(len(training.table), training.device)
 
     def step(self, batch: Batch) -> Tensor:
         """One optimizer step of the CF module."""
@@ -72,18 +58,3 @@ class Frozen:
         if len(new):
             self._kept.write(new, encode_all(self.training, new, self.settings.encode_batch_tokens))
         return self.training.cf_step(self._kept.read(selection.items), selection.slot_rows, batch)
-
-    def finish(self) -> None:
-        """Nothing is pending between steps."""
-
-    def encoded_items(self, batches: Sequence[Batch]) -> list[Tensor]:
-        """The items that were new to it when these batches were stepped on."""
-        return self._passes.of(batches)
-
-    def state(self) -> dict[str, Tensor]:
-        """The encodings kept so far."""
-        return self._kept.state()
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Keeps what `state` kept."""
-        self._kept.restore(state)

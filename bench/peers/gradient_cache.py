@@ -10,43 +10,30 @@ n encodings, d width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from bench.limitations import Handicap
-from bench.peers._limitations import UNCAPTURED
+from bench.methods import UNCAPTURED
 from gram_core.batch import Batch, Selection, every_slot
 from gram_core.chunking import ChunkedEncoding, GraphBudget
+from gram_core.methods._base import MethodBase
 from gram_core.phases import phase
-from gram_core.protocols import Exactness
-from gram_core.training import Training
 
 
-class GradientCache:
+class GradientCache(MethodBase):
     """As published: no item is encoded for two slots at once."""
 
     name: ClassVar[str] = "gradient_cache"
-    exactness: ClassVar[Exactness] = "exact"
-    handicaps: ClassVar[tuple[Handicap, ...]] = (UNCAPTURED,)
+    handicaps = (UNCAPTURED,)
 
     @dataclass(frozen=True)
     class Settings:
         """chunk_tokens: the most tokens the encoder sees at once; None is all at once. Only bounds memory."""
 
         chunk_tokens: int | None = 32768
-
-    def __init__(self, training: Training, settings: Settings | None = None):
-        self.training = training
-        self.settings = settings or self.Settings()
-
-    @property
-    def interval(self) -> int:
-        """Every step updates the encoder."""
-        return 1
 
     @staticmethod
     def select(batch: Batch) -> Selection:
@@ -67,10 +54,3 @@ class GradientCache:
             encoding.backward(torch.zeros_like(leaf) if leaf.grad is None else leaf.grad)
         self.training.optimization.step()
         return loss.detach()
-
-    def finish(self) -> None:
-        """Nothing is pending between steps."""
-
-    def encoded_items(self, batches: Sequence[Batch]) -> list[Tensor]:
-        """The items whose texts pass the encoder in these steps, one tensor per step; a second forward not counted."""
-        return [self.select(batch).items for batch in batches]

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from bench.limitations import Handicap
+from bench.methods import Handicap
 from gram_core.batch import Batch, ItemTable, Texts, unique_items
+from gram_core.methods._base import MethodBase
 from gram_core.phases import phase
 from gram_core.protocols import Exactness
 from gram_core.training import Optimization, Training
@@ -45,12 +46,12 @@ class ItemEmbedding(nn.Module):
         return torch.zeros_like(lengths)
 
 
-class IdsOnly:
+class IdsOnly(MethodBase):
     """CF module and embedding rows train together; evaluate through its own `training`."""
 
     name: ClassVar[str] = "ids_only"
     exactness: ClassVar[Exactness] = "other-model"
-    handicaps: ClassVar[tuple[Handicap, ...]] = (
+    handicaps = (
         Handicap(
             "its optimizer passes over the rows of the whole catalogue in every step, as that of a dense embedding does"
         ),
@@ -81,32 +82,16 @@ class IdsOnly:
             optimization=_optimization(training.optimization, embedding, self.settings.learning_rate),
         )
 
-    @property
-    def interval(self) -> int:
-        """Every step updates the rows."""
-        return 1
-
     def step(self, batch: Batch) -> Tensor:
         """One optimizer step of rows and CF module."""
         with phase("host"):
             selection = unique_items(batch)
         rows = self.training.encode(selection.items)
         if self.training.optimization.max_grad_norm is not None:  # clips both together, so neither moves by itself
-            return self._joint_step(rows, selection.slot_rows, batch)
+            return self.training.joint_step(rows, selection.slot_rows, batch)
         loss, gradient = self.training.cf_step_and_gradient(rows, selection.slot_rows, batch)
         self.training.encoder_step(rows, gradient)
         return loss
-
-    def _joint_step(self, rows: Tensor, slot_rows: Tensor, batch: Batch) -> Tensor:
-        with phase("cf"):
-            loss = self.training.loss(self.training.gather(slot_rows)(rows), batch)
-        with phase("backward"):
-            loss.backward()
-        self.training.optimization.step()
-        return loss.detach()
-
-    def finish(self) -> None:
-        """Nothing is pending between steps."""
 
     def encoded_items(self, batches: Sequence[Batch]) -> list[Tensor]:
         """No text passes any encoder."""

@@ -19,21 +19,22 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from bench.limitations import Handicap
+from bench.methods import Handicap
 from gram_core.batch import Batch, unique_items
+from gram_core.methods._base import MethodBase
 from gram_core.methods.multi_step import interval_passes
 from gram_core.phases import phase
 from gram_core.protocols import Exactness
 from gram_core.training import Training
 
 
-class PseudoTargetRegression:
+class PseudoTargetRegression(MethodBase):
     """N CF steps on table rows, then N minibatches of the encoder."""
 
     name: ClassVar[str] = "pseudo_target_regression"
     exactness: ClassVar[Exactness] = "stale"
     exact_with: ClassVar[Mapping[str, Any]] = {"accumulation_steps": 1}
-    handicaps: ClassVar[tuple[Handicap, ...]] = (
+    handicaps = (
         Handicap(
             "on the fast engine at most its CF step is replayed from graphs: rows and encoder move kernel by kernel",
             "against graphs",
@@ -52,8 +53,7 @@ class PseudoTargetRegression:
                 raise ValueError("accumulation_steps must be at least 1")
 
     def __init__(self, training: Training, settings: Settings | None = None):
-        self.training = training
-        self.settings = settings or self.Settings()
+        super().__init__(training, settings)
         weight = next(iter(training.encoder.parameters()))
         rows = torch.zeros(len(training.table), training.encoder.width, device=training.device, dtype=weight.dtype)
         self._table = nn.Embedding.from_pretrained(rows, freeze=False, sparse=True)

@@ -19,15 +19,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from bench.limitations import Handicap
 from bench.measure.flops import step_flops
+from bench.methods import UNCAPTURED, Handicap
 from bench.peers._library_model import Features, LibraryModel
-from bench.peers._limitations import UNCAPTURED
 from bench.peers._own_pass import huggingface_encoder, prove
 from bench.results.analysis.tiers import OWN, Ran
 from gram_core.batch import Batch, Texts, every_slot
+from gram_core.methods._base import MethodBase
 from gram_core.phases import phase
-from gram_core.protocols import Exactness
 from gram_core.training import Gather, Training
 
 LIBRARY = "sentence-transformers"
@@ -35,11 +34,10 @@ FIRST_MAJOR = 6
 """Its major version that brought `CachedLossMixin`."""
 
 
-class SentenceTransformers:
+class SentenceTransformers(MethodBase):
     """The library's gradient caching."""
 
     name: ClassVar[str] = "sentence_transformers"
-    exactness: ClassVar[Exactness] = "exact"
     same_on_the_engine: ClassVar[str] = "gradient_cache"
     """Which method does the same with the engine's encoder."""
 
@@ -52,7 +50,7 @@ class SentenceTransformers:
 
     @staticmethod
     def requires() -> str | None:
-        """Why it can't run here, with the command that mends it; None where it can."""
+        """See `MethodBase`."""
         command = f"pip install '{LIBRARY}>={FIRST_MAJOR}'"
         try:
             version = importlib.metadata.version(LIBRARY)
@@ -63,7 +61,7 @@ class SentenceTransformers:
         return None
 
     def __init__(self, training: Training, settings: Any = None):
-        self.settings = settings or self.Settings()
+        super().__init__(training, settings)
         given = huggingface_encoder(training, self.name)
         encoder = LibraryModel(given, training.amp_dtype, getattr(self.settings, "chunk_tokens", None))
 
@@ -77,7 +75,7 @@ class SentenceTransformers:
         way = "packed" if encoder.padded is None else "padded"
         self.ran = Ran(f"{OWN}, {way}", encoder.padded)
         reason = f", since {encoder.padded}" if encoder.padded else ""
-        self.handicaps: tuple[Handicap, ...] = (
+        self.handicaps = (
             UNCAPTURED,
             Handicap(
                 f"it encodes as the library does, on every engine, with texts {way}{reason}; {self.same_on_the_engine} "
@@ -86,18 +84,15 @@ class SentenceTransformers:
             Handicap("on a processor its peak memory holds the library itself", "cpu"),
         )
 
+    select = staticmethod(every_slot)
+
     def _make_loss(self) -> Any:
         return _cached_loss()(self.training, self.settings.chunk_tokens)
-
-    @property
-    def interval(self) -> int:
-        """Every step updates the encoder."""
-        return 1
 
     def step(self, batch: Batch) -> Tensor:
         """One optimizer step of encoder and CF module."""
         with phase("host"):
-            selection = every_slot(batch)
+            selection = self.select(batch)
             features = self._model.features(self.training.table.take(selection.items))
             read = self.training.gather(selection.slot_rows), batch
         loss = self._loss_of(features, read)
@@ -115,13 +110,6 @@ class SentenceTransformers:
         passes = self.encoded_items(batches)
         with self._model.as_given():
             return step_flops(self.training, self._given, batches, passes, [False] * len(passes))
-
-    def finish(self) -> None:
-        """Nothing is pending between steps."""
-
-    def encoded_items(self, batches: Sequence[Batch]) -> list[Tensor]:
-        """The items whose texts pass the encoder in these steps, one tensor per step; a second forward not counted."""
-        return [every_slot(batch).items for batch in batches]
 
 
 def encode(training: Training, features: Features) -> Tensor:

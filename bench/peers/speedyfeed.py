@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from bench.peers._cached_step import PartlyFresh
-from bench.peers._embedding_cache import NEVER
+from bench.peers._kept_rows import NEVER
 from gram_core.training import Training
 
 

@@ -29,7 +29,7 @@ from bench.planning.coefficients import Calibration, Key, MemoryFactor, Sample
 from bench.planning.counts import of_batches
 from bench.planning.memory import step_memory
 from bench.planning.shapes import CFShape, EncoderShape
-from bench.planning.work import BACKWARD, Line, Work, step_work
+from bench.planning.work import BACKWARD, Line, Step, Work, step_work
 from bench.processes.messages import Job
 from bench.results.schema import Environment
 from bench.worker.measurement import Subject
@@ -209,30 +209,10 @@ def _measure(config: Config, item: WorkItem, shape: EncoderShape, cf: CFShape, k
     batch, interval = of_batches(batches, subject.built.workload.table, steps)
     run, case = config.run, item.case
     line = Line(item.line.method, item.line.engine, steps)
-    work = step_work(
-        line,
-        shape,
-        cf,
-        batch,
-        interval,
-        optimizer=run.optimizer,
-        padding=run.padding,
-        text_length=case.text_length,
-        device_kind=kind,
-    )
-    held = step_memory(
-        line,
-        shape,
-        cf,
-        batch,
-        interval,
-        optimizer=run.optimizer,
-        padding=run.padding,
-        text_length=case.text_length,
-    )
+    asked = Step(line, shape, cf, batch, interval, run.optimizer, run.padding, case.text_length, kind)
     times = [window.step_s for window in subject.windows]
     seconds = min(times) if kind == "cpu" else statistics.median(times)  # neighbours only ever slow a CPU's step
-    return Measured(item, work, seconds, held.peak, peak if peak > before else None)
+    return Measured(item, step_work(asked), seconds, step_memory(asked).peak, peak if peak > before else None)
 
 
 def tier_built(encoder: object) -> str:

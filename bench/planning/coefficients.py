@@ -13,22 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from bench.errors import UsageError
 from bench.inputs import assets
 from bench.planning.cost import Costs
 from bench.results import files, store
+from bench.results.files import Strict
 
 FOLDER = Path(__file__).parents[1] / "references" / "costs"
 _KIND = "costs"
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Key(_Strict):
+class Key(Strict):
     """What coefficients belong to. cores: of a CPU; family: the encoder's model type; width: of its states."""
 
     device: str
@@ -47,7 +44,7 @@ class Key(_Strict):
         return f"{self.device}, {self.cores} cores" if self.device_kind == "cpu" else self.device
 
 
-class Sample(_Strict):
+class Sample(Strict):
     """A step that was measured for the fit, and what the fit makes of it."""
 
     case: str
@@ -55,7 +52,7 @@ class Sample(_Strict):
     fitted_s: float
 
 
-class MemoryFactor(_Strict):
+class MemoryFactor(Strict):
     """Measured peaks over those from shapes. base_bytes: what the process holds before a model is built, on a CPU; low,
     middle, high: smallest, median and largest ratio; samples: of so many steps."""
 
@@ -71,7 +68,7 @@ class MemoryFactor(_Strict):
         return low, middle, high
 
 
-class Calibration(_Strict):
+class Calibration(Strict):
     """Coefficients in seconds per unit of each term (see `bench.planning.work.Work`), and how well they fit."""
 
     schema_version: Literal[1] = 1
@@ -178,17 +175,8 @@ def keep(calibration: Calibration, out: Path | None = None) -> Path:
 
 
 def _read_all(folder: Path) -> list[tuple[str, Calibration]]:
-    return [(str(path), _read(path)) for path in sorted(folder.glob("*.json"))]
-
-
-def _read(path: Path) -> Calibration:
-    try:
-        return Calibration.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise UsageError(f"{path}: cannot read the calibration ({error.strerror}); remove it or mend it") from error
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise UsageError(
-            f"{path}: not a calibration ({where}: {first['msg']}); remove it, and run gram-bench calibrate again"
-        ) from error
+    mend = "remove it, and run gram-bench calibrate again"
+    return [
+        (str(path), files.read_whole(path, Calibration, "a calibration", mend, UsageError))
+        for path in sorted(folder.glob("*.json"))
+    ]

@@ -17,8 +17,9 @@ from bench.planning.coefficients import Chosen
 from bench.planning.counts import Estimate, GroupCounts, LogCounts, count
 from bench.planning.memory import largest_batch, step_memory
 from bench.planning.shapes import CFShape, EncoderShape
-from bench.planning.work import METHODS, Line, Work, computed, step_work
+from bench.planning.work import METHODS, Line, Step, computed, step_work
 from bench.results.forecast import BatchCounts, Count, ForecastLine, Interval, LargestBatch
+from bench.results.identity import label
 from bench.workloads._base import Workload
 from gram_core.methods.multi_step import resolve_accumulation_steps
 
@@ -147,7 +148,7 @@ class Forecaster:
         peak = self.peak(line, batch_size)
         epoch_steps = None if self.epoch is None else max(1, self.epoch // batch_size)
         method = method_class(line.method)
-        work = self._work(line, batch_size)
+        work = step_work(self._asked(line, batch_size))
         return ForecastLine(
             method=line.method,
             engine=line.engine,
@@ -167,20 +168,8 @@ class Forecaster:
 
     def peak(self, line: MethodLine, batch_size: int) -> Interval:
         """Peak memory; from shapes alone where the calibration saw none."""
-        resolved = self._resolved(line, batch_size)
-        engine, run = self.engines[line.engine], self.config.run
-        batch, interval = self.counted.of(batch_size, resolved.steps)
-        found = step_memory(
-            resolved,
-            engine.shape,
-            self.cf,
-            batch,
-            interval,
-            optimizer=run.optimizer,
-            padding=run.padding,
-            text_length=self.case.text_length,
-        )
-        low, middle, high = engine.chosen.calibration.memory.peak(found.peak)
+        found = step_memory(self._asked(line, batch_size)).peak
+        low, middle, high = self.engines[line.engine].chosen.calibration.memory.peak(found)
         return Interval(value=middle, low=low, high=high)
 
     def largest(self, line: MethodLine) -> LargestBatch:
@@ -188,8 +177,7 @@ class Forecaster:
         found = largest_batch(lambda users: self.peak(line, users).high, self.limit_bytes)
         if found is not None and self.epoch is not None:
             found = min(found, self.epoch)
-        label = line.method if line.accumulation_steps is None else f"{line.method} N={line.accumulation_steps}"
-        return LargestBatch(label=label, engine=line.engine, batch_size=found)
+        return LargestBatch(label=label(line.method, line.accumulation_steps), engine=line.engine, batch_size=found)
 
     def counts(self, batch_size: int, steps: int) -> BatchCounts:
         """As plan.json holds them."""
@@ -215,27 +203,16 @@ class Forecaster:
 
     def _step(self, line: MethodLine, batch_size: int) -> tuple[float, float]:
         """Seconds, and the standard error of their logarithm."""
-        resolved = self._resolved(line, batch_size)
-        batch, interval = self.counted.of(batch_size, resolved.steps)
-        costs = self.engines[line.engine].chosen.calibration.costs
-        work = self._work(line, batch_size)
-        of = batch.slots if line.method == "e2e" else interval.unique
+        asked, costs = self._asked(line, batch_size), self.engines[line.engine].chosen.calibration.costs
+        work = step_work(asked)
+        of = asked.batch.slots if line.method == "e2e" else asked.interval.unique
         return costs.step_s(work), costs.error(work, of.tokens.relative_error)
 
-    def _work(self, line: MethodLine, batch_size: int) -> Work:
+    def _asked(self, line: MethodLine, batch_size: int) -> Step:
         resolved, run = self._resolved(line, batch_size), self.config.run
-        batch, interval = self.counted.of(batch_size, resolved.steps)
-        return step_work(
-            resolved,
-            self.engines[line.engine].shape,
-            self.cf,
-            batch,
-            interval,
-            optimizer=run.optimizer,
-            padding=run.padding,
-            text_length=self.case.text_length,
-            device_kind="cuda" if run.device == "cuda" else "cpu",
-        )
+        shape, kind = self.engines[line.engine].shape, "cuda" if run.device == "cuda" else "cpu"
+        counts = self.counted.of(batch_size, resolved.steps)
+        return Step(resolved, shape, self.cf, *counts, run.optimizer, run.padding, self.case.text_length, kind)
 
     def _resolved(self, line: MethodLine, batch_size: int) -> Line:
         table = self.config.method.get(line.method, {})

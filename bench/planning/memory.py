@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bench.planning.counts import GroupCounts, TextCounts
-from bench.planning.shapes import STATES, CFShape, EncoderShape
-from bench.planning.work import Line, minibatches
+from bench.planning.counts import TextCounts
+from bench.planning.shapes import STATES
+from bench.planning.work import Step, minibatches
 
 WORKING = 0.5
 """A layer's working memory besides what it keeps, in parts of that."""
@@ -39,19 +39,9 @@ class Memory:
         return self.fixed + self.buffers + max(self.activations, self.gradients) + self.working
 
 
-def step_memory(
-    line: Line,
-    encoder: EncoderShape,
-    cf: CFShape,
-    batch: GroupCounts,
-    interval: GroupCounts,
-    *,
-    optimizer: str,
-    padding: str,
-    text_length: int,
-    checkpointing: bool = False,
-) -> Memory:
+def step_memory(step: Step, *, checkpointing: bool = False) -> Memory:
     """One step of a method. checkpointing: each layer keeps its input only, and runs again."""
+    line, encoder, cf, batch, interval = step.line, step.encoder, step.cf, step.batch, step.interval
     parameters = (encoder.parameters + cf.parameters) * encoder.weight_bytes
     kept = encoder.kept_bytes
     if checkpointing:
@@ -59,7 +49,7 @@ def step_memory(
 
     def tokens(counts: TextCounts) -> float:
         if encoder.tier == "padded":
-            each = float(text_length) if padding == "max_length" else counts.longest.high
+            each = float(step.text_length) if step.padding == "max_length" else counts.longest.high
             return counts.texts.high * each
         return counts.tokens.high
 
@@ -83,7 +73,7 @@ def step_memory(
         working = (min(chunk, computed) if chunk else computed) * encoder.layer_bytes
         working *= 1 if checkpointing else WORKING
     return Memory(
-        fixed=parameters * (1 + STATES[optimizer]),
+        fixed=parameters * (1 + STATES[step.optimizer]),
         gradients=float(parameters),
         activations=activations,
         buffers=buffers,

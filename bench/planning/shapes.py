@@ -14,7 +14,7 @@ from bench.build.assembly import cf_module_class, set_dropout
 from bench.configuration.case import Case
 from bench.configuration.config import Config
 from bench.encoders import _base as encoders
-from bench.encoders._base import LoadedEncoder
+from bench.encoders._base import LoadedEncoder, Loading
 from bench.measure.flops import encoder_flops
 from bench.workloads._base import slots_per_user
 from gram_core.batch import Batch, Texts
@@ -87,14 +87,11 @@ def compute_dtype(precision: str) -> torch.dtype:
 
 def load(config: Config, case: Case, device: str = "cpu", layers: int | None = None) -> LoadedEncoder:
     """The case's encoder. Raises ValueError where texts cannot be so long."""
-    loaded = encoders.load(
-        case.encoder,
-        layers=layers or case.layers,
-        device=torch.device(device),
-        dtype=dtype_of(case.precision),
-        seed=config.run.seed,
-        dropout=config.run.dropout,
+    run = config.run
+    asked = Loading(
+        torch.device(device), dtype_of(case.precision), layers or case.layers, run.seed, dropout=run.dropout
     )
+    loaded = encoders.load(case.encoder, asked)
     if case.text_length > loaded.longest_text:
         raise ValueError(
             f"text_length {case.text_length} is more than the {loaded.longest_text} tokens of {case.encoder}"

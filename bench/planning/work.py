@@ -100,30 +100,34 @@ def minibatches(line: Line, tokens: float) -> float:
     return float(math.ceil(tokens / budget)) if budget else float(line.steps)
 
 
-def step_work(
-    line: Line,
-    encoder: EncoderShape,
-    cf: CFShape,
-    batch: GroupCounts,
-    interval: GroupCounts,
-    *,
-    optimizer: str,
-    padding: str,
-    text_length: int,
-    device_kind: str,
-) -> Work:
-    """One step. batch: counts of a batch; interval: of N batches, the same where N is 1. Raises ValueError for a method
-    that is not modelled."""
+@dataclass(frozen=True)
+class Step:
+    """What a step is reckoned from. batch: counts of a batch; interval: of N batches, the same where N is 1."""
+
+    line: Line
+    encoder: EncoderShape
+    cf: CFShape
+    batch: GroupCounts
+    interval: GroupCounts
+    optimizer: str
+    padding: str
+    text_length: int
+    device_kind: str
+
+
+def step_work(step: Step) -> Work:
+    """One step. Raises ValueError for a method that is not modelled."""
+    line, encoder, cf, batch, optimizer = step.line, step.encoder, step.cf, step.batch, step.optimizer
     if line.method not in METHODS:
         raise ValueError(f"{line.method} is not modelled; plan knows {', '.join(METHODS)}")
 
     def passes(counts: TextCounts) -> Computed:
-        return computed(encoder, padding, text_length, device_kind, counts)
+        return computed(encoder, step.padding, step.text_length, step.device_kind, counts)
 
     own, of_encoder = Work(0, 0, 0, 0, 0, 0, 0), optimizer_bytes(encoder.parameters, encoder.weight_bytes, optimizer)
     updates = 1.0
     if line.method == "multi_step":
-        met = passes(interval.unique)
+        met = passes(step.interval.unique)
         new = Computed(met.texts / line.steps, met.tokens / line.steps, met.squares / line.steps)
         ce_passes = line.setting("ce_passes") or 1
         updates = ce_passes * minibatches(line, met.tokens) / line.steps

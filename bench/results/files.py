@@ -15,11 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bench.errors import BenchError
 
 Row = TypeVar("Row", bound=BaseModel)
+
+
+class Strict(BaseModel):
+    """What all values of result files have in common: frozen, nothing in them that is not known, infinity in words."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 class ResultsError(BenchError):
@@ -179,6 +185,18 @@ def parse_json(path: Path, content: bytes, model: type[Row]) -> Row:
         except ValueError:
             pass
         raise DamagedResults(path, line, first_fault(error, content, model)) from error
+
+
+def read_whole(path: Path, model: type[Row], what: str, advice: str, error: type[BenchError] = ResultsError) -> Row:
+    """A file as one value; raises `error` where it can't be read or is not `what`, in words, with `advice`."""
+    try:
+        return model.model_validate_json(path.read_bytes())
+    except OSError as reason:
+        raise error(f"{path}: cannot read it ({reason.strerror or reason}); {advice}.") from reason
+    except ValidationError as invalid:
+        first = invalid.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise error(f"{path}: not {what} ({where}: {first['msg']}); {advice}.") from invalid
 
 
 def first_fault(error: ValidationError, content: bytes, model: type[BaseModel]) -> str:

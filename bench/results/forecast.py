@@ -8,19 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
+from bench.results.files import Strict, read_whole
+from bench.results.identity import label
 from bench.results.schema import CaseAxes, Exactness
-from bench.results.store import ResultsError
 
 PLAN_FILE = "plan.json"
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
-
-
-class Interval(_Strict):
+class Interval(Strict):
     """A value, and what holds 90 % of what is measured."""
 
     value: float
@@ -28,7 +23,7 @@ class Interval(_Strict):
     high: float
 
 
-class Count(_Strict):
+class Count(Strict):
     """A mean over batches. error: its standard error, 0 where an epoch was counted whole; spread: between batches."""
 
     mean: float
@@ -36,7 +31,7 @@ class Count(_Strict):
     spread: float
 
 
-class BatchCounts(_Strict):
+class BatchCounts(Strict):
     """What the log puts into a batch of so many users, or into an interval of `steps` of them. groups: how many were
     counted; 0 where it is extrapolated."""
 
@@ -59,7 +54,7 @@ class BatchCounts(_Strict):
         return self.item_slots.mean / self.unique_items.mean if self.unique_items.mean else 1.0
 
 
-class ForecastLine(_Strict):
+class ForecastLine(Strict):
     """A method on an engine at a batch size. asked_steps: its accumulation steps as asked for, None where it has none;
     steps: as a number. speed_up: users per second over e2e's at the same batch size on the same engine."""
 
@@ -82,10 +77,10 @@ class ForecastLine(_Strict):
     @property
     def label(self) -> str:
         """`multi_step N=16`, say."""
-        return self.method if self.asked_steps is None else f"{self.method} N={self.asked_steps}"
+        return label(self.method, self.asked_steps)
 
 
-class LargestBatch(_Strict):
+class LargestBatch(Strict):
     """The most users whose peak, its upper end, is within the limit; None where not even one's is."""
 
     label: str
@@ -93,7 +88,7 @@ class LargestBatch(_Strict):
     batch_size: int | None
 
 
-class CoefficientsUsed(_Strict):
+class CoefficientsUsed(Strict):
     """Which calibration an engine's lines come from."""
 
     engine: str
@@ -106,7 +101,7 @@ class CoefficientsUsed(_Strict):
     notes: tuple[str, ...]
 
 
-class Forecast(_Strict):
+class Forecast(Strict):
     """`plan.json`."""
 
     schema_version: Literal[1] = 1
@@ -135,11 +130,4 @@ class Forecast(_Strict):
 
 def read(path: Path) -> Forecast:
     """A plan.json; raises ResultsError where it is none."""
-    try:
-        return Forecast.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise ResultsError(f"{path}: cannot read it ({error.strerror}); `gram-bench plan` makes one") from error
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise ResultsError(f"{path}: not a plan ({where}: {first['msg']}); `gram-bench plan` makes one") from error
+    return read_whole(path, Forecast, "a plan", "`gram-bench plan` makes one")

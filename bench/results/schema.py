@@ -14,9 +14,10 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from bench.results.detail import MeasurementDetail, known
+from bench.results.files import Strict
 from bench.results.identity import LINE, SETTING, AxisValue, Line, columns_of, key, label, line_of
 
 SCHEMA_VERSION: Final = 2
@@ -42,17 +43,13 @@ CaseAxes = Annotated[dict[str, AxisValue], BeforeValidator(_with_later_axes)]
 """Axis -> value."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
-
-
 MEDIAN: Final = "median"
 """Marks a column whose blocks are joined by their median."""
 Measured = Annotated[float | None, MEDIAN]
 """A column that is measured in each block: declaring it in `Record` is all that its frames and summary.csv need."""
 
 
-class PeakMemory(_Strict):
+class PeakMemory(Strict):
     """Peaks in bytes; None where the device does not tell.
 
     allocated, reserved: torch's CUDA allocator since process start; process: the worker process as the
@@ -64,7 +61,7 @@ class PeakMemory(_Strict):
     process: int | None = None
 
 
-class Throughput(_Strict):
+class Throughput(Strict):
     """Median rates per second of wall-clock."""
 
     users: float
@@ -72,14 +69,14 @@ class Throughput(_Strict):
     real_tokens: float
 
 
-class Loss(_Strict):
+class Loss(Strict):
     """Training loss of the first and the last step of the worker."""
 
     first: float
     last: float
 
 
-class Rank(_Strict):
+class Rank(Strict):
     """One of several processes that trained together; counts are means per step."""
 
     peak_memory_bytes: PeakMemory = PeakMemory()
@@ -92,7 +89,7 @@ class Rank(_Strict):
     it, the process waits at least for the slowest one's difference."""
 
 
-class Spread(_Strict):
+class Spread(Strict):
     """Smallest, middle and largest of what was read."""
 
     min: float
@@ -104,7 +101,7 @@ POWER_CAP: Final = "sw_power_cap"
 """The reason for a clock below the highest that is no disturbance: the device draws all the power that it may."""
 
 
-class Telemetry(_Strict):
+class Telemetry(Strict):
     """What the device reported of itself during this line's measured windows of one block; None where it does not say.
 
     Read next to the worker, from the driver and the system. Dropped rounds are not in it.
@@ -134,7 +131,7 @@ Parts = dict[str, str]
 """Part -> SHA-256 of its content. Empty: unknown."""
 
 
-class Inputs(_Strict):
+class Inputs(Strict):
     """What a line was measured on, by content.
 
     log: the files that the workload reads, by the setting that names them; of one without files, its settings. encoder:
@@ -145,14 +142,14 @@ class Inputs(_Strict):
     encoder: Parts = {}
 
 
-class RunInputs(_Strict):
+class RunInputs(Strict):
     """The same of a whole run: by workload and by encoder, as the sweep names them."""
 
     logs: dict[str, Parts] = {}
     encoders: dict[str, Parts] = {}
 
 
-class LineFields(_Strict):
+class LineFields(Strict):
     """What says which line a result belongs to, and what it was measured on."""
 
     case: CaseAxes
@@ -289,7 +286,7 @@ MEASURED: Final = tuple(name for name, field in Record.model_fields.items() if M
 """Columns that every frame and summary.csv have by the same name, blocks joined by their median."""
 
 
-class Environment(_Strict):
+class Environment(Strict):
     """Where a run was measured."""
 
     device: str
@@ -310,7 +307,7 @@ class Environment(_Strict):
     git_dirty: bool | None = None
 
 
-class RunInfo(_Strict):
+class RunInfo(Strict):
     """`run.json`."""
 
     schema_version: Literal[1, 2] = SCHEMA_VERSION

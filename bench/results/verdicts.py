@@ -15,10 +15,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
+from bench.results.files import Strict, read_whole
 from bench.results.identity import AxisValue
-from bench.results.store import ResultsError
 
 GATE_FILE: Final = "gate.json"
 SCHEMA_VERSION: Final = 1
@@ -28,11 +26,7 @@ Code = Literal["passed", "regression", "inconclusive", "untrusted", "nothing-mea
 WORST_FIRST: tuple[Verdict, ...] = ("FAIL", "INCONCLUSIVE", "PASS")
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
-
-
-class Check(_Strict):
+class Check(Strict):
     """One thing that a line is held to."""
 
     name: Literal["outcome", "floor", "reference", "memory"]
@@ -52,7 +46,7 @@ class Check(_Strict):
     """Of the loss, after Holm's adjustment over all of the gate's comparisons."""
 
 
-class LineVerdict(_Strict):
+class LineVerdict(Strict):
     """A gated line. Its verdict is the worst of its checks, its code and reason are that check's."""
 
     case_title: str
@@ -81,7 +75,7 @@ class LineVerdict(_Strict):
         return f"{self.case_title} · {self.label}"
 
 
-class CanaryVerdict(_Strict):
+class CanaryVerdict(Strict):
     """e2e against itself, all cases as one."""
 
     ratio: float
@@ -98,7 +92,7 @@ class CanaryVerdict(_Strict):
         return f"{self.ratio:.3f}" + ("" if self.low is None else f" ({self.low:.3f} to {self.high:.3f})")
 
 
-class HeldAgainst(_Strict):
+class HeldAgainst(Strict):
     """The reference."""
 
     run_id: str
@@ -106,7 +100,7 @@ class HeldAgainst(_Strict):
     device: str
 
 
-class GateReport(_Strict):
+class GateReport(Strict):
     """`gate.json`."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -134,14 +128,4 @@ class GateReport(_Strict):
 def read(run_dir: Path) -> GateReport | None:
     """The verdicts of a run that was gated, None of one that was not; raises ResultsError where they are damaged."""
     path = run_dir / GATE_FILE
-    try:
-        return GateReport.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise ResultsError(f"{path}: cannot read ({error.strerror or error}).") from error
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise ResultsError(
-            f"{path}: not a gate's verdicts ({'.'.join(map(str, first['loc']))}: {first['msg']}); gate the run again."
-        ) from error
+    return read_whole(path, GateReport, "a gate's verdicts", "gate the run again") if path.exists() else None

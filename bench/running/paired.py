@@ -25,8 +25,8 @@ from pathlib import Path
 from bench.configuration.case import Case
 from bench.configuration.config import Config
 from bench.configuration.sweep import REFERENCE_METHOD, MethodLine, WorkItem
-from bench.machine import free_memory, telemetry
-from bench.machine.free_memory import Room
+from bench.machine import memory, telemetry
+from bench.machine.memory import Room
 from bench.machine.telemetry import Watch
 from bench.processes.failures import Failure
 from bench.processes.messages import Job
@@ -62,9 +62,7 @@ def run(
     uuid = loaded.info.environment.device_uuid if config.run.device == "cuda" else None
     with contextlib.ExitStack() as stack:
         seen = watch or telemetry.watch(stack, uuid)
-        paired = _PairedRun(
-            config, run_dir, list(loaded.records), on_event, seen, free or (lambda: free_memory.free(uuid))
-        )
+        paired = _PairedRun(config, run_dir, list(loaded.records), on_event, seen, free or (lambda: memory.free(uuid)))
         return paired.measure(items)
 
 
@@ -215,12 +213,12 @@ class _PairedCase:
         if self.crowded or any(record.detail.crowded for record in self._records()):
             self.crowded = True
             return False
-        return free_memory.fit([self._needed(item.line) for item in items], self.run.free())
+        return memory.fit([self._needed(item.line) for item in items], self.run.free())
 
     def _needed(self, line: MethodLine) -> Room | None:
         """What a process of the line takes, as seen in this case."""
         seen = [record for record in self._records(line) if record.outcome == "ok"]
-        needs = [free_memory.needed(record) for record in ([self.solo[line]] if line in self.solo else seen)]
+        needs = [memory.needed(record) for record in ([self.solo[line]] if line in self.solo else seen)]
         known = [need for need in needs if need is not None]
         return max(known, key=lambda need: (need.device or 0, need.host or 0), default=None)
 

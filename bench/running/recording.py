@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench.errors import BenchError
 from bench.inputs import contents
-from bench.processes.sigint import held_back
+from bench.processes.signals import held_back
 from bench.progress import count
 from bench.results import store
 from bench.results.schema import Outcome, Record

@@ -21,8 +21,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from bench.results import files, store
-from bench.training.files import unfinished
-from gram_core.protocols import Method, Stateful
+from bench.training.plan import unfinished
+from gram_core.methods._base import MethodBase
+from gram_core.protocols import Stateful
 from gram_core.training import Training
 
 FORMAT = 1
@@ -63,7 +64,7 @@ def load(path: Path) -> Checkpoint | None:
     return Checkpoint(tensors, facts)
 
 
-def of(method: Method, training: Training) -> Checkpoint:
+def of(method: MethodBase, training: Training) -> Checkpoint:
     """Everything that the next steps of a method with nothing pending depend on, the position in the data excepted."""
     tensors = dict(_weights(training))
     for name, optimizer in _optimizers(training):
@@ -77,13 +78,13 @@ def of(method: Method, training: Training) -> Checkpoint:
     return Checkpoint(tensors, {name: scheduler.last_epoch for name, scheduler in _schedulers(training)})
 
 
-def kept(method: Method, training: Training) -> Checkpoint:
+def kept(method: MethodBase, training: Training) -> Checkpoint:
     """The same as a copy on the host, which further steps leave as it is."""
     now = of(method, training)
     return Checkpoint({name: tensor.detach().cpu().clone() for name, tensor in now.tensors.items()}, now.facts)
 
 
-def restore(checkpoint: Checkpoint, method: Method, training: Training) -> None:
+def restore(checkpoint: Checkpoint, method: MethodBase, training: Training) -> None:
     """Makes a freshly built method the one that `of` was taken of."""
     for name, optimizer in _optimizers(training):
         state: dict[int, dict[str, Tensor]] = {}
@@ -94,7 +95,7 @@ def restore(checkpoint: Checkpoint, method: Method, training: Training) -> None:
     _go_back(checkpoint, method, training)
 
 
-def rewind(checkpoint: Checkpoint, method: Method, training: Training) -> None:
+def rewind(checkpoint: Checkpoint, method: MethodBase, training: Training) -> None:
     """Undoes the steps since `kept`, in the tensors that the method has now: steps captured meanwhile go on to hold.
 
     State that an optimizer did not have yet becomes zero, which is what SGD's, Adam's and AdamW's begins with.
@@ -109,7 +110,7 @@ def rewind(checkpoint: Checkpoint, method: Method, training: Training) -> None:
     _go_back(checkpoint, method, training)
 
 
-def _go_back(checkpoint: Checkpoint, method: Method, training: Training) -> None:
+def _go_back(checkpoint: Checkpoint, method: MethodBase, training: Training) -> None:
     """All but the optimizers' own state."""
     tensors = checkpoint.tensors
     with torch.no_grad():

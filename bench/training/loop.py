@@ -8,7 +8,7 @@ the making of their batches; evaluation, checkpoints and set-up lie outside, and
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,7 +23,6 @@ from bench.results.schema import PeakMemory
 from bench.results.training import Quality, Stopped
 from bench.training import checkpoint, judging
 from bench.training.checkpoint import Checkpoint
-from bench.training.stopping import EarlyStopping
 from bench.workloads._base import HeldOut, Scored
 from gram_core.methods.multi_step import resolve_accumulation_steps
 from gram_core.protocols import Accumulating
@@ -77,7 +76,7 @@ class Learner:
     @property
     def training(self) -> Training:
         """What the method trains: its own where it has one."""
-        return getattr(self.method, "training", self.built.training)
+        return self.built.stepping
 
     def warm_up(self) -> None:
         """Takes the untimed steps and undoes them: training begins, or goes on, as if they had not been."""
@@ -197,3 +196,28 @@ def _mean(losses: list[Tensor], step: int) -> float:
     if not math.isfinite(mean):
         raise NonFiniteLoss(f"the loss is {mean} by step {step}; lower the learning rate or choose another precision")
     return mean
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    """The best value so far, and how many evaluations have passed since."""
+
+    patience: int
+    best: float | None = None
+    since_best: int = 0
+
+    def after(self, value: float | None) -> EarlyStopping:
+        """The state after one more evaluation; a value that is missing or not a number is never a best."""
+        if value is not None and not math.isnan(value) and (self.best is None or value > self.best):
+            return replace(self, best=value, since_best=0)
+        return replace(self, since_best=self.since_best + 1)
+
+    @property
+    def is_best(self) -> bool:
+        """Whether the last evaluation was the best one."""
+        return self.best is not None and self.since_best == 0
+
+    @property
+    def over(self) -> bool:
+        """Whether patience has run out."""
+        return self.since_best >= self.patience

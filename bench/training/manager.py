@@ -17,7 +17,7 @@ from bench.inputs import contents
 from bench.processes.failures import Failure
 from bench.processes.fork_server import Worker
 from bench.processes.messages import Entered
-from bench.processes.sigint import held_back
+from bench.processes.signals import held_back
 from bench.processes.supervision import WorkerFailed, messages
 from bench.results import store, training
 from bench.results.identity import key
@@ -26,9 +26,8 @@ from bench.results.training import TrainingPoint
 from bench.running.eta import Pace
 from bench.running.events import Event, FellBack, Finished, PhaseBegan, Planned, PointReached, Started
 from bench.training import worker
-from bench.training.files import remove_checkpoint
 from bench.training.messages import Reached, TrainJob, Unwritable
-from bench.training.plan import TrainItem
+from bench.training.plan import TrainItem, remove_checkpoint
 
 
 def run(config: Config, run_dir: Path, items: Sequence[TrainItem], on_event: Callable[[Event], None]) -> None:

@@ -1,4 +1,7 @@
-"""The trainings of a run: cases x seeds x method lines, in the order they are trained."""
+"""The trainings of a run: cases x seeds x method lines, in the order they are trained; and where their checkpoints lie.
+
+Loads without torch.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from bench.results.identity import key
 
 if TYPE_CHECKING:
     from bench.configuration.config import Config
+
 
 CHECKPOINTS = "checkpoints"
 
@@ -58,3 +62,16 @@ def plan(config: Config) -> tuple[TrainItem, ...]:
     return tuple(
         TrainItem(case, line, seed) for case, lines in cases.items() for seed in config.train.seeds for line in lines
     )
+
+
+def unfinished(path: Path) -> Path:
+    """Where a checkpoint is written before it takes its place."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Removes the checkpoint of a training that has ended, and what a crash left of a half-written one."""
+    for each in (path, unfinished(path)):
+        each.unlink(missing_ok=True)
+    if path.parent.is_dir() and not any(path.parent.iterdir()):
+        path.parent.rmdir()

@@ -132,7 +132,7 @@ class VerifiedCase:
         self._restore()
         training = replace(self.training, optimization=stepped_by, table=table or self.training.table)
         stepping = build_method(method, self._trained(training), settings or method.Settings(), engine)
-        if (tier := getattr(stepping, "tier", None)) is not None:
+        if (tier := stepping.tier) is not None:
             self.ran[engine] = Ran(tier.tier, tier.why_no_faster)
         torch.manual_seed(self.config.run.seed)
         for number, batch in enumerate(batches):

@@ -89,11 +89,11 @@ def lead(connection: Connection, asked: Asked, output: int) -> None:
 
 def member(connection: Connection, asked: Asked) -> None:
     """One rank; the first tells what all found."""
-    from bench.processes import parent_death
+    from bench.processes import signals
     from bench.worker.rank import own_device
     from gram_core.distributed import connect
 
-    parent_death.hold()
+    signals.hold()
     torch.set_num_threads(1)
     device = own_device(asked.device == "cuda")
     ranks = connect(device)

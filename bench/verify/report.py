@@ -244,7 +244,7 @@ def _is_verified(config: Config, line: MethodLine) -> bool:
     if line.method == REFERENCE:
         return line.engine != "eager"
     chosen = method_class(line.method, config.run.plugins)
-    return hasattr(chosen, "exact_with") or chosen.exactness == "exact"
+    return chosen.exact_with is not None or chosen.exactness == "exact"
 
 
 def _small(config: Config, cases: list[Case], users: int) -> Case:

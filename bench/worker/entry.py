@@ -7,7 +7,7 @@ import os
 import signal
 from multiprocessing.connection import Connection
 
-from bench.processes import parent_death
+from bench.processes import signals
 from bench.processes.messages import Job, Measured
 
 STANDARD_OUTPUTS = (1, 2)
@@ -48,7 +48,7 @@ def _lead(connection: Connection, job: Job, *, in_turns: bool) -> None:
 def begin(output: int | None) -> None:
     """What every worker does first: hold on to its manager, leave Ctrl-C to it, print out of its way."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent_death.hold()
+    signals.hold()
     if output is not None:
         for descriptor in STANDARD_OUTPUTS:
             os.dup2(output, descriptor)

@@ -39,9 +39,8 @@ from bench.processes import failures
 from bench.processes.messages import Entered, Job, Order, TakeWindow, Took, Warm
 from bench.results.analysis.tiers import TIER, WHY
 from bench.results.schema import Loss, Record, Throughput
-from bench.worker.cf_steps import cf_step_s
+from bench.worker.afterwards import cf_step_s, useful_work
 from bench.worker.records import failed_record, identity
-from bench.worker.useful_work import useful_work
 from gram_core.batch import Batch
 
 FIRST_TIMED = 1_000_000
@@ -318,7 +317,8 @@ class Subject:
 
     def _made_ready(self) -> int:
         """Calls of the method so far that made something ready which later ones find."""
-        return getattr(self.built.graphs, "made_ready", lambda: 0)()
+        graphs = self.built.graphs
+        return graphs.made_ready() if graphs else 0
 
     def _run(self, units: int) -> Window:
         """A timed window of `units` units on batches made before it."""
@@ -423,8 +423,8 @@ class Subject:
 
     def _waited_s(self) -> float | None:
         """Seconds in which the device waited for the host since the last call; None where the engine can't tell."""
-        take = getattr(self.built.graphs, "take_idle_s", None)
-        return None if take is None else take()
+        graphs = self.built.graphs
+        return graphs.take_idle_s() if graphs else None
 
     def _initialised_s(self) -> float | None:
         """Set-up, and what steps took beyond a known size's pace: compilation, capture, first allocations."""
@@ -452,13 +452,13 @@ class Subject:
             "peak_memory_bytes": peak_memory(self.device),
             "steps_per_epoch": self.built.workload.steps_per_epoch,
             **dict(zip((TIER, WHY), self.built.ran, strict=True)),
-            "fixed_memory_bytes": fixed_bytes(getattr(self.built.method, "training", self.built.training)),
+            "fixed_memory_bytes": fixed_bytes(self.built.stepping),
             "detail": {
                 **self.built.detail,
-                **({"graphs": counts()} if (counts := getattr(self.built.graphs, "capture_counts", None)) else {}),
+                **({"graphs": graphs.capture_counts()} if (graphs := self.built.graphs) else {}),
                 **({"windows_taken_again": len(self._retaken_s)} if self._retaken_s else {}),
                 **self._basis(),
-                **({"kept_bytes": kept} if (kept := getattr(self.built.method, "kept_bytes", None)) else {}),
+                **({"kept_bytes": kept} if (kept := self.built.method.kept_bytes) else {}),
                 "first_unit_s": self.warm.units[0].seconds if self.warm.units else None,
                 "threads": torch.get_num_threads(),
                 "resident_at_start_bytes": self._memory_at_start,

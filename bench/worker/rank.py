@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bench.processes import parent_death
+from bench.processes import signals
 from bench.processes.messages import Finish, Job, Order, TakeWindow
 from bench.results.files import replace
 from bench.worker.distributed_measurement import RankedSubject
@@ -40,7 +40,7 @@ class Task(NamedTuple):
 
 def member(connection: Connection, task: Task, folder: str) -> None:
     """A rank on the manager's host. folder: where it leaves its record, the first one's, or word of its failure."""
-    parent_death.hold()
+    signals.hold()
     rank = int(os.environ["RANK"])
     speaks = int(os.environ["LOCAL_RANK"]) == 0
     record = _measure(task, connection if speaks else None)

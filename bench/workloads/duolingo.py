@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.configuration.paths import DataPath
+from bench.configuration.values import DataPath
 from bench.workloads._base import Axes, MalformedData, Task, Workload, WorkloadRequest, no_argument
 from bench.workloads._io.dropped import Dropped
 from bench.workloads._io.lines import lines

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.configuration.paths import DataPath
+from bench.configuration.values import DataPath
 from bench.workloads._base import Axes, HoldOut, Task, Workload, WorkloadRequest, no_argument
 from bench.workloads._io.mind_files import BEHAVIOR_FILE, NEWS_FILE, read_bodies, read_news, write_impressions
 from bench.workloads._log.cached_log import StoredLog, check_files, keep_texts, some_left, texts_of

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from bench.configuration.values import Table
 from bench.inputs import assets
 from bench.workloads._base import Axes, Task, Workload, WorkloadRequest
 from bench.workloads._sampling import drawn_batches
@@ -36,10 +37,8 @@ _SHIFT = 509
 patch."""
 
 
-class Settings(BaseModel):
+class Settings(Table):
     """`[workload.pictures]`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: Literal["noise", "digits"] = "noise"
     """noise: random pixels. digits: handwritten ones of MNIST, enlarged to what the encoder reads, in grey."""

@@ -22,11 +22,11 @@ from pydantic import Field
 
 from bench.workloads._base import Axes, Task, Workload, WorkloadRequest
 from bench.workloads._log import interaction_log
-from bench.workloads._log.disk_cache import kept
+from bench.workloads._log.cached_log import kept
 from bench.workloads._log.real_log import check_ratio, check_task, log_workload
 from bench.workloads._sampling.epoch_sampler import LogSettings
-from bench.workloads._synth import lognormal, synthesis, zipf_law
-from bench.workloads._synth.random_texts import random_texts, shortest
+from bench.workloads._synth import laws, synthesis
+from bench.workloads._synth.synthesis import random_texts, shortest
 
 ASSETS: tuple[str, ...] = ()
 TAKES_REPETITION_RATIO = False
@@ -105,7 +105,7 @@ def build(settings: Settings, request: WorkloadRequest) -> Workload:
     shape = SHAPES[str(request.argument)]
     log = synthesized(shape, settings)
     rng = np.random.default_rng([request.seed, _TABLE])
-    uncut = lognormal.sizes(
+    uncut = laws.sizes(
         rng, shape.items, round(shape.text_tokens * shape.items), settings.text_sigma, shortest(request), 1 << 20
     )
     tokens, offsets = random_texts(np.minimum(uncut, request.text_length), request, rng)
@@ -145,18 +145,18 @@ def synthesized(
 
     def draw(folder: Path) -> dict[str, Any]:
         rng = np.random.default_rng(0)
-        lengths = lognormal.sizes(rng, users, interactions, settings.history_sigma, 1, most)
+        lengths = laws.sizes(rng, users, interactions, settings.history_sigma, 1, most)
         earlier = np.zeros_like(lengths)
         if shape.earlier:
-            earlier = lognormal.sizes(rng, users, users * shape.earlier, settings.history_sigma, 1, most)
-        popularity = zipf_law.weights(shape.items, settings.zipf)
+            earlier = laws.sizes(rng, users, users * shape.earlier, settings.history_sigma, 1, most)
+        popularity = laws.weights(shape.items, settings.zipf)
         right = _RIGHT if shape.task == "response" else 1.0
         with interaction_log.LogWriter(folder) as writer:
             synthesis.write(writer, rng, popularity, lengths + earlier, earlier, right)
             writer.finish(shape.items)
         return {}
 
-    laws = (settings.zipf, settings.history_sigma, shape.earlier, shape.task)
+    drawn = (settings.zipf, settings.history_sigma, shape.earlier, shape.task)
     sizes = (users, shape.items, interactions)
-    folder, _ = kept("logs", f"{interaction_log.FORMAT} shape {sizes} {laws} numpy {np.__version__}", draw, announce)
+    folder, _ = kept("logs", f"{interaction_log.FORMAT} shape {sizes} {drawn} numpy {np.__version__}", draw, announce)
     return interaction_log.read(folder)

@@ -7,14 +7,15 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from bench.configuration.values import Table
 from bench.inputs import assets
 from bench.workloads._base import Axes, Workload, WorkloadRequest
 from bench.workloads._io.movielens_files import film_texts, read_log
 from bench.workloads._io.tokens import tokenized
 from bench.workloads._sampling import drawn_batches
-from bench.workloads._synth.random_texts import random_texts, shortest
+from bench.workloads._synth.synthesis import random_texts, shortest
 
 ASSETS: tuple[str, ...] = ()
 TAKES_REPETITION_RATIO = True
@@ -24,10 +25,8 @@ _TABLE = 0
 """Stream of random numbers under the request's seed; 1 is that of batches."""
 
 
-class Settings(BaseModel):
+class Settings(Table):
     """`[workload.synthetic]`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     items: Annotated[int, Field(ge=1)] = 20_000
     """Items of the catalogue."""

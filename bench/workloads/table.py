@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.configuration.paths import DataPath
+from bench.configuration.values import DataPath
 from bench.workloads._base import Axes, Task, Workload, WorkloadRequest, no_argument
 from bench.workloads._io.dropped import Dropped
 from bench.workloads._io.table_files import EMPTY, UNKNOWN, Numbers, check_format, read_interactions, read_items

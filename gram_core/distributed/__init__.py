@@ -15,7 +15,7 @@ method that trains; `accumulation_steps="auto"` is not for several ranks, whose 
 At the end drop method and training, whose graphs hold collectives, and call `disconnect`.
 """
 
-from gram_core.distributed.exchange_costs import ExchangeCosts
+from gram_core.distributed.plans import ExchangeCosts
 from gram_core.distributed.ranks import Ranks, connect, disconnect
 from gram_core.distributed.sharded import shard_encoder, zero_redundancy
 from gram_core.distributed.training import DistributedTraining

@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 
 from gram_core.distributed.peer_memory import PeerMemory, summed, unsupported
 from gram_core.distributed.ranks import Ranks
-from gram_core.joint import Made, Room
+from gram_core.protocols import Made, Room
 
 
 class JointGradients:
@@ -126,6 +126,10 @@ class JointGradients:
             following.wait_stream(summing)
             with torch.cuda.stream(following):
                 summed([value], out)
+            return
+        if peers.in_parts:
+            with torch.cuda.stream(summing):
+                peers.sum_in_parts(value, out)
             return
         copied = peers.pieces(value)
         while True:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from gram_core.batch import Selection, mapped
 from gram_core.distributed.ranks import Ranks
-from gram_core.sharing import Share
 from gram_core.small_numbers import stable_order
+from gram_core.training import Share
 
 Exchange = Callable[[Tensor], Tensor]
 Assign = Callable[[Tensor, int], Tensor]

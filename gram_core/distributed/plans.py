@@ -17,11 +17,9 @@ import torch
 from torch import Tensor
 
 from gram_core.batch import Batch, Selection, unique_items
-from gram_core.distributed.exchange_costs import ExchangeCosts
 from gram_core.distributed.layout import Assign, Layout
 from gram_core.distributed.ranks import Ranks
-from gram_core.loss_terms import loss_terms
-from gram_core.protocols import CFModule, ItemSource
+from gram_core.protocols import CFModule, ItemSource, loss_terms
 from gram_core.small_numbers import distinct
 
 FEWEST_ITEMS = 1024
@@ -163,3 +161,21 @@ class Planner:
             return True
         local_tokens = max(int(self._table.lengths[part].sum()) for part in parts)
         return self._costs.sharing_pays(local_tokens, shared_tokens, rows)
+
+
+@dataclass(frozen=True)
+class ExchangeCosts:
+    """What `deduplicate="auto"` weighs, in seconds; the same on every rank.
+
+    token_s: of one token that passes the encoder forwards and backwards. row_s, exchange_s: of an exchange of encodings
+    and of their gradients, for each row of a rank and whatever there are.
+    """
+
+    token_s: float
+    row_s: float
+    exchange_s: float
+
+    def sharing_pays(self, local_tokens: int, shared_tokens: int, rows: int) -> bool:
+        """Whether the slowest rank is done earlier with `shared_tokens`, after an exchange of so many rows of each
+        rank, than with `local_tokens` and none."""
+        return (local_tokens - shared_tokens) * self.token_s > self.exchange_s + rows * self.row_s

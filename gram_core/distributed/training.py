@@ -18,15 +18,13 @@ from torch.distributed.tensor import DTensor
 
 from gram_core.batch import Batch, Selection, mapped
 from gram_core.distributed.end_to_end import DataParallelLoss
-from gram_core.distributed.exchange_costs import ExchangeCosts
 from gram_core.distributed.gradients import JointGradients
 from gram_core.distributed.layout import OwnedShare, balanced_owners, spread_evenly
 from gram_core.distributed.owned_buffer import OwnedEncodingBuffer
-from gram_core.distributed.plans import Planner
+from gram_core.distributed.plans import ExchangeCosts, Planner
 from gram_core.distributed.ranks import Ranks
 from gram_core.encoding_buffer import EncodingBuffer
-from gram_core.sharing import Share
-from gram_core.training import Placed, Training
+from gram_core.training import Placed, Share, Training
 
 if TYPE_CHECKING:
     from gram_core.engines._captured_cf import CapturingTraining

@@ -45,7 +45,8 @@ def compiling() -> Iterator[None]:
     variants = torch._dynamo.config.patch(recompile_limit=VARIANTS, fail_on_recompile_limit_hit=True)
     shapes: Any = torch.fx.experimental._config
     sizes = shapes.patch(use_duck_shape=False)  # equal ones at first need not stay equal
-    with torch._functorch.config.patch(keeps_little), variants, sizes, _joining_in_place():
+    numbers = torch._dynamo.config.patch(specialize_float=True)  # an adapter's scale as a variable is traced twice
+    with torch._functorch.config.patch(keeps_little), variants, sizes, numbers, _joining_in_place():
         yield
 
 

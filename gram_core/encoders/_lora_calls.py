@@ -74,7 +74,10 @@ def _plain_adapter(module: Any) -> str | None:
 
 
 def _forward(module: Any, name: str, x: Tensor) -> Tensor:
-    """x [..., in] -> [..., out], in the dtype that its products would be computed in."""
+    """x [..., in] -> [..., out], in the dtype that its products would be computed in.
+
+    Autocast is left on: of tensors of one dtype it casts none, and torch keeps no compiled graph that switches it off.
+    """
     base, down, up = module.base_layer, module.lora_A[name].weight, module.lora_B[name].weight
     kind = x.device.type
     casts = torch.is_autocast_enabled(kind) and x.dtype != torch.float64  # which autocast leaves as it is
@@ -82,5 +85,4 @@ def _forward(module: Any, name: str, x: Tensor) -> Tensor:
     weight, bias = base.weight.to(dtype), None if base.bias is None else base.bias.to(dtype)
     rows = x.to(dtype).flatten(0, -2)
     scaled = (up * module.scaling[name]).to(dtype)
-    with torch.autocast(kind, enabled=False):
-        return adapted_linear(rows, weight, bias, down.to(dtype), scaled).unflatten(0, x.shape[:-1])
+    return adapted_linear(rows, weight, bias, down.to(dtype), scaled).unflatten(0, x.shape[:-1])

@@ -30,9 +30,9 @@ from gram_core.encoders.packed_pooling import pooled
 from gram_core.encoders.packing_encoder import PackingEncoder, needs_padding, refuses_dtype
 from gram_core.encoders.probe import evaluating, positions
 from gram_core.encoders.shadows import Shadows
-from gram_core.joint import Room
 from gram_core.kernels import text_attention
 from gram_core.packing import PackedTexts, pack
+from gram_core.protocols import Room
 
 WITHOUT_INTERFACE = {"mpnet": attending_as_mpnet}
 """Models that look up no attention and are told ours otherwise, by `model_type`."""

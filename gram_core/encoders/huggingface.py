@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from gram_core.batch import Texts
-from gram_core.batch_statistics import refuse_batch_statistics
 from gram_core.encoders.head import head_width
 from gram_core.encoders.pooling import Pooling, pooling_module
 from gram_core.encoders.probe import is_causal
+from gram_core.modes import refuse_batch_statistics
 
 
 class HuggingFaceEncoder(nn.Module):

@@ -21,9 +21,9 @@ from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.encoders.packed_pooling import pool, pool_backward
 from gram_core.encoders.packing_encoder import PackingEncoder, needs_padding, refuses_dtype
 from gram_core.encoders.standing import StandingWeights, SummedStandingWeights
-from gram_core.joint import Room
 from gram_core.kernels.attention import tile_for
 from gram_core.packing import PackedTexts
+from gram_core.protocols import Room
 
 
 def unsupported(encoder: HuggingFaceEncoder) -> str | None:

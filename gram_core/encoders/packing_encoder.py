@@ -18,8 +18,8 @@ from gram_core.encoders.bucketed import BucketedEncoder
 from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.encoders.packed_pooling import POOLINGS
 from gram_core.encoders.watch import Watch
-from gram_core.joint import Room
 from gram_core.packing import PackedTexts, pack
+from gram_core.protocols import Room
 
 if TYPE_CHECKING:
     from gram_core.encoders.standing import Standing

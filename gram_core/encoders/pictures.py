@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from gram_core.batch_statistics import refuse_batch_statistics
 from gram_core.encoders.pooling import Pooling, pooling_module
+from gram_core.modes import refuse_batch_statistics
 
 PicturePooling = Pooling | Literal["head"]
 """head: by the head that comes with the model, SigLIP's attention for one."""

@@ -55,14 +55,39 @@ class Capacities:
         return count <= size <= count + max(count // 8, self._smallest)
 
 
+class StaticInputs:
+    """Buffers on `device` for inputs of one signature. Those of the host travel as one block, int32; `inputs` are
+    views of it."""
+
+    def __init__(self, inputs: Inputs, device: torch.device):
+        travelling = dict(_travelling(inputs))
+        sizes = [tensor.numel() * tensor.element_size() // 4 for tensor in travelling.values()]
+        self.block = torch.zeros(sum(sizes), dtype=torch.int32, device=device)
+        self.inputs = {
+            name: part.view(tensor.dtype).view(tensor.shape)
+            for (name, tensor), part in zip(travelling.items(), self.block.split(sizes), strict=True)
+        }
+        for name, tensor in inputs.items():
+            if name not in self.inputs:
+                self.inputs[name] = torch.zeros_like(tensor, device=device)
+        self.staging = Staging(len(self.block), device)
+
+    def load(self, inputs: Inputs) -> None:
+        """Copies them here; returns before they have arrived."""
+        travelling = dict(_travelling(inputs))
+        if travelling:
+            parts = [tensor.contiguous().view(-1).view(torch.int32) for tensor in travelling.values()]
+            self.staging.send(parts, self.block)
+        for name, tensor in inputs.items():
+            if name not in travelling:
+                self.inputs[name].copy_(tensor, non_blocking=True)
+
+
 @dataclass
 class _Instance:
     """Static inputs of one signature, and its graph once there is one."""
 
-    inputs: dict[str, Tensor]
-    block: Tensor
-    """What travels from the host, int32; the inputs are views of it."""
-    staging: Staging
+    static: StaticInputs
     calls: int = 0
     graph: torch.cuda.CUDAGraph | None = None
     outputs: Outputs = ()
@@ -111,8 +136,8 @@ class CapturedFunction:
         instance = self._instance(signature, inputs)
         instance.calls += 1
         with self._pool.idle.busy():
-            self._load(instance, inputs)
-            return self._run(instance, lambda: function(instance.inputs))
+            instance.static.load(inputs)
+            return self._run(instance, lambda: function(instance.static.inputs))
 
     def _run(self, instance: _Instance, function: Callable[[], Outputs]) -> Outputs:
         if self._captures and not self._uncaptured and instance.graph is None and instance.calls > 1:
@@ -148,32 +173,10 @@ class CapturedFunction:
         if instance is None:
             while len(self._instances) >= self._most_graphs:
                 self._instances.popitem(last=False)
-            instance = self._instances[signature] = self._new_instance(inputs)
+            instance = self._instances[signature] = _Instance(StaticInputs(inputs, self._device))
             self.counts.signatures.add(signature)
         self._instances.move_to_end(signature)
         return instance
-
-    def _new_instance(self, inputs: Inputs) -> _Instance:
-        travelling = dict(_travelling(inputs))
-        sizes = [tensor.numel() * tensor.element_size() // 4 for tensor in travelling.values()]
-        block = torch.zeros(sum(sizes), dtype=torch.int32, device=self._device)
-        static = {
-            name: part.view(tensor.dtype).view(tensor.shape)
-            for (name, tensor), part in zip(travelling.items(), block.split(sizes), strict=True)
-        }
-        for name, tensor in inputs.items():
-            if name not in static:
-                static[name] = torch.zeros_like(tensor, device=self._device)
-        return _Instance(static, block, Staging(len(block), self._device))
-
-    def _load(self, instance: _Instance, inputs: Inputs) -> None:
-        travelling = dict(_travelling(inputs))
-        if travelling:
-            parts = [tensor.contiguous().view(-1).view(torch.int32) for tensor in travelling.values()]
-            instance.staging.send(parts, instance.block)
-        for name, tensor in inputs.items():
-            if name not in travelling:
-                instance.inputs[name].copy_(tensor, non_blocking=True)
 
 
 class IdleMeter:
@@ -271,3 +274,26 @@ def _travelling(inputs: Inputs) -> Iterator[tuple[str, Tensor]]:
         for name, tensor in inputs.items():
             if tensor.element_size() == size and not tensor.is_cuda:
                 yield name, tensor
+
+
+class Captured:
+    """A method, or a part of one, whose work is captured: `functions`, whose graphs share a pool."""
+
+    _pool: GraphPool
+    functions: tuple[CapturedFunction, ...]
+
+    def take_idle_s(self) -> float | None:
+        """Seconds in which the device waited for the host since the last call; None where it keeps no time."""
+        return self._pool.idle.take_idle_s()
+
+    def made_ready(self) -> int:
+        """Calls so far of sizes that were new: run as they are, then captured. What steps of known sizes do not pay."""
+        return sum(function.made_ready for function in self.functions)
+
+    def capture_counts(self) -> dict[str, int]:
+        """Calls replayed from graphs and calls run uncaptured, so far, of all its functions."""
+        counts = [function.counts for function in self.functions]
+        return {
+            "replayed": sum(count.replayed for count in counts),
+            "uncaptured": sum(count.uncaptured for count in counts),
+        }

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from gram_core.batch import Batch
 from gram_core.engines._capturable import forget_what_is_replaced, make_capturable
-from gram_core.engines._captured import Capacities, CapturedFunction, GraphPool, Inputs, Outputs
+from gram_core.engines._captured import Capacities, Captured, CapturedFunction, GraphPool, Inputs, Outputs
 from gram_core.engines._inputs import SMALLEST_ROWS, batch_of, filled_up, gather_of, slot_inputs
-from gram_core.engines._told import Captured
 from gram_core.phases import phase
 from gram_core.training import Training
 
@@ -62,8 +61,6 @@ class CapturingTraining(Training):
     """
 
     pool: GraphPool = field(kw_only=True)
-    captured: CapturedCFStep | None = field(init=False, default=None, repr=False)
-    """Who tells of their graphs; None while no CF step has been taken."""
     captures: ClassVar[bool] = True
 
     @classmethod

@@ -11,21 +11,21 @@ n items encoded, R rows of encodings (each chunk's capacity, one chunk behind th
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gram_core.batch import PADDING_SLOT, Batch
-from gram_core.chunking import GraphBudget, chunk_bounds
+from gram_core.chunking import GraphBudget, budget_bytes, chunk_bounds
 from gram_core.encoders.packing_encoder import PackingEncoder
 from gram_core.engines._capturable import forget_what_is_replaced
 from gram_core.engines._captured import CapturedFunction, Inputs, Outputs
 from gram_core.engines._captured_cf import CapturingTraining
 from gram_core.engines._captured_methods import CapturedExact
-from gram_core.engines._gradient_sums import GradientSums
 from gram_core.engines._inputs import batch_of, gather_of, packed_texts, rows_of, slot_inputs
-from gram_core.engines._memory_room import MemoryRoom
 from gram_core.methods.single_step import SingleStep
 from gram_core.phases import phase
 
@@ -189,3 +189,83 @@ def _unnumbered(inputs: Inputs, number: int) -> Chunk:
     """One chunk of those that `_numbered` put together."""
     start = f"{number}."
     return {name.removeprefix(start): tensor for name, tensor in inputs.items() if name.startswith(start)}
+
+
+WATCHED_STEPS = 3
+"""Steps that keep nothing, until what stays is allocated: run as they are, captured, replayed."""
+LARGER = 1.5
+"""A chunk so much larger than the one that was measured is measured as well."""
+
+
+class MemoryRoom:
+    """How many tokens' graphs a budget has room for beside what a step needs that keeps none.
+
+    memory_budget: bytes, or, up to 1, a share of the device (see `GraphBudget`). What a step needs anyway is what stays
+    between steps and twice the graph of a chunk, which passes backward. What is left is halved: the first call of new
+    sizes, which no graph serves, takes as much again beside the graphs' pool.
+    """
+
+    def __init__(self, memory_budget: float, device: torch.device):
+        self._bytes = budget_bytes(memory_budget, device)
+        self._device = device
+        self._steps = 0
+        self._measured = 0
+        """Tokens of the chunk that was measured."""
+        self.kept_tokens = 0
+        """Of the last step."""
+
+    def tokens(self, encode: Callable[[], object], tokens: int) -> int:
+        """Of the next step. encode: runs a chunk of so many tokens, and returns what its graph hangs on."""
+        self._steps += 1
+        if self._steps > WATCHED_STEPS and tokens > LARGER * self._measured:
+            stays = torch.cuda.memory_allocated(self._device)
+            graph = encode()
+            held = torch.cuda.memory_allocated(self._device) - stays
+            del graph
+            left = (self._bytes - stays - 2 * held) / 2
+            self._measured, self.kept_tokens = tokens, max(0, int(left * tokens / max(held, 1)))
+        return self.kept_tokens
+
+
+class GradientSums:
+    """What backward passes leave in the `.grad` of `parameters`, summed over the functions of one step.
+
+    A `.grad` that a graph makes is memory of its pool, which the next graph of the pool writes over. The sums are made
+    here, outside of any, and have their places for good: every function adds to them what its passes made (`add`),
+    inside its graph, and leaves no `.grad` behind, for a replay runs no Python that could see one.
+    A parameter that has never had a gradient gets none, as in eager steps, so that no optimizer decays it.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor]):
+        each_once = {id(parameter): parameter for parameter in parameters if parameter.requires_grad}  # some are tied
+        self._parameters = list(each_once.values())
+        self._sums = [torch.zeros_like(parameter, requires_grad=False) for parameter in self._parameters]
+        self._met = [False] * len(self._parameters)
+
+    @property
+    def met(self) -> int:
+        """Of how many parameters there has been a gradient: what graphs that read the sums are bound to."""
+        return sum(self._met)
+
+    def clear(self) -> None:
+        """Begins a step."""
+        if self._sums:
+            torch._foreach_zero_(self._sums)
+
+    def add(self) -> None:
+        """Adds every `.grad` there is, and takes it away."""
+        pairs = [(total, p.grad) for total, p in zip(self._sums, self._parameters, strict=True) if p.grad is not None]
+        if pairs:
+            torch._foreach_add_([total for total, _ in pairs], [gradient for _, gradient in pairs])
+        for number, parameter in enumerate(self._parameters):
+            self._met[number] |= parameter.grad is not None
+            parameter.grad = None
+
+    @contextmanager
+    def handed_over(self) -> Iterator[None]:
+        """Within, the sums are the parameters' `.grad`."""
+        for parameter, total, met in zip(self._parameters, self._sums, self._met, strict=True):
+            parameter.grad = total if met else None
+        yield
+        for parameter in self._parameters:
+            parameter.grad = None

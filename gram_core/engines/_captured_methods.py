@@ -16,7 +16,7 @@ from gram_core.encoders.packing_encoder import PackingEncoder
 from gram_core.encoders.standing import StandingOptimization
 from gram_core.encoding_buffer import EncodingBuffer
 from gram_core.engines._capturable import Bound, forget_undecided, forget_what_is_replaced, make_capturable, stand
-from gram_core.engines._captured import Capacities, CapturedFunction, Inputs, Outputs
+from gram_core.engines._captured import Capacities, Captured, CapturedFunction, Inputs, Outputs
 from gram_core.engines._captured_cf import CapturingTraining
 from gram_core.engines._inputs import (
     SMALLEST_ROWS,
@@ -28,12 +28,11 @@ from gram_core.engines._inputs import (
     rows_of,
     slot_inputs,
 )
-from gram_core.engines._told import Captured
+from gram_core.methods._base import MethodBase
 from gram_core.methods.e2e import E2E
 from gram_core.methods.multi_step import MultiStep, pseudo_loss
 from gram_core.methods.single_step import SingleStep
 from gram_core.phases import phase
-from gram_core.protocols import Exactness
 from gram_core.training import Training
 
 
@@ -66,7 +65,7 @@ class FollowsModel(Captured):
         return True
 
 
-class CapturedExact(FollowsModel):
+class CapturedExact(FollowsModel, MethodBase):
     """An exact method whose device work is captured: what both ways of doing so have in common.
 
     summed: whether gradients of several passes are summed before anything moves (see `stand`).
@@ -77,8 +76,7 @@ class CapturedExact(FollowsModel):
     def __init__(
         self, method: E2E | SingleStep, training: CapturingTraining, encoder: PackingEncoder, *, summed: bool = False
     ):
-        self.name: str = method.name
-        self.exactness: Exactness = method.exactness
+        self.name, self.exactness = method.name, method.exactness  # type: ignore[misc] # of this one
         self.training = training
         self.method = method
         self._encoder = encoder
@@ -87,15 +85,6 @@ class CapturedExact(FollowsModel):
         self._pool = training.pool
         self._sums_passes = summed
         self._prepare()
-
-    @property
-    def interval(self) -> int:
-        """The method's own."""
-        return self.method.interval
-
-    def finish(self) -> None:
-        """Nothing is pending between steps."""
-        self.method.finish()
 
     def encoded_items(self, batches: Sequence[Batch]) -> list[Tensor]:
         """The method's own."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -24,8 +25,7 @@ from gram_core.encoders.packing_encoder import PackingEncoder
 from gram_core.encoders.probe import evaluating
 from gram_core.encoders.proof import differs, few_texts
 from gram_core.encoders.watch import Watch
-from gram_core.protocols import ContentEncoder
-from gram_core.training import Training
+from gram_core.protocols import ContentEncoder, ItemSource
 
 PACKED, GENERAL, PADDED, AS_GIVEN = "packed", "general", "padded", "as given"
 PARTS_IN_FLOAT32 = 1e-5
@@ -34,6 +34,18 @@ PARTS_IN_FLOAT32 = 1e-5
 
 class FallBack(UserWarning):
     """The fast engine runs an encoder by a slower tier than its fastest."""
+
+
+class Encodes(Protocol):
+    """What a tier is chosen for: a `Training`, for one."""
+
+    @property
+    def encoder(self) -> ContentEncoder: ...
+    @property
+    def table(self) -> ItemSource: ...
+    @property
+    def amp_dtype(self) -> torch.dtype | None: ...
+    def agreed(self, objection: str | None) -> str | None: ...
 
 
 @dataclass
@@ -102,8 +114,8 @@ TIERS = (
 """The fastest first; below them is the encoder as it was given."""
 
 
-def choose(training: Training) -> tuple[ContentEncoder, Ran]:
-    """The training's encoder by the fastest tier that holds for it."""
+def choose(training: Encodes) -> tuple[ContentEncoder, Ran]:
+    """Its encoder by the fastest tier that holds for it."""
     encoder = training.encoder
     if not isinstance(encoder, HuggingFaceEncoder):
         return _said(encoder, Ran(AS_GIVEN, f"the encoder is a {type(encoder).__qualname__} and no HuggingFaceEncoder"))
@@ -124,7 +136,7 @@ def choose(training: Training) -> tuple[ContentEncoder, Ran]:
     return _said(encoder, Ran(AS_GIVEN, "; ".join(reasons)))
 
 
-def _watch(built: PackingEncoder, tier: Tier, texts: Texts, training: Training, ran: Ran) -> None:
+def _watch(built: PackingEncoder, tier: Tier, texts: Texts, training: Encodes, ran: Ran) -> None:
     """Has the tier proved again whenever the model is found changed."""
 
     def prove() -> str | None:

@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
 from gram_core.batch import Batch, Selection, every_slot
+from gram_core.methods._base import MethodBase
 from gram_core.phases import phase
-from gram_core.protocols import Exactness
-from gram_core.training import Gather, Training
+from gram_core.training import Gather
 
 
-class E2E:
+class E2E(MethodBase):
     """The reference that every speed-up is measured against."""
 
     name: ClassVar[str] = "e2e"
-    exactness: ClassVar[Exactness] = "exact"
     distributes: ClassVar[bool] = True
-
-    @dataclass(frozen=True)
-    class Settings:
-        """Nothing to set."""
-
-    def __init__(self, training: Training, settings: Settings | None = None):
-        self.training = training
-        self.settings = settings or self.Settings()
-
-    @property
-    def interval(self) -> int:
-        """Every step updates the encoder."""
-        return 1
 
     @staticmethod
     def select(batch: Batch) -> Selection:
@@ -62,10 +46,3 @@ class E2E:
         loss = self.accumulate(batch)
         self.training.optimization.step()
         return loss
-
-    def finish(self) -> None:
-        """Nothing is pending between steps."""
-
-    def encoded_items(self, batches: Sequence[Batch]) -> list[Tensor]:
-        """The items whose texts pass the encoder in these steps, one tensor per step."""
-        return [self.select(batch).items for batch in batches]

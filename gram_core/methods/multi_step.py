@@ -27,6 +27,7 @@ from gram_core.batch import Batch, Selection, unique_items
 from gram_core.chunking import chunk_bounds
 from gram_core.encoding_buffer import EncodingBuffer
 from gram_core.evaluation import encode_all
+from gram_core.methods._base import MethodBase
 from gram_core.phases import phase
 from gram_core.protocols import Exactness
 from gram_core.training import Training
@@ -79,7 +80,7 @@ def interval_passes(batches: Sequence[Batch], steps: int, ce_passes: int = 1) ->
     return passes
 
 
-class MultiStep:
+class MultiStep(MethodBase):
     """N CF steps on moved encodings, then one pass of the encoder over the items touched."""
 
     name: ClassVar[str] = "multi_step"

@@ -13,26 +13,23 @@ pseudo-target nor encodes again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from gram_core.batch import Batch, Selection, unique_items
-from gram_core.chunking import ChunkedEncoding, GraphBudget, KeptEncoding
+from gram_core.batch import Batch
+from gram_core.chunking import ChunkedEncoding, GraphBudget, KeptEncoding, SharedEncoding
+from gram_core.methods._base import MethodBase
 from gram_core.phases import phase
-from gram_core.protocols import Exactness
-from gram_core.sharing import SharedEncoding
-from gram_core.training import Gather, Training
+from gram_core.training import Gather
 
 
-class SingleStep:
+class SingleStep(MethodBase):
     """E2E's gradient at the cost of the unique items, with a memory bound of its own."""
 
     name: ClassVar[str] = "single_step"
-    exactness: ClassVar[Exactness] = "exact"
     distributes: ClassVar[bool] = True
 
     @dataclass(frozen=True)
@@ -53,15 +50,6 @@ class SingleStep:
             if self.memory_budget is not None and self.chunk_tokens is None:
                 raise ValueError("memory_budget needs chunk_tokens: graphs are kept or recomputed chunk by chunk")
 
-    def __init__(self, training: Training, settings: Settings | None = None):
-        self.training = training
-        self.settings = settings or self.Settings()
-
-    @property
-    def interval(self) -> int:
-        """Every step updates the encoder."""
-        return 1
-
     def accumulate(self, batch: Batch) -> Tensor:
         """Adds the batch's gradient to every parameter's `.grad`; returns the loss, detached."""
         with phase("host"):
@@ -69,11 +57,6 @@ class SingleStep:
         budget = GraphBudget(self.training.device, self.settings.kept_tokens, self.settings.memory_budget)
         own = ChunkedEncoding(self.training, share.items, self.settings.chunk_tokens, budget)
         return self._backpropagate(SharedEncoding(own, share), self.training.gather(share.slot_rows), batch)
-
-    @staticmethod
-    def select(batch: Batch) -> Selection:
-        """Every unique item gets one encoding."""
-        return unique_items(batch)
 
     def backpropagate(self, encodings: Tensor, gather: Gather, batch: Batch) -> Tensor:
         """From encodings [U, d] with their whole graph to every gradient; returns the loss, detached."""
@@ -99,10 +82,3 @@ class SingleStep:
         loss = self.accumulate(batch)
         self.training.optimization.step()
         return loss
-
-    def finish(self) -> None:
-        """Nothing is pending between steps."""
-
-    def encoded_items(self, batches: Sequence[Batch]) -> list[Tensor]:
-        """The items whose texts pass the encoder in these steps, one tensor per step; recomputation not counted."""
-        return [self.select(batch).items for batch in batches]

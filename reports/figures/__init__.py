@@ -1,10 +1,4 @@
-"""The figures: every file here that does not start with "_" draws one, and is found by its name.
-
-A figure module holds `TITLE`, `CAPTION` and `draw(frames, info) -> Figure | None`; None where the data has nothing to
-show. It is called once per setting (words.SETTING_COLUMNS), so only batch size, text length, repetition ratio and
-method vary in its frames; with `WHOLE_RUN = True` it is called once with everything. Modules are shown in the order
-of their `PLACE` (100 where a module names none).
-"""
+"""The figures: every file here that does not start with "_" holds some as `PLOTS`, a `Plot` by its name."""
 
 from __future__ import annotations
 
@@ -13,15 +7,15 @@ import io
 import pkgutil
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.figure import Figure
 
 from bench.results.analysis.summary import Frames
-from bench.results.schema import RunInfo
 from reports import words
 from reports.figures import _style
 
@@ -46,27 +40,47 @@ class Drawn:
     """As shown on the page; the picture itself is finer."""
 
 
-def discover() -> dict[str, ModuleType]:
-    """The figure modules by file name, in the order of their place."""
-    names = [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
-    modules = {name: importlib.import_module(f"{__name__}.{name}") for name in names}
-    return dict(sorted(modules.items(), key=lambda entry: (getattr(entry[1], "PLACE", 100), entry[0])))
+@dataclass(frozen=True)
+class Plot:
+    """draw: frames -> a figure; None where they have nothing to show.
+
+    It is called once per setting (words.SETTING_COLUMNS), so that batch size, text length, repetition ratio and method
+    alone vary in its frames, or once with everything (whole_run). place: plots are shown in its order.
+    """
+
+    title: str
+    caption: str
+    draw: Callable[[Any], Figure | None]
+    place: int
+    whole_run: bool = False
 
 
-def draw_all(frames: Frames, info: RunInfo) -> Iterator[Drawn]:
+def modules(package: str) -> list[ModuleType]:
+    """The modules of a package that do not start with "_"."""
+    folder = importlib.import_module(package).__path__
+    names = sorted(module.name for module in pkgutil.iter_modules(folder) if not module.name.startswith("_"))
+    return [importlib.import_module(f"{package}.{name}") for name in names]
+
+
+def discover(package: str = __name__) -> dict[str, Plot]:
+    """The plots of a package's modules by name, in the order of their place."""
+    plots = [named for module in modules(package) for named in module.PLOTS.items()]
+    return dict(sorted(plots, key=lambda named: named[1].place))
+
+
+def draw_all(frames: Frames) -> Iterator[Drawn]:
     """Every figure that has something to show: per setting the most telling input first, then the whole run's."""
-    modules = discover()
-    settings = _settings(frames)
+    plots = discover()
     taken: set[str] = set()
-    for values, part in settings[:SETTINGS]:
-        for name, module in modules.items():
-            if not getattr(module, "WHOLE_RUN", False):
-                setting = words.setting(values)
-                title = f"{words.ORIGINS[words.origin(values)]}: {setting}"
-                yield from drawn(module, file_name(name, setting, taken), title, part, info)
-    for name, module in modules.items():
-        if getattr(module, "WHOLE_RUN", False):
-            yield from drawn(module, name, "", frames, info)
+    for values, part in _settings(frames)[:SETTINGS]:
+        setting = words.setting(values)
+        title = f"{words.ORIGINS[words.origin(values)]}: {setting}"
+        for name, plot in plots.items():
+            if not plot.whole_run:
+                yield from drawn(plot, file_name(name, setting, taken), title, part)
+    for name, plot in plots.items():
+        if plot.whole_run:
+            yield from drawn(plot, name, "", frames)
 
 
 def file_name(module: str, setting: str, taken: set[str]) -> str:
@@ -98,13 +112,13 @@ def _settings(frames: Frames) -> list[tuple[dict[str, object], Frames]]:
     return [(row, frames.only({column: row[column] for column in words.SETTING_COLUMNS})) for row in distinct]
 
 
-def drawn(module: ModuleType, name: str, setting: str, frames: Any, info: RunInfo) -> Iterator[Drawn]:
-    """One module's figure of these frames, if they have something for it."""
+def drawn(plot: Plot, name: str, setting: str, frames: Any) -> Iterator[Drawn]:
+    """The plot of these frames, if they have something for it."""
     with mpl.rc_context(_style.RC):  # type: ignore[arg-type]
-        figure = module.draw(frames, info)
+        figure = plot.draw(frames)
         if figure is None:
             return
         png = io.BytesIO()
         figure.savefig(png, format="png", dpi=DPI)
     width, height = figure.get_size_inches() * PIXELS_PER_INCH
-    yield Drawn(name, module.TITLE, module.CAPTION, setting, png.getvalue(), round(width), round(height))
+    yield Drawn(name, plot.title, plot.caption, setting, png.getvalue(), round(width), round(height))

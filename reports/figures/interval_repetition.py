@@ -6,21 +6,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bench.results.analysis.summary import Frames
-from bench.results.schema import RunInfo
 from reports import words
-from reports.figures import _style
+from reports.figures import Plot, _style
 
-TITLE = "Repetition in one batch and over an interval"
-CAPTION = (
-    "Item slots / unique items: in one batch, and over the accumulation interval of multi_step, whose encoder sees an "
-    "item once per interval. The further apart the two points, the more the interval saves."
-)
-PLACE = 50
-WHOLE_RUN = True
 LINES = 24
 
 
-def draw(frames: Frames, info: RunInfo) -> Figure | None:
+def draw(frames: Frames) -> Figure | None:
     """A line per workload, batch size, ratio, processes and number of steps; None where no method has an interval."""
     summary = frames.summary[frames.summary["interval_repetition_ratio"].notna()]
     if summary.empty:
@@ -75,3 +67,15 @@ def _name(line: dict, histories: bool) -> str:
     if line["world_size"] > 1:
         parts.append(f"{words.plain(line['world_size'])} processes")
     return ", ".join(parts)
+
+
+PLOTS = {
+    "interval_repetition": Plot(
+        "Repetition in one batch and over an interval",
+        "Item slots / unique items: in one batch, and over the accumulation interval of multi_step, whose encoder sees "
+        "an item once per interval. The further apart the two points, the more the interval saves.",
+        draw,
+        50,
+        whole_run=True,
+    )
+}

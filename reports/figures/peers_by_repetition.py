@@ -8,23 +8,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from bench.results.analysis.summary import SINGLE_STEP, Frames
-from bench.results.schema import RunInfo
 from reports import words
-from reports.figures import _style
+from reports.figures import Plot, _style
 from reports.sections.peers import OURS
 
-TITLE = "Against the peers"
-CAPTION = (
-    "A step's time and peak memory in parts of single_step's, which is the line at 1: below it is faster or smaller. "
-    "Left: exact methods, which leave the same gradient. Right: stale ones, whose step is worth less, and other "
-    "models, which are bounds. Bars: 95 % intervals over blocks."
-)
-PLACE = 15
 FINE_TICKS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.4, 1.6, 2, 2.5, 3)
 GROUPS = {"exact": ("exact",), "stale and other-model": ("stale", "other-model")}
 
 
-def draw(frames: Frames, info: RunInfo) -> Figure | None:
+def draw(frames: Frames) -> Figure | None:
     """Rows: time, memory; columns: exact, and the rest. One batch and text, that of the most ratios; None without a
     peer, or where single_step was measured at fewer than two ratios."""
     summary = frames.summary
@@ -99,3 +91,15 @@ def _panel(ax: Axes, rows: pd.DataFrame, looks: dict[str, _style.Look], quantity
         ax.plot(line["item_repetition_ratio"], line[quantity], zorder=3, **look.line())
         if quantity == "time":
             ax.vlines(line["item_repetition_ratio"], line["low"], line["high"], color=look.color, lw=1, zorder=2)
+
+
+PLOTS = {
+    "peers_by_repetition": Plot(
+        "Against the peers",
+        "A step's time and peak memory in parts of single_step's, which is the line at 1: below it is faster or "
+        "smaller. Left: exact methods, which leave the same gradient. Right: stale ones, whose step is worth less, and "
+        "other models, which are bounds. Bars: 95 % intervals over blocks.",
+        draw,
+        15,
+    )
+}

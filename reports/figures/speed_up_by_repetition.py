@@ -11,16 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bench.results.analysis.summary import REFERENCE, Frames
-from bench.results.schema import RunInfo
 from reports import words
-from reports.figures import _style
+from reports.figures import Plot, _style
 
-TITLE = "Speed-up against repetition ratio"
-CAPTION = (
-    "The dashed line is what encoding every unique item once would give if nothing else took time: speed-up = item "
-    "slots / unique items of one batch. multi_step may lie above it, since it shares encodings across a whole interval."
-)
-PLACE = 10
 COLUMNS, ROWS = 4, 3
 _COLUMNS = [
     "batch_size", "text_length", "asked_repetition_ratio", "item_repetition_ratio", "method", "label", "ok_blocks",
@@ -28,7 +21,7 @@ _COLUMNS = [
 ]  # fmt: skip
 
 
-def draw(frames: Frames, info: RunInfo) -> Figure | None:
+def draw(frames: Frames) -> Figure | None:
     """Panels: batch sizes x text lengths; where the log itself sets the ratio, batch sizes are points of one panel."""
     summary = frames.summary[_COLUMNS]
     methods = summary[(summary["method"] != REFERENCE) & summary["item_repetition_ratio"].notna()]
@@ -108,3 +101,15 @@ def _ideal_lines(grid: np.ndarray, known: pd.DataFrame) -> None:
             ax.axhline(1, color="#b8b5ad", linewidth=0.9, zorder=1)
     _style.value_ticks(grid[0, 0], sorted(tick for tick in ticks if left <= tick <= right))
     grid[0, 0].set_xlim(left, right)
+
+
+PLOTS = {
+    "speed_up_by_repetition": Plot(
+        "Speed-up against repetition ratio",
+        "The dashed line is what encoding every unique item once would give if nothing else took time: speed-up = item "
+        "slots / unique items of one batch. multi_step may lie above it, since it shares encodings across a whole "
+        "interval.",
+        draw,
+        10,
+    )
+}

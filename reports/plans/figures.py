@@ -2,54 +2,34 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator
+from functools import partial
 
-import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.results.forecast import Forecast, ForecastLine, Interval
 from reports import words
-from reports.figures import DPI, PIXELS_PER_INCH, Drawn, _style
+from reports.figures import Drawn, Plot, _style, drawn
 
 MOST_LABELS = 7
 
 
 def draw_all(forecast: Forecast) -> Iterator[Drawn]:
     """Both figures; none where one batch size alone was forecast."""
-    if len({line.batch_size for line in forecast.lines}) < 2:
-        return
-    kinds: tuple[tuple[str, str, str, str, float, Callable[[ForecastLine], Interval]], ...] = (
-        (
-            "speed_up",
-            "Speed-up against batch size",
-            "Over e2e at the same batch size and engine, with 90 % intervals. Open marks do not fit into memory.",
-            "Speed-up over e2e",
-            1.0,
-            lambda line: line.speed_up,
-        ),
-        (
-            "memory",
-            "Peak memory against batch size",
-            "From shapes, corrected by the calibration; the dashed line is the limit.",
-            "Peak memory (GiB)",
-            1 / words.GIB,
-            lambda line: line.peak_bytes,
-        ),
-    )
-    for name, title, caption, label, scale, read in kinds:
-        with mpl.rc_context(_style.RC):  # type: ignore[arg-type]
-            figure = _draw(forecast, label, scale, read, name == "memory")
-            png = io.BytesIO()
-            figure.savefig(png, format="png", dpi=DPI)
-        width, height = figure.get_size_inches() * PIXELS_PER_INCH
-        yield Drawn(name, title, caption, "", png.getvalue(), round(width), round(height))
+    if len({line.batch_size for line in forecast.lines}) > 1:
+        for name, plot in PLOTS.items():
+            yield from drawn(plot, name, "", forecast)
 
 
 def _draw(
-    forecast: Forecast, label: str, scale: float, read: Callable[[ForecastLine], Interval], limited: bool
+    forecast: Forecast,
+    label: str,
+    scale: float,
+    read: Callable[[ForecastLine], Interval],
+    *,
+    limited: bool = False,
 ) -> Figure:
     engines = list(dict.fromkeys(line.engine for line in forecast.lines))
     rows = [{"method": line.method, "label": line.label} for line in forecast.lines]
@@ -103,3 +83,19 @@ def _line(
         [line.batch_size for line in outside], [read(line).value * scale for line in outside], linestyle="",
         marker=look.marker, color=look.color, markerfacecolor="white", markersize=6, zorder=5,
     )  # fmt: skip
+
+
+PLOTS = {
+    "speed_up": Plot(
+        "Speed-up against batch size",
+        "Over e2e at the same batch size and engine, with 90 % intervals. Open marks do not fit into memory.",
+        partial(_draw, label="Speed-up over e2e", scale=1.0, read=lambda line: line.speed_up),
+        1,
+    ),
+    "memory": Plot(
+        "Peak memory against batch size",
+        "From shapes, corrected by the calibration; the dashed line is the limit.",
+        partial(_draw, label="Peak memory (GiB)", scale=1 / words.GIB, read=lambda line: line.peak_bytes, limited=True),
+        2,
+    ),
+}

@@ -8,7 +8,7 @@ from reports import document, words
 from reports.document import Document, Section
 from reports.quality import against_paper, headline, plots
 from reports.quality import tables as training_tables
-from reports.sections import _inputs, _limitations, _tiers
+from reports.sections import _inputs, _limitations, tiers
 
 
 def of_training(run: LoadedTraining, *, draw: bool = True) -> Document:
@@ -24,7 +24,7 @@ def of_training(run: LoadedTraining, *, draw: bool = True) -> Document:
         "on with the rest."
     )
     remark = f"{words.count(len(failed), 'training')} failed; summary.md has the reasons."
-    drawn = tuple(plots.draw_all(derived, run.info)) if draw else ()
+    drawn = tuple(plots.draw_all(derived)) if draw else ()
     left = plots.undrawn(derived)
     limited = _limitations.table((point.method, point.detail) for point in run.points)
     first_reason = next((each.reason for each in ended if each.reason), "the run was never begun, or interrupted")
@@ -37,7 +37,7 @@ def of_training(run: LoadedTraining, *, draw: bool = True) -> Document:
             against_paper.section(derived),
             document.figures(drawn, f"{words.count(left, 'further case')} not drawn; see summary.csv." if left else ""),
             Section("handicaps", "Peers not at their best", (), limited, "Peers"),
-            Section("tiers", "Which encoder ran how", (), _tiers.table(run.points)),
+            Section("tiers", "Which encoder ran how", (), tiers.table(run.points)),
             Section("seeds", "Every seed", (), (training_tables.every_seed(derived),)),
             Section("missing", "Not trained to the end", (), (training_tables.unfinished(derived),)),
         ],

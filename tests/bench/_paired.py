@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bench.configuration.config import Config, Sweep
 from bench.configuration.sweep import MethodLine, WorkItem
-from bench.machine.free_memory import Room
+from bench.machine.memory import Room
 from bench.results import store
 from bench.results.schema import Record
 from bench.running import paired

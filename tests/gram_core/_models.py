@@ -133,10 +133,7 @@ def registered(package: str) -> dict[str, Any]:
 
 CF_MODULES = registered("gram_core.cf_modules")
 METHODS = {
-    name: method
-    for package in PACKAGES
-    for name, method in registered(package).items()
-    if not hasattr(method, "requires") or method.requires() is None
+    name: method for package in PACKAGES for name, method in registered(package).items() if method.requires() is None
 }
 """Ours and the peers, less those whose library is not installed."""
 TRAINING_THE_ENCODER = {name: method for name, method in METHODS.items() if method.exactness != "other-model"}

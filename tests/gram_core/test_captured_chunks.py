@@ -114,7 +114,8 @@ def spoil(method: CapturedChunkedStep) -> None:
     """Fills everything that stays from step to step, and isn't the models' or the optimizers', with nonsense."""
     assert len(method.functions) == 4
     for instance in itertools.chain.from_iterable(part._instances.values() for part in method.functions):
-        for held in (instance.block, *(block.memory for block in instance.staging.blocks), *instance.inputs.values()):
+        static = instance.static
+        for held in (static.block, *(block.memory for block in static.staging.blocks), *static.inputs.values()):
             held.fill_(torch.nan if held.is_floating_point() else 2**20)
     sums = list(method._gradients._sums)
     if method._summed is not None:

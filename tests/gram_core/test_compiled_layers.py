@@ -49,6 +49,14 @@ def test_layers_of_a_kind_are_compiled_once(
         general.standing.begin_step()
         general.encode(general.pack(texts_of(*lengths))).float().sum().backward()
     assert len(graphs) == kinds
+    assert not [node for graph in graphs for node in graph.graph.nodes if _delays(node)]
+
+
+def _delays(node: torch.fx.Node) -> bool:
+    """Whether torch compiles such a graph anew in every process, or traces it twice: one that switches autocast, one
+    that reads a Python float as a variable."""
+    switches = node.target in (torch.amp.autocast_mode._enter_autocast, torch.amp.autocast_mode._exit_autocast)
+    return switches or isinstance(node.meta.get("example_value"), torch.SymFloat)
 
 
 @pytest.mark.parametrize("family", ["modernbert", "qwen3"])

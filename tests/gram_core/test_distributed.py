@@ -5,9 +5,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from gram_core.distributed.exchange_costs import ExchangeCosts
 from gram_core.distributed.layout import balanced_owners
-from gram_core.loss_terms import loss_terms
+from gram_core.distributed.plans import ExchangeCosts
+from gram_core.protocols import loss_terms
 from tests.gram_core import _models as m
 from tests.gram_core import _ranks
 from tests.gram_core._ranks import RATE, STEPS, Trial

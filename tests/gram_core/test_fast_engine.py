@@ -216,8 +216,8 @@ def test_buffers_of_a_larger_batch_leave_nothing_behind() -> None:
     for items in (torch.arange(24), torch.arange(3), torch.tensor([23]), torch.arange(24)):
         inputs = packer.pack(table.texts(items))
         for instance in function._instances.values():
-            instance.block.fill_(2**20)
-            for block in instance.staging.blocks:
+            instance.static.block.fill_(2**20)
+            for block in instance.static.staging.blocks:
                 block.memory.fill_(2**20)
         (encodings,) = function(inputs)
         torch.testing.assert_close(encodings[: len(items)], encoder.encoder(table.texts(items)))

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 
 from gram_core.exactness import Float64Throughout, parameters, relative_errors
-from gram_core.loss_terms import loss_terms
 from gram_core.methods.multi_step import MultiStep, resolve_accumulation_steps
 from gram_core.methods.single_step import SingleStep
+from gram_core.protocols import loss_terms
 from gram_core.training import Optimization
 from tests.gram_core import _models as m
 from tests.gram_core import _strategies as strategies

@@ -29,9 +29,9 @@ def test_figures_are_found_by_file_name():
 
 @pytest.mark.parametrize("name", MODULES)
 def test_a_figure_says_what_it_shows(name):
-    module = MODULES[name]
-    assert module.TITLE
-    assert module.CAPTION.endswith(".")
+    plot = MODULES[name]
+    assert plot.title
+    assert plot.caption.endswith(".")
 
 
 @cache
@@ -44,10 +44,10 @@ def everything():
 @pytest.mark.parametrize("name", MODULES)
 def test_a_figure_of_a_full_sweep_is_not_blank(name):
     derived = everything()
-    if not getattr(MODULES[name], "WHOLE_RUN", False):
+    if not MODULES[name].whole_run:
         derived = derived.only({"encoder": _runs.SHAPE, "world_size": 1})
     with mpl.rc_context(_style.RC):
-        drawn = MODULES[name].draw(derived, _runs.info())
+        drawn = MODULES[name].draw(derived)
         out = io.BytesIO()
         drawn.savefig(out, dpi=40)
     colors = Image.open(out).convert("RGB").getcolors(maxcolors=10**6)
@@ -57,7 +57,7 @@ def test_a_figure_of_a_full_sweep_is_not_blank(name):
 def test_the_ideal_line_is_speed_up_equals_ratio():
     derived = frames(_runs.shape((32,), (32,)))
     with mpl.rc_context(_style.RC):
-        ax = MODULES["speed_up_by_repetition"].draw(derived, _runs.info()).axes[0]
+        ax = MODULES["speed_up_by_repetition"].draw(derived).axes[0]
     dashed = [line for line in ax.lines if line.get_linestyle() == "--"]
     assert len(dashed) == 1
     assert list(dashed[0].get_xdata()) == list(dashed[0].get_ydata())
@@ -66,7 +66,7 @@ def test_the_ideal_line_is_speed_up_equals_ratio():
 def test_out_of_memory_is_hatched_and_labelled():
     derived = frames(_runs.shape())
     with mpl.rc_context(_style.RC):
-        drawn = MODULES["heat_memory"].draw(derived, _runs.info())
+        drawn = MODULES["heat_memory"].draw(derived)
     written = [text.get_text() for ax in drawn.axes for text in ax.texts]
     hatched = [patch for ax in drawn.axes for patch in ax.patches if patch.get_hatch() == "////"]
     failures = sum(record.outcome == "oom" for record in _runs.shape())
@@ -80,7 +80,7 @@ def test_titles_of_a_row_of_panels_do_not_meet():
     assert "historical_embeddings N=0.125E" in set(longest), "guard"
     derived = replace(derived, summary=derived.summary.assign(label=longest))
     with mpl.rc_context(_style.RC):
-        figure = MODULES["heat_memory"].draw(derived, _runs.info())
+        figure = MODULES["heat_memory"].draw(derived)
         figure.draw_without_rendering()
     rows: dict[float, list] = {}
     for ax in figure.axes:
@@ -93,14 +93,14 @@ def test_titles_of_a_row_of_panels_do_not_meet():
 def test_a_missing_reference_is_told_apart_from_an_own_failure():
     derived = frames(_runs.shape())
     with mpl.rc_context(_style.RC):
-        drawn = MODULES["heat_speed_up"].draw(derived, _runs.info())
+        drawn = MODULES["heat_speed_up"].draw(derived)
     written = [text.get_text() for ax in drawn.axes for text in ax.texts]
     assert "e2e\nOOM" in written
     assert "OOM" in written
 
 
 def test_settings_are_drawn_apart_and_the_most_telling_first():
-    drawn = list(figures.draw_all(frames([*_runs.shape((16, 32), (32,), (1, 4)), *_runs.real()]), _runs.info()))
+    drawn = list(figures.draw_all(frames([*_runs.shape((16, 32), (32,), (1, 4)), *_runs.real()])))
     settings = list(dict.fromkeys(each.setting for each in drawn))
     assert settings[0].startswith("Real log, real weights")
     assert settings[1].startswith("Random weights")
@@ -114,8 +114,8 @@ def test_every_picture_is_a_file_of_its_own():
     records = [each for name in encoders for each in _runs.shape((16,), (32,), (1, 4), encoder=name)]
     points = [each for name in encoders for each in _trainings.several(seeds=(0,), encoder=name)]
     for drawn in (
-        list(figures.draw_all(frames(records), _runs.info())),
-        list(training_figures.draw_all(training_frames(points), _trainings.info())),
+        list(figures.draw_all(frames(records))),
+        list(training_figures.draw_all(training_frames(points))),
     ):
         names = [each.name for each in drawn]
         assert len({each.setting for each in drawn} - {""}) == len(encoders)
@@ -145,7 +145,7 @@ def with_two_encoders():
 @pytest.mark.parametrize("name", ["weak_scaling", "strong_scaling"])
 def test_panels_say_apart_what_differs_and_no_title_meets_another_panel(name):
     with mpl.rc_context(_style.RC):
-        figure = MODULES[name].draw(with_two_encoders(), _runs.info())
+        figure = MODULES[name].draw(with_two_encoders())
         renderer = FigureCanvasAgg(figure).get_renderer()
     panels = [ax for ax in figure.axes if ax.get_visible()]
     titles = [ax.get_title(loc="left") for ax in panels]
@@ -159,7 +159,7 @@ def test_panels_say_apart_what_differs_and_no_title_meets_another_panel(name):
 def test_intervals_of_one_and_of_several_processes_are_lines_of_their_own():
     derived = with_two_encoders()
     with mpl.rc_context(_style.RC):
-        ax = MODULES["interval_repetition"].draw(derived, _runs.info()).axes[0]
+        ax = MODULES["interval_repetition"].draw(derived).axes[0]
     names = [label.get_text() for label in ax.get_yticklabels()]
     assert len(set(names)) == len(names)
     sizes = derived.summary.loc[derived.summary["interval_repetition_ratio"].notna(), "world_size"].unique()

@@ -207,14 +207,14 @@ def test_an_interval_that_holds_the_ratio_speaks_for_itself():
 
 
 def test_the_figure_is_in_parts_of_single_step_and_bars_are_over_blocks():
-    drawn = peers_by_repetition.draw(frames(_runs.peers(blocks=3)), _runs.info())
+    drawn = peers_by_repetition.draw(frames(_runs.peers(blocks=3)))
     time = drawn.axes[0]
     widths = [line.get_ydata() for line in time.lines]
     ones = [list(values) for values in widths if len(values) == 3 and all(abs(v - 1) < 1e-9 for v in values)]
     assert len(ones) == 1, "single_step is the line at 1"
     assert any(len(collection.get_segments()) == 3 for collection in time.collections)
-    assert peers_by_repetition.draw(frames(_runs.peers(ratios=(4,))), _runs.info()) is None
-    assert peers_by_repetition.draw(frames(_runs.shape((32,), (32,))), _runs.info()) is None
+    assert peers_by_repetition.draw(frames(_runs.peers(ratios=(4,)))) is None
+    assert peers_by_repetition.draw(frames(_runs.shape((32,), (32,)))) is None
 
 
 def test_every_peer_has_a_look_of_its_own():

@@ -7,7 +7,7 @@ from bench.results.schema import PeakMemory, Spread, Telemetry
 from bench.results.store import load
 from reports import sections, words
 from reports.page import render
-from reports.sections import measuring, processes
+from reports.sections import epochs, measuring, memory, processes
 from tests.reports import _runs
 
 
@@ -22,13 +22,10 @@ def cells(section):
     return [dict(zip(labels, (cell.text for cell in row), strict=True)) for row in table.groups[0].rows]
 
 
-def test_every_section_names_its_place_and_an_anchor_of_its_own(tmp_path):
+def test_every_section_has_an_anchor_of_its_own(tmp_path):
     run = load(_runs.write(tmp_path, _runs.full()))
     shown = sections.make_all(run, frames(run.records))
     assert len({section.anchor for section in shown}) == len(shown)
-    places = [module.PLACE for module in sections.discover().values()]
-    assert places == sorted(places)
-    assert "measuring" in sections.discover()
 
 
 def test_a_line_tells_what_it_cost_and_what_the_device_did(tmp_path):
@@ -124,7 +121,7 @@ def test_epochs_stand_beside_the_papers(tmp_path):
         return record.model_copy(update={"samples_s": (seconds,), "steps_per_epoch": 10, "detail": detail})
 
     run = load(_runs.write(tmp_path, [line("e2e", 2.0), line("single_step", 0.1), line("multi_step", 0.02, 10)]))
-    section = sections.discover()["epochs"].make(run, frames(run.records))
+    section = epochs.make(run, frames(run.records))
     e2e, single, multi = cells(section)
     assert (e2e["Epoch"], single["Epoch"]) == ("33.3 min", "1.67 min")
     assert (single["Against e2e's epoch"], single["In the paper"]) == (f"20.0{words.TIMES}", f"5.70{words.TIMES}")
@@ -135,7 +132,7 @@ def test_epochs_stand_beside_the_papers(tmp_path):
 
 def test_a_log_without_epochs_has_no_such_section(tmp_path):
     run = load(_runs.write(tmp_path, _runs.full()))
-    assert sections.discover()["epochs"].make(run, frames(run.records)) is None
+    assert epochs.make(run, frames(run.records)) is None
 
 
 class TestProcesses:
@@ -177,7 +174,7 @@ def test_memory_splits_a_peak_into_what_stays_and_what_a_step_adds(tmp_path):
         return _runs.record(method).model_copy(update={"peak_memory_bytes": memory, "fixed_memory_bytes": fixed * gib})
 
     run = load(_runs.write(tmp_path, [line("e2e", 21, 1), line("single_step", 6, 1)]))
-    section = sections.discover()["memory"].make(run, frames(run.records))
+    section = memory.make(run, frames(run.records))
     (table,) = section.tables
     assert [[cell.text for cell in row] for row in table.groups[0].rows] == [
         ["e2e", "21.0 GiB", "100", "1.00 GiB", "20.0 GiB", "100"],
@@ -186,13 +183,13 @@ def test_memory_splits_a_peak_into_what_stays_and_what_a_step_adds(tmp_path):
 
 
 def test_memory_that_is_kept_between_steps_has_a_column_where_any_is(tmp_path):
-    memory = PeakMemory(allocated=2**30, reserved=None, process=None)
-    plain = _runs.record("e2e", peak_memory_bytes=memory, fixed_memory_bytes=2**20)
-    keeping = _runs.record("frozen", peak_memory_bytes=memory, fixed_memory_bytes=2**20, detail={"kept_bytes": 2**29})
+    peak = PeakMemory(allocated=2**30, reserved=None, process=None)
+    plain = _runs.record("e2e", peak_memory_bytes=peak, fixed_memory_bytes=2**20)
+    keeping = _runs.record("frozen", peak_memory_bytes=peak, fixed_memory_bytes=2**20, detail={"kept_bytes": 2**29})
 
     def table_of(*records):
         run = load(_runs.write(tmp_path, records))
-        (table,) = sections.discover()["memory"].make(run, frames(run.records)).tables
+        (table,) = memory.make(run, frames(run.records)).tables
         return table
 
     assert table_of(plain).columns[-1].label == "of e2e's"
@@ -205,7 +202,7 @@ def test_memory_of_a_processor_is_not_split(tmp_path):
     resident = PeakMemory(allocated=None, reserved=None, process=2**30)
     record = _runs.record().model_copy(update={"peak_memory_bytes": resident, "fixed_memory_bytes": 2**20})
     run = load(_runs.write(tmp_path, [record]))
-    assert sections.discover()["memory"].make(run, frames(run.records)) is None
+    assert memory.make(run, frames(run.records)) is None
 
 
 class TestOfHowManyBatches:

@@ -14,7 +14,8 @@ from bench.results import training
 from bench.results.analysis.training_summary import frames
 from reports import words
 from reports.page import render
-from reports.quality import against_paper, headline, plots, tables
+from reports.quality import against_paper, headline, tables
+from reports.quality.plots import curves
 from reports.terminal import print_summary
 from tests.reports import _trainings
 from tests.reports._terminals import ascii_terminal, written
@@ -183,7 +184,7 @@ def test_where_lines_end_is_not_squeezed_by_where_they_begin():
     bests = derived.points.groupby(["label", "seed"])["validation_auc"].max().groupby("label").mean()
     low = derived.points["validation_auc"].min()
     assert low < bests.min() - 3 * (bests.max() - bests.min()), "what the axis would go down to"
-    ax = plots.discover()["quality_by_time"].draw(derived, _trainings.info()).axes[0]
+    ax = curves.PLOTS["quality_by_time"].draw(derived).axes[0]
     bottom, top = ax.get_ylim()
     assert low < bottom < bests.min()
     assert bottom == pytest.approx(bests.min() - 3 * (bests.max() - bests.min()))
@@ -194,7 +195,7 @@ def test_axes_show_all_where_lines_begin_near_their_bests():
     """There is nothing to leave out then, and an axis that went down all the same would squeeze them itself."""
     points = [point for point in _trainings.several() if point.step > 200]
     derived = frames(points)
-    ax = plots.discover()["quality_by_time"].draw(derived, _trainings.info()).axes[0]
+    ax = curves.PLOTS["quality_by_time"].draw(derived).axes[0]
     bests = derived.points.groupby(["label", "seed"])["validation_auc"].max().groupby("label").mean()
     shown_from = bests.min() - 3 * (bests.max() - bests.min())
     assert shown_from < ax.get_ylim()[0] < derived.points["validation_auc"].min()

@@ -7,7 +7,7 @@ from bench.results.detail import TrainingDetail
 from bench.results.training import TrainingPoint
 from reports import tables
 from reports.page import render
-from reports.sections import _tiers
+from reports.sections import tiers
 from tests.reports import _runs
 
 RATE = 8e14
@@ -69,7 +69,7 @@ def test_which_encoder_ran_how_at_what_speed():
         _runs.record("single_step", engine="fast", outcome="oom", reason="out of memory", batch_size=128),
         measured("e2e", precision="float32", engine="eager"),
     ]
-    (table,) = _tiers.table(records)
+    (table,) = tiers.table(records)
     assert [group.title for group in table.groups] == [f"{_runs.SHAPE} · bf16", f"{_runs.SHAPE} · float32"]
     found = {(row[0].text, row[1].text): row for row in table.groups[0].rows}
     assert list(found) == [("fast", "general"), ("fast", "its own, padded"), ("eager", "\u2013")]
@@ -89,6 +89,6 @@ def test_trainings_and_older_runs_show_what_they_know():
         case={"encoder": "minilm", "precision": "bf16"}, method="e2e", engine="fast", accumulation_steps=None,
         outcome=None, detail=TrainingDetail(tier="packed"),
     )  # fmt: skip
-    (table,) = _tiers.table([point])
+    (table,) = tiers.table([point])
     assert columns(table) == ["Engine", "Tier", "Methods", "Why no faster tier"]
-    assert _tiers.table([measured("e2e", engine="eager")]) == ()
+    assert tiers.table([measured("e2e", engine="eager")]) == ()

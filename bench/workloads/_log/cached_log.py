@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -12,11 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from bench.inputs import hashes
+from bench.inputs import assets, hashes
 from bench.workloads._base import MalformedData, Workload, WorkloadRequest
 from bench.workloads._io.dropped import Dropped
 from bench.workloads._log import interaction_log
-from bench.workloads._log.disk_cache import kept
 from bench.workloads._log.real_log import item_table, log_workload
 from bench.workloads._sampling.epoch_sampler import ScoredSettings
 
@@ -108,3 +108,31 @@ def some_left(dropped: Dropped, files: str) -> None:
         raise MalformedData(
             f"{files}: no interaction is left to train on; of {dropped.read:,} {what} all were dropped{dropped.why()}"
         )
+
+
+_FACTS = "facts.json"
+
+
+def kept(
+    kind: str, key: str, make: Callable[[Path], dict[str, Any]], announce: Callable[[], None] = lambda: None
+) -> tuple[Path, dict[str, Any]]:
+    """The folder that `make` fills, and the facts that it returns; made, once announced, where the cache lacks it.
+
+    key: everything that the folder's content depends on. Raises AssetError where the cache cannot be written, and what
+    `make` raises, of which nothing is kept. Two processes may make the same folder at once: the first to finish wins.
+    """
+    folder = assets.cache_dir() / kind / hashlib.sha256(key.encode()).hexdigest()
+    facts = folder / _FACTS
+    if not facts.is_file():
+        announce()
+        with assets.scratch_folder() as scratch:
+            made = scratch / "made"
+            made.mkdir()
+            (made / _FACTS).write_text(json.dumps(make(made)), encoding="utf-8")
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                made.rename(folder)
+            except OSError:
+                if not facts.is_file():
+                    raise
+    return folder, json.loads(facts.read_text(encoding="utf-8"))

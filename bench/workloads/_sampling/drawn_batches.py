@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.workloads._base import Axes, WorkloadRequest, no_argument, slots_per_user
-from bench.workloads._synth import zipf_law
+from bench.workloads._synth import laws
 
 if TYPE_CHECKING:
     from gram_core.batch import Batch
@@ -50,12 +50,12 @@ def batches(items: int, zipf: float, request: WorkloadRequest) -> tuple[Callable
     users, history = request.batch_size, request.history_length
     slots = slots_per_user(history, request.candidates, request.task)
     unique = unique_items(users, slots, float(request.item_repetition_ratio or 1))
-    slots_of = zipf_law.counts(users * slots, unique, users, zipf)
-    popularity = zipf_law.weights(items, zipf)
+    slots_of = laws.counts(users * slots, unique, users, zipf)
+    popularity = laws.weights(items, zipf)
 
     def batch(step: int) -> Batch:
         rng = np.random.default_rng([request.seed, _BATCH, step])
-        drawn = zipf_law.lay_out(rng, zipf_law.draw(rng, popularity, unique), slots_of, users)
+        drawn = laws.lay_out(rng, laws.draw(rng, popularity, unique), slots_of, users)
         mask = torch.ones(users, slots, dtype=torch.bool)
         if request.task == "ranking":
             targets = torch.from_numpy(rng.integers(request.candidates, size=users))

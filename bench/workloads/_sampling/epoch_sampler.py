@@ -5,21 +5,22 @@ An example is a number whose meaning is its maker's: a place of a log, say. E ex
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from bench.configuration.values import Table
 from bench.results.analysis import left_out
 from bench.workloads._base import HeldOut, Scored, Workload, WorkloadRequest
-from bench.workloads._sampling.permutation import Permutation
 
 if TYPE_CHECKING:
     from gram_core.batch import Batch, ItemTable
+
 
 Ints = NDArray[np.int64]
 Rng = np.random.Generator
@@ -40,10 +41,8 @@ _ORDER, _STEP, _SCORED, _SAMPLE = 0, 1, 2, 3
 """Streams of random numbers under one seed."""
 
 
-class ScoredSettings(BaseModel):
+class ScoredSettings(Table):
     """What every log's table has; all of it is about what is held out."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     scored_examples: Annotated[int, Field(ge=1)] | Literal["all"] = 2_000
     """Impressions (ranking: so many warm and so many cold ones) or stretches of responses that a split scores."""
@@ -147,3 +146,37 @@ def _held_out(split: HeldOutExamples | None, seed: list[int]) -> HeldOut | None:
         return split.batch(chosen, np.random.default_rng([*seed, step]))
 
     return HeldOut(batches, -(-len(split.examples) // users))
+
+
+ROUNDS = 6
+_MIX = np.uint64(0xBF58476D1CE4E5B9)
+"""The odd constant of SplitMix64 (Steele, Lea and Flood, 2014)."""
+
+
+class Permutation:
+    """A permutation of 0 .. n - 1, the same for the same seed; maps any positions [m] in time of order m.
+
+    Computed where it is asked for, stored nowhere: a Feistel network is a bijection of 2^(2h) numbers; a number that it
+    sends beyond n goes through again until it comes back below (cycle walking), which leaves a bijection of n numbers.
+    """
+
+    def __init__(self, n: int, seed: Sequence[int]):
+        self._n = n
+        self._half = np.uint64(max(1, (max(n - 1, 1).bit_length() + 1) // 2))
+        self._keys = np.random.default_rng(seed).integers(2**63, size=ROUNDS, dtype=np.uint64)
+
+    def __call__(self, positions: Ints) -> Ints:
+        """Where these positions, all below n, are sent."""
+        found = self._once(positions.astype(np.uint64))
+        while len(beyond := np.flatnonzero(found >= np.uint64(self._n))):
+            found[beyond] = self._once(found[beyond])
+        return found.astype(np.int64)
+
+    def _once(self, values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        low = (np.uint64(1) << self._half) - np.uint64(1)
+        left, right = values >> self._half, values & low
+        for key in self._keys:
+            mixed = (right + key) * _MIX
+            mixed = (mixed ^ (mixed >> np.uint64(29))) * _MIX
+            left, right = right, left ^ ((mixed >> np.uint64(32)) & low)
+        return (left << self._half) | right

@@ -9,8 +9,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.workloads._base import WorkloadRequest
 from bench.workloads._log.interaction_log import LogWriter
-from bench.workloads._synth import zipf_law
+from bench.workloads._synth import laws
 
 Ints = NDArray[np.int64]
 BLOCK = 1 << 19
@@ -68,7 +69,7 @@ def distinct_items(rng: np.random.Generator, popularity: NDArray[np.float64], le
         mine = items[users == user]
         left = np.log(popularity)
         left[mine] = -np.inf
-        more = zipf_law.largest(left + rng.gumbel(size=len(left)), short[user])
+        more = laws.largest(left + rng.gumbel(size=len(left)), short[user])
         complete.append((np.full(lengths[user], user), np.append(mine, more)))
     users, items = (np.concatenate(parts) for parts in zip(*complete, strict=True))
     shuffled = users << _ORDER_BITS | rng.integers(1 << _ORDER_BITS, size=len(users))
@@ -95,3 +96,26 @@ def _sorted_by(keys: Ints, values: Ints, value_count: int) -> tuple[Ints, Ints]:
     bits = max(1, int(value_count - 1).bit_length())
     packed = np.sort(keys << bits | values)
     return packed >> bits, packed & ((1 << bits) - 1)
+
+
+def shortest(request: WorkloadRequest) -> int:
+    """Tokens of the shortest text: special ones, and an ordinary one where L has room for it."""
+    ends = (request.opening_token_id is not None) + (request.closing_token_id is not None)
+    return min(request.text_length, 1 + ends)
+
+
+def random_texts(lengths: Ints, request: WorkloadRequest, rng: np.random.Generator) -> tuple[Ints, Ints]:
+    """Ordinary tokens [T] between opening and closing ones, and where each text starts [n + 1].
+
+    lengths [n]: special tokens included.
+    """
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    is_ordinary = np.ones(request.vocab_size, dtype=bool)
+    is_ordinary[sorted(request.special_token_ids | {request.pad_token_id})] = False
+    ordinary = np.flatnonzero(is_ordinary)
+    tokens = ordinary[rng.integers(len(ordinary), size=offsets[-1])]
+    if request.opening_token_id is not None:
+        tokens[offsets[:-1]] = request.opening_token_id
+    if request.closing_token_id is not None:
+        tokens[offsets[1:] - 1] = request.closing_token_id
+    return tokens, offsets

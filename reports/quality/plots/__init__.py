@@ -1,38 +1,27 @@
-"""The figures of a training run: every file here that does not start with "_" draws one, and is found by its name.
+"""The figures of a training run: every file here that does not start with "_" holds some, as those of a run's page do.
 
-A figure module holds `TITLE`, `CAPTION`, `PLACE` and `draw(frames, info) -> Figure | None`, called once per case.
+A plot is called once per case.
 """
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Iterator
-from types import ModuleType
 
 from bench.results.analysis.training_summary import TrainingFrames
 from bench.results.identity import AXES, SETTING
-from bench.results.schema import RunInfo
 from reports import words
-from reports.figures import Drawn, drawn, file_name
+from reports.figures import Drawn, discover, drawn, file_name
 
 CASES = 6
 """Cases that are drawn; the tables have all."""
 
 
-def discover() -> dict[str, ModuleType]:
-    """The figure modules by file name, in the order of their place."""
-    names = [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
-    modules = {name: importlib.import_module(f"{__name__}.{name}") for name in names}
-    return dict(sorted(modules.items(), key=lambda entry: (entry[1].PLACE, entry[0])))
-
-
-def draw_all(frames: TrainingFrames, info: RunInfo) -> Iterator[Drawn]:
+def draw_all(frames: TrainingFrames) -> Iterator[Drawn]:
     """Every figure of every case that has something to show."""
     taken: set[str] = set()
     for case, part in _cases(frames)[:CASES]:
-        for name, module in discover().items():
-            yield from drawn(module, file_name(name, case, taken), case, part, info)
+        for name, plot in discover(__name__).items():
+            yield from drawn(plot, file_name(name, case, taken), case, part)
 
 
 def undrawn(frames: TrainingFrames) -> int:

@@ -122,7 +122,7 @@ def test_limits_are_those_of_the_encoder_as_it_is_loaded(encoder, asset, monkeyp
         few = {key: 1 if key == "num_key_value_heads" else 16 for key in shape.options if "head" in key}
         monkeypatch.setitem(SHAPES, name, replace(shape, width=32, heads=2, inner=64, options={**shape.options, **few}))
     cpu = torch.device("cpu")
-    loaded = encoders.load(encoder, layers=1, device=cpu, dtype=torch.float32, seed=0, dropout="off")
+    loaded = encoders.load(encoder, encoders.Loading(cpu, torch.float32, layers=1, dropout="off"))
     found = encoders.limits(encoder)
     assert (found.longest_text, found.has_tokenizer) == (loaded.longest_text, loaded.tokenizer is not None)
 
@@ -132,9 +132,7 @@ def test_limits_are_those_of_the_encoder_as_it_is_loaded(encoder, asset, monkeyp
 def test_a_folder_takes_what_its_files_say(refused, log, tmp_path, command, options):
     """It has positions for 512 tokens, and no tokenizer."""
     torch = pytest.importorskip("torch")
-    loaded = encoders.load(
-        "shape:tiny", layers=1, device=torch.device("cpu"), dtype=torch.float32, seed=0, dropout=None
-    )
+    loaded = encoders.load("shape:tiny", encoders.Loading(torch.device("cpu"), torch.float32, layers=1))
     loaded.model.save_pretrained(tmp_path / "model")
     changes = [*TABLE, *SMALL, f"encoder=['path:{tmp_path / 'model'}']", *log()]
     sentence = refused(command, [*changes, "text_length=[513]"], *options)

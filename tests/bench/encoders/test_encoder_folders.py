@@ -45,9 +45,7 @@ def one_thread():
 def load(folder, dtype=torch.float32, dropout="off", **options):
     encoder = f"path:{folder}"
     _base.check(encoder)
-    return _base.load(
-        encoder, **{"layers": None, "device": CPU, "dtype": dtype, "seed": 0, "dropout": dropout, **options}
-    )
+    return _base.load(encoder, _base.Loading(**{"device": CPU, "dtype": dtype, "dropout": dropout, **options}))
 
 
 def encoder_of(folder, pooling="auto", **options):
@@ -517,7 +515,7 @@ def test_the_hub_and_a_folder_of_the_same_files_are_the_same_encoder(tmp_path, m
     save(tmp_path / "model")
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path / "model"))
     options = dict(layers=None, device=CPU, dtype=torch.float32, seed=0, dropout="off")
-    hub, path = _base.load("hub:a/model", **options), load(tmp_path / "model")
+    hub, path = _base.load("hub:a/model", _base.Loading(**options)), load(tmp_path / "model")
     assert hub.tokenizer.fingerprint == path.tokenizer.fingerprint
     assert hub.description.partition(":")[2] == path.description.partition(":")[2]
     shutil.rmtree(tmp_path / "model")

@@ -20,7 +20,7 @@ FAMILIES = tuple(name for name, shape in SHAPES.items() if shape.family in CONFI
 
 
 def load(encoder, layers=1, dtype=torch.float32, seed=0, dropout="off"):
-    return _base.load(encoder, layers=layers, device=CPU, dtype=dtype, seed=seed, dropout=dropout)
+    return _base.load(encoder, _base.Loading(CPU, dtype, layers, seed, dropout))
 
 
 def states(loaded, ids=((0, 7, 8, 9),)):
@@ -117,9 +117,7 @@ def test_random_weights_come_from_the_seed_and_disturb_no_other_random_state():
     ],
 )
 def test_shapes_have_the_published_number_of_parameters_less_the_pooler(shape, parameters):
-    loaded = _base.load(
-        f"shape:{shape}", layers=None, device=torch.device("meta"), dtype=torch.float32, seed=0, dropout="off"
-    )
+    loaded = _base.load(f"shape:{shape}", _base.Loading(torch.device("meta"), torch.float32, dropout="off"))
     assert sum(parameter.numel() for parameter in loaded.model.parameters()) == parameters
 
 

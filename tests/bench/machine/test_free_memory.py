@@ -2,8 +2,8 @@
 
 import pytest
 
-from bench.machine import free_memory
-from bench.machine.free_memory import CUDA_CONTEXT_BYTES, Room, fit, needed
+from bench.machine import memory
+from bench.machine.memory import CUDA_CONTEXT_BYTES, Room, fit, needed
 from bench.results.schema import PeakMemory, Record
 
 GIB = 2**30
@@ -47,20 +47,20 @@ def test_some_of_what_is_free_stays_free_and_what_is_unknown_does_not_fit(needs,
 
 
 def test_a_control_groups_limit_counts(tmp_path):
-    assert free_memory._group_limits(tmp_path) == []
+    assert memory._group_limits(tmp_path) == []
     (tmp_path / "memory.max").write_text("1000\n")
     (tmp_path / "memory.current").write_text("400\n")
-    assert free_memory._group_limits(tmp_path) == [600]
+    assert memory._group_limits(tmp_path) == [600]
     (tmp_path / "memory.max").write_text("max\n")
-    assert free_memory._group_limits(tmp_path) == []
+    assert memory._group_limits(tmp_path) == []
 
 
 def test_this_machine_has_main_memory_and_no_device_that_is_not_asked_for():
-    assert free_memory.free(None).host > 0
-    assert free_memory.free(None).device is None
-    assert free_memory.free("GPU-00000000-0000-0000-0000-000000000000").device is None
+    assert memory.free(None).host > 0
+    assert memory.free(None).device is None
+    assert memory.free("GPU-00000000-0000-0000-0000-000000000000").device is None
 
 
 def test_where_no_control_group_sets_a_limit_the_machines_memory_is_what_counts(monkeypatch):
-    monkeypatch.setattr(free_memory, "_group_limits", lambda: [])
-    assert free_memory.free(None).host > 0
+    monkeypatch.setattr(memory, "_group_limits", lambda: [])
+    assert memory.free(None).host > 0

@@ -8,10 +8,9 @@ from bench import registry
 from bench.build.assembly import build
 from bench.configuration.case import Case
 from bench.configuration.sweep import MethodLine, WorkItem
-from bench.limitations import that_hold
 from bench.measure.counts import encoder_counts
 from bench.measure.flops import forward_only
-from bench.methods import PACKAGES, Unavailable
+from bench.methods import PACKAGES, Unavailable, that_hold
 from gram_core.engines._captured_cf import CapturingTraining
 from tests.bench._small_runs import CASE, config
 

@@ -196,7 +196,7 @@ def test_pseudo_target_regression_equals_a_plain_loop(n, steps):
 
 
 @pytest.mark.parametrize("cf_module", m.CF_MODULES)
-@pytest.mark.parametrize("method", [name for name in m.METHODS if hasattr(m.METHODS[name], "exact_with")])
+@pytest.mark.parametrize("method", [name for name in m.METHODS if m.METHODS[name].exact_with])
 def test_methods_that_are_exact_with_some_settings_are_so(method, cf_module):
     """What a record may claim: gradients of one step, and parameters after twenty AdamW steps."""
     chosen = m.METHODS[method]

@@ -192,7 +192,7 @@ def test_a_calibration_measures_what_it_was_designed_to_and_is_found_by_a_plan(o
     assert made.key.tier == "padded"
     assert any(value > 0 for value in made.device_coefficients.values())
     path = coefficients.keep(made, tmp_path)
-    assert coefficients._read(path) == made
+    assert coefficients.Calibration.model_validate_json(path.read_bytes()) == made
 
 
 def test_a_calibration_without_time_is_refused(own) -> None:

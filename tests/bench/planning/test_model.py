@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bench.planning.cost import DEVICE_TERMS, Costs, fit
 from bench.planning.memory import ROOM, largest_batch, step_memory
-from bench.planning.work import METHODS, Line, Work, step_work
+from bench.planning.work import METHODS, Line, Step, Work, step_work
 from tests.bench.planning._parts import CF, COSTS, ENCODER, group
 
 SETTINGS = {"optimizer": "adamw", "padding": "max_length", "text_length": 20}
@@ -21,11 +21,14 @@ PRIORS = {
 }
 
 
-def work(method: str, users: int, *, steps: int = 1, ratio: float = 2.0, encoder=ENCODER, kind="cpu", **table) -> Work:
+def asked(method: str, users: int, steps: int, ratio: float, encoder, kind: str, table) -> Step:
     batch = group(users, ratio=ratio)
     interval = group(users * steps, ratio=2 * ratio) if steps > 1 else batch
-    line = Line(method, "eager", steps, table)
-    return step_work(line, encoder, CF, batch, interval, **SETTINGS, device_kind=kind)
+    return Step(Line(method, "eager", steps, table), encoder, CF, batch, interval, **SETTINGS, device_kind=kind)
+
+
+def work(method: str, users: int, *, steps: int = 1, ratio: float = 2.0, encoder=ENCODER, kind="cpu", **table) -> Work:
+    return step_work(asked(method, users, steps, ratio, encoder, kind, table))
 
 
 def varied(kind: str) -> list[Work]:
@@ -137,10 +140,8 @@ def test_a_method_that_is_not_modelled_is_refused() -> None:
 def memory(
     method: str, users: int, *, steps: int = 1, ratio: float = 2.0, encoder=ENCODER, checkpointing=False, **table
 ):
-    batch = group(users, ratio=ratio)
-    interval = group(users * steps, ratio=2 * ratio) if steps > 1 else batch
-    line = Line(method, "eager", steps, table)
-    return step_memory(line, encoder, CF, batch, interval, **SETTINGS, checkpointing=checkpointing)
+    step = asked(method, users, steps, ratio, encoder, "cpu", table)
+    return step_memory(step, checkpointing=checkpointing)
 
 
 def test_chunks_and_checkpoints_bound_memory() -> None:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from bench.cli import app
 from bench.configuration.sweep import WorkItem
 from bench.errors import BenchError
-from bench.processes.sigint import held_back
+from bench.processes.signals import held_back
 from bench.results import store
 from bench.results.schema import Record
 from bench.running import manager

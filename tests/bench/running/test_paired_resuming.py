@@ -19,7 +19,7 @@ from bench.cli import app
 from bench.configuration import sweep
 from bench.configuration.config import Config
 from bench.configuration.sweep import WorkItem
-from bench.machine.free_memory import Room
+from bench.machine.memory import Room
 from bench.results import store
 from bench.results.schema import PeakMemory, Record
 from bench.running import paired

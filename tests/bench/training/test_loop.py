@@ -12,8 +12,7 @@ from bench.build import assembly, schedules
 from bench.configuration.train_settings import TrainSettings
 from bench.measure.clock import HostClock
 from bench.training import checkpoint, judging
-from bench.training.loop import Learner
-from bench.training.stopping import EarlyStopping
+from bench.training.loop import EarlyStopping, Learner
 from bench.workloads._base import Scored
 from tests.bench.training import _tiny
 

@@ -19,7 +19,7 @@ from bench.training.progress import TrainingView
 from bench.verify.report import verify
 from bench.worker.measurement import Subject
 from reports.page import render
-from reports.sections import _tiers
+from reports.sections import tiers
 from tests.bench import _encoder_folders
 from tests.reports import _runs
 
@@ -93,7 +93,7 @@ def test_the_page_says_how_encoders_ran(tmp_path: Path):
     row = next(line for line in rendered.markdown.read_text().splitlines() if WHY in line)
     assert "padded" in row
     assert "e2e and single" in row
-    assert _tiers.table(records[2:]) == ()
+    assert tiers.table(records[2:]) == ()
 
 
 def test_a_training_point_tells_it_in_its_detail():
@@ -101,6 +101,6 @@ def test_a_training_point_tells_it_in_its_detail():
         case={"encoder": "minilm", "precision": "bf16"}, method="e2e", engine="fast", accumulation_steps=None,
         detail=TrainingDetail(tier="packed"),
     )  # fmt: skip
-    (table,) = _tiers.table([point])
+    (table,) = tiers.table([point])
     assert table.groups[0].title == "minilm · bf16"
     assert [cell.text for cell in table.groups[0].rows[0]] == ["fast", "packed", "e2e", "the fastest"]

@@ -5,7 +5,7 @@ from functools import cache
 import pytest
 import torch
 
-import bench.worker.useful_work
+import bench.worker.afterwards
 from bench import registry
 from bench.build.assembly import build
 from bench.configuration.sweep import MethodLine, WorkItem
@@ -13,8 +13,8 @@ from bench.measure.flops import EncoderOperations, cf_flops
 from bench.methods import PACKAGES, Unavailable
 from bench.processes.messages import Job
 from bench.results.analysis.summary import frames
+from bench.worker.afterwards import NOT_COUNTED, useful_work
 from bench.worker.measurement import measure
-from bench.worker.useful_work import NOT_COUNTED, useful_work
 from gram_core.batch import every_slot, unique_items
 from tests.bench._small_runs import CASE, config, item
 
@@ -101,7 +101,7 @@ def test_what_cannot_be_counted_is_told_and_costs_no_measurement(monkeypatch):
     def out_of_memory(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(bench.worker.useful_work, "useful_flops", out_of_memory)
+    monkeypatch.setattr(bench.worker.afterwards, "useful_flops", out_of_memory)
     record = measure(Job(config(), item("e2e")), lambda _: None)
     assert record["outcome"] == "ok"
     assert record["useful_flops"] is None

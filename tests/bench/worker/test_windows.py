@@ -11,22 +11,26 @@ import torch
 
 from bench.measure.sample import LEAST
 from bench.processes.messages import Job, TakeWindow
-from bench.worker.cf_steps import cf_step_s
+from bench.worker.afterwards import cf_step_s
 from bench.worker.measurement import TAKES, Subject
 from gram_core.batch import Batch
+from gram_core.engines._captured import Captured, GraphPool
 from tests.bench._small_runs import config, item
 from tests.bench.measure.test_clock import ManualClock
 
 READY_S, STEP_S = 5.0, 0.25
 
 
-class Planted:
+class Planted(Captured):
     """A method whose steps take as long as it says: longer while a batch's users have not been met `meetings` times."""
+
+    functions = ()
 
     def __init__(self, method: Any, clock: ManualClock, meetings: int):
         self._method, self._clock, self._meetings = method, clock, meetings
         self._met: dict[tuple[int, ...], int] = {}
         self._ready = 0
+        self._pool = GraphPool(torch.device("cpu"))
         self.interval = method.interval
 
     def __getattr__(self, name: str) -> Any:
@@ -212,8 +216,8 @@ class TestLongIntervals:
     class Interval:
         """Encoding takes 8 s an item, a CF step 0.5 s, the encoder's pass 100 s."""
 
-        def __init__(self, clock: ManualClock, interval: int):
-            self.interval, self._clock = interval, clock
+        def __init__(self, one: Subject, interval: int):
+            self.interval, self._clock, self.training = interval, one.clock, one.built.training
             self._met: set[int] = set()
             self._steps = 0
 
@@ -235,7 +239,7 @@ class TestLongIntervals:
         """max_warmup_steps are enough of them; a window is whole ones."""
         one = subject(max_warmup_steps=6)
         assert isinstance(one.clock, ManualClock)
-        method = self.Interval(one.clock, interval)
+        method = self.Interval(one, interval)
         one._built, one._ahead = dataclasses.replace(one.built, method=method), []
         one.warm_up()
         assert not method._steps, "an interval was left open"
@@ -246,7 +250,7 @@ class TestLongIntervals:
     def test_they_are_timed_within_an_interval(self, interval: int, expected: float | None) -> None:
         one = subject()
         assert isinstance(one.clock, ManualClock)
-        method = self.Interval(one.clock, interval)
+        method = self.Interval(one, interval)
         one._built = dataclasses.replace(one.built, method=method)
         one._run(units=1)
         assert cf_step_s(method, one._stepping[-1], one._timed) == expected

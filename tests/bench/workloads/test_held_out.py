@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from bench.workloads._base import HoldOut, WorkloadRequest
 from bench.workloads._log import interaction_log, ranking, responses
 from bench.workloads._sampling import epoch_sampler
-from bench.workloads._sampling.permutation import Permutation
+from bench.workloads._sampling.epoch_sampler import Permutation
 from gram_core.batch import ItemTable
 
 USERS, ITEMS = 60, 80

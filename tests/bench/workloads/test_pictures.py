@@ -17,7 +17,7 @@ from bench.configuration import sweep
 from bench.configuration.config import SweepAxes
 from bench.encoders import _base as encoders
 from bench.encoders import shape as shapes
-from bench.encoders._base import PictureFormat
+from bench.encoders._base import Loading, PictureFormat
 from bench.encoders._encoding import encoding_of
 from bench.encoders.shape import SHAPES
 from bench.inputs.item_kinds import refuse_other_items
@@ -59,7 +59,7 @@ def narrow(monkeypatch):
 
 
 def load(shape, device=CPU, dtype=torch.float32, layers=1, seed=0):
-    return encoders.load(f"shape:{shape}", layers=layers, device=device, dtype=dtype, seed=seed, dropout="off")
+    return encoders.load(f"shape:{shape}", Loading(device, dtype, layers, seed, dropout="off"))
 
 
 def encoder_of(loaded):

@@ -12,7 +12,7 @@ from bench.configuration.sweep import plan
 from bench.errors import ConfigError
 from bench.workloads import shape
 from bench.workloads._base import WorkloadRequest
-from bench.workloads._synth import lognormal, synthesis, zipf_law
+from bench.workloads._synth import laws, synthesis
 
 
 @pytest.fixture(autouse=True)
@@ -91,7 +91,7 @@ def test_popularity_and_lengths_follow_their_laws():
 
 def test_drawing_without_repeats_is_sequential_sampling():
     """Inclusion of each item, against a plain loop over numpy's own sampling without replacement."""
-    popularity = zipf_law.weights(6, 1.0)
+    popularity = laws.weights(6, 1.0)
     drawn = synthesis.distinct_items(np.random.default_rng(0), popularity, np.full(20_000, 3)).reshape(-1, 3)
     rng = np.random.default_rng(1)
     plain = np.asarray([rng.choice(6, 3, replace=False, p=popularity) for _ in range(20_000)])
@@ -103,7 +103,7 @@ def test_drawing_without_repeats_is_sequential_sampling():
 
 def test_users_who_met_almost_everything_are_served_too():
     lengths = np.asarray([6, 1, 5, 6])
-    items = synthesis.distinct_items(np.random.default_rng(0), zipf_law.weights(6, 4.0), lengths)
+    items = synthesis.distinct_items(np.random.default_rng(0), laws.weights(6, 4.0), lengths)
     parts = np.split(items, np.cumsum(lengths)[:-1])
     assert [len(np.unique(part)) for part in parts] == lengths.tolist()
 
@@ -113,7 +113,7 @@ def test_users_who_met_almost_everything_are_served_too():
 def test_sizes_keep_their_bounds_and_their_sum(data, number, sigma, least):
     most = least + data.draw(st.integers(0, 400))
     total = data.draw(st.integers(number * least, number * most))
-    found = lognormal.sizes(np.random.default_rng(0), number, total, sigma, least, most)
+    found = laws.sizes(np.random.default_rng(0), number, total, sigma, least, most)
     assert found.sum() == total
     assert found.min() >= least
     assert found.max() <= most

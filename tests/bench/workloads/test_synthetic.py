@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bench.workloads import synthetic
 from bench.workloads._io import movielens_files, tokens
-from bench.workloads._synth import zipf_law
+from bench.workloads._synth import laws
 from tests.bench._bert_texts import CLS, SEP, SPECIAL, request, same, tokenizer_of
 
 
@@ -51,7 +51,7 @@ def test_the_asked_for_ratio_is_realised_exactly(case, step):
 @settings(max_examples=150, deadline=None)
 def test_counts_fall_with_the_rank_and_sum_to_the_slots(data, unique, most, exponent):
     slots = data.draw(st.integers(unique, unique * most))
-    counts = zipf_law.counts(slots, unique, most, exponent)
+    counts = laws.counts(slots, unique, most, exponent)
     assert counts.sum() == slots
     assert counts.min() >= 1
     assert counts.max() <= most
@@ -61,17 +61,17 @@ def test_counts_fall_with_the_rank_and_sum_to_the_slots(data, unique, most, expo
 def test_counts_follow_zipf_where_no_bound_holds_them():
     ranks = np.arange(1, 21)
     for exponent in (0.5, 1.0, 2.0):
-        counts = zipf_law.counts(100_000, 20, 100_000, exponent)
+        counts = laws.counts(100_000, 20, 100_000, exponent)
         expected = 100_000 * ranks**-exponent / (ranks**-exponent).sum()
         assert np.abs(counts - expected).max() <= 1
     with pytest.raises(ValueError, match="cannot hold"):
-        zipf_law.counts(10, 11, 5, 1.0)
+        laws.counts(10, 11, 5, 1.0)
 
 
 def test_popularity_within_a_batch_is_the_counts():
     batch = synthesize(ratio=4.0, options={"zipf": 1.0}, batch_size=16).batches(0)
     _, found = batch.items.unique(return_counts=True)
-    expected = zipf_law.counts(16 * 15, 60, 16, 1.0)
+    expected = laws.counts(16 * 15, 60, 16, 1.0)
     assert sorted(found.tolist(), reverse=True) == expected.tolist()
 
 

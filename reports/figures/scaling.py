@@ -7,6 +7,7 @@ one process, where there is no difference, if the run has measured that.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from textwrap import wrap
 from typing import Any
 
@@ -16,7 +17,7 @@ from matplotlib.lines import Line2D
 
 from bench.results.analysis.summary import Frames
 from reports import words
-from reports.figures import _style
+from reports.figures import Plot, _style
 
 PANELS = 6
 CHARACTERS = 34
@@ -137,3 +138,23 @@ def _batches(row: dict[Any, Any], batch: str) -> str:
     if words.exists(row["asked_repetition_ratio"]):
         parts = [*parts, f"ratio {words.plain(row['asked_repetition_ratio'])}"]
     return ", ".join(parts)
+
+
+PLOTS = {
+    "weak_scaling": Plot(
+        "Weak scaling: more processes, each with as many users",
+        "Users per second of all processes together, against one, where every process has as many users as the one. "
+        "Above the dotted line lies what sharing items among processes adds.",
+        partial(draw, batch="batch_size"),
+        60,
+        whole_run=True,
+    ),
+    "strong_scaling": Plot(
+        "Strong scaling: more processes on as many users",
+        "The same joined batch, divided among more processes. Items that several of them hold are encoded by each, "
+        "unless they share them.",
+        partial(draw, batch="joined_batch_size"),
+        61,
+        whole_run=True,
+    ),
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,13 +10,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
-from matplotlib.colors import Colormap, Normalize
+from matplotlib.colors import Colormap, LinearSegmentedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from bench.results.analysis.summary import REFERENCE
+from bench.results.analysis.summary import REFERENCE, Frames
 from reports import words
-from reports.figures import _style
+from reports.figures import Plot, _style
 
 CELLS, RATIOS = 6, 5
 """Values shown per axis of a panel, and panels per row; an evenly spread choice where a sweep has more."""
@@ -23,7 +24,7 @@ TITLE_WIDTH = 0.09
 """Inches of a letter of a panel's title, on average and rounded up."""
 
 
-def draw(
+def _draw(
     summary: pd.DataFrame, column: str, write: Callable[[Mapping[str, Any]], str], colors: Colormap, norm: Normalize
 ) -> Figure | None:
     """`summary[column]` for every label in it; None where batch size or text length has but one value."""
@@ -129,3 +130,46 @@ def _missing(row: dict) -> tuple[str, str]:
     if row["reference_outcome"] != "ok":
         return f"{REFERENCE}\n{words.SHORT_OUTCOMES[row['reference_outcome']]}", "\\\\\\\\"
     return words.MISSING, "...."
+
+
+def draw_speed_ups(frames: Frames) -> Figure | None:
+    """Every method but e2e; colours are symmetric around 1×."""
+    summary = frames.summary[frames.summary["method"] != REFERENCE]
+    known = summary["speed_up"].dropna()
+    if known.empty:
+        return None
+    reach = max(2.0, *(max(value, 1 / value) for value in known))
+    reach = 2.0 ** math.ceil(math.log2(reach))
+    colors = LinearSegmentedColormap.from_list(
+        "slower-faster", [(0, "#d55e00"), (0.5, "#faf9f6"), (0.75, "#8fc4e3"), (1, "#00588a")]
+    )
+    return _draw(summary, "speed_up", words.speed_up, colors, LogNorm(1 / reach, reach))
+
+
+def draw_memory(frames: Frames) -> Figure | None:
+    """Every method, e2e included."""
+    known = frames.summary["memory_bytes"].dropna()
+    if known.empty:
+        return None
+    colors = LinearSegmentedColormap.from_list("memory", ["#f6f3fa", "#c9b8dd", "#7d5ba6", "#3b1f5b"])
+    norm = LogNorm(known.min() / 1.2, known.max() * 1.2)
+    return _draw(
+        frames.summary, "memory_bytes", lambda row: words.number(row["memory_bytes"] / words.GIB), colors, norm
+    )
+
+
+PLOTS = {
+    "heat_speed_up": Plot(
+        "Speed-up over batch size and text length",
+        "Time of e2e / time of the method, same case. Blue is faster, orange slower, white equal. Hatched cells have "
+        "no number: the method itself or, where e2e is named, the reference was not measured.",
+        draw_speed_ups,
+        40,
+    ),
+    "heat_memory": Plot(
+        "Peak memory over batch size and text length",
+        "Peak memory in GiB; darker is more. Hatched cells have no number, OOM where the device ran out of memory.",
+        draw_memory,
+        41,
+    ),
+}

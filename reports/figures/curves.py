@@ -6,6 +6,7 @@ Points that were not measured are at the upper edge of their panel, in the metho
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -14,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from bench.results.analysis.summary import Frames
 from reports import words
-from reports.figures import _style
+from reports.figures import Plot, _style
 
 COLUMNS, ROWS = 5, 3
 AXIS_LABELS = {"batch_size": "Batch size (users)", "text_length": "Text length (tokens)"}
@@ -118,3 +119,22 @@ def _failure_handles(failed: pd.DataFrame) -> list[Line2D]:
                 )
             )
     return entries
+
+
+_AT_THE_EDGE = "Marks at the upper edge are cases without a number."
+_OF_TIME = f"Median wall-clock time of one training step; both axes are logarithmic. {_AT_THE_EDGE}"
+_OF_MEMORY = (
+    "Both axes are logarithmic. On a graphics card the peak of its allocator, on a CPU the process's resident peak. "
+    f"{_AT_THE_EDGE}"
+)
+PLOTS = {
+    f"{name}_by_{x}": Plot(
+        f"{title} against {x.replace('_', ' ')}", caption, partial(draw, quantity=quantity, x=x), place
+    )
+    for name, title, caption, quantity, x, place in (
+        ("time", "Time per step", _OF_TIME, TIME, "batch_size", 20),
+        ("time", "Time per step", _OF_TIME, TIME, "text_length", 21),
+        ("memory", "Peak memory", _OF_MEMORY, MEMORY, "batch_size", 30),
+        ("memory", "Peak memory", _OF_MEMORY, MEMORY, "text_length", 31),
+    )
+}

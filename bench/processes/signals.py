@@ -1,4 +1,4 @@
-"""Ends a worker when the process that asked for it has gone, however that happened."""
+"""A worker ends when the process that asked for it has gone; Ctrl-C waits while a measurement is put on the disk."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from multiprocessing.connection import wait
 
 _ORPHANED = 70
@@ -42,3 +43,20 @@ def _kill_on_hang_up(pipe: int) -> None:
 def _end_with(pipe: int) -> None:
     wait([pipe])
     os._exit(_ORPHANED)
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Delays Ctrl-C to the end of the block; does nothing outside the main thread, which alone hears it."""
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    heard: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _frame: heard.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if heard:
+            signal.raise_signal(signal.SIGINT)

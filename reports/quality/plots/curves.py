@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -9,7 +11,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from bench.results.analysis.stats import REFERENCE
 from bench.results.analysis.training_summary import TrainingFrames
-from reports.figures import _style
+from reports.figures import Plot, _style
 from reports.quality.tables import metric
 
 TICKS_S = (
@@ -113,3 +115,27 @@ def _written(seconds: float) -> str:
         if seconds >= length:
             return f"{seconds / length:g} {unit}"
     return f"{seconds:g} s" if seconds else "0"
+
+
+def draw_by_epochs(frames: TrainingFrames) -> Figure | None:
+    """None where nothing was evaluated, or the log has no epochs."""
+    return draw(frames, "epoch", "Epochs") if frames.points["epoch"].notna().any() else None
+
+
+PLOTS = {
+    "quality_by_time": Plot(
+        "Quality against wall-clock",
+        "Validation split at every evaluation; thick: the mean over seeds, shaded: their range. Wall-clock of training "
+        "steps alone. On the right, items that training never met: a model that reads no text stays at 50. Where lines "
+        "begin far below their best, the axis leaves that out.",
+        partial(draw, x="train_s", label="Wall-clock of training"),
+        10,
+    ),
+    "quality_by_epochs": Plot(
+        "Quality against epochs",
+        "The same evaluations by how much of the log has been stepped on. Exact methods lie on e2e's curve; a stale "
+        "one that lies below it pays for its cheaper steps with more of them. The axis as above.",
+        draw_by_epochs,
+        20,
+    ),
+}

@@ -1,0 +1,160 @@
+"""A Hugging Face encoder with the engine's passes in anyone's loop: real tokens only, replayed from CUDA graphs.
+
+    encoder = accelerated(model, token_ids, pooling="mean")
+    history, candidates = encode(encoder, batch["history"], batch["candidates"])
+
+Forward and backward are captured apart. Loss, backward, clipping, scaling and stepping stay the caller's, and so does
+autocast, whose dtype at the call is the one that is computed in.
+n items of a call, d width.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from gram_core.batch import ItemTable, Texts
+from gram_core.encoders.huggingface import HuggingFaceEncoder
+from gram_core.encoders.packing_encoder import PackingEncoder
+from gram_core.encoders.pooling import Pooling
+from gram_core.engines._captured_passes import CapturedPasses
+from gram_core.engines._tiers import FallBack, Ran, choose
+from gram_core.protocols import ContentEncoder
+
+
+def accelerated(
+    module: PreTrainedModel | HuggingFaceEncoder,
+    items: ItemTable | Mapping[str, Any] | Sequence[Sequence[int]],
+    *,
+    pooling: Pooling | Literal["auto"] = "auto",
+    pad_token_id: int | None = None,
+    text_length: int | None = None,
+) -> Accelerated:
+    """`module` on texts `items` as an encoder of item ids, for `encode`, `encoded` and `MultiStepEncodings`.
+
+    items: a list of token ids for each item, special tokens included; a tokenizer's output with `input_ids` lists; or
+    an `ItemTable`. The following are for a model, and part of a `HuggingFaceEncoder` already:
+    pooling: see `HuggingFaceEncoder`. pad_token_id: None takes the model's. text_length: the most tokens of a text;
+    None takes the longest of `items`.
+    Raises TypeError for a module that is no model of transformers, ValueError where its texts can't be packed, with the
+    reason; what hangs on the dtype of autocast is said by the first call.
+    """
+    if isinstance(module, DistributedDataParallel):
+        raise TypeError("give accelerated the module inside, and wrap the module that calls encode")
+    table = items if isinstance(items, ItemTable) else ItemTable.from_lists(_token_ids(items))
+    if isinstance(module, PreTrainedModel):
+        pad = module.config.pad_token_id if pad_token_id is None else pad_token_id
+        longest = int(table.lengths.max()) if text_length is None else text_length
+        module = HuggingFaceEncoder(module, pad_token_id=pad or 0, text_length=longest, pooling=pooling)
+    elif not isinstance(module, HuggingFaceEncoder):
+        raise TypeError(
+            f"accelerated takes a model of transformers or a HuggingFaceEncoder, not {type(module).__name__}"
+        )
+    made = Accelerated(module, table)
+    made.prepare()
+    return made
+
+
+class Accelerated(nn.Module):
+    """Item ids int64 [n] -> encodings [n, d]; its parameters are the encoder's. See `accelerated`.
+
+    Ids that lie on a GPU are waited for: leave them on the host.
+    """
+
+    def __init__(self, encoder: HuggingFaceEncoder, table: ItemTable):
+        super().__init__()
+        self.encoder = encoder
+        self._made = _Made(table)
+
+    def prepare(self) -> None:
+        """Chooses the pass for the dtype that autocast computes in now; raises ValueError where there is none."""
+        self._passes()
+
+    @property
+    def tier(self) -> str:
+        """How it runs for the present dtype: "packed", "general"; "padded" where the model was changed since."""
+        return self._passes()[1].tier
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Encodings [n, d] of the items `ids` int64 [n], in their order; differentiable, backwards once."""
+        return self._encoded(ids, again=False)
+
+    def recomputed(self, ids: Tensor) -> Tensor:
+        """The same keeping no activation: the backward pass encodes again."""
+        return self._encoded(ids, again=True)
+
+    def _encoded(self, ids: Tensor, again: bool) -> Tensor:
+        if not len(ids):
+            return self._encoded(torch.zeros(1, dtype=torch.int64), again)[:0]
+        passes, _ = self._passes()
+        texts = self._made.table.texts(ids.cpu())
+        encoder = passes.encoder if isinstance(passes, CapturedPasses) else passes
+        if not isinstance(passes, CapturedPasses) or not encoder.holds():
+            return _checkpointed(encoder, texts) if again else encoder(texts)
+        return passes(texts, again=again)
+
+    def _passes(self) -> tuple[CapturedPasses | PackingEncoder, Ran]:
+        device = self.encoder.model.device
+        enabled = torch.is_autocast_enabled(device.type)
+        dtype = torch.get_autocast_dtype(device.type) if enabled else None
+        key = (device, dtype)
+        if key not in self._made.passes:
+            self._made.passes[key] = self._build(device, dtype)
+        return self._made.passes[key]
+
+    def _build(self, device: torch.device, dtype: torch.dtype | None) -> tuple[CapturedPasses | PackingEncoder, Ran]:
+        with warnings.catch_warnings(), torch.autocast(device.type, enabled=False):  # the proof has a dtype of its own
+            warnings.simplefilter("ignore", FallBack)
+            encoder, ran = choose(_Wanted(self.encoder, self._made.table, dtype))
+        if not isinstance(encoder, PackingEncoder):
+            raise ValueError(f"this encoder can't be accelerated: {ran.why_no_faster}")
+        return (CapturedPasses(encoder, device) if device.type == "cuda" else encoder), ran
+
+
+def _checkpointed(encoder: PackingEncoder, texts: Texts) -> Tensor:
+    found: Tensor = checkpoint(encoder, texts, use_reentrant=False)
+    return found
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What a tier is chosen for."""
+
+    encoder: ContentEncoder
+    table: ItemTable
+    amp_dtype: torch.dtype | None
+
+    def agreed(self, objection: str | None) -> str | None:
+        """One process's."""
+        return objection
+
+
+class _Made:
+    """The texts, and passes by device and dtype; copies of the encoder share the former and make their own latter."""
+
+    def __init__(self, table: ItemTable):
+        self.table = table
+        self.passes: dict[tuple[torch.device, torch.dtype | None], tuple[CapturedPasses | PackingEncoder, Ran]] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Made:
+        return _Made(self.table)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Made, (self.table,)
+
+
+def _token_ids(items: Mapping[str, Any] | Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
+    if not isinstance(items, Mapping):
+        return items
+    if "input_ids" not in items:
+        raise ValueError("items that are a mapping must have the tokenizer's input_ids, a list for each item")
+    found: Sequence[Sequence[int]] = items["input_ids"]
+    return found

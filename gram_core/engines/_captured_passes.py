@@ -1,0 +1,227 @@
+"""Forward and backward passes of an encoder captured apart, so that a caller's own loop lies between them.
+
+A forward pass leaves what its backward pass needs in the memory of its graphs' pool. Passes that are under way at the
+same time (two calls before one backward) have pools, and graphs, of their own: the n-th has those of level n. Graphs of
+one level share memory, for one of them at most is under way.
+n texts, d width.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gram_core.batch import Texts
+from gram_core.encoders.packing_encoder import PackingEncoder
+from gram_core.engines._captured import CapturedFunction, GraphPool, Inputs, Outputs, StaticInputs, signature_of
+from gram_core.engines._inputs import Packer, packed_texts
+
+MOST_GRAPHS = 16
+"""Sizes of a level that graphs are kept of; the one longest unused goes first."""
+
+
+class CapturedPasses:
+    """`encoder` on texts of the host, in anyone's autograd.
+
+    pools: makes the memory that graphs share.
+    """
+
+    def __init__(
+        self,
+        encoder: PackingEncoder,
+        device: torch.device,
+        pools: Callable[[torch.device], GraphPool] = GraphPool,
+    ):
+        self.encoder = encoder
+        self._device, self._pools = device, pools
+        self._packer = Packer(encoder)
+        self._without_graph = CapturedFunction(self._encode, device, pool=pools(device))
+        self._levels: list[_Level] = []
+        self._learning: list[Tensor] = []
+        self._gradients: list[Tensor] = []
+        """Where backward passes leave them, of all levels; outside of any graph's memory."""
+        self._bound: tuple[Any, ...] = ()
+
+    def __call__(self, texts: Texts, *, again: bool = False) -> Tensor:
+        """Encodings [n, d]. again: keeps nothing, and computes the forward pass once more in the backward pass."""
+        self._follow()
+        inputs, count = self._packer.pack(texts), len(texts)
+        if not (torch.is_grad_enabled() and self._learning):
+            return self._alone(inputs, count)
+        if not again and not self._level().known(inputs):  # the first of a size runs as it is, and compiles
+            return self.encoder(texts)
+        call = _Call(self, inputs, count)
+        found: Tensor = _Replayed.apply(call, again, *self._learning)
+        return found
+
+    def _alone(self, inputs: Inputs, count: int) -> Tensor:
+        with torch.no_grad():
+            (encodings,) = self._without_graph(inputs)
+        return encodings[:count].clone()
+
+    def _encode(self, inputs: Inputs) -> Outputs:
+        return (self.encoder.encode(packed_texts(inputs)),)
+
+    def _level(self) -> _Level:
+        """The lowest that no pass is under way in."""
+        free = next((level for level in self._levels if not level.busy), None)
+        if free is None:
+            free = _Level(self)
+            self._levels.append(free)
+        return free
+
+    def _follow(self) -> None:
+        """Forgets all graphs where the model, or where its parameters lie, has changed since they were made."""
+        parameters = list(self.encoder.parameters())
+        watch = self.encoder.watch
+        now = (watch and watch.state, [parameter.data_ptr() for parameter in parameters])
+        if not self._bound or now[0] is not self._bound[0] or now[1] != self._bound[1]:
+            self._bound = now
+            self._levels = []
+            self._without_graph.forget()
+            self._learning = [parameter for parameter in parameters if parameter.requires_grad]
+            self._gradients = [torch.zeros_like(parameter, requires_grad=False) for parameter in self._learning]
+
+
+class _Level:
+    """Graphs of passes of which one at most is under way."""
+
+    def __init__(self, passes: CapturedPasses):
+        self._passes = passes
+        self._pool = passes._pools(passes._device)
+        self._pairs: OrderedDict[Any, _Pair | None] = OrderedDict()
+        """By the inputs' signature; None where a size was met once."""
+        self.busy = False
+
+    def known(self, inputs: Inputs) -> bool:
+        """Whether such inputs were met before; notes that they were."""
+        signature = signature_of(inputs)
+        known = signature in self._pairs
+        self._pairs.setdefault(signature, None)
+        while len(self._pairs) > MOST_GRAPHS:
+            self._pairs.popitem(last=False)
+        return known
+
+    def pair(self, inputs: Inputs) -> _Pair:
+        """The graphs for such inputs."""
+        signature = signature_of(inputs)
+        pair = self._pairs.get(signature)
+        if pair is None:
+            pair = self._pairs[signature] = _Pair(self._passes, inputs, self._pool)
+        self._pairs.move_to_end(signature)
+        return pair
+
+
+class _Pair:
+    """A forward and a backward graph of one size."""
+
+    def __init__(self, passes: CapturedPasses, inputs: Inputs, pool: GraphPool):
+        self.static = StaticInputs(inputs, passes._device)
+        self.static.load(inputs)
+        self._made: Tensor | None = None
+        self.reached: list[bool] = []
+        """Which parameters have a gradient."""
+        learning, gradients = passes._learning, passes._gradients
+
+        def forward() -> Outputs:
+            with torch.enable_grad():
+                (self._made,) = passes._encode(self.static.inputs)
+            return (self._made.detach(),)
+
+        def backward() -> Outputs:
+            assert self._made is not None, "forward comes first"
+            found = torch.autograd.grad(self._made, learning, self.of_encodings, allow_unused=True)
+            self.reached = [gradient is not None for gradient in found]
+            pairs = [(place, g) for place, g in zip(gradients, found, strict=True) if g is not None]
+            _copy(pairs)
+            return ()
+
+        encoder, kind = passes.encoder, passes._device.type
+        narrow = encoder.compute_dtype != encoder.encoder.model.dtype
+        # Casts kept by autocast would be another graph's memory, or none of the graph's work.
+        with torch.autocast(kind, encoder.compute_dtype, enabled=narrow, cache_enabled=False):
+            self.forward, (self.encodings,) = pool.capture(forward)
+            self.of_encodings = torch.zeros_like(self.encodings)
+            self.backward, _ = pool.capture(backward)
+        self._made = None
+
+
+def _copy(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """The second of each into the first."""
+    if pairs:
+        torch._foreach_copy_([to for to, _ in pairs], [of for _, of in pairs])
+
+
+class _Call:
+    """One forward pass and the backward pass that belongs to it."""
+
+    def __init__(self, passes: CapturedPasses, inputs: Inputs, count: int):
+        self._passes, self._inputs, self._count = passes, inputs, count
+        self._level: _Level | None = None
+        self._pair: _Pair | None = None
+        self._over = False
+        self._versions = self._now()
+
+    def encodings(self, again: bool) -> Tensor:
+        """[n, d]; again: nothing is kept."""
+        if again:
+            return self._passes._alone(self._inputs, self._count)
+        return self._forward().encodings[: self._count].clone()
+
+    def gradients(self, of_encodings: Tensor) -> Sequence[Tensor | None]:
+        """Those of the parameters that learn, new tensors."""
+        if self._over:
+            raise RuntimeError(
+                "an accelerated encoder back-propagates a forward pass once: add losses up, or use `encoded`, within "
+                "which backward may be called again and again"
+            )
+        if self._now() != self._versions:
+            raise RuntimeError(
+                "the encoder's weights changed between encode and the backward pass: call backward before the "
+                "optimizer's step"
+            )
+        pair = self._pair or self._forward()
+        pair.of_encodings.zero_()
+        pair.of_encodings[: self._count].copy_(of_encodings)
+        pair.backward.replay()
+        learning, places = self._passes._learning, self._passes._gradients
+        found = [torch.empty_like(p) if there else None for p, there in zip(learning, pair.reached, strict=True)]
+        _copy([(new, place) for new, place in zip(found, places, strict=True) if new is not None])
+        self._end()
+        return found
+
+    def _forward(self) -> _Pair:
+        level = self._level = self._passes._level()
+        level.busy = True
+        pair = self._pair = level.pair(self._inputs)
+        pair.static.load(self._inputs)
+        pair.forward.replay()
+        return pair
+
+    def _now(self) -> tuple[Any, list[int]]:
+        """What a backward pass is bound to."""
+        return self._passes._bound, [parameter._version for parameter in self._passes._learning]
+
+    def _end(self) -> None:
+        self._over, self._pair = True, None
+        if self._level is not None:
+            self._level.busy, self._level = False, None
+
+    def __del__(self) -> None:
+        self._end()
+
+
+class _Replayed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, call: _Call, again: bool, *_: Tensor) -> Tensor:
+        ctx.call = call
+        return call.encodings(again)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+        return None, None, *ctx.call.gradients(gradient)
