@@ -46,7 +46,7 @@ class PreparingAttention(CustomGraphPass):
 
     def uuid(self) -> str:
         """For torch's cache of compiled graphs."""
-        return "gram_core norms and rotates within attention, 2"
+        return "gram_core norms and rotates within attention, 3"
 
 
 class _Unlike(Exception):
