@@ -55,7 +55,7 @@ def _weights(weight, half: tl.constexpr, columns: tl.constexpr):
 @triton.jit
 def _to_unit_size(near, far, eps, columns: tl.constexpr):
     """Each row divided by the root of its mean square, and by what it was divided, inverted; columns: of a half."""
-    inverse = tl.rsqrt((tl.sum(near * near, 1) + tl.sum(far * far, 1)) * (0.5 / columns) + eps)[:, None]
+    inverse = tl.rsqrt((tl.sum(near * near, 1) + tl.sum(far * far, 1)) / (2 * columns) + eps)[:, None]
     return near * inverse, far * inverse, inverse
 
 
@@ -96,19 +96,20 @@ def store_turned_back(
 
     Returned are the weight's two halves' shares, [half], where there is a norm.
     """
+    tl.debug_barrier()
     c, s = _tables(cos, sin, turn_row, token, inside, half, columns, False)
     near, far = near * c + far * s, far * c - near * s
     share_near = tl.zeros((half,), dtype=tl.float32)
     share_far = share_near
     if normed:
-        tl.debug_barrier()  # or what follows is loaded beside the tables, and spilled
+        tl.debug_barrier()
         x = load_rows(head, row_stride, token, inside, half, columns).to(tl.float32)
         y = load_rows(head + columns, row_stride, token, inside, half, columns).to(tl.float32)
         x, y, inverse = _to_unit_size(x, y, eps, columns)
         share_near, share_far = tl.sum(near * x, 0), tl.sum(far * y, 0)
         of_near, of_far = _weights(weight, half, columns)
         near, far = near * of_near, far * of_far
-        along = (tl.sum(near * x, 1) + tl.sum(far * y, 1))[:, None] * (0.5 / columns)
+        along = (tl.sum(near * x, 1) + tl.sum(far * y, 1))[:, None] / (2 * columns)
         near, far = (near - x * along) * inverse, (far - y * along) * inverse
     store_rows(place, place_row, near, token, inside, half, columns)
     store_rows(place + columns, place_row, far, token, inside, half, columns)
