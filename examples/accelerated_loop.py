@@ -1,4 +1,4 @@
-"""A plain loop on the engine's passes: texts packed without padding and, on a GPU, replayed from CUDA graphs."""
+"""A plain loop on the engine's passes: texts packed without padding, attention in kernels of ours."""
 
 import torch
 from _shop import TOKENS, Towers, encode_texts, every_slot, loader, text_model

@@ -1,10 +1,10 @@
-"""A Hugging Face encoder with the engine's passes in anyone's loop: real tokens only, replayed from CUDA graphs.
+"""A Hugging Face encoder with the engine's passes in anyone's loop: real tokens only, in few launches.
 
     encoder = accelerated(model, token_ids, pooling="mean")
     history, candidates = encode(encoder, batch["history"], batch["candidates"])
 
-Forward and backward are captured apart. Loss, backward, clipping, scaling and stepping stay the caller's, and so does
-autocast, whose dtype at the call is the one that is computed in.
+With `replayed` forward and backward are captured apart. Loss, backward, clipping, scaling and stepping stay the
+caller's, and so does autocast, whose dtype at the call is the one that is computed in.
 n items of a call, d width.
 """
 
@@ -37,6 +37,7 @@ def accelerated(
     pooling: Pooling | Literal["auto"] = "auto",
     pad_token_id: int | None = None,
     text_length: int | None = None,
+    replayed: bool = False,
 ) -> Accelerated:
     """`module` on texts `items` as an encoder of item ids, for `encode`, `encoded` and `MultiStepEncodings`.
 
@@ -44,6 +45,8 @@ def accelerated(
     an `ItemTable`. The following are for a model, and part of a `HuggingFaceEncoder` already:
     pooling: see `HuggingFaceEncoder`. pad_token_id: None takes the model's. text_length: the most tokens of a text;
     None takes the longest of `items`.
+    replayed: whether passes are replayed from CUDA graphs, a pair for each size, instead of launched kernel by kernel.
+    New, and off until it has been measured; without effect on a processor.
     Raises TypeError for a module that is no model of transformers, ValueError where its texts can't be packed, with the
     reason; what hangs on the dtype of autocast is said by the first call.
     """
@@ -58,7 +61,7 @@ def accelerated(
         raise TypeError(
             f"accelerated takes a model of transformers or a HuggingFaceEncoder, not {type(module).__name__}"
         )
-    made = Accelerated(module, table)
+    made = Accelerated(module, table, replayed)
     made.prepare()
     return made
 
@@ -69,9 +72,10 @@ class Accelerated(nn.Module):
     Ids that lie on a GPU are waited for: leave them on the host.
     """
 
-    def __init__(self, encoder: HuggingFaceEncoder, table: ItemTable):
+    def __init__(self, encoder: HuggingFaceEncoder, table: ItemTable, replayed: bool = False):
         super().__init__()
         self.encoder = encoder
+        self.replayed = replayed
         self._made = _Made(table)
 
     def prepare(self) -> None:
@@ -116,7 +120,8 @@ class Accelerated(nn.Module):
             encoder, ran = choose(_Wanted(self.encoder, self._made.table, dtype))
         if not isinstance(encoder, PackingEncoder):
             raise ValueError(f"this encoder can't be accelerated: {ran.why_no_faster}")
-        return (CapturedPasses(encoder, device) if device.type == "cuda" else encoder), ran
+        replays = self.replayed and device.type == "cuda"
+        return (CapturedPasses(encoder, device) if replays else encoder), ran
 
 
 def _checkpointed(encoder: PackingEncoder, texts: Texts) -> Tensor:

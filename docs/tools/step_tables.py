@@ -246,3 +246,22 @@ def two_gpus() -> str:
             "communication that nothing hides"]  # fmt: skip
     said = conditions("h200x2-fast", rows(summary), "precision", "engine", "processes")
     return f"{said.replace('One NVIDIA', 'NVIDIA', 1)}\n\n{table(head, lines)}"
+
+
+def four_gpus() -> str:
+    """Steps of one GPU, of two where they were taken, and of four, each with users of its own, items shared."""
+    summary = measured("h200x4-fast").summary
+    lines = []
+    for case, found in summary.groupby(["workload", "encoder", "adapter", "method", "text_length"], sort=False):
+        by_size = {row["world_size"]: row for row in rows(found)}
+        alone, four = by_size[1], by_size[4]
+        lines.append([
+            f"`{case[0]}`, `{words.encoder(alone)}`, {alone['users']:g} users, texts of up to {case[4]:g} tokens",
+            code(alone["label"]), ms(alone), ms(by_size[2]) if 2 in by_size else words.MISSING, ms(four),
+            words.times(four["users_per_s"] / alone["users_per_s"]),
+            words.percent(four["communication_s"] / four["median_s"]),
+        ])  # fmt: skip
+    head = ["a GPU has:", "method:", "one GPU", "two", "four", "users per second of four",
+            "communication that nothing hides"]  # fmt: skip
+    said = conditions("h200x4-fast", rows(summary), "precision", "engine", "processes")
+    return f"{said.replace('One NVIDIA', 'NVIDIA', 1)}\n\n{table(head, lines)}"

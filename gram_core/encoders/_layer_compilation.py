@@ -16,6 +16,7 @@ from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch.utils.checkpoint import CheckpointPolicy
 
 from gram_core.encoders._preparation_pass import PreparingAttention
+from gram_core.encoders._rejoined import rejoin
 from gram_core.kernels import adapted_linear, text_attention
 
 VARIANTS = 64
@@ -26,7 +27,7 @@ NEVER_AGAIN = (text_attention.OPERATOR, adapted_linear.OPERATOR)
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function` for inputs of any size."""
-    passes: dict[str, Any] = {"pre_grad_custom_pass": PreparingAttention(), "joint_custom_post_pass": _KeptOperators()}
+    passes: dict[str, Any] = {"pre_grad_custom_pass": PreparingAttention(), "joint_custom_post_pass": _JointPass()}
     return torch.compile(function, dynamic=True, options=passes)
 
 
@@ -49,18 +50,22 @@ def compiling() -> Iterator[None]:
         yield
 
 
-class _KeptOperators(CustomGraphPass):
-    """Has the partition of a layer into forward and backward keep what `NEVER_AGAIN` makes, where that is read."""
+class _JointPass(CustomGraphPass):
+    """Has the partition of a layer into forward and backward keep what `NEVER_AGAIN` makes, where that is read.
+
+    And nothing copied that is joined as it lies (`_rejoined`).
+    """
 
     def __call__(self, graph: torch.fx.Graph) -> None:
-        """Marks it in a layer's joint graph."""
+        """Marks and rewrites a layer's joint graph."""
+        rejoin(graph)
         for node in graph.nodes:
             if node.target in NEVER_AGAIN:
                 node.meta["recompute"] = CheckpointPolicy.MUST_SAVE
 
     def uuid(self) -> str:
         """For torch's cache of compiled graphs: what this does, and `_joining_in_place`."""
-        return "gram_core keeps attention and adapted linears, joins in place, 5"
+        return "gram_core keeps attention and adapted linears, rejoins, joins in place, 6"
 
 
 @contextmanager

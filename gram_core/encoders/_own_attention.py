@@ -100,7 +100,8 @@ def _attention(
         causal=causal,
         window=None if sliding_window is None else sliding_window - 1,
     )
-    q, k, v = (part[0].transpose(0, 1).to(value.dtype) for part in (query, key, value))
+    # not [0], whose gradient is a copy
+    q, k, v = (part.squeeze(0).transpose(0, 1).to(value.dtype) for part in (query, key, value))
     return attend(q, k, v, attention_mask, block, rules)[None], None
 
 

@@ -22,6 +22,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 from gram_core.kernels import text_attention
 
 CASTS = frozenset(["to", "float", "double", "half", "bfloat16", "type_as"])
+STEPS = frozenset(["transpose", "unsqueeze", "squeeze", operator.getitem])
 SUMS = frozenset([operator.add, torch.add, "add"])
 PRODUCTS = frozenset([operator.mul, torch.mul, "mul"])
 NEGATIONS = frozenset([operator.neg, torch.neg, torch.negative, "neg", "negative"])
@@ -45,7 +46,7 @@ class PreparingAttention(CustomGraphPass):
 
     def uuid(self) -> str:
         """For torch's cache of compiled graphs."""
-        return "gram_core norms and rotates within attention, 2"
+        return "gram_core norms and rotates within attention, 3"
 
 
 class _Unlike(Exception):
@@ -239,15 +240,19 @@ def _climbed(node: Any) -> tuple[Node, list[Node]]:
 
 
 def _moves_rows(node: Any) -> bool:
-    if node.target not in ("transpose", "unsqueeze", operator.getitem) or node.kwargs or not _is_tensor(node.args[0]):
+    if (
+        node.target not in ("transpose", "unsqueeze", "squeeze", operator.getitem)
+        or node.kwargs
+        or not _is_tensor(node.args[0])
+    ):
         return False
     last, places = _value(node.args[0]).ndim - 1, node.args[1:]
     if node.target is operator.getitem:
         index = places[0] if isinstance(places[0], tuple) else places
         taken = [place for place in index if place is not None]
         return len(taken) <= last and all(isinstance(place, int) or place == slice(None) for place in taken)
-    columns = last if node.target == "transpose" else last + 1
-    return all(isinstance(place, int) and place not in (-1, columns) for place in places)
+    columns = last + 1 if node.target == "unsqueeze" else last
+    return bool(places) and all(isinstance(place, int) and place not in (-1, columns) for place in places)
 
 
 def _replayed(path: Sequence[Node], start: Node, made: list[Node]) -> Node:

@@ -9,11 +9,12 @@ n texts, d width.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gram_core.batch import Texts
 from gram_core.encoders.packing_encoder import PackingEncoder
@@ -125,10 +126,13 @@ class _Pair:
         self._made: Tensor | None = None
         self.reached: list[bool] = []
         """Which parameters have a gradient."""
-        learning, gradients = passes._learning, passes._gradients
+        gradients = passes._gradients
+        learning = [nn.Parameter(parameter.detach()) for parameter in passes._learning]
+        """Of the same memory. The caller's own parameters wait for gradients on the stream of the caller's loop, which
+        a capture may not touch, and with hooks of its own."""
 
         def forward() -> Outputs:
-            with torch.enable_grad():
+            with torch.enable_grad(), _in_place_of(passes._learning, learning, passes.encoder):
                 (self._made,) = passes._encode(self.static.inputs)
             return (self._made.detach(),)
 
@@ -148,6 +152,24 @@ class _Pair:
             self.of_encodings = torch.zeros_like(self.encodings)
             self.backward, _ = pool.capture(backward)
         self._made = None
+
+
+@contextmanager
+def _in_place_of(parameters: Sequence[Tensor], others: Sequence[Tensor], encoder: PackingEncoder) -> Iterator[None]:
+    """Within, the encoder's modules hold `others` where they hold `parameters`."""
+    by_id = {id(parameter): other for parameter, other in zip(parameters, others, strict=True)}
+    places = [
+        (m._parameters, name, p) for m in encoder.modules() for name, p in m._parameters.items() if id(p) in by_id
+    ]
+    for held, name, parameter in places:
+        held[name] = by_id[id(parameter)]  # type: ignore[assignment]
+    encoder.read_again()
+    try:
+        yield
+    finally:
+        for held, name, parameter in places:
+            held[name] = parameter
+        encoder.read_again()
 
 
 def _copy(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:

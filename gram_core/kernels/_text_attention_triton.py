@@ -24,7 +24,8 @@ Sizes = dict[str, int]
 # Sizes by the widest head that they are for. Beside them the registers of a thread and the KiB of shared memory that
 # Triton 3.6 takes in 16 bits on Hopper, which has 255 and 227: all but one spill none. Chunks of 32 queries leave room
 # for a key head's two gradients, which stay on chip while its query heads go by. Of 64 rows of scores
-# each four of eight warps compute all: eight are for heads of 256, whose other products need them.
+# each four of eight warps compute all: eight are for heads of 256, whose other products need them. Where queries and
+# keys are prepared on the way, heads of 64 take up to 251 registers; those of 128 all 255, and spill a few numbers.
 TILES_FORWARD = {
     64: {64: (64, 4), 128: (64, 4)},  # 80 to 94, 24; 160 to 223, 40
     128: {64: (64, 4), 128: (64, 4)},  # 130, 48; 201 to 239, 80

@@ -5,8 +5,9 @@ it: their shares of dk and dv are summed on chip, without atomics. Queries go th
 heads fit; each chunk meets all keys of its texts at once. The forward keeps each query's log-sum of weights.
 `width` is the power of two that holds the `columns` of a head; scores are in powers of two.
 
-Where queries and keys are to be rotated, each half of a head is a tile of its own: near and far columns are turned
-into each other in the registers that they were loaded to, and a product of heads is the sum of those of the halves.
+Where queries and keys are to be rotated, and normed before, each half of a head is a tile of its own: near and far
+columns are turned into each other in the registers that they were loaded to, and a product of heads is the sum of those
+of the halves. Backwards both are prepared again, and gradients turned back before they are stored.
 """
 
 from __future__ import annotations

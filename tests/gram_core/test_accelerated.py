@@ -23,7 +23,9 @@ from gram_core.engines._captured_passes import CapturedPasses
 from gram_core.exactness import Float64Throughout, gradients, relative_errors
 from tests.gram_core.test_general_encoder import FAMILIES, encoder_of, texts_of
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+GPU = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if GPU else "cpu")
+DTYPE, BOUND = (torch.float32, 2e-3) if GPU else (torch.float64, 1e-10)
 LENGTHS = (5, 9, 3, 17, 30, 2, 8, 8, 11)
 IDS = torch.tensor([[0, 3, 3, 1, -1], [4, 0, 2, 2, 1]])
 MORE = torch.tensor([[5, 6], [7, 3]])
@@ -53,7 +55,7 @@ class PlayedPool:
 
 @pytest.fixture(autouse=True)
 def _throughout(request: pytest.FixtureRequest) -> Iterator[None]:
-    with nullcontext() if "autocast" in request.node.name else Float64Throughout():
+    with nullcontext() if GPU or "autocast" in request.node.name else Float64Throughout():
         yield
 
 
@@ -62,8 +64,8 @@ def items_of() -> ItemTable:
     return ItemTable.from_lists(part.tolist() for part in texts.tokens.split(texts.lengths.tolist()))
 
 
-def accelerated_of(family: str, captured: bool, adapters: bool = False, dtype: torch.dtype = torch.float64) -> Any:
-    made = accelerated(encoder_of(family, dtype, adapters).to(DEVICE), items_of())
+def accelerated_of(family: str, captured: bool, adapters: bool = False, dtype: torch.dtype = DTYPE) -> Any:
+    made = accelerated(encoder_of(family, dtype, adapters).to(DEVICE), items_of(), replayed=captured)
     if captured and DEVICE.type == "cpu":
         passes, ran = made._passes()
         key = next(iter(made._made.passes))
@@ -112,7 +114,7 @@ def test_gradients_are_the_naive_loops(family, adapters, captured):
     made = accelerated_of(family, captured, adapters)
     for ids in ((IDS, MORE), (IDS, MORE), (MORE,), (IDS.flip(0), MORE), (MORE,)):
         errors = relative_errors(found_by(made, *ids), naive(made.encoder, *ids))
-        assert max(errors.values()) < 1e-10
+        assert max(errors.values()) < BOUND
     assert made.tier == ("packed" if family == "bert" else "general")
 
 
@@ -122,7 +124,7 @@ def test_chunks_and_what_is_encoded_again(captured, options):
     made = accelerated_of("bert", captured)
     for _ in range(3):
         errors = relative_errors(found_by(made, IDS, MORE, **options), naive(made.encoder, IDS, MORE))
-        assert max(errors.values()) < 1e-10
+        assert max(errors.values()) < BOUND
 
 
 def test_recomputed_passes_hold_no_graphs_memory_until_the_backward_pass():
@@ -146,7 +148,7 @@ def test_two_calls_before_one_backward_pass():
         losses = [tower(encode(made, ids)) for ids in (IDS, MORE)][::order]
         for loss in losses:
             loss.backward()
-        assert max(relative_errors(gradients({"encoder": made.encoder, "tower": tower}), expected).values()) < 1e-10
+        assert max(relative_errors(gradients({"encoder": made.encoder, "tower": tower}), expected).values()) < BOUND
     passes, _ = made._passes()
     assert len(passes._levels) == 2
     assert not any(level.busy for level in passes._levels)
@@ -170,7 +172,7 @@ def test_gradients_accumulate_and_hooks_are_called_once():
     for _ in range(3):
         encode(made, IDS).sum().backward()
     assert len(calls) == 3
-    assert torch.allclose(calls[2], 3 * calls[0], rtol=1e-10)
+    assert torch.allclose(calls[2], 3 * calls[0], rtol=BOUND)
 
 
 def test_moved_weights_are_followed_and_moves_in_between_refused():
@@ -178,7 +180,7 @@ def test_moved_weights_are_followed_and_moves_in_between_refused():
     optimizer = torch.optim.SGD(made.parameters(), lr=0.1)
     for _ in range(4):
         errors = relative_errors(found_by(made, IDS), naive(made.encoder, IDS))
-        assert max(errors.values()) < 1e-10
+        assert max(errors.values()) < BOUND
         encode(made, IDS).sum().backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -201,7 +203,7 @@ def test_frozen_layers_and_replaced_parameters_are_followed():
         for _ in range(3):
             found, expected = found_by(made, IDS), naive(made.encoder, IDS)
             assert found.keys() == expected.keys()
-            assert max(relative_errors(found, expected).values()) < 1e-10
+            assert max(relative_errors(found, expected).values()) < BOUND
 
 
 def test_backward_twice_is_an_error_and_encoded_takes_many():
@@ -219,7 +221,7 @@ def test_backward_twice_is_an_error_and_encoded_takes_many():
     made.zero_grad()
     rows = encode(made, IDS)
     (rows.square().sum() + rows.sum()).backward()
-    assert max(relative_errors(one, gradients({"encoder": made.encoder})).values()) < 1e-10
+    assert max(relative_errors(one, gradients({"encoder": made.encoder})).values()) < BOUND
 
 
 def test_evaluation_keeps_nothing():
@@ -229,7 +231,7 @@ def test_evaluation_keeps_nothing():
         with torch.no_grad():
             rows = encode(made, torch.arange(4))
         assert not rows.requires_grad
-        assert torch.allclose(rows, expected)
+        assert torch.allclose(rows, expected, rtol=BOUND, atol=BOUND)
     assert encode(made, torch.tensor([-1, -1])).tolist() == [[0.0] * 16] * 2
 
 
@@ -242,8 +244,8 @@ def test_copies_have_passes_of_their_own():
             for parameter in other.parameters():
                 parameter.mul_(0.5)
         errors = relative_errors(found_by(other, IDS), naive(other.encoder, IDS))
-        assert max(errors.values()) < 1e-10
-    assert max(relative_errors(found_by(made, IDS), naive(made.encoder, IDS)).values()) < 1e-10
+        assert max(errors.values()) < BOUND
+    assert max(relative_errors(found_by(made, IDS), naive(made.encoder, IDS)).values()) < BOUND
 
 
 def test_multi_step_on_accelerated_passes():
@@ -262,7 +264,7 @@ def test_multi_step_on_accelerated_passes():
         tower(targets.encode(IDS)).backward()
         targets.step()
     encoder_only = {name: value for name, value in expected.items() if name.startswith("encoder")}
-    assert max(relative_errors(found, encoder_only).values()) < 1e-8
+    assert max(relative_errors(found, encoder_only).values()) < 100 * BOUND
 
 
 def test_what_cannot_be_accelerated_is_said():

@@ -72,8 +72,13 @@ OTHERS = {"EmbedDistillLoss", "DistillKLDivLoss", "MSELoss", "OnlineContrastiveL
 def test_every_loss_on_embeddings_keeps_its_value_and_gradient(model, name, chunk, keep):
     columns = [ANCHORS, POSITIVES] if name in PAIRS else [ANCHORS, POSITIVES, NEGATIVES]
     labels = torch.tensor([1.0, 0.0, 0.5, 0.0] if name in LABELS else [1, 0, 1, 0], dtype=torch.float64)
+    try:
+        expected_value, expected = run(getattr(losses, name)(model), model, columns, labels)
+    except RuntimeError as error:
+        pytest.skip(f"the library's own loss fails in float64 with this torch: {error}")
+    if not all(gradient.isfinite().all() for gradient in expected.values()):
+        pytest.skip("the library's own gradient is not finite with this torch")
     value, found = run(DeduplicatedLoss(getattr(losses, name)(model), chunk=chunk, keep=keep), model, columns, labels)
-    expected_value, expected = run(getattr(losses, name)(model), model, columns, labels)
     torch.testing.assert_close(value, expected_value, rtol=1e-10, atol=1e-10)
     assert max(relative_errors(found, expected).values()) < 1e-10
     assert any(gradient.abs().sum() > 0 for gradient in found.values())

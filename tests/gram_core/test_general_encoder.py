@@ -65,7 +65,7 @@ def texts_of(*lengths: int) -> Texts:
 
 def encoded(encode: Any, encoder: torch.nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
     encodings = encode()
-    weights = torch.cos(torch.arange(encodings.numel(), dtype=encodings.dtype)).view_as(encodings)
+    weights = torch.cos(torch.arange(encodings.numel(), dtype=encodings.dtype)).view_as(encodings).to(encodings.device)
     named = {name: p for name, p in encoder.named_parameters() if p.requires_grad}
     found = torch.autograd.grad((encodings * weights).sum(), list(named.values()), allow_unused=True)
     return encodings.detach(), {n: g for n, g in zip(named, found, strict=True) if g is not None}

@@ -36,15 +36,15 @@ def _compiled_anew() -> Iterator[None]:
 class Rewriting:
     """A backend that has the pass rewrite a graph, and runs it operator by operator."""
 
-    def __init__(self) -> None:
-        self.graphs: list[torch.fx.GraphModule] = []
+    def __init__(self, backend: str = "aot_eager") -> None:
+        self.backend, self.graphs = backend, list[torch.fx.GraphModule]()
 
     def __call__(self, module: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
         PreparingAttention()(module.graph)
         module.graph.lint()
         module.recompile()
         self.graphs.append(module)
-        return torch._dynamo.lookup_backend("aot_eager")(module, inputs)
+        return torch._dynamo.lookup_backend(self.backend)(module, inputs)
 
     @property
     def prepares(self) -> list[str | None]:
@@ -218,26 +218,40 @@ OTHERS = (by_a_sum, over_heads, of_fourth_powers, of_other_sizes, by_weights_per
 
 @pytest.mark.parametrize("norm", [*NORMS, *OTHERS])
 def test_norms_that_are_not_known_are_left_as_they_are(norm: Any) -> None:
+    check_norm(norm, "normed" if norm in NORMS else "rotated", constant=True)
+
+
+def test_what_a_norm_adds_may_be_an_input() -> None:
+    """As torch has numbers that it finds in a layer: one graph serves layers that differ in them."""
+    check_norm(as_qwen, "normed", constant=False, backend="eager")
+
+
+def check_norm(norm: Any, kind: str, *, constant: bool, backend: str = "aot_eager") -> None:
     torch.manual_seed(3)
-    drawn, rewriting = case([3, 9], 4, 2, None, width=6), Rewriting()
+    drawn, rewriting = case([3, 9], 4, 2, None, width=6), Rewriting(backend)
     halves = tables(len(drawn.leaves[0]), 6)
-    settings = torch.nn.Module()
-    settings.eps = 1e-2
+    fixed = torch.nn.Module()
+    fixed.eps = 1e-2
     leaves = (*drawn.leaves, *torch.randn(2, 6, dtype=torch.float64).requires_grad_().unbind())
 
-    def attend(q: Tensor, k: Tensor, v: Tensor, of_q: Tensor, of_k: Tensor, *halves: Tensor) -> Tensor:
+    def attend(settings: Any, q: Tensor, k: Tensor, v: Tensor, of_q: Tensor, of_k: Tensor, *halves: Tensor) -> Tensor:
+        by = settings or fixed
         both = [torch.cat((half, half), -1) for half in halves]
-        q, k = (norm(part.view(len(part), -1, 6), weight.view(6), settings) for part, weight in ((q, of_q), (k, of_k)))
+        q, k = (norm(part.view(len(part), -1, 6), weight.view(6), by) for part, weight in ((q, of_q), (k, of_k)))
         q, k = as_written(q, *both), as_written(k, *both)
         return text_attention(q, k, v, *drawn.layout(128), Rules(0.3, causal=True))
 
     found = []
     for function in (attend, torch.compile(attend, fullgraph=True, dynamic=True, backend=rewriting)):
-        out = function(*leaves, *halves)
+        out = function(None if constant else fixed, *leaves, *halves)
         found.append((out, *torch.autograd.grad(out, leaves, drawn.dout)))
     for mine, wanted in zip(*found, strict=True):
         torch.testing.assert_close(mine, wanted, rtol=1e-12, atol=1e-12)
-    assert rewriting.prepares == ["normed" if norm in NORMS else "rotated"]
+    assert rewriting.prepares == [kind]
+    if kind == "normed":
+        (node,) = rewriting.graphs[-1].graph.find_nodes(op="call_function", target=OPERATOR)
+        assert node.args[15:17] == ((1e-2, 1e-2) if constant else (0.0, 0.0))
+        assert (node.args[17] is None) is constant
 
 
 def test_tables_that_learn_stay_outside() -> None:
