@@ -10,17 +10,14 @@ from hypothesis import given, settings
 
 from gram_core.chunking import ChunkedEncoding, GraphBudget, RandomState, chunk_bounds
 from gram_core.encoders.packed import PackedEncoder
-from gram_core.exactness import Float64Throughout, relative_errors, total_norm
+from gram_core.exactness import relative_errors, total_norm
 from tests.gram_core import _models as m
 from tests.gram_core import _strategies as strategies
 
 DROPOUT = 0.3
 
 
-@pytest.fixture(autouse=True)
-def _float64():
-    with Float64Throughout():
-        yield
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 @given(counts=st.lists(st.integers(1, 30), max_size=40), budget=st.none() | st.integers(1, 60))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import event, given, settings
 
-from gram_core.exactness import Float64Throughout, GradientRecorder, parameters, relative_errors, total_norm
+from gram_core.exactness import GradientRecorder, parameters, relative_errors, total_norm
 from tests.gram_core import _models as m
 from tests.gram_core import _strategies as strategies
 
@@ -35,11 +35,7 @@ exact = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture(autouse=True)
-def _float64():
-    """Encoders that compute parts in float32 whatever their weights are do not here."""
-    with Float64Throughout():
-        yield
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def task_of(cf_module):

@@ -6,7 +6,6 @@ from torch import nn
 
 from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.encoders.pooling import Dense, LastPooling, MeanPooling, pooling_module
-from gram_core.exactness import Float64Throughout
 from tests.gram_core import _models as m
 
 families = pytest.mark.parametrize("family", m.FAMILIES)
@@ -14,8 +13,8 @@ poolings = pytest.mark.parametrize("pooling", m.POOLINGS)
 
 
 @pytest.fixture(autouse=True)
-def _float64():
-    with torch.no_grad(), Float64Throughout():
+def _float64(float64):
+    with torch.no_grad():
         yield
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from gram_core.exactness import Float64Throughout, parameters, relative_errors
+from gram_core.exactness import parameters, relative_errors
 from gram_core.methods.multi_step import MultiStep, resolve_accumulation_steps
 from gram_core.methods.single_step import SingleStep
 from gram_core.protocols import loss_terms
@@ -19,10 +19,7 @@ from tests.gram_core import _strategies as strategies
 TOLERANCE = 1e-10
 
 
-@pytest.fixture(autouse=True)
-def _float64():
-    with Float64Throughout():
-        yield
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def task_of(cf_module):

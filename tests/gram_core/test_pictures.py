@@ -16,7 +16,7 @@ from gram_core.encoders.pictures import PictureEncoder
 from gram_core.engines import compiled, eager, fast
 from gram_core.engines._tiers import AS_GIVEN, FallBack
 from gram_core.evaluation import encode_all
-from gram_core.exactness import Float64Throughout, relative_errors
+from gram_core.exactness import relative_errors
 from tests.gram_core import _models as m
 from tests.gram_core.test_exactness import assert_alive, assert_same
 
@@ -27,10 +27,7 @@ MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
 families = pytest.mark.parametrize(("family", "pooling"), BOTH)
 
 
-@pytest.fixture(autouse=True)
-def _float64():
-    with Float64Throughout():
-        yield
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def model_of(family):
