@@ -257,9 +257,9 @@ def four_gpus() -> str:
         alone, four = by_size[1], by_size[4]
         lines.append([
             f"`{case[0]}`, `{words.encoder(alone)}`, {alone['users']:g} users, texts of up to {case[4]:g} tokens",
-            code(alone["label"]), ms(alone), ms(by_size[2]) if 2 in by_size else words.MISSING, ms(four),
-            words.times(four["users_per_s"] / alone["users_per_s"]),
-            words.percent(four["communication_s"] / four["median_s"]),
+            code(alone["label"]), ms(alone), ms(by_size[2]) if 2 in by_size else numbers.MISSING, ms(four),
+            numbers.times(four["users_per_s"] / alone["users_per_s"]),
+            numbers.percent(four["communication_s"] / four["median_s"]),
         ])  # fmt: skip
     head = ["a GPU has:", "method:", "one GPU", "two", "four", "users per second of four",
             "communication that nothing hides"]  # fmt: skip
