@@ -7,7 +7,7 @@ from gram_core import accelerated, encode
 
 
 def run(naive: bool) -> list[float]:
-    """Losses of the steps, by every slot encoded or by each item once on packed texts."""
+    """Losses of the steps, by every slot encoded or by each item once, without padding."""
     model, towers = text_model(torch.float64), Towers().double()
     optimizer = torch.optim.AdamW([*model.parameters(), *towers.parameters()], lr=1e-3)
     if naive:

@@ -88,7 +88,7 @@ class Accelerated(nn.Module):
         return self._passes()[1].tier
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Encodings [n, d] of the items `ids` int64 [n], in their order; differentiable, backwards once."""
+        """Encodings [n, d] of the items `ids` int64 [n], in their order; differentiable, with `replayed` once."""
         return self._encoded(ids, again=False)
 
     def recomputed(self, ids: Tensor) -> Tensor:
