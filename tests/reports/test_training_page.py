@@ -205,7 +205,7 @@ def test_where_a_peer_was_not_at_its_best_is_said_beside_its_time(rendered, tmp_
     """A peer whose steps are launched one kernel at a time is slower for that, too: its time must not stand alone."""
     sentence = "its steps are launched kernel by kernel"
     told = [
-        point.model_copy(update={"detail": point.detail.model_copy(update={"handicaps": [sentence]})})
+        point.model_copy(update={"detail": point.detail.model_copy(update={"handicaps": (sentence,)})})
         if point.method == "frozen" and point.detail
         else point
         for point in _trainings.mixed()
