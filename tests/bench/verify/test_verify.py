@@ -286,7 +286,7 @@ def impressions(tmp_path, histories):
 
 def verified_news(tmp_path, monkeypatch, histories):
     monkeypatch.setenv("GRAM_BENCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(_encoders, "load", lambda *_, **options: _with_words(_load("shape:tiny", **options)))
+    monkeypatch.setattr(_encoders, "load", lambda _, asked: _with_words(_load("shape:tiny", asked)))
     folder = impressions(tmp_path, histories)
     axes = {"workload": ["mind"], "batch_size": [4], "history_length": [4], "text_length": [8]}
     chosen = config(**axes, model={"candidates": 3})
