@@ -13,12 +13,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from gram_core.batch import ItemTable, Texts
@@ -41,8 +41,9 @@ def accelerated(
 ) -> Accelerated:
     """`module` on texts `items` as an encoder of item ids, for `encode`, `encoded` and `MultiStepEncodings`.
 
-    items: a list of token ids for each item, special tokens included; a tokenizer's output with `input_ids` lists; or
-    an `ItemTable`. The following are for a model, and part of a `HuggingFaceEncoder` already:
+    items: a list of token ids for each item, special tokens included; a tokenizer's output, of which padding is left
+    out where it has an `attention_mask`; or an `ItemTable`. The following are for a model, and part of a
+    `HuggingFaceEncoder` already:
     pooling: see `HuggingFaceEncoder`. pad_token_id: None takes the model's. text_length: the most tokens of a text;
     None takes the longest of `items`.
     replayed: whether passes are replayed from CUDA graphs, a pair for each size, instead of launched kernel by kernel.
@@ -54,6 +55,12 @@ def accelerated(
         raise TypeError("give accelerated the module inside, and wrap the module that calls encode")
     table = items if isinstance(items, ItemTable) else ItemTable.from_lists(_token_ids(items))
     if isinstance(module, PreTrainedModel):
+        if text_length is not None and text_length < 1:
+            raise ValueError(f"text_length must be at least 1, not {text_length}")
+        embeddings: Any = module.get_input_embeddings()
+        rows: int = embeddings.num_embeddings
+        if int(table.tokens.min()) < 0 or int(table.tokens.max()) >= rows:
+            raise ValueError(f"token ids must be from 0 to {rows - 1}, the model's vocabulary; some of `items` are not")
         pad = module.config.pad_token_id if pad_token_id is None else pad_token_id
         longest = int(table.lengths.max()) if text_length is None else text_length
         module = HuggingFaceEncoder(module, pad_token_id=pad or 0, text_length=longest, pooling=pooling)
@@ -96,20 +103,35 @@ class Accelerated(nn.Module):
         return self._encoded(ids, again=True)
 
     def _encoded(self, ids: Tensor, again: bool) -> Tensor:
+        if ids.dim() != 1 or ids.is_floating_point():
+            raise ValueError(f"ids must be integers [n], not {ids.dtype} {list(ids.shape)}")
         if not len(ids):
             return self._encoded(torch.zeros(1, dtype=torch.int64), again)[:0]
+        ids = ids.cpu().long()
+        least, most = int(ids.min()), int(ids.max())
+        if least < 0 or most >= len(self._made.table):
+            raise ValueError(
+                f"ids must be from 0 to {len(self._made.table) - 1}; there are some from {least} to {most}"
+            )
         passes, _ = self._passes()
-        texts = self._made.table.texts(ids.cpu())
+        texts = self._made.table.texts(ids)
         encoder = passes.encoder if isinstance(passes, CapturedPasses) else passes
-        if not isinstance(passes, CapturedPasses) or not encoder.holds():
-            return _checkpointed(encoder, texts) if again else encoder(texts)
-        return passes(texts, again=again)
+        if isinstance(passes, CapturedPasses) and encoder.holds():
+            return passes(texts, again=again)
+        learning = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        if again and learning and torch.is_grad_enabled():
+            found: Tensor = _EncodedAgain.apply(encoder, texts, self.encoder, *learning)
+        else:
+            found = encoder(texts)
+        if found.requires_grad:
+            found.register_hook(partial(_check, _condition(self.encoder), self.encoder))
+        return found
 
     def _passes(self) -> tuple[CapturedPasses | PackingEncoder, Ran]:
         device = self.encoder.model.device
         enabled = torch.is_autocast_enabled(device.type)
         dtype = torch.get_autocast_dtype(device.type) if enabled else None
-        key = (device, dtype)
+        key = (device, self.encoder.model.dtype, dtype)
         if key not in self._made.passes:
             self._made.passes[key] = self._build(device, dtype)
         return self._made.passes[key]
@@ -124,9 +146,48 @@ class Accelerated(nn.Module):
         return (CapturedPasses(encoder, device) if replays else encoder), ran
 
 
-def _checkpointed(encoder: PackingEncoder, texts: Texts) -> Tensor:
-    found: Tensor = checkpoint(encoder, texts, use_reentrant=False)
-    return found
+class _EncodedAgain(torch.autograd.Function):
+    """Keeps nothing from the forward pass, which the backward pass repeats in the same autocast."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, encoder: PackingEncoder, texts: Texts, module: HuggingFaceEncoder, *learning: Tensor
+    ) -> Tensor:
+        kind = module.model.device.type
+        ctx.again, ctx.learning = (encoder, texts), learning
+        ctx.autocast = (kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
+        return encoder(texts)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+        encoder, texts = ctx.again
+        with torch.enable_grad(), torch.autocast(*ctx.autocast):
+            encodings = encoder(texts)
+        return None, None, None, *torch.autograd.grad(encodings, ctx.learning, gradient, allow_unused=True)
+
+
+def _condition(module: nn.Module) -> tuple[list[int], list[bool], list[bool]]:
+    """What a backward pass is bound to: counts of in-place changes of weights, which learn, which parts train."""
+    parameters = list(module.parameters())
+    return (
+        [parameter._version for parameter in parameters],
+        [parameter.requires_grad for parameter in parameters],
+        [part.training for part in module.modules()],
+    )
+
+
+def _check(before: tuple[list[int], list[bool], list[bool]], module: nn.Module, gradient: Tensor) -> None:
+    """Raises RuntimeError where the backward pass that begins would be another model's, or has to be differentiated."""
+    whats = ("weights", "frozen parameters", "training mode")
+    for then, now, what in zip(before, _condition(module), whats, strict=True):
+        if then != now:
+            raise RuntimeError(
+                f"the encoder's {what} changed between encode and the backward pass: call backward before the "
+                "optimizer's step, freezing, train() or eval()"
+            )
+    if torch.is_grad_enabled():
+        raise RuntimeError("an accelerated encoder has no second derivatives: use encode with the module itself")
 
 
 @dataclass(frozen=True)
@@ -147,7 +208,7 @@ class _Made:
 
     def __init__(self, table: ItemTable):
         self.table = table
-        self.passes: dict[tuple[torch.device, torch.dtype | None], tuple[CapturedPasses | PackingEncoder, Ran]] = {}
+        self.passes: dict[tuple[Any, ...], tuple[CapturedPasses | PackingEncoder, Ran]] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Made:
         return _Made(self.table)
@@ -161,5 +222,7 @@ def _token_ids(items: Mapping[str, Any] | Sequence[Sequence[int]]) -> Sequence[S
         return items
     if "input_ids" not in items:
         raise ValueError("items that are a mapping must have the tokenizer's input_ids, a list for each item")
-    found: Sequence[Sequence[int]] = items["input_ids"]
-    return found
+    rows, masks = items["input_ids"], items.get("attention_mask")
+    if masks is None:
+        return [list(map(int, row)) for row in rows]
+    return [[int(i) for i, real in zip(row, mask, strict=True) if real] for row, mask in zip(rows, masks, strict=True)]

@@ -41,11 +41,12 @@ def encode_chunks(encoder: ItemEncoder, items: Tensor, chunk: int | None, keep: 
         raise ValueError(f"chunk must be at least 1, not {chunk}")
     bounds = chunk_bounds(torch.ones(len(items), dtype=torch.int64), chunk) or [(0, 0)]
     first, later = _calls(encoder)
+    known = first is not later or isinstance(encoder, Accelerated)
     whole = len(bounds) == 1 and (keep is None or keep >= len(items))
     parts: list[Tensor] = []
     for start, stop in bounds:
         chunk_items, call = items[start:stop], later if parts else first
-        with nullcontext() if whole or parts else _no_wrapped_call(first is not later):
+        with nullcontext() if whole or parts else _no_wrapped_call(known):
             if keep is None or len(items) - start <= keep or not torch.is_grad_enabled():
                 parts.append(_called(call, chunk_items))
             else:

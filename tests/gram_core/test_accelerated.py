@@ -235,6 +235,55 @@ def test_evaluation_keeps_nothing():
     assert encode(made, torch.tensor([-1, -1])).tolist() == [[0.0] * 16] * 2
 
 
+@pytest.mark.parametrize("family", ["bert", "qwen3"])
+@pytest.mark.parametrize("options", [{}, {"chunk": 2, "keep": 0}])
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda m: next(m.parameters()).detach().mul_(2), "weights"),
+        (lambda m: m.eval(), "training mode"),
+        (lambda m: next(m.parameters()).requires_grad_(False), "frozen parameters"),
+    ],
+)
+def test_what_changes_before_the_backward_pass_is_said(family, options, change, what):
+    made = accelerated_of(family, captured=False)
+    loss = encode(made, IDS, **options).square().sum()
+    change(made.encoder.model)
+    with pytest.raises(RuntimeError, match=f"{what} changed between encode and the backward pass"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("family", ["bert", "qwen3"])
+def test_second_derivatives_are_refused(family):
+    made = accelerated_of(family, captured=False)
+    rows = encode(made, IDS)
+    with pytest.raises(RuntimeError, match="no second derivatives"):
+        torch.autograd.grad(rows.square().sum(), next(made.parameters()), create_graph=True)
+
+
+def test_padding_of_a_tokenizer_is_left_out_and_odd_ids_are_said():
+    texts = items_of().texts(torch.arange(4))
+    ids, mask = texts.padded(40, 0)
+    encoder = encoder_of("qwen3").to(DEVICE)
+    padded = accelerated(encoder, {"input_ids": ids, "attention_mask": mask.long()})
+    with torch.no_grad():
+        expected = accelerated(encoder, items_of())(torch.arange(4))
+        torch.testing.assert_close(padded(torch.arange(4)), expected)
+    for odd in (torch.tensor([-1]), torch.tensor([4]), torch.tensor([[0]]), torch.tensor([0.5])):
+        with pytest.raises(ValueError, match="ids must be"):
+            padded(odd)
+    with pytest.raises(ValueError, match="token ids must be from 0"):
+        accelerated(encoder.model, [[1, 10_000]])
+
+
+def test_another_dtype_is_another_pass():
+    made = accelerated_of("qwen3", captured=False, dtype=torch.float32)
+    encode(made, IDS).sum().backward()
+    made.double()
+    made.zero_grad()
+    assert encode(made, IDS).dtype == torch.float64 or GPU
+
+
 def test_copies_have_passes_of_their_own():
     """Averaged weights, and an encoder that was pickled."""
     made = accelerated_of("qwen3", captured=True)
