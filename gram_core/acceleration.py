@@ -116,11 +116,12 @@ class Accelerated(nn.Module):
         passes, _ = self._passes()
         texts = self._made.table.texts(ids)
         encoder = passes.encoder if isinstance(passes, CapturedPasses) else passes
-        if isinstance(passes, CapturedPasses) and encoder.holds():
-            return passes(texts, again=again)
         learning = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        if again and learning and torch.is_grad_enabled():
-            found: Tensor = _EncodedAgain.apply(encoder, texts, self.encoder, *learning)
+        found: Tensor
+        if isinstance(passes, CapturedPasses) and encoder.holds():
+            found = passes(texts, again=again)
+        elif again and learning and torch.is_grad_enabled():
+            found = _EncodedAgain.apply(encoder, texts, self.encoder, *learning)
         else:
             found = encoder(texts)
         if found.requires_grad:

@@ -89,7 +89,8 @@ class RunSettings(Table):
     sharding: Literal["none", "zero1", "fsdp2"] = "none"
     """What several processes keep in parts: nothing, the optimizer's state (ZeRO-1), or encoder and all (FSDP2)."""
     gradient_dtype: Literal["float32", "bf16"] = "float32"
-    """What gradients travel in between processes; they are added in float32 where they are copied."""
+    """What gradients travel in between processes; they are added in float32 where they are copied. Of three and
+    more processes the sums travel in it as well."""
     gradient_sums: Literal["copies", "collectives"] = "copies"
     """How the engine fast sums them: by the GPUs' copy engines, where the GPUs of one host read each other's memory, or
     by collectives."""

@@ -186,7 +186,7 @@ class _Call:
         self._level: _Level | None = None
         self._pair: _Pair | None = None
         self._over = False
-        self._versions = self._now()
+        self._bound = passes._bound
 
     def encodings(self, again: bool) -> Tensor:
         """[n, d]; again: nothing is kept."""
@@ -201,11 +201,8 @@ class _Call:
                 "an accelerated encoder back-propagates a forward pass once: add losses up, or use `encoded`, within "
                 "which backward may be called again and again"
             )
-        if self._now() != self._versions:
-            raise RuntimeError(
-                "the encoder's weights changed between encode and the backward pass: call backward before the "
-                "optimizer's step"
-            )
+        if self._passes._bound is not self._bound:
+            raise RuntimeError("the encoder's parameters were replaced between encode and the backward pass")
         pair = self._pair or self._forward()
         pair.of_encodings.zero_()
         pair.of_encodings[: self._count].copy_(of_encodings)
@@ -223,10 +220,6 @@ class _Call:
         pair.static.load(self._inputs)
         pair.forward.replay()
         return pair
-
-    def _now(self) -> tuple[Any, list[int]]:
-        """What a backward pass is bound to."""
-        return self._passes._bound, [parameter._version for parameter in self._passes._learning]
 
     def _end(self) -> None:
         self._over, self._pair = True, None

@@ -279,9 +279,11 @@ def test_padding_of_a_tokenizer_is_left_out_and_odd_ids_are_said():
 def test_another_dtype_is_another_pass():
     made = accelerated_of("qwen3", captured=False, dtype=torch.float32)
     encode(made, IDS).sum().backward()
-    made.double()
-    made.zero_grad()
-    assert encode(made, IDS).dtype == torch.float64 or GPU
+    wider = torch.bfloat16 if GPU else torch.float64
+    made.to(wider)
+    found, expected = found_by(made, IDS), naive(made.encoder, IDS)
+    assert next(made.parameters()).dtype == wider
+    assert max(relative_errors(found, expected).values()) < (0.2 if GPU else BOUND)
 
 
 def test_copies_have_passes_of_their_own():
@@ -330,7 +332,7 @@ def test_what_cannot_be_accelerated_is_said():
 
 @pytest.mark.parametrize("family", ["qwen3", "bert"])
 def test_autocast_at_the_call_is_computed_in(family):
-    """No further from float32 than the naive loop under the same autocast."""
+    """As far from float32 as the naive loop under the same autocast is, within a factor for residual sums in bf16."""
     made = accelerated_of(family, captured=True, dtype=torch.float32)
     with torch.no_grad():
         for parameter in made.parameters():
@@ -338,6 +340,12 @@ def test_autocast_at_the_call_is_computed_in(family):
                 parameter.mul_(10)
     exact = naive(made.encoder, IDS)
     with torch.autocast(DEVICE.type, torch.bfloat16):
-        own = max(relative_errors(naive(made.encoder, IDS), exact).values())
-        mine = [max(relative_errors(found_by(made, IDS), exact).values()) for _ in range(3)]
-    assert 1e-5 < max(mine) <= 2 * own
+        own = distance(naive(made.encoder, IDS), exact)
+        mine = [distance(found_by(made, IDS), exact) for _ in range(3)]
+    assert 1e-5 < max(mine) <= 3 * own
+
+
+def distance(found: dict[str, Tensor], exact: dict[str, Tensor]) -> float:
+    """Of all gradients together, relative."""
+    off = sum(float((found[name] - value).double().square().sum()) for name, value in exact.items())
+    return (off / sum(float(value.double().square().sum()) for value in exact.values())) ** 0.5
