@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,7 +11,7 @@ from bench.results.analysis.summary import Frames
 from bench.results.identity import Line, line_of
 from bench.results.schema import Record
 from bench.results.store import LoadedRun
-from reports import numbers, words
+from reports import numbers, scaling, words
 from reports.document import Section
 from reports.tables import Cell, Column, grouped
 
@@ -63,34 +62,21 @@ def make(run: LoadedRun, derived: Frames) -> Section | None:
 
 def _cells(row: Row, by_line: Mapping[Line, Row], peaks: str, waits: float | None) -> tuple[Cell, ...]:
     line = line_of(row)
-    local = line.setting.but(deduplicate="local")
-    apart = by_line.get(replace(line, setting=local))
-    alone = by_line.get(replace(line, setting=local.but(world_size=1)))
+    apart = by_line.get(replace(line, setting=line.setting.but(deduplicate="local")))
+    alone = scaling.alone(row, by_line)
     shares = row["deduplicate"] in ("global", "auto") and row["method"] not in ("e2e", "multi_step")
     joined, own = row["unique_items"], row["ranks_unique_items"]
     share = row["communication_s"] / row["median_s"] if numbers.exists(row["communication_s"]) else None
     return (
         Cell(row["label"], "strong"),
         Cell(numbers.rate(row["users_per_s"], row["scatter"])),
-        Cell(numbers.scattered(_ratio(row, alone, "users_per_s"), _scatter(row, alone)), "strong"),
-        Cell(numbers.scattered(_ratio(apart, row, "median_s") if shares else None, _scatter(row, apart))),
+        Cell(numbers.scattered(scaling.ratio(row, alone, "users_per_s"), scaling.scatter(row, alone)), "strong"),
+        Cell(numbers.scattered(scaling.ratio(apart, row, "median_s") if shares else None, scaling.scatter(row, apart))),
         Cell(numbers.number(own / joined) if numbers.exists(own) and joined else numbers.MISSING),
         Cell(numbers.percent(share).removesuffix(" %")),
         Cell(numbers.percent(waits).removesuffix(" %")),
         Cell(peaks),
     )
-
-
-def _scatter(row: Row, other: Row | None) -> float | None:
-    """Of the ratio of the two lines' times, relative; None where a line's own is not known."""
-    both = [each["scatter"] for each in (row, other) if each is not None and numbers.exists(each["scatter"])]
-    return math.hypot(*both) if len(both) == 2 else None
-
-
-def _ratio(row: Row | None, other: Row | None, name: str) -> float | None:
-    if row is None or other is None or not numbers.exists(row[name]) or not numbers.exists(other[name]):
-        return None
-    return float(row[name] / other[name])
 
 
 def _of_ranks(record: Record) -> bool:
