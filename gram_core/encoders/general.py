@@ -12,9 +12,10 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
+from weakref import WeakSet
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from gram_core.batch import ItemTable, Texts
@@ -90,6 +91,7 @@ class GeneralEncoder(PackingEncoder):
         self._inputs = _constant_inputs(model)
         self._adapted = plain(model)
         self._tables = RotaryTables()
+        self._uncompiled: WeakSet[nn.Module] = WeakSet()
 
     def recomputing(self) -> GeneralEncoder:
         """The same encoder keeping each layer's input only from forward to backward, where the layer runs again."""
@@ -159,7 +161,7 @@ class GeneralEncoder(PackingEncoder):
         """Within, the model's code computes on packed texts."""
         narrow = self.compute_dtype != self.encoder.model.dtype
         how = (self.compute_dtype, self._compiles, self._again)
-        calls = LayerCalls(self._layers, *how, self._running, self._tables)
+        calls = LayerCalls(self._layers, *how, self._running, self._tables, self._uncompiled)
         with ExitStack() as stack:
             stack.enter_context(attending(self._configs, interface_for(self.block)))
             if self._model.config.model_type in WITHOUT_INTERFACE:
