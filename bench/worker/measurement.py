@@ -35,7 +35,7 @@ from bench.measure.clock import Clock, WarmUp, Window
 from bench.measure.sample import Sample, batch_counts, encoder_counts, sample
 from bench.methods import exactness, method_class
 from bench.processes import failures
-from bench.processes.messages import Entered, Job, Order, TakeWindow, Took, Warm
+from bench.processes.messages import Entered, Finish, Job, Order, SetUp, TakeWindow, Took, Warm
 from bench.results.analysis.tiers import TIER, WHY
 from bench.results.schema import Loss, Record, Throughput
 from bench.worker.afterwards import cf_step_s, useful_work
@@ -66,29 +66,39 @@ def measure(job: Job, say: Callable[[Entered], None], clock: Clock | None = None
 
 def measure_in_turns(
     job: Job,
-    say: Callable[[Entered | Warm | Took], None],
+    say: Callable[[Entered | SetUp | Warm | Took], None],
     hear: Callable[[], Order],
     clock: Clock | None = None,
 ) -> dict[str, Any]:
     """The same where other processes are measured meanwhile: computes only between an order and the answer to it.
 
-    hear: waits for the next order. Set-up and warm-up need none: the manager starts one process at a time.
+    hear: waits for the next order. Set-up needs none, and warm-up only where `job` says so.
     """
+
+    def wait() -> None:
+        if job.warms_up_when_told:
+            say(SetUp(time.monotonic()))
+            hear()
 
     def windows(subject: Subject) -> None:
         say(subject.warm_up_message())
         while isinstance(order := hear(), TakeWindow):
             say(subject.window_message(order))
+        assert isinstance(order, Finish), "no other order comes after the warm-up"
         subject.keep(order.kept, order.reason)
 
-    return _measure(job, say, windows, clock)
+    return _measure(job, say, windows, clock, wait)
 
 
 def _measure(
-    job: Job, say: Callable[[Entered], None], windows: Callable[[Subject], None], clock: Clock | None
+    job: Job,
+    say: Callable[[Entered], None],
+    windows: Callable[[Subject], None],
+    clock: Clock | None,
+    wait: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
     """One attempt; a second one, with half the memory budget, where the method has one and ran out of memory."""
-    record = attempt(job, say, windows, lambda: Subject(job, clock))
+    record = attempt(job, say, windows, lambda: Subject(job, clock), wait)
     table = job.config.method.get(job.item.line.method, {})
     if record["outcome"] != "oom" or "memory_budget" not in table:
         return record
@@ -98,15 +108,22 @@ def _measure(
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     again = Job(job.config.model_copy(update={"method": methods}), job.item)
-    record = attempt(again, say, windows, lambda: Subject(again, clock))
+    record = attempt(again, say, windows, lambda: Subject(again, clock))  # in the turn that the first one had
     record["detail"]["memory_budget_after_oom"] = smaller["memory_budget"]
     return record
 
 
 def attempt(
-    job: Job, say: Callable[[Entered], None], windows: Callable[[Subject], None], make: Callable[[], Subject]
+    job: Job,
+    say: Callable[[Entered], None],
+    windows: Callable[[Subject], None],
+    make: Callable[[], Subject],
+    wait: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
-    """From set-up to facts, or to the first failure; `windows` drives the subject that `make` makes."""
+    """From set-up to facts, or to the first failure; `windows` drives the subject that `make` makes.
+
+    wait: returns when it is this process's turn to warm up.
+    """
     phase = "start"
     subject = None
 
@@ -121,6 +138,8 @@ def attempt(
         enter("setup")
         subject = make()
         subject.set_up()
+        if wait is not None:
+            wait()
         enter("warm-up")
         subject.warm_up()
         enter("windows")

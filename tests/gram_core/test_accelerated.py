@@ -31,7 +31,7 @@ IDS = torch.tensor([[0, 3, 3, 1, -1], [4, 0, 2, 2, 1]])
 MORE = torch.tensor([[5, 6], [7, 3]])
 
 
-FAMILIES.setdefault("bert", {"num_hidden_layers": 2, "max_position_embeddings": 40})
+FAMILIES.setdefault("bert", {"num_hidden_layers": 2, "max_position_embeddings": 40, "num_attention_heads": 1})
 
 
 class PlayedPool:
@@ -224,6 +224,16 @@ def test_backward_twice_is_an_error_and_encoded_takes_many():
     assert max(relative_errors(one, gradients({"encoder": made.encoder})).values()) < BOUND
 
 
+def test_graphs_kept_by_the_caller_are_passed_again_where_nothing_is_replayed():
+    made = accelerated_of("modernbert", captured=False)
+    loss = encode(made, IDS).sum()
+    loss.backward(retain_graph=True)
+    once = gradients({"encoder": made.encoder})
+    loss.backward()
+    twice = {name: 2 * gradient for name, gradient in once.items()}
+    assert max(relative_errors(gradients({"encoder": made.encoder}), twice).values()) < BOUND
+
+
 def test_evaluation_keeps_nothing():
     made = accelerated_of("qwen3", captured=True)
     expected = made.encoder(items_of().texts(torch.arange(4)))
@@ -264,7 +274,7 @@ def test_second_derivatives_are_refused(family):
 def test_padding_of_a_tokenizer_is_left_out_and_odd_ids_are_said():
     texts = items_of().texts(torch.arange(4))
     ids, mask = texts.padded(40, 0)
-    encoder = encoder_of("qwen3").to(DEVICE)
+    encoder = encoder_of("qwen3", DTYPE).to(DEVICE)
     padded = accelerated(encoder, {"input_ids": ids, "attention_mask": mask.long()})
     with torch.no_grad():
         expected = accelerated(encoder, items_of())(torch.arange(4))
