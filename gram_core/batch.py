@@ -220,7 +220,12 @@ def unique_items(batch: Batch) -> Selection:
 
 
 def _held(batch: Batch) -> Tensor:
-    """The items of the slots that hold one, in their order."""
+    """The items of the slots that hold one, in their order. Raises ValueError for a batch that is not on the host."""
+    if batch.items.device.type != "cpu":
+        raise ValueError(
+            f"the batch lies on {batch.items.device}: hand it over on the host, where its items are deduplicated; a "
+            "step moves what it needs"
+        )
     return torch.from_numpy(batch.items.numpy()[batch.mask.numpy()])
 
 

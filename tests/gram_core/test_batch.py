@@ -124,6 +124,12 @@ class PricedBatch(Batch):
     prices: torch.Tensor
 
 
+@pytest.mark.parametrize("select", [every_slot, unique_items])
+def test_a_batch_on_a_device_is_refused(select):
+    with pytest.raises(ValueError, match="the batch lies on meta: hand it over on the host"):
+        select(m.make_batch().to("meta"))
+
+
 def test_a_batch_with_more_fields_moves_them_along():
     batch = m.make_batch()
     prices = torch.rand(batch.items.shape)
