@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from gram_core import Accelerated, ItemTable, MultiStepEncodings, accelerated, encode, encoded
+from gram_core.encoders import _aside
 from gram_core.engines import _captured_passes
 from gram_core.engines._captured_passes import CapturedPasses
 from gram_core.exactness import Float64Throughout, gradients, relative_errors
@@ -116,6 +117,13 @@ def test_gradients_are_the_naive_loops(family, adapters, captured):
         errors = relative_errors(found_by(made, *ids), naive(made.encoder, *ids))
         assert max(errors.values()) < BOUND
     assert made.tier == ("packed" if family == "bert" else "general")
+
+
+def test_passes_too_large_for_work_beside_them_are_replayed_as_well(monkeypatch):
+    monkeypatch.setattr(_aside, "MOST_TOKENS", 0)
+    made = accelerated_of("bert", captured=True)
+    for ids in (IDS, IDS, IDS.flip(0)):
+        assert max(relative_errors(found_by(made, ids), naive(made.encoder, ids)).values()) < BOUND
 
 
 @pytest.mark.parametrize("captured", [False, True])
