@@ -3,8 +3,8 @@
     encoder = accelerated(model, token_ids, pooling="mean")
     history, candidates = encode(encoder, batch["history"], batch["candidates"])
 
-With `replayed` forward and backward are captured apart. Loss, backward, clipping, scaling and stepping stay the
-caller's, and so does autocast, whose dtype at the call is the one that is computed in.
+On a GPU forward and backward are captured apart, for each size, and replayed. Loss, backward, clipping, scaling and
+stepping stay the caller's, and so does autocast, whose dtype at the call is the one that is computed in.
 n items of a call, d width.
 """
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
-from gram_core.batch import ItemTable, Texts, are_integers, token_row
+from gram_core.batch import ItemTable, are_integers, token_row
 from gram_core.encoders._wrapped import model_within
 from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.encoders.packing_encoder import PackingEncoder
@@ -29,6 +29,7 @@ from gram_core.encoders.pooling import Pooling
 from gram_core.encoders.probe import probe
 from gram_core.encoders.watch import ModuleState
 from gram_core.engines._captured_passes import CapturedPasses
+from gram_core.engines._launched_pass import launched
 from gram_core.engines._tiers import FallBack, Ran, choose
 from gram_core.protocols import ContentEncoder
 
@@ -40,7 +41,7 @@ def accelerated(
     pooling: Pooling | Literal["auto"] = "auto",
     pad_token_id: int | None = None,
     text_length: int | None = None,
-    replayed: bool = False,
+    replayed: bool = True,
 ) -> Accelerated:
     """`module` on texts `items` as an encoder of item ids, for `encode`, `encoded` and `MultiStepEncodings`.
 
@@ -50,8 +51,8 @@ def accelerated(
     `HuggingFaceEncoder` already:
     pooling: see `HuggingFaceEncoder`. pad_token_id: None takes the model's. text_length: the most tokens of a text;
     None takes the longest of `items`.
-    replayed: whether passes are replayed from CUDA graphs, a pair for each size, instead of launched kernel by kernel.
-    New, and off until it has been measured; without effect on a processor.
+    replayed: whether a GPU replays passes from graphs, a pair for each size that is met twice, instead of launching
+    them kernel by kernel; the graphs of a size share memory with those of other sizes. False where sizes hardly recur.
     Raises TypeError for a module that is no model of transformers and items that are no token ids, ValueError for texts
     that the model has no room for and where they can't be packed, with the reason; what hangs on the dtype of autocast
     is said by the first call.
@@ -77,7 +78,7 @@ class Accelerated(nn.Module):
     Ids that lie on a GPU are waited for: leave them on the host.
     """
 
-    def __init__(self, encoder: HuggingFaceEncoder, table: ItemTable, replayed: bool = False):
+    def __init__(self, encoder: HuggingFaceEncoder, table: ItemTable, replayed: bool = True):
         super().__init__()
         self.encoder = encoder
         self.replayed = replayed
@@ -93,7 +94,7 @@ class Accelerated(nn.Module):
         return self._passes()[1].tier
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Encodings [n, d] of the items `ids` int64 [n], in their order; differentiable, with `replayed` once."""
+        """Encodings [n, d] of the items `ids` int64 [n], in their order; differentiable once."""
         return self._encoded(ids, again=False)
 
     def recomputed(self, ids: Tensor) -> Tensor:
@@ -118,14 +119,11 @@ class Accelerated(nn.Module):
         encoder = passes.encoder if isinstance(passes, CapturedPasses) else passes
         holds = encoder.holds()
         state = ModuleState(self.encoder) if encoder.watch is None else encoder.watch.state
-        learning = [parameter for parameter in state.parameters if parameter.requires_grad] if again else []
-        found: Tensor
         if isinstance(passes, CapturedPasses) and holds:
             found = passes(texts, again=again)
-        elif learning and torch.is_grad_enabled():
-            found = _EncodedAgain.apply(encoder, texts, self.encoder, *learning)
         else:
-            found = encoder(texts)
+            learning = [parameter for parameter in state.parameters if parameter.requires_grad]
+            found = launched(encoder, texts, learning, again)
         if found.requires_grad:
             found.register_hook(partial(_check, _condition(state), state, again))
         return found
@@ -147,27 +145,6 @@ class Accelerated(nn.Module):
             raise ValueError(f"this encoder can't be accelerated: {ran.why_no_faster}")
         replays = self.replayed and device.type == "cuda"
         return (CapturedPasses(encoder, device) if replays else encoder), ran
-
-
-class _EncodedAgain(torch.autograd.Function):
-    """Keeps nothing from the forward pass, which the backward pass repeats in the same autocast."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, encoder: PackingEncoder, texts: Texts, module: HuggingFaceEncoder, *learning: Tensor
-    ) -> Tensor:
-        kind = module.model.device.type
-        ctx.again, ctx.learning = (encoder, texts), learning
-        ctx.autocast = (kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
-        return encoder(texts)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-        encoder, texts = ctx.again
-        with torch.enable_grad(), torch.autocast(*ctx.autocast):
-            encodings = encoder(texts)
-        return None, None, None, *torch.autograd.grad(encodings, ctx.learning, gradient, allow_unused=True)
 
 
 def _condition(state: ModuleState) -> tuple[list[int], list[bool], list[bool]]:
