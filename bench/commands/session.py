@@ -138,9 +138,8 @@ def check_methods(plan: Plan) -> None:
 def begin(plan: Plan, kind: RunKind = "run") -> None:
     """Has workers' process started, which imports while this one goes on, and methods judge their settings."""
     from bench.processes import fork_server
-    from bench.running import manager
 
-    manager.prepare(*([fork_server.SCORING] if kind == "train" else []))
+    fork_server.warm_fork_server(*([fork_server.SCORING] if kind == "train" else []))
     check_methods(plan)
 
 
@@ -283,10 +282,11 @@ def fetch_assets(config: Config, console: Console) -> None:
 
 def measure(config: Config, items: Sequence[WorkItem], run_dir: Path, console: Console) -> None:
     """Takes every measurement that `run_dir` lacks, with progress on `console`; Ctrl-C says how to go on."""
+    from bench.processes import fork_server
     from bench.running import manager, recording
 
     try:
-        manager.prepare()
+        fork_server.warm_fork_server()
         fetch_assets(config, console)
         contents.keep(config, run_dir)
         with ProgressView(console) as view:

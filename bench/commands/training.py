@@ -44,11 +44,10 @@ def reopen(run_dir: Path) -> tuple[Config, tuple[TrainItem, ...], list[str]]:
 def train(config: Config, items: Sequence[TrainItem], run_dir: Path, console: Console) -> None:
     """Trains all that `run_dir` has no outcome of, with progress on `console`; Ctrl-C says how to go on."""
     from bench.processes import fork_server
-    from bench.running import manager as measuring
     from bench.training import manager
 
     try:
-        measuring.prepare(fork_server.SCORING)
+        fork_server.warm_fork_server(fork_server.SCORING)
         session.fetch_assets(config.training(), console)
         contents.keep(config.training(), run_dir)
         with TrainingView(console) as view:
