@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from bench.results.store import LoadedRun
-from bench.results.training import LoadedTraining
-from reports import page, rendering, tables, words
+from reports import rendering, tables, words
 from reports.document import Document
-from reports.quality import page as training_page
-
-
-def summary(run: LoadedRun | LoadedTraining, width: int = 100) -> RenderableType:
-    """What a terminal of so many columns shows of a run."""
-    if isinstance(run, LoadedTraining):
-        return shown(training_page.of_training(run, draw=False), width)
-    return shown(page.of_run(run, draw=False), width)
 
 
 def shown(document: Document, width: int) -> RenderableType:
@@ -29,12 +19,6 @@ def shown(document: Document, width: int) -> RenderableType:
             parts += [Text(f"{section.title}: {table.title}", style="bold"), drawn(table, width), Text()]
     parts += [Text(remark, style=style) for remark, style in document.remarks]
     return Group(*parts, *(Text(f"warning: {each}", style="yellow") for each in document.warnings))
-
-
-def print_summary(run: LoadedRun | LoadedTraining, console: Console | None = None) -> None:
-    """Prints `summary` as wide as the console is."""
-    console = console or Console()
-    console.print(summary(run, console.width))
 
 
 def drawn(table: tables.Table, width: int) -> RichTable:
