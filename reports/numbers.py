@@ -111,8 +111,8 @@ def percent(value: float | None) -> str:
     return f"{number(value * 100, 2)} %" if value is not None and exists(value) else MISSING
 
 
-def utilisation(value: float | None) -> str:
-    """A fraction as a number of percent, to two digits: a rate of products is measured no better."""
+def percentage(value: float | None) -> str:
+    """A fraction as a number of percent, to two digits."""
     return percent(value).removesuffix(" %")
 
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from bench.results.analysis.summary import frames
 from bench.results.store import load
 from reports import numbers, tables, terminal, toml, words
+from reports.table import HOLDS_ONE, MAY_BE_ONE, markdown
 from tests.reports import _runs
 from tests.reports._terminals import ascii_terminal, plainly_printed, printed, written
 
@@ -69,9 +70,9 @@ def test_a_speed_up_that_may_be_none_is_not_shown_as_a_result():
     cells = {row[0].text: row[2] for group in table.groups for row in group.rows}
     cell = cells["single_step"]
     assert cell.kind == ""
-    assert cell.note.endswith(f", {tables.MAY_BE_ONE}")
-    assert cell.short.endswith(f", {tables.MAY_BE_ONE}")
-    assert table.below == tables.HOLDS_ONE
+    assert cell.note.endswith(f", {MAY_BE_ONE}")
+    assert cell.short.endswith(f", {MAY_BE_ONE}")
+    assert table.below == HOLDS_ONE
     out = io.StringIO()
     Console(file=out, width=80).print(terminal.drawn(table, 80))
     assert cell.short in out.getvalue()
@@ -167,7 +168,7 @@ def test_headlines_show_a_speed_up_with_its_interval():
 
 def test_markdown_has_one_row_per_line_and_no_loose_pipe():
     (table,) = tables.headlines(frames([_runs.record("e2e"), _runs.record("a|b")]))
-    lines = tables.markdown(table).splitlines()
+    lines = markdown(table).splitlines()
     assert len(lines) == 2 + len(table.groups) + table.rows
     assert {line.replace("\\|", "").count("|") for line in lines} == {len(table.columns) + 1}
 
