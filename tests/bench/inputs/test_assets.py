@@ -4,6 +4,7 @@ pip itself runs in these tests, on wheels that lie in a local folder.
 """
 
 import hashlib
+import pickle
 import shlex
 import subprocess
 import sys
@@ -123,8 +124,9 @@ def test_processes_that_race_all_get_the_whole_asset(pinned, tmp_path):
     """A rename that replaced, or a check before it, would let one of them read half a folder."""
     script = tmp_path / "race.py"
     script.write_text(
-        "from bench.inputs import assets\nfrom bench.inputs.assets import Asset, Wheel\n"
-        f"print((assets.fetch({pinned!r}) / 'text.txt').read_bytes() == {TEXT!r})\n"
+        "import pickle\nfrom bench.inputs import assets\n"
+        f"asset = pickle.loads({pickle.dumps(pinned)!r})\n"
+        f"print((assets.fetch(asset) / 'text.txt').read_bytes() == {TEXT!r})\n"
     )
     processes = [subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) for _ in range(3)]
     assert [process.communicate()[0].strip() for process in processes] == ["True"] * 3
