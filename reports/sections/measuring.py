@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 from typing import Any
 
+from bench.results.analysis import stats
 from bench.results.analysis.summary import Frames
 from bench.results.identity import Line
 from bench.results.schema import Record, Telemetry
@@ -73,7 +74,7 @@ def _load(records: Sequence[Record]) -> str:
 
 COLUMNS = (
     text("Method", _method),
-    Column("Harness", lambda records: numbers.number(_median(_overhead(records))), "s per process"),
+    Column("Harness", lambda records: numbers.number(stats.middle(_overhead(records))), "s per process"),
     Column("Rounds kept", _kept),
     text("Rounds dropped", _dropped),
     Column("SM clock", _reading(median, lambda each: each.sm_clock_mhz and each.sm_clock_mhz.median, 4), "MHz"),
@@ -136,22 +137,12 @@ def _notes(measured: Sequence[Record]) -> list[str]:
 def _ratio_basis(measured: Sequence[Record]) -> list[str]:
     """Of how many batches repetition ratios are, and how well they are known by them."""
     counted = [record.detail.ratio_batches for record in measured if record.detail.ratio_batches]
-    errors = [record.detail.ratio_relative_error for record in measured]
+    error = max((record.detail.ratio_relative_error or 0.0 for record in measured), default=0.0)
     if not counted:
         return []
     fewest, most = min(counted), max(counted)
     batches = numbers.count(most, "batch", "batches") if fewest == most else f"{fewest} to {most} batches"
     return [
         f"Repetition ratios are counted on {batches} of each case's log, whatever number of them was timed; their "
-        f"relative standard error is at most {numbers.percent(_most(errors)) if _most(errors) else '0 %'}."
+        f"relative standard error is at most {numbers.percent(error) if error else '0 %'}."
     ]
-
-
-def _median(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return median(known) if known else None
-
-
-def _most(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return max(known) if known else None

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from statistics import median
 from typing import NamedTuple
 
+from bench.results.analysis import stats
 from bench.results.analysis.stats import REFERENCE
 from bench.results.analysis.summary import Frames
 from bench.results.identity import Line
@@ -77,5 +78,5 @@ def make(run: LoadedRun, derived: Frames) -> Section | None:
 def _peaks(own: Iterable[Record]) -> Peaks:
     records = list(own)
     peak = median(record.peak_memory_bytes.allocated or 0 for record in records)
-    kept = [record.detail.kept_bytes for record in records if record.detail.kept_bytes]
-    return peak, median(record.fixed_memory_bytes or 0 for record in records), median(kept) if kept else None
+    kept = stats.middle(record.detail.kept_bytes or None for record in records)
+    return peak, median(record.fixed_memory_bytes or 0 for record in records), kept

@@ -178,6 +178,20 @@ def _mean(values: Sequence[float], confidence: float) -> tuple[float, float, flo
     return centre, error, error * _quantile(amount - 1, (1 + confidence) / 2)
 
 
+def mean_interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
+    """The mean and its 95 % interval by Student's t; None where one value tells nothing of its error."""
+    if len(values) < 2:
+        return values[0], None, None
+    centre, _, half = _mean(values, 0.95)
+    return centre, centre - half, centre + half
+
+
+def middle(values: Iterable[float | None]) -> float | None:
+    """The median of the values that are known; None where none is."""
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
+
+
 @cache
 def _quantile(degrees: int, probability: float) -> float:
     return float(stdtrit(degrees, probability))
