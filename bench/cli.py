@@ -177,7 +177,7 @@ def train(
     preflight.check_writable(out)
     session.begin(plan, "train")
     preflight.check(plan.config.training(), progress, for_training=True)
-    run_dir = trainings.start(plan, items, out)
+    run_dir = session.start(plan, out, "train", len(items))
     session.say(progress, f"{plan.title}; results go to {run_dir}")
     trainings.train(plan.config, items, run_dir, progress)
     session.report(run_dir, console)

@@ -27,11 +27,6 @@ def resolve(request: Request) -> tuple[Plan, tuple[TrainItem, ...]]:
     return plan, trainings(plan.config)
 
 
-def start(plan: Plan, items: Sequence[TrainItem], out: Path) -> Path:
-    """Makes the run's directory below `out`; raises UsageError where it can't be."""
-    return session.start(plan, out, "train", len(items))
-
-
 def reopen(run_dir: Path) -> tuple[Config, tuple[TrainItem, ...], list[str]]:
     """What an interrupted run was to train, and warnings; raises UsageError on another machine, and where the log or
     the encoder is another one by now."""

@@ -34,7 +34,7 @@ from bench.results import store
 from bench.results.analysis import stats
 from bench.results.schema import POWER_CAP, PeakMemory, Record
 from bench.running import oom_pruning
-from bench.running.block import Measurement, alone, alternated, interleaved
+from bench.running.block import Around, Measurement, alone, alternated, interleaved
 from bench.running.eta import Pace
 from bench.running.events import BlockBegan, Event, Extended, Finished, Planned, Started
 from bench.running.recording import write_block
@@ -165,16 +165,16 @@ class _PairedCase:
 
     def _take(self, items: Sequence[WorkItem]) -> list[Measurement]:
         jobs = [self._job(item) for item in items]
-        watching = self.run.watch, self.run.on_event, self.run.starting
+        watching = Around(self.run.watch, self.run.on_event, self.run.starting)
         if self._fit(items):
             self.run.on_event(BlockBegan(self.case, items[0].block, "interleaved"))
-            block = interleaved(jobs, *watching, capped=self._was_capped(), share_s=self._share_s(items[0].block))
+            block = interleaved(jobs, watching, capped=self._was_capped(), share_s=self._share_s(items[0].block))
             if not any(self._was_crowded(each) for each in block):
                 return block
             self.crowded = True
             self.run.started.clear()
         self.run.on_event(BlockBegan(self.case, items[0].block, "alternated"))
-        return alternated(jobs, *watching, capped=self._was_capped(), share_s=self._share_s(items[0].block))
+        return alternated(jobs, watching, capped=self._was_capped(), share_s=self._share_s(items[0].block))
 
     def _was_capped(self) -> bool:
         """Whether the device was at its power cap in an earlier block of the case."""
@@ -195,7 +195,7 @@ class _PairedCase:
         if unknown:
             self.run.on_event(BlockBegan(self.case, items[0].block, "solo"))
         for item in [item for item in items if unknown.get(item.line) == item]:
-            measurement = alone(self._job(item), self.run.watch, self.run.on_event, self.run.starting)
+            measurement = alone(self._job(item), Around(self.run.watch, self.run.on_event, self.run.starting))
             self.run.started.clear()
             if _is_lasting(measurement.record):
                 settled[item] = measurement

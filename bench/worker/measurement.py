@@ -75,13 +75,7 @@ def measure_in_turns(
     hear: waits for the next order. Set-up and warm-up need none: the manager starts one process at a time.
     """
 
-    def windows(subject: Subject) -> None:
-        say(subject.warm_up_message())
-        while isinstance(order := hear(), TakeWindow):
-            say(subject.window_message(order))
-        subject.keep(order.kept, order.reason)
-
-    return _measure(job, say, windows, clock)
+    return _measure(job, say, lambda subject: subject.take_turns(say, hear), clock)
 
 
 def _measure(
@@ -245,6 +239,13 @@ class Subject:
             raise failures.NothingKept(reason or "no window was taken")
         self.windows = [self.windows[place] for place in kept]
         self._measured = [self._measured[place] for place in kept]
+
+    def take_turns(self, say: Callable[[Entered | Warm | Took], None], hear: Callable[[], Order]) -> None:
+        """A window for each order to take one; then the manager's choice of those that are kept."""
+        say(self.warm_up_message())
+        while isinstance(order := hear(), TakeWindow):
+            say(self.window_message(order))
+        self.keep(order.kept, order.reason)
 
     def take_windows(self) -> None:
         """As many windows as the settings ask for and the budget allows."""
