@@ -32,7 +32,7 @@ from bench.planning.shapes import CFShape, EncoderShape
 from bench.planning.work import BACKWARD, Line, Step, Work, step_work
 from bench.processes.messages import Job
 from bench.results.schema import Environment
-from bench.worker.measurement import Subject
+from bench.worker.subject import Subject
 from gram_core.encoders.bucketed import BucketedEncoder
 from gram_core.encoders.general import GeneralEncoder
 from gram_core.encoders.packed import PackedEncoder

@@ -22,7 +22,8 @@ from bench.processes import signals
 from bench.processes.messages import Job, Order
 from bench.results.files import replace
 from bench.worker.distributed_measurement import RankedSubject
-from bench.worker.measurement import Subject, attempt
+from bench.worker.measurement import attempt
+from bench.worker.subject import Subject
 from gram_core.distributed import Ranks, connect, disconnect
 
 FAILED = 1

@@ -12,7 +12,7 @@ import torch
 from bench.measure.sample import LEAST
 from bench.processes.messages import Job, TakeWindow
 from bench.worker.afterwards import cf_step_s
-from bench.worker.measurement import TAKES, Subject
+from bench.worker.subject import TAKES, Subject
 from gram_core.batch import Batch
 from gram_core.engines._captured import Captured, GraphPool
 from tests.bench._small_runs import config, item
@@ -252,7 +252,7 @@ class TestLongIntervals:
         assert isinstance(one.clock, ManualClock)
         method = self.Interval(one, interval)
         one._built = dataclasses.replace(one.built, method=method)
-        one._run(units=1)
+        one.steps(units=1)
         assert cf_step_s(method, one._stepping[-1], one._timed) == expected
         assert not method._steps, "an interval was left open"
 
