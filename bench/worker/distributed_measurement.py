@@ -155,7 +155,7 @@ class RankedSubject(Subject):
     def _muted_windows(self) -> list[Window]:
         """Windows of steps without communication; none where a step can't do without."""
         training, method = self._training, self.built.method
-        if not training.can_be_muted:
+        if not training.capturable:
             return []
         windows = []
         for _ in range(MUTED_WINDOWS):

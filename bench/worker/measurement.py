@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from bench.measure.clock import Clock
 from bench.methods import exactness, method_class
 from bench.processes import failures
 from bench.processes.messages import Entered, Job, Order, Took, Warm
@@ -16,33 +15,24 @@ from bench.worker.records import failed_record
 from bench.worker.subject import Subject
 
 
-def measure(job: Job, say: Callable[[Entered], None], clock: Clock | None = None) -> dict[str, Any]:
-    """All of a solo measurement, as a `Record`'s fields ready for JSON; a failure is an outcome like any other.
-
-    say: called with each phase as it begins.
-    """
-    return _measure(job, say, lambda subject: subject.take_windows(), clock)
-
-
-def measure_in_turns(
-    job: Job,
-    say: Callable[[Entered | Warm | Took], None],
-    hear: Callable[[], Order],
-    clock: Clock | None = None,
+def measure(
+    job: Job, say: Callable[[Entered | Warm | Took], None], hear: Callable[[], Order] | None = None
 ) -> dict[str, Any]:
-    """The same where other processes are measured meanwhile: computes only between an order and the answer to it.
+    """All of a measurement, as a `Record`'s fields ready for JSON; a failure is an outcome like any other.
 
-    hear: waits for the next order. Set-up and warm-up need none: the manager starts one process at a time.
+    say: called with each phase as it begins. hear: waits for the next order, where other processes are measured
+    meanwhile and this one computes windows only between an order and the answer to it. Set-up and warm-up need none:
+    the manager starts one process at a time. A method with a memory budget that ran out of memory has a second attempt,
+    with half of it.
     """
 
-    return _measure(job, say, lambda subject: subject.take_turns(say, hear), clock)
+    def windows(subject: Subject) -> None:
+        if hear is None:
+            subject.take_windows()
+        else:
+            subject.take_turns(say, hear)
 
-
-def _measure(
-    job: Job, say: Callable[[Entered], None], windows: Callable[[Subject], None], clock: Clock | None
-) -> dict[str, Any]:
-    """One attempt; a second one, with half the memory budget, where the method has one and ran out of memory."""
-    record = attempt(job, say, windows, lambda: Subject(job, clock))
+    record = attempt(job, say, windows, lambda: Subject(job))
     table = job.config.method.get(job.item.line.method, {})
     if record["outcome"] != "oom" or "memory_budget" not in table:
         return record
@@ -52,7 +42,7 @@ def _measure(
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     again = Job(job.config.model_copy(update={"method": methods}), job.item)
-    record = attempt(again, say, windows, lambda: Subject(again, clock))
+    record = attempt(again, say, windows, lambda: Subject(again))
     record["detail"]["memory_budget_after_oom"] = smaller["memory_budget"]
     return record
 

@@ -31,7 +31,7 @@ class Reported:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A log of the  key: the `shape:` workload of its sizes. table: the paper's, by number."""
+    """A log of the paper's. key: the `shape:` workload of its sizes. table: the paper's, by number."""
 
     name: str
     key: str
