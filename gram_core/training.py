@@ -21,10 +21,9 @@ from gram_core.batch import Batch, Selection, unique_items
 from gram_core.encoding_buffer import EncodingBuffer
 from gram_core.modes import refuse_batch_statistics, tell_idle_dropout
 from gram_core.phases import phase
-from gram_core.protocols import CFModule, ContentEncoder, ItemSource, loss_terms
+from gram_core.protocols import CFModule, ContentEncoder, ItemSource, Joint, loss_terms
 
 if TYPE_CHECKING:
-    from gram_core.distributed.gradients import JointGradients
     from gram_core.engines._captured_cf import CapturedCFStep, CapturingTraining
 
 
@@ -94,7 +93,7 @@ class Optimization:
     encoder_scheduler: LRScheduler | None = None
     cf_scheduler: LRScheduler | None = None
     max_grad_norm: float | None = None
-    joint: JointGradients | None = None
+    joint: Joint | None = None
 
     def step(self) -> None:
         """Clips, moves encoder and CF module, advances both schedulers, clears both gradients."""

@@ -7,7 +7,6 @@ captured step runs no Python when it is replayed: it agrees once, and its gradie
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,9 +14,7 @@ from torch.distributed.tensor import DTensor
 
 from gram_core.distributed.peer_memory import PeerMemory, summed, unsupported
 from gram_core.distributed.ranks import Ranks
-from gram_core.protocols import Room
-
-Made = TypeVar("Made")
+from gram_core.protocols import Made, Room
 
 
 class JointGradients:
