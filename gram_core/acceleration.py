@@ -25,6 +25,7 @@ from gram_core.batch import ItemTable, Texts
 from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.encoders.packing_encoder import PackingEncoder
 from gram_core.encoders.pooling import Pooling
+from gram_core.encoders.watch import ModuleState
 from gram_core.engines._captured_passes import CapturedPasses
 from gram_core.engines._tiers import FallBack, Ran, choose
 from gram_core.protocols import ContentEncoder
@@ -116,16 +117,18 @@ class Accelerated(nn.Module):
         passes, _ = self._passes()
         texts = self._made.table.texts(ids)
         encoder = passes.encoder if isinstance(passes, CapturedPasses) else passes
-        learning = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        holds = encoder.holds()
+        state = ModuleState(self.encoder) if encoder.watch is None else encoder.watch.state
+        learning = [parameter for parameter in state.parameters if parameter.requires_grad] if again else []
         found: Tensor
-        if isinstance(passes, CapturedPasses) and encoder.holds():
+        if isinstance(passes, CapturedPasses) and holds:
             found = passes(texts, again=again)
-        elif again and learning and torch.is_grad_enabled():
+        elif learning and torch.is_grad_enabled():
             found = _EncodedAgain.apply(encoder, texts, self.encoder, *learning)
         else:
             found = encoder(texts)
         if found.requires_grad:
-            found.register_hook(partial(_check, _condition(self.encoder), self.encoder))
+            found.register_hook(partial(_check, _condition(state), state, again))
         return found
 
     def _passes(self) -> tuple[CapturedPasses | PackingEncoder, Ran]:
@@ -168,25 +171,29 @@ class _EncodedAgain(torch.autograd.Function):
         return None, None, None, *torch.autograd.grad(encodings, ctx.learning, gradient, allow_unused=True)
 
 
-def _condition(module: nn.Module) -> tuple[list[int], list[bool], list[bool]]:
+def _condition(state: ModuleState) -> tuple[list[int], list[bool], list[bool]]:
     """What a backward pass is bound to: counts of in-place changes of weights, which learn, which parts train."""
-    parameters = list(module.parameters())
     return (
-        [parameter._version for parameter in parameters],
-        [parameter.requires_grad for parameter in parameters],
-        [part.training for part in module.modules()],
+        [parameter._version for parameter in state.parameters],
+        [parameter.requires_grad for parameter in state.parameters],
+        [part.training for part in state.modules],
     )
 
 
-def _check(before: tuple[list[int], list[bool], list[bool]], module: nn.Module, gradient: Tensor) -> None:
-    """Raises RuntimeError where the backward pass that begins would be another model's, or has to be differentiated."""
+def _check(before: tuple[list[int], list[bool], list[bool]], state: ModuleState, again: bool, gradient: Tensor) -> None:
+    """Raises RuntimeError where the backward pass that begins would be another model's, or has to be differentiated.
+
+    again: the backward pass runs the model once more, whose parts may have been replaced as well.
+    """
     whats = ("weights", "frozen parameters", "training mode")
-    for then, now, what in zip(before, _condition(module), whats, strict=True):
+    for then, now, what in zip(before, _condition(state), whats, strict=True):
         if then != now:
             raise RuntimeError(
                 f"the encoder's {what} changed between encode and the backward pass: call backward before the "
                 "optimizer's step, freezing, train() or eval()"
             )
+    if again and not state.is_now():
+        raise RuntimeError("the encoder's modules changed between encode and the backward pass, which encodes again")
     if torch.is_grad_enabled():
         raise RuntimeError("an accelerated encoder has no second derivatives: use encode with the module itself")
 

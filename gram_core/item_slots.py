@@ -54,7 +54,7 @@ class ItemSlots:
 
         Through `F.embedding`, whose backward sums over repeats without atomics, so that it is deterministic.
         """
-        return tuple(self._gathered(encodings, rows.to(encodings.device)) for rows in self.rows)
+        return tuple(self._gathered(encodings, _sent(rows, encodings.device)) for rows in self.rows)
 
     def _gathered(self, encodings: Tensor, rows: Tensor) -> Tensor:
         if not len(encodings):  # the sum keeps the encoder in the graph, which processes that wait for each other need
@@ -62,6 +62,13 @@ class ItemSlots:
         if not self.padded:
             return F.embedding(rows, encodings)
         return F.embedding(rows.clamp(min=0), encodings).masked_fill((rows < 0)[..., None], 0)
+
+
+def _sent(rows: Tensor, device: torch.device) -> Tensor:
+    """Rows on `device`; the host goes on meanwhile, where else it would wait for all that the device has to do."""
+    if device.type == "cuda" and not rows.is_cuda:
+        return rows.pin_memory().to(device, non_blocking=True)
+    return rows.to(device)
 
 
 def _distinct(numbers: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,11 +15,18 @@ class Job(NamedTuple):
 
     config: Config
     item: WorkItem
+    warms_up_when_told: bool = False
+    """Whether it waits for `WarmUp` once it is set up, since others are set up at the same time."""
 
     @property
     def leads(self) -> bool:
         """Whether the worker starts processes that measure, instead of measuring."""
         return self.item.case.world_size > 1
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """The manager gives the worker its turn to warm up, and no other process computes meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,13 @@ class Entered:
     exactness: Exactness | None = None
     step: int | None = None
     """After how many a training is there."""
+
+
+@dataclass(frozen=True)
+class SetUp:
+    """The worker waits for `WarmUp`, since `at_s` by `time.monotonic`."""
+
+    at_s: float
 
 
 @dataclass(frozen=True)
@@ -91,5 +105,5 @@ class Measured:
     record: dict[str, Any]
 
 
-Message = Entered | Warm | Took | Measured
-Order = TakeWindow | Finish
+Message = Entered | SetUp | Warm | Took | Measured
+Order = WarmUp | TakeWindow | Finish

@@ -19,7 +19,7 @@ from bench.machine import telemetry
 from bench.machine.cores import compute_threads
 from bench.machine.telemetry import Stretch, Watch
 from bench.processes.fork_server import Worker
-from bench.processes.messages import Entered, Finish, Job, Measured, Order, TakeWindow, Took, Warm
+from bench.processes.messages import Entered, Finish, Job, Measured, Order, SetUp, TakeWindow, Took, Warm, WarmUp
 from bench.processes.supervision import WorkerFailed, messages
 from bench.results.schema import Exactness, Record, Schedule
 from bench.running.counterbalance import in_round
@@ -30,7 +30,10 @@ from bench.worker.records import failed_record
 ROUNDS_TRIED_PER_KEPT = 2
 """Dropped rounds are taken again, as long as no more than this many times the asked-for rounds are tried."""
 
-Answer = TypeVar("Answer", Warm, Took)
+SET_UP_TOGETHER = ("cuda",)
+"""Devices on which workers of a block are set up at the same time: on a processor they would share its cores."""
+
+Answer = TypeVar("Answer", SetUp, Warm, Took)
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class Seat:
         self._on_event = on_event
         self._process: Worker | None = None
         self._phase = "start"
+        self._began_s = 0.0
         self._exactness: Exactness | None = None
 
     def __enter__(self) -> Seat:
@@ -82,6 +86,23 @@ class Seat:
     def start(self) -> None:
         """Begins the process; set-up and warm-up are done, or have failed, when this returns."""
         with self._holding(entry.take_turns):
+            self.warm = self._answer(Warm, None)
+
+    def begin(self) -> None:
+        """Begins the process of a job that warms up when it is told, and returns while it is being set up."""
+        self._began_s = time.monotonic()
+        self._process = Worker(entry.take_turns, self.job, leads=self.job.leads)
+        self.pid = self._process.pid
+
+    def await_set_up(self) -> None:
+        """Set-up is done, or has failed, when this returns."""
+        found = self._answer(SetUp, None)
+        self.held_s += (time.monotonic() if found is None else found.at_s) - self._began_s
+
+    def warm_up(self) -> None:
+        """So is warm-up."""
+        with self._holding():
+            self._tell(WarmUp())
             self.warm = self._answer(Warm, None)
 
     def turn(self, number: int, order: TakeWindow) -> None:
@@ -184,15 +205,26 @@ def interleaved(
 ) -> list[Measurement]:
     """All workers resident together, a window each per round. In the order of `jobs`.
 
+    On a GPU they are set up at the same time, which takes seconds of the host each; then one after another warms up.
     capped: whether the device is known to be at its power cap when these lines run; share_s: what the block may take,
     of which rounds take what is left.
     """
     until_s = time.monotonic() + share_s
+    together = not any(job.leads for job in jobs) and jobs[0].config.run.device in SET_UP_TOGETHER
     with contextlib.ExitStack() as stack:
-        seats = [stack.enter_context(Seat(job, around.on_event)) for job in jobs]
-        for seat in in_round(seats, jobs[0].item.block):
+        seats = [stack.enter_context(Seat(job._replace(warms_up_when_told=together), around.on_event)) for job in jobs]
+        in_order = in_round(seats, jobs[0].item.block)
+        for seat in in_order if together else ():
             around.starting(seat.job.item)
-            capped |= _start(seat, around.watch)
+            seat.begin()
+        for seat in in_order if together else ():
+            seat.await_set_up()
+        for seat in in_order:
+            if not together:
+                around.starting(seat.job.item)
+                capped |= _start(seat.start, around.watch)
+            elif seat.alive:
+                capped |= _start(seat.warm_up, around.watch)
         rounds = _take_rounds(seats, around.watch, capped=capped, until_s=until_s)
         for seat in seats:
             if seat.alive:
@@ -230,7 +262,7 @@ def _by_itself(
 ) -> Measurement:
     around.starting(job.item)
     with Seat(job, around.on_event) as seat:
-        found = _start(seat, around.watch)
+        found = _start(seat.start, around.watch)
         known = None if capped is None else capped or found
         rounds = _take_rounds([seat], around.watch, wanted, capped=known, until_s=until_s)
         if seat.alive:
@@ -238,10 +270,10 @@ def _by_itself(
         return _measurement(seat, schedule, rounds, residents=1)
 
 
-def _start(seat: Seat, watch: Watch) -> bool:
-    """Starts a worker; whether the device was at its power cap meanwhile."""
+def _start(warms_up: Callable[[], None], watch: Watch) -> bool:
+    """Has a worker warm up; whether the device was at its power cap meanwhile."""
     began_s = time.monotonic()
-    seat.start()
+    warms_up()
     found = telemetry.at_power_cap(watch.between(began_s, time.monotonic()))
     watch.forget()
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -10,21 +11,26 @@ import torch
 
 from bench.methods import exactness, method_class
 from bench.processes import failures
-from bench.processes.messages import Entered, Job, Order, Took, Warm
+from bench.processes.messages import Entered, Job, Order, SetUp, Took, Warm
 from bench.worker.records import failed_record
 from bench.worker.subject import Subject
 
 
 def measure(
-    job: Job, say: Callable[[Entered | Warm | Took], None], hear: Callable[[], Order] | None = None
+    job: Job, say: Callable[[Entered | SetUp | Warm | Took], None], hear: Callable[[], Order] | None = None
 ) -> dict[str, Any]:
     """All of a measurement, as a `Record`'s fields ready for JSON; a failure is an outcome like any other.
 
     say: called with each phase as it begins. hear: waits for the next order, where other processes are measured
-    meanwhile and this one computes windows only between an order and the answer to it. Set-up and warm-up need none:
-    the manager starts one process at a time. A method with a memory budget that ran out of memory has a second attempt,
-    with half of it.
+    meanwhile and this one computes windows only between an order and the answer to it. Set-up needs none, and warm-up
+    only where `job` says so. A method with a memory budget that runs out of memory has a second attempt, with half of
+    it.
     """
+
+    def wait() -> None:
+        if hear is not None and job.warms_up_when_told:
+            say(SetUp(time.monotonic()))
+            hear()
 
     def windows(subject: Subject) -> None:
         if hear is None:
@@ -32,7 +38,7 @@ def measure(
         else:
             subject.take_turns(say, hear)
 
-    record = attempt(job, say, windows, lambda: Subject(job))
+    record = attempt(job, say, windows, lambda: Subject(job), wait)
     table = job.config.method.get(job.item.line.method, {})
     if record["outcome"] != "oom" or "memory_budget" not in table:
         return record
@@ -42,15 +48,22 @@ def measure(
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     again = Job(job.config.model_copy(update={"method": methods}), job.item)
-    record = attempt(again, say, windows, lambda: Subject(again))
+    record = attempt(again, say, windows, lambda: Subject(again))  # in the turn that the first one had
     record["detail"]["memory_budget_after_oom"] = smaller["memory_budget"]
     return record
 
 
 def attempt(
-    job: Job, say: Callable[[Entered], None], windows: Callable[[Subject], None], make: Callable[[], Subject]
+    job: Job,
+    say: Callable[[Entered], None],
+    windows: Callable[[Subject], None],
+    make: Callable[[], Subject],
+    wait: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """From set-up to facts, or to the first failure; `windows` drives the subject that `make` makes."""
+    """From set-up to facts, or to the first failure; `windows` drives the subject that `make` makes.
+
+    wait: returns when it is this process's turn to warm up.
+    """
     phase = "start"
     subject = None
 
@@ -65,6 +78,7 @@ def attempt(
         enter("setup")
         subject = make()
         subject.set_up()
+        wait()
         enter("warm-up")
         subject.warm_up()
         enter("windows")

@@ -34,7 +34,7 @@ from bench.measure import clock as clocks
 from bench.measure.clock import Clock, WarmUp, Window
 from bench.measure.sample import Sample, batch_counts, encoder_counts, sample
 from bench.processes import failures
-from bench.processes.messages import Entered, Job, Order, TakeWindow, Took, Warm
+from bench.processes.messages import Entered, Finish, Job, Order, TakeWindow, Took, Warm
 from bench.results.analysis.tiers import TIER, WHY
 from bench.results.schema import Loss, Record, Throughput
 from bench.worker.afterwards import cf_step_s, useful_work
@@ -174,6 +174,7 @@ class Subject:
         say(self.warm_up_message())
         while isinstance(order := hear(), TakeWindow):
             say(self.window_message(order))
+        assert isinstance(order, Finish), "no other order comes after the warm-up"
         self.keep(order.kept, order.reason)
 
     def take_windows(self) -> None:

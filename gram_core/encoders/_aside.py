@@ -20,13 +20,15 @@ class Aside:
     def __init__(self, device: torch.device):
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._large = False
+        self._used = False
+        """Whether this pass gave anything to the stream: another's work is none that a captured pass may wait for."""
         self._held: list[Tensor] = []
         self._before: tuple[torch.cuda.Event, list[Tensor]] | None = None
         """What was given before the last turn: when it is done, and what it reads."""
 
     def begin(self, tokens: int) -> None:
         """Opens a pass of so many tokens."""
-        self._large = tokens > MOST_TOKENS
+        self._large, self._used = tokens > MOST_TOKENS, False
 
     def run(self, work: Callable[[], object], *reads: Tensor) -> None:
         """Does `work` once all that was given to the current stream is done; the activations that it `reads` must stay
@@ -34,6 +36,7 @@ class Aside:
         if self._stream is None or (self._large and reads):
             work()
             return
+        self._used = True
         self._held += reads  # else their memory would be given to the next tensor of the current stream
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
@@ -41,7 +44,7 @@ class Aside:
 
     def turn(self) -> None:
         """Waits for what was given before the last turn and lets go of what that read, or memory would pile up."""
-        if self._stream is None:
+        if self._stream is None or not self._used:
             return
         if self._before is not None:
             torch.cuda.current_stream().wait_event(self._before[0])
@@ -50,6 +53,6 @@ class Aside:
 
     def join(self) -> None:
         """Closes the pass: what the current stream is given from now on comes behind all of it."""
-        if self._stream is not None:
+        if self._stream is not None and self._used:
             torch.cuda.current_stream().wait_stream(self._stream)
         self._held, self._before = [], None

@@ -41,6 +41,7 @@ def compiling() -> Iterator[None]:
         "ban_recompute_long_fusible_chains": False,
         "ban_recompute_materialized_backward": False,
         "ban_recompute_not_in_allowlist": False,
+        "donated_buffer": False,  # a caller's loop may keep the graph
     }
     variants = torch._dynamo.config.patch(recompile_limit=VARIANTS, fail_on_recompile_limit_hit=True)
     shapes: Any = torch.fx.experimental._config

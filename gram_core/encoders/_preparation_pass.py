@@ -46,7 +46,7 @@ class PreparingAttention(CustomGraphPass):
 
     def uuid(self) -> str:
         """For torch's cache of compiled graphs."""
-        return "gram_core norms and rotates within attention, 3"
+        return "gram_core norms and rotates within attention, 4"
 
 
 class _Unlike(Exception):
@@ -191,7 +191,7 @@ def _half(table: Node) -> Node:
     parts = _joined(table)
     if len(parts) != 2 or parts[0] is not parts[1] or _value(parts[0]).requires_grad:
         raise _Unlike
-    return parts[0]
+    return _narrowest(parts[0])
 
 
 def _joined(node: Any) -> Sequence[Node]:

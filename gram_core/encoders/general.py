@@ -84,7 +84,7 @@ class GeneralEncoder(PackingEncoder):
         self._configs = list({id(config): config for config in configs}.values())
         self._inputs = _constant_inputs(model)
         self._adapted = plain(model)
-        self._tables = RotaryTables()
+        self._tables = RotaryTables(self.compute_dtype)
 
     def recomputing(self) -> GeneralEncoder:
         """The same encoder keeping each layer's input only from forward to backward, where the layer runs again."""
@@ -164,6 +164,7 @@ class GeneralEncoder(PackingEncoder):
             stack.enter_context(self.standing.installed() if self.standing is not None else nullcontext())
             stack.enter_context(calling_once(self._adapted))
             stack.enter_context(calls.installed())
+            stack.callback(self._tables.pass_is_over)
             yield
 
     @property

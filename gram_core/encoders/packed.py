@@ -85,6 +85,10 @@ class PackedEncoder(PackingEncoder):
 
     def read_again(self) -> None:
         """Follows modules that were replaced by others of their kind."""
+        self.read_weights_again()
+
+    def read_weights_again(self) -> None:
+        """Follows parameters that others were put in place of."""
         self.weights = weights_of(self.encoder.model)
 
     def trained_parameters(self) -> list[Tensor]:

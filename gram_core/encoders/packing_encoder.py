@@ -91,6 +91,9 @@ class PackingEncoder(nn.Module, ABC):
     def read_again(self) -> None:
         """Follows modules that were replaced by others of their kind."""
 
+    def read_weights_again(self) -> None:
+        """Follows parameters that others were put in place of, of the same modules."""
+
     def alone(self) -> Self:
         """The same pass on the parameters as they are, without standing weights and unwatched."""
         shared = copy.copy(self)

@@ -47,6 +47,7 @@ class ModuleState:
         self._children = list(chain.from_iterable(map(dict.values, self._children_of)))
         parameters = list(chain.from_iterable(map(dict.values, self._parameters_of)))
         self._parameters = [parameter for parameter in parameters if parameter is not None]
+        self.parameters = list({id(parameter): parameter for parameter in self._parameters}.values())
         self._ids = list(map(id, parameters))
         self._learning = list(map(_LEARNS, self._parameters))
         self._hook_counts = list(map(len, self._hooks))

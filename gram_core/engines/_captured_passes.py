@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._utils import _unflatten_dense_tensors
 
 from gram_core.batch import Texts
 from gram_core.encoders.packing_encoder import PackingEncoder
@@ -43,8 +44,7 @@ class CapturedPasses:
         self._without_graph = CapturedFunction(self._encode, device, pool=pools(device))
         self._levels: list[_Level] = []
         self._learning: list[Tensor] = []
-        self._gradients: list[Tensor] = []
-        """Where backward passes leave them, of all levels; outside of any graph's memory."""
+        self._gradients = _Gradients([])
         self._bound: tuple[Any, ...] = ()
 
     def __call__(self, texts: Texts, *, again: bool = False) -> Tensor:
@@ -77,15 +77,15 @@ class CapturedPasses:
 
     def _follow(self) -> None:
         """Forgets all graphs where the model, or where its parameters lie, has changed since they were made."""
-        parameters = list(self.encoder.parameters())
         watch = self.encoder.watch
+        parameters = list(self.encoder.parameters()) if watch is None else watch.state.parameters
         now = (watch and watch.state, [parameter.data_ptr() for parameter in parameters])
         if not self._bound or now[0] is not self._bound[0] or now[1] != self._bound[1]:
             self._bound = now
             self._levels = []
             self._without_graph.forget()
             self._learning = [parameter for parameter in parameters if parameter.requires_grad]
-            self._gradients = [torch.zeros_like(parameter, requires_grad=False) for parameter in self._learning]
+            self._gradients = _Gradients(self._learning)
 
 
 class _Level:
@@ -126,7 +126,7 @@ class _Pair:
         self._made: Tensor | None = None
         self.reached: list[bool] = []
         """Which parameters have a gradient."""
-        gradients = passes._gradients
+        places = passes._gradients.places
         learning = [nn.Parameter(parameter.detach()) for parameter in passes._learning]
         """Of the same memory. The caller's own parameters wait for gradients on the stream of the caller's loop, which
         a capture may not touch, and with hooks of its own."""
@@ -140,16 +140,20 @@ class _Pair:
             assert self._made is not None, "forward comes first"
             found = torch.autograd.grad(self._made, learning, self.of_encodings, allow_unused=True)
             self.reached = [gradient is not None for gradient in found]
-            pairs = [(place, g) for place, g in zip(gradients, found, strict=True) if g is not None]
-            _copy(pairs)
+            reached = [(place, g) for place, g in zip(places, found, strict=True) if g is not None]
+            if reached:
+                torch._foreach_copy_([place for place, _ in reached], [gradient for _, gradient in reached])
             return ()
 
         encoder, kind = passes.encoder, passes._device.type
         narrow = encoder.compute_dtype != encoder.encoder.model.dtype
         # Casts kept by autocast would be another graph's memory, or none of the graph's work.
         with torch.autocast(kind, encoder.compute_dtype, enabled=narrow, cache_enabled=False):
+            (encodings,) = pool.run(forward)  # what is captured may neither compile nor load a kernel: this has
+            self.of_encodings = torch.zeros_like(encodings)
+            pool.run(backward)
+            self._made = None
             self.forward, (self.encodings,) = pool.capture(forward)
-            self.of_encodings = torch.zeros_like(self.encodings)
             self.backward, _ = pool.capture(backward)
         self._made = None
 
@@ -163,19 +167,48 @@ def _in_place_of(parameters: Sequence[Tensor], others: Sequence[Tensor], encoder
     ]
     for held, name, parameter in places:
         held[name] = by_id[id(parameter)]  # type: ignore[assignment]
-    encoder.read_again()
+    encoder.read_weights_again()
     try:
         yield
     finally:
         for held, name, parameter in places:
             held[name] = parameter
-        encoder.read_again()
+        encoder.read_weights_again()
 
 
-def _copy(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
-    """The second of each into the first."""
-    if pairs:
-        torch._foreach_copy_([to for to, _ in pairs], [of for _, of in pairs])
+class _Gradients:
+    """Where backward passes leave gradients, of all levels; outside of any graph's memory.
+
+    Those of one dtype lie side by side, so that a copy of them all is one.
+    """
+
+    ALIGNED = 64
+    """Numbers that each begins at a multiple of: kernels read several at a time."""
+
+    def __init__(self, parameters: Sequence[Tensor]):
+        self._like: dict[torch.dtype, list[Tensor]] = {}
+        """The gradients' shapes, one behind the other, and those of what fills up between them."""
+        self._order: list[tuple[torch.dtype, int]] = []
+        """Of each parameter, its dtype and its number among those of that dtype."""
+        for parameter in parameters:
+            like = self._like.setdefault(parameter.dtype, [])
+            self._order.append((parameter.dtype, len(like)))
+            like.append(parameter.detach().to("meta"))
+            if filling := -parameter.numel() % self.ALIGNED:
+                like.append(torch.empty(filling, device="meta"))
+        self._flat = {
+            dtype: torch.zeros(sum(part.numel() for part in like), dtype=dtype, device=parameters[0].device)
+            for dtype, like in self._like.items()
+        }
+        self.places = self._views(self._flat)
+
+    def copied(self) -> list[Tensor]:
+        """The gradients, in memory of their own."""
+        return self._views({dtype: flat.clone() for dtype, flat in self._flat.items()})
+
+    def _views(self, flat: dict[torch.dtype, Tensor]) -> list[Tensor]:
+        parts = {dtype: _unflatten_dense_tensors(flat[dtype], like) for dtype, like in self._like.items()}
+        return [parts[dtype][number] for dtype, number in self._order]
 
 
 class _Call:
@@ -207,11 +240,9 @@ class _Call:
         pair.of_encodings.zero_()
         pair.of_encodings[: self._count].copy_(of_encodings)
         pair.backward.replay()
-        learning, places = self._passes._learning, self._passes._gradients
-        found = [torch.empty_like(p) if there else None for p, there in zip(learning, pair.reached, strict=True)]
-        _copy([(new, place) for new, place in zip(found, places, strict=True) if new is not None])
+        found = self._passes._gradients.copied()
         self._end()
-        return found
+        return [gradient if reached else None for gradient, reached in zip(found, pair.reached, strict=True)]
 
     def _forward(self) -> _Pair:
         level = self._level = self._passes._level()

@@ -25,7 +25,8 @@ Sizes = dict[str, int]
 # Triton 3.6 takes in 16 bits on Hopper, which has 255 and 227: all but one spill none. Chunks of 32 queries leave room
 # for a key head's two gradients, which stay on chip while its query heads go by. Of 64 rows of scores
 # each four of eight warps compute all: eight are for heads of 256, whose other products need them. Where queries and
-# keys are prepared on the way, heads of 64 take up to 251 registers; those of 128 all 255, and spill a few numbers.
+# keys are prepared on the way, heads of 64 take up to 221 registers, wider ones up to all 255; rotations alone spill 24
+# bytes of each thread backwards with heads of 128 (16 in the lesser tile), 72 with heads of 256.
 TILES_FORWARD = {
     64: {64: (64, 4), 128: (64, 4)},  # 80 to 94, 24; 160 to 223, 40
     128: {64: (64, 4), 128: (64, 4)},  # 130, 48; 201 to 239, 80
@@ -177,18 +178,13 @@ def _tiles_backward(
     tiles = len(groups) - 1
     parts = triton.cdiv(tiles, repeats)
     pairs = torch.empty(0 if bias is None else (parts, q.shape[1], block, block), dtype=torch.float32, device=q.device)
-    weighs = how is not None and how.norms is not None
-    programs = parts * k.shape[1]
-    shares = torch.empty(
-        (programs, 2, 2, constants["width"] // 2) if weighs else 0, dtype=torch.float32, device=q.device
-    )
     first, *numbers = _numbers(q, rules, bias)
-    _text_tiles_triton.backward_kernel[(programs,)](
-        q, k, v, dout, logs, *gradients, pairs, shares, groups, text_of, first, *pointers, *numbers, len(q), tiles,
+    _text_tiles_triton.backward_kernel[(parts * k.shape[1],)](
+        q, k, v, dout, logs, *gradients, pairs, groups, text_of, first, *pointers, *numbers, len(q), tiles,
         *_strides(q, k, v, dout), joined.stride(0), turn_row, **constants, repeats=repeats, **sizes,
     )  # fmt: skip
     dbias = pairs if bias is None else by_distance(pairs.sum(0), bias.shape[1])
-    return joined, dbias, _of_weights(shares.sum(0), q.shape[2]) if weighs else shares
+    return joined, dbias, _none(q) if how is None or how.norms is None else how.turn_back(joined, q, k)
 
 
 def _walk_backward(

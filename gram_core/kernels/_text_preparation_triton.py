@@ -1,7 +1,8 @@
 """Norms and rotary positions on a GPU, where attention does not see to them itself: a pass over queries or keys.
 
-The tiles that hold whole texts meet each key twice at most, and prepare it as they load it. Those that walk meet it
-again and again, and would again and again prepare it. T tokens packed, A heads, D head width.
+The tiles that hold whole texts prepare queries and keys as they load them. Those that walk meet them again and again,
+and would prepare them again and again. The gradient of a norm is a pass of its own in any case.
+T tokens packed, A heads, D head width.
 """
 
 from __future__ import annotations
@@ -11,11 +12,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gram_core.kernels._text_tiles_triton import load_head, load_rows, store_rows, store_turned_back
+from gram_core.kernels._text_tiles_triton import (
+    load_head,
+    load_rows,
+    load_tables,
+    load_weights,
+    store_rows,
+    to_unit_size,
+)
 from gram_core.kernels.prepared_heads import Norm
 
-ROWS = 16
-"""Tokens of a program, whose tables stay near while all heads go by."""
+ROWS, WARPS = 16, 4
+"""Tokens of a program, whose tables stay near while all heads go by, and its warps."""
 
 
 @triton.jit(do_not_specialize=["tokens"])
@@ -48,22 +56,32 @@ def gradient_kernel(
     inside = token < tokens
     half: tl.constexpr = width // 2
     real: tl.constexpr = columns // 2
-    of_near = tl.zeros((half,), dtype=tl.float32)
-    of_far = tl.zeros((half,), dtype=tl.float32)
+    c, s = load_tables(cos, sin, turn_row, token, inside, half, real, False)
+    if normed:
+        weight_near, weight_far = load_weights(weight, half, real)
+        of_near = tl.zeros((rows, half), dtype=tl.float32)
+        of_far = tl.zeros((rows, half), dtype=tl.float32)
     for _ in range(0, heads):
-        near = load_rows(gradient, g_row, token, inside, half, real).to(tl.float32)
-        far = load_rows(gradient + real, g_row, token, inside, half, real).to(tl.float32)
-        near_share, far_share = store_turned_back(
-            gradient, g_row, near, far, x, x_row, cos, sin, turn_row, weight, eps, token, inside, half, real, normed
-        )
-        of_near += near_share
-        of_far += far_share
+        turned_near = load_rows(gradient, g_row, token, inside, half, real).to(tl.float32)
+        turned_far = load_rows(gradient + real, g_row, token, inside, half, real).to(tl.float32)
+        near, far = turned_near * c + turned_far * s, turned_far * c - turned_near * s
+        if normed:
+            unit_near = load_rows(x, x_row, token, inside, half, real).to(tl.float32)
+            unit_far = load_rows(x + real, x_row, token, inside, half, real).to(tl.float32)
+            unit_near, unit_far, inverse = to_unit_size(unit_near, unit_far, eps, real)
+            of_near += near * unit_near
+            of_far += far * unit_far
+            near, far = near * weight_near, far * weight_far
+            along = (tl.sum(near * unit_near, 1) + tl.sum(far * unit_far, 1))[:, None] / (2 * real)
+            near, far = (near - unit_near * along) * inverse, (far - unit_far * along) * inverse
+        store_rows(gradient, g_row, near, token, inside, half, real)
+        store_rows(gradient + real, g_row, far, token, inside, half, real)
         x += x_head
         gradient += columns
     if normed:
         place = shares + tl.program_id(0) * width + tl.arange(0, half)
-        tl.store(place, of_near)
-        tl.store(place + half, of_far)
+        tl.store(place, tl.sum(of_near, 0))
+        tl.store(place + half, tl.sum(of_far, 0))
 
 
 def prepared(x: Tensor, cos: Tensor, sin: Tensor, norm: Norm | None) -> Tensor:
@@ -99,5 +117,5 @@ def _sizes(x: Tensor, norm: Norm | None) -> tuple[Tensor, float, dict[str, int]]
     return (
         weight,
         eps,
-        {"columns": x.shape[2], "width": width, "rows": ROWS, "normed": norm is not None, "num_warps": 4},
+        {"columns": x.shape[2], "width": width, "rows": ROWS, "normed": norm is not None, "num_warps": WARPS},
     )

@@ -28,12 +28,17 @@ def preparation(kind: str | None, tokens: int, width: int) -> Preparation | None
 PREPARATIONS = (None, "rotated", "normed")
 
 
-def in_type(how: Preparation | None, dtype: torch.dtype, device: str | torch.device = "cpu") -> Preparation | None:
-    """The same in another type or place, where weights are leaves."""
+def in_type(
+    how: Preparation | None,
+    dtype: torch.dtype,
+    device: str | torch.device = "cpu",
+    tables: torch.dtype | None = None,
+) -> Preparation | None:
+    """The same in another type or place, where weights are leaves. tables: their type, where it is another."""
     if how is None:
         return None
     norms = [Norm(norm.weight.detach().to(device, dtype).requires_grad_(), norm.eps) for norm in how.norms or ()]
-    return Preparation(how.cos.to(device, dtype), how.sin.to(device, dtype), tuple(norms) or None)
+    return Preparation(how.cos.to(device, tables or dtype), how.sin.to(device, tables or dtype), tuple(norms) or None)
 
 
 def weights(how: Preparation | None) -> tuple[Tensor, ...]:
@@ -45,12 +50,16 @@ def prepared(x: Tensor, how: Preparation, norm: Norm | None) -> Tensor:
     """Heads [T, A, D] divided by their size, then turned as points of the complex plane."""
     if norm is not None:
         x = torch.nn.functional.rms_norm(x, x.shape[-1:], norm.weight, norm.eps)
-    points = torch.complex(*x.chunk(2, -1)) * torch.complex(how.cos.double(), how.sin.double())[:, None]
-    return torch.cat([points.real, points.imag], -1)
+    near, far = x.chunk(2, -1)
+    cos, sin = (table[:, None].to(x.dtype) for table in (how.cos, how.sin))
+    return torch.cat([near * cos - far * sin, far * cos + near * sin], -1)
 
 
 def dense(leaves: tuple[Tensor, ...], text_of: Tensor, rules: Rules, how: Preparation | None = None) -> Tensor:
-    """Attention by all scores [A, T, T] of one sequence; a leaf more than queries, keys and values is a bias."""
+    """Attention by all scores [A, T, T] of one sequence; a leaf more than queries, keys and values is a bias.
+
+    In the dtype of its leaves, as eager code is.
+    """
     q, k, v, *bias = leaves
     if how is not None:
         q, k = (prepared(part, how, norm) for part, norm in zip((q, k), how.norms or (None, None), strict=True))

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from gram_core import Accelerated, ItemTable, MultiStepEncodings, accelerated, encode, encoded
+from gram_core.encoders import _aside
 from gram_core.engines import _captured_passes
 from gram_core.engines._captured_passes import CapturedPasses
 from gram_core.exactness import Float64Throughout, gradients, relative_errors
@@ -31,7 +32,7 @@ IDS = torch.tensor([[0, 3, 3, 1, -1], [4, 0, 2, 2, 1]])
 MORE = torch.tensor([[5, 6], [7, 3]])
 
 
-FAMILIES.setdefault("bert", {"num_hidden_layers": 2, "max_position_embeddings": 40})
+FAMILIES.setdefault("bert", {"num_hidden_layers": 2, "max_position_embeddings": 40, "num_attention_heads": 1})
 
 
 class PlayedPool:
@@ -116,6 +117,13 @@ def test_gradients_are_the_naive_loops(family, adapters, captured):
         errors = relative_errors(found_by(made, *ids), naive(made.encoder, *ids))
         assert max(errors.values()) < BOUND
     assert made.tier == ("packed" if family == "bert" else "general")
+
+
+def test_passes_too_large_for_work_beside_them_are_replayed_as_well(monkeypatch):
+    monkeypatch.setattr(_aside, "MOST_TOKENS", 0)
+    made = accelerated_of("bert", captured=True)
+    for ids in (IDS, IDS, IDS.flip(0)):
+        assert max(relative_errors(found_by(made, ids), naive(made.encoder, ids)).values()) < BOUND
 
 
 @pytest.mark.parametrize("captured", [False, True])
@@ -224,6 +232,16 @@ def test_backward_twice_is_an_error_and_encoded_takes_many():
     assert max(relative_errors(one, gradients({"encoder": made.encoder})).values()) < BOUND
 
 
+def test_graphs_kept_by_the_caller_are_passed_again_where_nothing_is_replayed():
+    made = accelerated_of("modernbert", captured=False)
+    loss = encode(made, IDS).sum()
+    loss.backward(retain_graph=True)
+    once = gradients({"encoder": made.encoder})
+    loss.backward()
+    twice = {name: 2 * gradient for name, gradient in once.items()}
+    assert max(relative_errors(gradients({"encoder": made.encoder}), twice).values()) < BOUND
+
+
 def test_evaluation_keeps_nothing():
     made = accelerated_of("qwen3", captured=True)
     expected = made.encoder(items_of().texts(torch.arange(4)))
@@ -264,7 +282,7 @@ def test_second_derivatives_are_refused(family):
 def test_padding_of_a_tokenizer_is_left_out_and_odd_ids_are_said():
     texts = items_of().texts(torch.arange(4))
     ids, mask = texts.padded(40, 0)
-    encoder = encoder_of("qwen3").to(DEVICE)
+    encoder = encoder_of("qwen3", DTYPE).to(DEVICE)
     padded = accelerated(encoder, {"input_ids": ids, "attention_mask": mask.long()})
     with torch.no_grad():
         expected = accelerated(encoder, items_of())(torch.arange(4))

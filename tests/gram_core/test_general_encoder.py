@@ -41,7 +41,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 
 def encoder_of(family: str, dtype: torch.dtype = torch.float64, adapters: bool = False) -> HuggingFaceEncoder:
-    config = AutoConfig.for_model(family, **SIZES, **FAMILIES[family])
+    config = AutoConfig.for_model(family, **SIZES | FAMILIES[family])
     for name, value in config.to_dict().items():
         if "drop" in name and isinstance(value, float):
             setattr(config, name, 0.0)

@@ -93,6 +93,23 @@ def test_encodings_and_gradients_are_those_of_the_model(family: str, monkeypatch
     assert kind_of(encoder) is None or not rewriting.joins, "something of the rotation is left"
 
 
+@pytest.mark.parametrize("family", [family for family in FAMILIES if kind_of(encoder_of(family))])
+def test_attention_in_16_bits_reads_tables_of_16_bits(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rewriting = Rewriting()
+    monkeypatch.setattr(_layer_calls, "compiled", lambda f: torch.compile(f, dynamic=True, backend=rewriting))
+    general = GeneralEncoder(encoder_of(family, torch.float32), torch.bfloat16)
+    general._compiles = True
+    general.encode(general.pack(texts_of(5, 9, 3))).float().sum().backward()
+    given = [
+        node.args[11:13]
+        for graph in rewriting.graphs
+        for node in graph.graph.find_nodes(op="call_function", target=OPERATOR)
+    ]
+    assert given
+    assert {table.meta["example_value"].dtype for pair in given for table in pair} == {torch.float16}
+    assert not rewriting.joins, "something of the rotation is left"
+
+
 def half_turned(x: Tensor) -> Tensor:
     near, far = x[..., : x.shape[-1] // 2], x[..., x.shape[-1] // 2 :]
     return torch.cat((-far, near), dim=-1)
@@ -269,7 +286,7 @@ def test_tables_that_learn_stay_outside() -> None:
 
 
 def test_tables_are_halved_once_their_halves_are_seen_to_be_the_same() -> None:
-    layers, known = [torch.nn.Identity() for _ in range(3)], RotaryTables()
+    layers, known = [torch.nn.Identity() for _ in range(3)], RotaryTables(torch.float32)
     halves = tables(5, 8)
     same = {NAME: tuple(torch.cat((half, half), -1)[None] for half in halves), "else": 1}
     other = {NAME: tuple(torch.cat((half, half + 1), -1)[None] for half in halves)}
@@ -284,6 +301,19 @@ def test_tables_are_halved_once_their_halves_are_seen_to_be_the_same() -> None:
     for unknown in (None, same[NAME][0], (same[NAME][0], None), (same[NAME][0], same[NAME][1][..., :3])):
         inputs = {NAME: unknown}
         assert whole(known.halved(layers[2], inputs)) is inputs
+
+
+def test_tables_are_read_in_16_bits_where_layers_compute_in_16_and_made_once_in_a_pass() -> None:
+    known = RotaryTables(torch.bfloat16)
+    layers, halves = [torch.nn.Identity() for _ in range(2)], tables(5, 8)
+    inputs = {NAME: tuple(torch.cat((half, half), -1)[None] for half in halves)}
+    first, second = (known.halved(layer, inputs)[NAME] for layer in layers)
+    assert first is second
+    for table, half in zip(first, halves, strict=True):
+        assert table.dtype == torch.float16
+        assert 0 < (table[0].double() - half).abs().max() <= (half.bfloat16().double() - half).abs().max() / 4
+    known.pass_is_over()
+    assert known.halved(layers[0], inputs)[NAME] is not first
 
 
 @pytest.mark.skipif(shutil.which("g++") is None and not torch.cuda.is_available(), reason="needs a compiler")

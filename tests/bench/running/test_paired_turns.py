@@ -9,7 +9,7 @@ import pytest
 
 from bench.results import store
 from bench.results.analysis import stats
-from bench.running import manager
+from bench.running import block, manager
 from bench.running.counterbalance import in_round
 from bench.running.events import BlockBegan, Finished, PhaseBegan, Planned, Started, TookTurn
 from bench.running.recording import overhead
@@ -18,10 +18,16 @@ from tests.bench._small_runs import config, new_run, run
 
 
 class TestTurns:
-    @pytest.fixture(scope="class")
+    @pytest.fixture(scope="class", params=["one after another", "set up together"])
     @classmethod
-    def witnessed(cls, tmp_path_factory):
+    def witnessed(cls, request, tmp_path_factory):
         """Three processes of one method that notes when it computes, in two blocks."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(block, "SET_UP_TOGETHER", ("cpu",) if request.param == "set up together" else ())
+            yield cls.run_witnesses(tmp_path_factory)
+
+    @classmethod
+    def run_witnesses(cls, tmp_path_factory):
         log = tmp_path_factory.mktemp("log") / "log"
         chosen = settings({"witness": {"log": str(log)}}, rounds=3)
         run_dir = new_run(tmp_path_factory.mktemp("runs"), chosen)
@@ -55,6 +61,15 @@ class TestTurns:
             for number in range(3)
             for replica in in_round(lines, block + number)
         ]
+
+    def test_none_warms_up_before_all_are_set_up_where_that_is_done_together(self, witnessed):
+        work, events, *_ = witnessed
+        phases = [(event.item.block, event.phase) for event in of(events, PhaseBegan)]
+        last_begun = max(place for place, found in enumerate(phases) if found == (1, "setup"))
+        first_warm = phases.index((1, "warm-up"))
+        together = "cpu" in block.SET_UP_TOGETHER
+        assert (last_begun < first_warm) == together
+        assert phases.count((1, "warm-up")) == len(work) / 2
 
     def test_turns_follow_each_other(self, witnessed):
         _, events, *_ = witnessed
