@@ -3,15 +3,15 @@
     encoder = accelerated(model, token_ids, pooling="mean")
     history, candidates = encode(encoder, batch["history"], batch["candidates"])
 
-With `replayed` forward and backward are captured apart. Loss, backward, clipping, scaling and stepping stay the
-caller's, and so does autocast, whose dtype at the call is the one that is computed in.
+On a GPU forward and backward are captured apart, for each size, and replayed. Loss, backward, clipping, scaling and
+stepping stay the caller's, and so does autocast, whose dtype at the call is the one that is computed in.
 n items of a call, d width.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -21,12 +21,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
-from gram_core.batch import ItemTable, Texts
+from gram_core.batch import ItemTable, are_integers, token_row
+from gram_core.encoders._wrapped import model_within
 from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.encoders.packing_encoder import PackingEncoder
 from gram_core.encoders.pooling import Pooling
+from gram_core.encoders.probe import probe
 from gram_core.encoders.watch import ModuleState
 from gram_core.engines._captured_passes import CapturedPasses
+from gram_core.engines._launched_pass import launched
 from gram_core.engines._tiers import FallBack, Ran, choose
 from gram_core.protocols import ContentEncoder
 
@@ -38,38 +41,33 @@ def accelerated(
     pooling: Pooling | Literal["auto"] = "auto",
     pad_token_id: int | None = None,
     text_length: int | None = None,
-    replayed: bool = False,
+    replayed: bool = True,
 ) -> Accelerated:
     """`module` on texts `items` as an encoder of item ids, for `encode`, `encoded` and `MultiStepEncodings`.
 
-    items: a list of token ids for each item, special tokens included; a tokenizer's output, of which padding is left
-    out where it has an `attention_mask`; or an `ItemTable`. The following are for a model, and part of a
+    module: adapters of peft and torch.compile may be around the model. items: a list of token ids for each item,
+    special tokens included; a tokenizer's output, of which padding is left out where it has an `attention_mask`; or an
+    `ItemTable`. The following are for a model, and part of a
     `HuggingFaceEncoder` already:
     pooling: see `HuggingFaceEncoder`. pad_token_id: None takes the model's. text_length: the most tokens of a text;
     None takes the longest of `items`.
-    replayed: whether passes are replayed from CUDA graphs, a pair for each size, instead of launched kernel by kernel.
-    New, and off until it has been measured; without effect on a processor.
-    Raises TypeError for a module that is no model of transformers, ValueError where its texts can't be packed, with the
-    reason; what hangs on the dtype of autocast is said by the first call.
+    replayed: whether a GPU replays passes from graphs, a pair for each size that is met twice, instead of launching
+    them kernel by kernel; the graphs of a size share memory with those of other sizes. False where sizes hardly recur.
+    Raises TypeError for a module that is no model of transformers and items that are no token ids, ValueError for texts
+    that the model has no room for and where they can't be packed, with the reason; what hangs on the dtype of autocast
+    is said by the first call.
     """
     if isinstance(module, DistributedDataParallel):
         raise TypeError("give accelerated the module inside, and wrap the module that calls encode")
     table = items if isinstance(items, ItemTable) else ItemTable.from_lists(_token_ids(items))
-    if isinstance(module, PreTrainedModel):
-        if text_length is not None and text_length < 1:
-            raise ValueError(f"text_length must be at least 1, not {text_length}")
-        embeddings: Any = module.get_input_embeddings()
-        rows: int = embeddings.num_embeddings
-        if int(table.tokens.min()) < 0 or int(table.tokens.max()) >= rows:
-            raise ValueError(f"token ids must be from 0 to {rows - 1}, the model's vocabulary; some of `items` are not")
-        pad = module.config.pad_token_id if pad_token_id is None else pad_token_id
-        longest = int(table.lengths.max()) if text_length is None else text_length
-        module = HuggingFaceEncoder(module, pad_token_id=pad or 0, text_length=longest, pooling=pooling)
-    elif not isinstance(module, HuggingFaceEncoder):
-        raise TypeError(
-            f"accelerated takes a model of transformers or a HuggingFaceEncoder, not {type(module).__name__}"
-        )
-    made = Accelerated(module, table, replayed)
+    if isinstance(module, HuggingFaceEncoder):
+        if (pooling, pad_token_id, text_length) != ("auto", None, None):
+            raise ValueError("pooling, pad_token_id and text_length are the HuggingFaceEncoder's own: set them there")
+        encoder = module
+    else:
+        encoder = _encoder(module, table, pooling, pad_token_id, text_length)
+    _check_texts(encoder, table)
+    made = Accelerated(encoder, table, replayed)
     made.prepare()
     return made
 
@@ -80,7 +78,7 @@ class Accelerated(nn.Module):
     Ids that lie on a GPU are waited for: leave them on the host.
     """
 
-    def __init__(self, encoder: HuggingFaceEncoder, table: ItemTable, replayed: bool = False):
+    def __init__(self, encoder: HuggingFaceEncoder, table: ItemTable, replayed: bool = True):
         super().__init__()
         self.encoder = encoder
         self.replayed = replayed
@@ -96,7 +94,7 @@ class Accelerated(nn.Module):
         return self._passes()[1].tier
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Encodings [n, d] of the items `ids` int64 [n], in their order; differentiable, with `replayed` once."""
+        """Encodings [n, d] of the items `ids` int64 [n], in their order; differentiable once."""
         return self._encoded(ids, again=False)
 
     def recomputed(self, ids: Tensor) -> Tensor:
@@ -104,7 +102,9 @@ class Accelerated(nn.Module):
         return self._encoded(ids, again=True)
 
     def _encoded(self, ids: Tensor, again: bool) -> Tensor:
-        if ids.dim() != 1 or ids.is_floating_point():
+        if not isinstance(ids, Tensor):
+            raise TypeError(f"ids must be a tensor of integers [n], not a {type(ids).__name__}")
+        if ids.dim() != 1 or not are_integers(ids.dtype):
             raise ValueError(f"ids must be integers [n], not {ids.dtype} {list(ids.shape)}")
         if not len(ids):
             return self._encoded(torch.zeros(1, dtype=torch.int64), again)[:0]
@@ -119,14 +119,11 @@ class Accelerated(nn.Module):
         encoder = passes.encoder if isinstance(passes, CapturedPasses) else passes
         holds = encoder.holds()
         state = ModuleState(self.encoder) if encoder.watch is None else encoder.watch.state
-        learning = [parameter for parameter in state.parameters if parameter.requires_grad] if again else []
-        found: Tensor
         if isinstance(passes, CapturedPasses) and holds:
             found = passes(texts, again=again)
-        elif learning and torch.is_grad_enabled():
-            found = _EncodedAgain.apply(encoder, texts, self.encoder, *learning)
         else:
-            found = encoder(texts)
+            learning = [parameter for parameter in state.parameters if parameter.requires_grad]
+            found = launched(encoder, texts, learning, again)
         if found.requires_grad:
             found.register_hook(partial(_check, _condition(state), state, again))
         return found
@@ -148,27 +145,6 @@ class Accelerated(nn.Module):
             raise ValueError(f"this encoder can't be accelerated: {ran.why_no_faster}")
         replays = self.replayed and device.type == "cuda"
         return (CapturedPasses(encoder, device) if replays else encoder), ran
-
-
-class _EncodedAgain(torch.autograd.Function):
-    """Keeps nothing from the forward pass, which the backward pass repeats in the same autocast."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, encoder: PackingEncoder, texts: Texts, module: HuggingFaceEncoder, *learning: Tensor
-    ) -> Tensor:
-        kind = module.model.device.type
-        ctx.again, ctx.learning = (encoder, texts), learning
-        ctx.autocast = (kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
-        return encoder(texts)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-        encoder, texts = ctx.again
-        with torch.enable_grad(), torch.autocast(*ctx.autocast):
-            encodings = encoder(texts)
-        return None, None, None, *torch.autograd.grad(encodings, ctx.learning, gradient, allow_unused=True)
 
 
 def _condition(state: ModuleState) -> tuple[list[int], list[bool], list[bool]]:
@@ -225,12 +201,68 @@ class _Made:
         return _Made, (self.table,)
 
 
-def _token_ids(items: Mapping[str, Any] | Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
+def _encoder(
+    module: PreTrainedModel, table: ItemTable, pooling: Any, pad_token_id: int | None, text_length: int | None
+) -> HuggingFaceEncoder:
+    """A model of transformers, wrapped by peft or torch.compile or not, as an encoder of the table's texts."""
+    if not isinstance(module, nn.Module) or not isinstance(model_within(module), PreTrainedModel):
+        raise TypeError(
+            f"accelerated takes a model of transformers or a HuggingFaceEncoder, not {type(module).__name__}"
+        )
+    for name, value in (("pad_token_id", pad_token_id), ("text_length", text_length)):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+            raise TypeError(f"{name} must be a whole number, not {value!r}")
+    pad = (module.config.pad_token_id or 0) if pad_token_id is None else pad_token_id
+    _check_ids(torch.tensor([pad]), "pad_token_id", module)
+    if text_length is not None and text_length < 1:
+        raise ValueError(f"text_length must be at least 1, not {text_length}")
+    longest = int(table.lengths.max()) if text_length is None else text_length
+    return HuggingFaceEncoder(module, pad_token_id=pad, text_length=longest, pooling=pooling)
+
+
+def _check_texts(encoder: HuggingFaceEncoder, table: ItemTable) -> None:
+    """Raises ValueError for texts that the model has no row or no position for."""
+    _check_ids(torch.tensor([encoder.pad_token_id]), "pad_token_id", encoder.model)
+    _check_ids(table.tokens, "token ids", encoder.model)
+    longest = int(table.lengths.max())
+    whose, room = "text_length is", encoder.text_length
+    positions = probe(model_within(encoder.model), encoder.pad_token_id).longest
+    if positions is not None and positions < room:
+        whose, room = "the model's table of positions has room for", positions
+    if longest > room:
+        item = int(table.lengths.argmax())
+        raise ValueError(f"item {item} has {longest} tokens, and {whose} {room}: cut texts to that (a tokenizer does)")
+    if encoder.padding == "max_length" and encoder.text_length > room:
+        raise ValueError(f"text_length is {encoder.text_length}, and {whose} {room}")
+
+
+def _check_ids(ids: Tensor, what: str, model: PreTrainedModel) -> None:
+    """Raises ValueError for ids that the model's table of words has no row for."""
+    embeddings: Any = model.get_input_embeddings()
+    rows = embeddings.weight.shape[0]
+    for odd in (int(ids.min()), int(ids.max())):
+        if not 0 <= odd < rows:
+            raise ValueError(f"{what} must be from 0 to {rows - 1}, the model's vocabulary, not {odd}")
+
+
+def _token_ids(items: Mapping[str, Any] | Sequence[Sequence[int]]) -> Iterable[Any]:
+    """One row of token ids for each item, padding left out."""
+    if isinstance(items, str) or not isinstance(items, Iterable):
+        raise TypeError(f"items must be a list of token ids for each item, not {type(items).__name__}")
     if not isinstance(items, Mapping):
         return items
     if "input_ids" not in items:
         raise ValueError("items that are a mapping must have the tokenizer's input_ids, a list for each item")
     rows, masks = items["input_ids"], items.get("attention_mask")
     if masks is None:
-        return [list(map(int, row)) for row in rows]
-    return [[int(i) for i, real in zip(row, mask, strict=True) if real] for row, mask in zip(rows, masks, strict=True)]
+        return rows
+    if len(masks) != len(rows):
+        raise ValueError(f"attention_mask is of {len(masks)} texts, and input_ids of {len(rows)}")
+    return [_real(row, mask, item) for item, (row, mask) in enumerate(zip(rows, masks, strict=True))]
+
+
+def _real(row: Any, mask: Any, item: int) -> Tensor:
+    ids, real = token_row(row, item), torch.as_tensor(mask, device="cpu").bool()
+    if real.shape != ids.shape:
+        raise ValueError(f"item {item} has {len(ids)} token ids, and its attention_mask is {list(real.shape)}")
+    return ids[real]

@@ -8,7 +8,8 @@ U unique items, I items of the catalogue, L tokens per item. Everything here liv
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,6 +73,23 @@ def _gathered(tokens: Tensor, offsets: Tensor, lengths: Tensor, rows: Tensor) ->
     return Texts(torch.from_numpy(tokens.numpy()[places]), torch.from_numpy(taken))
 
 
+def token_row(row: Any, item: int) -> Tensor:
+    """The token ids of an item as int64 [L] on the host; raises TypeError, naming the item, for anything else."""
+    try:
+        found = torch.as_tensor(row)
+    except (TypeError, ValueError, RuntimeError):  # texts, rows within the row, numbers beyond 64 bits
+        found = None
+    if found is None or found.dim() != 1 or (len(found) and not are_integers(found.dtype)):
+        what = f"{str(row)[:60]!r} ({type(row).__name__})"
+        raise TypeError(f"item {item} must be a list of token ids, whole numbers as a tokenizer gives them, not {what}")
+    return found.to("cpu", torch.int64)
+
+
+def are_integers(dtype: torch.dtype) -> bool:
+    """Whether numbers of this dtype can be ids."""
+    return not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
+
+
 class ItemTable:
     """The token ids of every item of a catalogue, ragged: `tokens` [T_all] and `offsets` [I + 1].
 
@@ -91,10 +109,12 @@ class ItemTable:
 
     @classmethod
     def from_lists(cls, token_ids: Iterable[Sequence[int]]) -> ItemTable:
-        """A table from one list of token ids per item."""
-        rows = [torch.as_tensor(row, dtype=torch.int64) for row in token_ids]
+        """A table from one list, array or tensor of token ids per item; TypeError for what is none."""
+        rows = [token_row(row, item) for item, row in enumerate(token_ids)]
+        if not rows:
+            raise ValueError("there are no items: give one list of token ids for each")
         lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
-        return cls(torch.cat(rows) if rows else torch.empty(0, dtype=torch.int64), offsets_of(lengths))
+        return cls(torch.cat(rows), offsets_of(lengths))
 
     def __len__(self) -> int:
         return len(self._texts)
@@ -148,7 +168,7 @@ class Batch:
     mask: Tensor
     targets: Tensor
     history_length: int
-    weight: Tensor | None = None
+    weight: Tensor | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.items.shape != self.mask.shape or self.items.dim() != 2:
@@ -165,13 +185,12 @@ class Batch:
         return int(self.mask.sum())
 
     def to(self, device: torch.device | str) -> Batch:
-        """This batch on `device`."""
-        return replace(
-            self,
-            items=self.items.to(device, non_blocking=True),
-            mask=self.mask.to(device, non_blocking=True),
-            targets=self.targets.to(device, non_blocking=True),
-        )
+        """This batch on `device`, with the tensors that a subclass adds."""
+        own = {part.name: getattr(self, part.name) for part in fields(self)}
+        moved: dict[str, Any] = {
+            name: value.to(device, non_blocking=True) for name, value in own.items() if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,7 +220,12 @@ def unique_items(batch: Batch) -> Selection:
 
 
 def _held(batch: Batch) -> Tensor:
-    """The items of the slots that hold one, in their order."""
+    """The items of the slots that hold one, in their order. Raises ValueError for a batch that is not on the host."""
+    if batch.items.device.type != "cpu":
+        raise ValueError(
+            f"the batch lies on {batch.items.device}: hand it over on the host, where its items are deduplicated; a "
+            "step moves what it needs"
+        )
     return torch.from_numpy(batch.items.numpy()[batch.mask.numpy()])
 
 

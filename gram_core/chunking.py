@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gram_core.training import Share, Training
+from gram_core.training import Share, Training, pass_back
 
 
 def chunk_bounds(tokens: Tensor, budget: int | None) -> list[tuple[int, int]]:
@@ -95,7 +95,7 @@ class KeptEncoding:
 
     def backward(self, gradient: Tensor) -> None:
         """Adds to the encoder's `.grad` what dL/d encodings [n, d] makes of it."""
-        self._graph.backward(gradient)
+        pass_back(self._graph, gradient)
 
 
 class GraphBudget:
@@ -186,11 +186,11 @@ class ChunkedEncoding:
         parts = gradient.split([len(chunk.items) for chunk in self._chunks])
         for chunk, part in sorted(zip(self._chunks, parts, strict=True), key=lambda pair: not pair[0].kept):
             if chunk.kept:
-                chunk.encodings.backward(part)
+                pass_back(chunk.encodings, part)
             else:
                 with chunk.redrawing():
                     again = self._training.encode(chunk.items)
-                again.backward(part)
+                pass_back(again, part)
             chunk.encodings = part
         self._chunks = []
 

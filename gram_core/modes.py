@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 
 class IdleDropout(UserWarning):
@@ -36,6 +37,15 @@ def batch_dependent(module: nn.Module, *, as_it_is: bool = False) -> str | None:
                 continue
             return f"{name}, a {type(part).__name__}" if name else f"a {type(part).__name__}"
     return None
+
+
+def refuse_parallel(module: object, what: str) -> None:
+    """Raises TypeError for what spreads a module, `what` in words, over devices: it lacks what the module has."""
+    if isinstance(module, DistributedDataParallel | nn.DataParallel):
+        raise TypeError(
+            f"{what} is wrapped in {type(module).__name__}: give the module inside; several processes train together "
+            "by gram_core.distributed, or in your own loop by gram_core.encode within the module that is wrapped"
+        )
 
 
 def refuse_batch_statistics(module: nn.Module, what: str, *, as_it_is: bool = False) -> None:

@@ -117,7 +117,8 @@ class MultiStepEncodings:
             for items in self._minibatches(self._buffer.items) * self._ce_passes:
                 with self._autocast.again():
                     encodings = encode_chunks(self.encoder, items.to(self._device), None, None)
-                self._update(pseudo_loss(encodings, *self._buffer.read(items)))
+                if encodings.requires_grad:  # of a frozen encoder nothing does
+                    self._update(pseudo_loss(encodings, *self._buffer.read(items)))
             self._buffer.clear()
         self._steps = 0
 

@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from gram_core.batch import Batch, Selection, unique_items
 from gram_core.encoding_buffer import EncodingBuffer
-from gram_core.modes import refuse_batch_statistics, tell_idle_dropout
+from gram_core.modes import refuse_batch_statistics, refuse_parallel, tell_idle_dropout
 from gram_core.phases import phase
 from gram_core.protocols import CFModule, ContentEncoder, ItemSource, Joint, loss_terms
 
@@ -78,6 +78,12 @@ def gather_slots(encodings: Tensor, slot_rows: Tensor) -> Tensor:
     return rows * (slot_rows >= 0)[..., None]
 
 
+def pass_back(encodings: Tensor, gradient: Tensor) -> None:
+    """Adds to the encoder's `.grad` what dL/d encodings [n, d] makes of it: nothing where none of it learns."""
+    if encodings.requires_grad:
+        encodings.backward(gradient)
+
+
 @dataclass
 class Optimization:
     """Optimizers of encoder and CF module, optional schedulers, optional clipping.
@@ -94,6 +100,14 @@ class Optimization:
     cf_scheduler: LRScheduler | None = None
     max_grad_norm: float | None = None
     joint: Joint | None = None
+
+    def __post_init__(self) -> None:
+        for scheduler in (self.encoder_scheduler, self.cf_scheduler):
+            if isinstance(scheduler, ReduceLROnPlateau):
+                raise TypeError(
+                    "ReduceLROnPlateau steps on a measured value, which a training step has none of: leave it out here "
+                    "and call its step after each evaluation"
+                )
 
     def step(self) -> None:
         """Clips, moves encoder and CF module, advances both schedulers, clears both gradients."""
@@ -155,7 +169,8 @@ class Training:
     """Items, models and optimization of one training run.
 
     amp_dtype: compute dtype of autocast, None for none; master weights, encodings and the loss keep
-    their own dtype either way. Raises ValueError for an encoder that normalises by its batch.
+    their own dtype either way. Raises ValueError for an encoder that normalises by its batch, TypeError for a module
+    that DataParallel or DistributedDataParallel wraps.
     """
 
     table: ItemSource
@@ -170,6 +185,8 @@ class Training:
     """Whether an engine replays from graphs what it can of the steps on this training."""
 
     def __post_init__(self) -> None:
+        refuse_parallel(self.encoder, "the encoder")
+        refuse_parallel(self.cf_module, "the CF module")
         self.device = next(iter(self.encoder.parameters())).device
         if isinstance(self.encoder, nn.Module):
             refuse_batch_statistics(self.encoder, "the encoder", as_it_is=True)
@@ -217,7 +234,7 @@ class Training:
     def encoder_step(self, encodings: Tensor, gradient: Tensor) -> None:
         """A step of the encoder alone: from dL/d encodings [n, d] back through the graph that `encode` made."""
         with phase("ce_backward"):
-            encodings.backward(gradient)
+            pass_back(encodings, gradient)
         self.optimization.step_encoder()
 
     def joint_step(self, encodings: Tensor, slot_rows: Tensor, batch: Batch) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -12,10 +12,14 @@ from bench.results.analysis.stats import Trust
 from bench.results.analysis.summary import REFERENCE, UNIQUE_REFERENCE, Frames
 from bench.results.identity import Line, Setting, line_of
 from bench.results.schema import RunInfo
-from reports import numbers, words
+from reports import numbers, scaling, words
 from reports.document import Card, Story
 
 Row = Mapping[str, Any]
+STALE = (
+    "it works with encodings older than the encoder, so one of its steps is not worth one end-to-end step. Judge it by "
+    "quality over time."
+)
 NOISE = 1.05
 """Beyond what it can be at most, a speed-up of one process a line may lie by so much and nothing is said of it."""
 
@@ -28,14 +32,15 @@ def tell(frames: Frames, info: RunInfo) -> Story:
         return _nothing(summary, info)
     methods = measured[~measured["method"].isin([REFERENCE, UNIQUE_REFERENCE]) & measured["speed_up"].notna()]
     if methods.empty:
+        if (scaled := _scaling(measured)) is not None:
+            return scaled
         labels = words.listing(dict.fromkeys(measured["label"]))
         return Story(
             f"Nothing to compare: this run measured {labels}",
             ("A speed-up needs a method and e2e on the same case, with the same engine and precision.",),
         )
-    origins = pd.Series([words.origin(row) for row in methods[["weights", "log"]].to_dict("records")], methods.index)
-    first = next(origin for origin in words.ORIGINS if (origins == origin).any())
-    rows = _against_fastest_engine(methods[origins == first], summary)
+    first = _most_real(methods.to_dict("records"))
+    rows = _against_fastest_engine(methods, summary, first)
     rows.sort(key=lambda row: (_may_be_one(row), -row["speed_up"]))
     leaders = list({row["exactness"]: row for row in reversed(rows)}.values())
     leaders.sort(key=lambda row: (row["exactness"] != "exact", _may_be_one(row), -row["speed_up"]))
@@ -52,15 +57,64 @@ def tell(frames: Frames, info: RunInfo) -> Story:
     return Story(_headline(leaders, first), tuple(sentences), cards)
 
 
-def _against_fastest_engine(methods: pd.DataFrame, summary: pd.DataFrame) -> list[dict[str, Any]]:
-    """Per case only the engine whose e2e is fastest: a slow engine's e2e would flatter every method."""
+def _most_real(rows: Iterable[Row]) -> str:
+    """The origin of the most real input among the rows."""
+    return min(map(words.origin, rows), key=list(words.ORIGINS).index)
+
+
+def _scaling(measured: pd.DataFrame) -> Story | None:
+    """What several processes gain over one, for a run without e2e; None where no line has one of each."""
+    every = measured.to_dict("records")
+    by_line = {line_of(row): row for row in every}
+    pairs = [(row, scaling.alone(row, by_line)) for row in every if row["world_size"] != 1]
+    both = [(row, one, gain) for row, one in pairs if one and (gain := scaling.ratio(row, one, "users_per_s"))]
+    if not both:
+        return None
+    first = _most_real(row for row, _, _ in both)
+    real = [each for each in both if words.origin(each[0]) == first]
+    real.sort(key=lambda each: (each[0]["exactness"] != "exact", -each[0]["world_size"], -each[2]))
+    leaders = list({each[0]["exactness"]: each for each in reversed(real)}.values())[::-1]
+    row, one, gain = leaders[0]
+    shown = numbers.scattered(gain, scaling.scatter(row, one))
+    sentences = [
+        f"It trains {numbers.rate(row['users_per_s'], row['scatter'])} users per second, and one process "
+        f"{numbers.rate(one['users_per_s'], one['scatter'])}; each process has as many users a step as the one alone.",
+        "This run has no e2e on the same case, with the same engine and precision, so that no speed-up is known.",
+        *([f"It is stale: {STALE}"] if row["exactness"] == "stale" else []),
+        _provenance(first),
+    ]
+    cards = tuple(_scaling_card(*each) for each in leaders)
+    users = f"{shown} the users per second of one process"
+    return Story(
+        f"{row['label']} on {words.processes(row)} trains {users} {_where(row, first)}", tuple(sentences), cards
+    )
+
+
+def _scaling_card(row: Row, one: Row, gain: float) -> Card:
+    return Card(
+        label=row["label"],
+        exactness=words.exactness(row),
+        big=numbers.scattered(gain, scaling.scatter(row, one)),
+        explained=f"the users per second of one process, on {words.processes(row)}",
+        facts=(
+            ("Users per second", numbers.rate(row["users_per_s"], row["scatter"])),
+            ("On one process", numbers.rate(one["users_per_s"], one["scatter"])),
+            ("Repetition ratio", numbers.number(row["item_repetition_ratio"])),
+            ("Time per step", f"{numbers.milliseconds(row['median_s'], row['scatter'])} ms"),
+        ),
+        case=words.case(row),
+    )
+
+
+def _against_fastest_engine(methods: pd.DataFrame, summary: pd.DataFrame, origin: str) -> list[dict[str, Any]]:
+    """Of one origin, and per case only the engine whose e2e is fastest: a slow one's would flatter every method."""
     references = summary[(summary["method"] == REFERENCE) & summary["median_s"].notna()].to_dict("records")
     times = {line_of(row).setting: row["median_s"] for row in references}
     strongest: dict[Setting, float] = {}
     for setting, seconds in times.items():
         case = setting.but(engine="")
         strongest[case] = min(strongest.get(case, math.inf), seconds)
-    rows = [(line_of(row).setting, row) for row in methods.to_dict("records")]
+    rows = [(line_of(row).setting, row) for row in methods.to_dict("records") if words.origin(row) == origin]
     return [row for setting, row in rows if times[setting] <= 1.05 * strongest[setting.but(engine="")]]
 
 
@@ -79,20 +133,24 @@ def _nothing(summary: pd.DataFrame, info: RunInfo) -> Story:
 def _headline(leaders: list[dict[str, Any]], origin: str) -> str:
     """No more than the leading result's interval says; leaders: exact ones first."""
     best = leaders[0]
-    place = {
-        "real": f"on {best['workload']} with {best['encoder']}",
-        "synthetic-log": f"on a synthetic log with {best['encoder']}",
-        "random-weights": f"on {best['encoder']} with random weights",
-    }[origin]
-    where = f"{place}, at a repetition ratio of {numbers.number(best['item_repetition_ratio'])}"
+    where = _where(best, origin)
     if _may_be_one(best):
         spread = numbers.ratio_range(best["speed_up_low"], best["speed_up_high"])
-        speed = f"{numbers.times(best['speed_up'])}, 95 % interval {spread}"
+        speed = f"{numbers.speed_up(best)}, 95 % interval {spread}"
         return f"{best['label']} is not distinguishable in speed from end-to-end training ({speed}) {where}"
     if best["speed_up"] < 1:
         faster = any(row["speed_up"] > 1 for row in leaders)
         return f"No {'exact ' if faster else ''}method was faster than end-to-end training {where}"
-    return f"{best['label']} is {numbers.times(best['speed_up'])} as fast as end-to-end training {where}"
+    return f"{best['label']} is {numbers.speed_up(best)} as fast as end-to-end training {where}"
+
+
+def _where(row: Row, origin: str) -> str:
+    place = {
+        "real": f"on {row['workload']} with {row['encoder']}",
+        "synthetic-log": f"on a synthetic log with {row['encoder']}",
+        "random-weights": f"on {row['encoder']} with random weights",
+    }[origin]
+    return f"{place}, at a repetition ratio of {numbers.number(row['item_repetition_ratio'])}"
 
 
 def _may_be_one(row: Row, name: str = "speed_up") -> bool:
@@ -109,17 +167,20 @@ def _reference(row: Row, summary: pd.DataFrame, method: str) -> dict[str, Any] |
 
 def _what(best: Row, summary: pd.DataFrame) -> str:
     reference = _reference(best, summary, REFERENCE)
-    e2e_time = numbers.milliseconds(reference["median_s"]) if reference else numbers.MISSING
     sentence = (
-        f"A step of {best['label']} takes {numbers.milliseconds(best['median_s'])} ms"
-        f" where one of e2e takes {e2e_time} ms"
+        f"A step of {best['label']} takes {_milliseconds(best)} ms where one of e2e takes {_milliseconds(reference)} ms"
     )
+
     if numbers.exists(best["memory_ratio"]) and reference:
         sentence += (
             f"; its peak memory is {numbers.gibibytes(best['memory_bytes'])},"
             f" {numbers.percent(best['memory_ratio'])} of e2e's {numbers.gibibytes(reference['memory_bytes'])}"
         )
     return sentence + "."
+
+
+def _milliseconds(row: Row | None) -> str:
+    return numbers.milliseconds(row["median_s"], row["scatter"]) if row else numbers.MISSING
 
 
 def _interval(best: Row) -> list[str]:
@@ -151,9 +212,7 @@ def _beyond_deduplication(measured: pd.DataFrame) -> list[str]:
         why = f"its interval lies beyond that ratio, so that it is no noise but {saved}"
     else:
         why = f"that is noise, which several processes tell (run.blocks=6), or {saved}"
-    ratio = (
-        f"{numbers.times(most['speed_up'])} at a repetition ratio of {numbers.number(most['item_repetition_ratio'])}"
-    )
+    ratio = f"{numbers.speed_up(most)} at a repetition ratio of {numbers.number(most['item_repetition_ratio'])}"
     return [f"{share} faster than deduplication by itself can be, {most['label']} by most ({ratio}): {why}."]
 
 
@@ -182,14 +241,11 @@ def _caveats(best: Row, leaders: list[dict[str, Any]]) -> list[str]:
         condition = "" if best["dropout"] == "off" else " only with dropout off, which this run had on"
         sentences.append(f"It leaves end-to-end training's gradient unchanged{condition}{_beside_unique(best)}.")
     for row in leaders:
-        speed = f"{row['label']} reaches {numbers.times(row['speed_up'])}, but"
+        speed = f"{row['label']} reaches {numbers.speed_up(row)}, but"
         if _may_be_one(row):
             speed = f"{row['label']} is not distinguishable in speed from e2e, and"
         if row["exactness"] == "stale":
-            sentences.append(
-                f"{speed} is stale: it works with encodings older than the encoder, so one of its steps is not worth "
-                "one end-to-end step. Judge it by quality over time."
-            )
+            sentences.append(f"{speed} is stale: {STALE}")
         elif row["exactness"] == "other-model":
             sentences.append(f"{speed} trains another model: it is a bound and not a replacement.")
     return sentences
@@ -200,7 +256,7 @@ def _beside_unique(row: Row) -> str:
         return ""
     if _may_be_one(row, "speed_up_unique"):
         return ", and is not distinguishable in speed from e2e_unique, which only deduplicates"
-    return f", and runs at {numbers.times(row['speed_up_unique'])} the speed of e2e_unique, which only deduplicates"
+    return f", and runs at {numbers.speed_up(row, 'speed_up_unique')} the speed of e2e_unique, which only deduplicates"
 
 
 def _provenance(origin: str) -> str:
@@ -225,10 +281,10 @@ def _rescued(summary: pd.DataFrame) -> list[str]:
 def _card(row: Row, summary: pd.DataFrame) -> Card:
     reference = _reference(row, summary, REFERENCE)
     interval = row["interval_repetition_ratio"]
-    time = f"{numbers.milliseconds(row['median_s'])} ms"
+    time = f"{_milliseconds(row)} ms"
     memory = numbers.gibibytes(row["memory_bytes"])
     if reference:
-        time += f", e2e {numbers.milliseconds(reference['median_s'])} ms"
+        time += f", e2e {_milliseconds(reference)} ms"
     if numbers.exists(row["memory_ratio"]):
         memory += f", {numbers.percent(row['memory_ratio'])} of e2e's"
     spread = numbers.ratio_range(row["speed_up_low"], row["speed_up_high"])
@@ -238,10 +294,10 @@ def _card(row: Row, summary: pd.DataFrame) -> Card:
     return Card(
         label=row["label"],
         exactness=words.exactness(row),
-        big=numbers.times(row["speed_up"]),
+        big=numbers.speed_up(row),
         explained=f"the speed of e2e{f', 95 % interval {spread}' if spread else ''}",
         facts=(
-            ("Against e2e_unique", numbers.times(row["speed_up_unique"])),
+            ("Against e2e_unique", numbers.speed_up(row, "speed_up_unique")),
             ("Repetition ratio", ratio),
             ("Time per step", time),
             ("Peak memory", memory),

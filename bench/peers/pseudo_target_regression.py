@@ -99,7 +99,8 @@ class PseudoTargetRegression(MethodBase):
                 encodings = self.training.encode(items)
                 with phase("ce_backward"):
                     targets = self._table.weight.detach()[self._on_device(items)]
-                    (0.5 * (targets - encodings).square().sum()).backward()
+                    if encodings.requires_grad:  # of a frozen encoder nothing does
+                        (0.5 * (targets - encodings).square().sum()).backward()
                 self.training.optimization.step_encoder()
         self._touched = self._touched[:0]
         self._steps = 0

@@ -147,7 +147,7 @@ class DistributedTraining(Training):
         plan = self._planner.current(batch)
         weight = torch.tensor([plan.weight], dtype=torch.float64)
         if plan.empty:
-            return Batch(batch.items[:0], batch.mask[:0], batch.targets[:0], batch.history_length, weight)
+            return Batch(batch.items[:0], batch.mask[:0], batch.targets[:0], batch.history_length, weight=weight)
         return replace(batch, weight=weight)
 
     def spread(self, encodings: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, MutableSet, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, partial
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gram_core.encoders._layer_compilation import compiled, compiling
+from gram_core.encoders._layer_compilation import VARIANTS, TooManyVariants, compiled, compiling
 from gram_core.encoders._rotary_tables import RotaryTables, whole
 
 
@@ -26,12 +27,17 @@ def stacks(model: nn.Module) -> list[nn.Module]:
     return list({id(layer): layer for layer in found}.values())
 
 
+class UncompiledLayers(UserWarning):
+    """Layers of a model are not compiled, unlike others of it."""
+
+
 class LayerCalls:
     """The layers' calls within `installed`.
 
     dtype: of the hidden states between layers. again: whether each keeps its input only, and runs again backwards;
     those that the model checkpoints do in any case. running: what the model runs within, entered anew for that.
-    tables: what is known of those that they rotate by.
+    tables: what is known of those that they rotate by. uncompiled: layers of more kinds than are compiled, which are
+    added as they are met, and told once.
     """
 
     def __init__(
@@ -42,9 +48,10 @@ class LayerCalls:
         again: bool,
         running: Callable[[], AbstractContextManager[None]],
         tables: RotaryTables,
+        uncompiled: MutableSet[nn.Module],
     ):
         self._layers, self._dtype, self._compiles, self._again, self._running = layers, dtype, compiles, again, running
-        self._tables = tables
+        self._tables, self._uncompiled = tables, uncompiled
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -68,12 +75,29 @@ class LayerCalls:
 
     def _call(self, layer: nn.Module, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
         hooked = layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer)
-        run = _compiled() if self._compiles and not hooked else _run
-        if run is not _run:  # the lowest layer's input as that of others, so that one compilation serves all
-            hidden, kwargs = hidden.to(self._dtype), self._tables.halved(layer, kwargs)
-            if _learns_first(layer, hidden):
-                hidden = hidden.detach().requires_grad_()
-        return run(layer, layer._call_impl if hooked else layer.forward, self._dtype, hidden, args, kwargs)
+        call = layer._call_impl if hooked else layer.forward
+        if not self._compiles or hooked or layer in self._uncompiled:
+            return _run(layer, call, self._dtype, hidden, args, kwargs)
+        try:
+            # the lowest layer's input as that of others, so that one compilation serves all
+            rows, halved = hidden.to(self._dtype), self._tables.halved(layer, kwargs)
+            if _learns_first(layer, rows):
+                rows = rows.detach().requires_grad_()
+            return _compiled()(layer, call, self._dtype, rows, args, halved)
+        except TooManyVariants:
+            self._leave_uncompiled(layer)
+            return _run(layer, call, self._dtype, hidden, args, kwargs)
+
+    def _leave_uncompiled(self, layer: nn.Module) -> None:
+        if not self._uncompiled:
+            warnings.warn(
+                f"layers are compiled in up to {VARIANTS} kinds (by windows, scales, what learns in them), and this "
+                f"model has more: from its layer {self._layers.index(layer)} on, further kinds run uncompiled: slower, "
+                "and the same values",
+                UncompiledLayers,
+                stacklevel=2,
+            )
+        self._uncompiled.add(layer)
 
     def _checkpointed(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return checkpoint(

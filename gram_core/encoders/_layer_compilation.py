@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch._dynamo
 import torch._functorch.config
 import torch.fx.experimental._config
 from torch._inductor.custom_graph_pass import CustomGraphPass
@@ -20,7 +21,10 @@ from gram_core.encoders._rejoined import rejoin
 from gram_core.kernels import adapted_linear, text_attention
 
 VARIANTS = 64
-"""Kinds of layers (windows, norms left out, gradients or none) that one compiled function is made for at most."""
+"""Kinds of layers (windows, norms left out, gradients or none) that one compiled function is made for at most: each
+takes seconds to compile. Layers of further kinds are run uncompiled (`LayerCalls`)."""
+TooManyVariants = torch._dynamo.exc.FailOnRecompileLimitHit
+"""Raised by a compiled function before it runs anything, where it is to be made for one more than `VARIANTS`."""
 NEVER_AGAIN = (text_attention.OPERATOR, adapted_linear.OPERATOR)
 """Operators of ours that take long, which a partition of a layer into forward and backward does not know."""
 
@@ -35,13 +39,12 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 def compiling() -> Iterator[None]:
     """Within, a layer keeps for its backward pass what products and attention make, and computes the rest again: what
     is norms, rotations and gates of these is fused with what reads it, and half of what would be kept. Layers of one
-    kind share one compiled function, which may not silently give up on the ninth variant."""
+    kind share one compiled function, which says `TooManyVariants` and does not silently give up on the ninth."""
     keeps_little = {
         "ban_recompute_used_far_apart": False,
         "ban_recompute_long_fusible_chains": False,
         "ban_recompute_materialized_backward": False,
         "ban_recompute_not_in_allowlist": False,
-        "donated_buffer": False,  # a caller's loop may keep the graph
     }
     variants = torch._dynamo.config.patch(recompile_limit=VARIANTS, fail_on_recompile_limit_hit=True)
     shapes: Any = torch.fx.experimental._config

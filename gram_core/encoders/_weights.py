@@ -98,12 +98,15 @@ def changed(model: PreTrainedModel) -> str | None:
     return None
 
 
-def bypassed(module: nn.Module) -> str | None:
-    """What of a module would not run if its weights were read and it were not called; None: nothing."""
-    if "forward" in vars(module):
+def bypassed(module: nn.Module, *, forward: bool = True) -> str | None:
+    """What of a module would not run if its weights were read and it were not called; None: nothing.
+
+    forward: whether a forward of the module's own counts, beside hooks.
+    """
+    if forward and "forward" in vars(module):
         return "a forward of its own"
-    forward = [hook for hook in module._forward_hooks.values() if not _only_asks_for_gradients(hook)]
-    if forward or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+    changing = [hook for hook in module._forward_hooks.values() if not _only_asks_for_gradients(hook)]
+    if changing or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
         return "hooks"
     return None
 

@@ -12,9 +12,10 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
+from weakref import WeakSet
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from gram_core.batch import ItemTable, Texts
@@ -25,6 +26,7 @@ from gram_core.encoders._own_attention import attending, interface_for, layout_o
 from gram_core.encoders._rotary_tables import RotaryTables
 from gram_core.encoders._table_rows import large_tables, read_as_rows
 from gram_core.encoders._weights import offloads
+from gram_core.encoders._wrapped import around, model_within
 from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.encoders.packed_pooling import pooled
 from gram_core.encoders.packing_encoder import PackingEncoder, needs_padding, refuses_dtype
@@ -40,7 +42,11 @@ WITHOUT_INTERFACE = {"mpnet": attending_as_mpnet}
 
 def unsupported(encoder: HuggingFaceEncoder) -> str | None:
     """Why this encoder can't run so, in a few words, as far as that is known without trying; None where it may."""
-    model = encoder.model
+    model = model_within(encoder.model)
+    if not isinstance(model, PreTrainedModel):
+        return f"the model is a {type(model).__qualname__} and none of transformers"
+    if (reason := around(encoder.model)) is not None:
+        return reason
     if not (_calls_interface(model) or model.config.model_type in WITHOUT_INTERFACE):
         return f"model type {model.config.model_type} computes its attention by itself"
     if "position_ids" not in inspect.signature(model.forward).parameters:
@@ -68,7 +74,7 @@ class GeneralEncoder(PackingEncoder):
         reason = unsupported(encoder)
         if reason is not None:
             raise ValueError(f"the encoder can't run on packed texts: {reason}")
-        model = encoder.model
+        model = model_within(encoder.model)
         block = text_attention.tile_for(encoder.text_length, _head_width(model), compute_dtype or model.dtype)
         super().__init__(encoder, compute_dtype, block)
         self._compiles = model.device.type == "cuda"
@@ -78,13 +84,14 @@ class GeneralEncoder(PackingEncoder):
 
     def read_again(self) -> None:
         """Finds the layers, and the configurations that say which attention they call."""
-        model = self.encoder.model
+        model = self._model = model_within(self.encoder.model)
         self._layers = stacks(model)
         configs = [module.config for module in model.modules() if hasattr(getattr(module, "config", None), "to_dict")]
         self._configs = list({id(config): config for config in configs}.values())
         self._inputs = _constant_inputs(model)
         self._adapted = plain(model)
         self._tables = RotaryTables(self.compute_dtype)
+        self._uncompiled: WeakSet[nn.Module] = WeakSet()
 
     def recomputing(self) -> GeneralEncoder:
         """The same encoder keeping each layer's input only from forward to backward, where the layer runs again."""
@@ -110,7 +117,7 @@ class GeneralEncoder(PackingEncoder):
             **{name: torch.zeros_like(rows) if value is None else value for name, value in self._inputs.items()},
         }
         with self._running():
-            states = self.encoder.model(**inputs).last_hidden_state[0]
+            states = self._model(**inputs).last_hidden_state[0]
             with torch.autocast(states.device.type, enabled=False):
                 return self.encoder.finish(pooled(self.encoder.pooling, states, packed, self.encoder.model.dtype))
 
@@ -154,12 +161,12 @@ class GeneralEncoder(PackingEncoder):
         """Within, the model's code computes on packed texts."""
         narrow = self.compute_dtype != self.encoder.model.dtype
         how = (self.compute_dtype, self._compiles, self._again)
-        calls = LayerCalls(self._layers, *how, self._running, self._tables)
+        calls = LayerCalls(self._layers, *how, self._running, self._tables, self._uncompiled)
         with ExitStack() as stack:
             stack.enter_context(attending(self._configs, interface_for(self.block)))
-            if self.encoder.model.config.model_type in WITHOUT_INTERFACE:
-                adapt = WITHOUT_INTERFACE[self.encoder.model.config.model_type]
-                stack.enter_context(adapt(self.encoder.model, self.block, self.encoder.text_length))
+            if self._model.config.model_type in WITHOUT_INTERFACE:
+                adapt = WITHOUT_INTERFACE[self._model.config.model_type]
+                stack.enter_context(adapt(self._model, self.block, self.encoder.text_length))
             stack.enter_context(torch.autocast(self.encoder.model.device.type, self.compute_dtype, enabled=narrow))
             stack.enter_context(self.standing.installed() if self.standing is not None else nullcontext())
             stack.enter_context(calling_once(self._adapted))

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from gram_core.batch import Texts
+from gram_core.encoders._wrapped import model_within
 from gram_core.encoders.pooling import Pooling, head_width, pooling_module
 from gram_core.encoders.probe import is_causal
-from gram_core.modes import refuse_batch_statistics
+from gram_core.modes import refuse_batch_statistics, refuse_parallel
 
 
 class HuggingFaceEncoder(nn.Module):
@@ -42,12 +43,13 @@ class HuggingFaceEncoder(nn.Module):
         head: nn.Sequential | None = None,
     ):
         super().__init__()
+        refuse_parallel(model, "the encoder's model")
         refuse_batch_statistics(model, "the encoder's model")
         if head is not None:
             refuse_batch_statistics(head, "the encoder's head")
         self.model = model
         if pooling == "auto":
-            pooling = "last" if is_causal(model, pad_token_id) else "mean"
+            pooling = "last" if is_causal(model_within(model), pad_token_id) else "mean"
         hidden = int(model.config.hidden_size)
         self.pooling = pooling_module(pooling, hidden).to(model.device, model.dtype)
         self.head = None if head is None else head.to(model.device, model.dtype)

@@ -58,7 +58,7 @@ def pooling_module(pooling: Pooling, width: int) -> nn.Module:
         "last": LastPooling,
         "max": MaxPooling,
     }
-    if pooling in plain:
+    if isinstance(pooling, str) and pooling in plain:
         return plain[pooling]()
     if pooling == "attention":
         return AdditiveAttention(width)

@@ -238,6 +238,7 @@ class CapturedMultiStep(FollowsModel, MultiStep):
             nobodys = held == self._buffer.capacity  # an empty text's encoding is no zero behind a head with a bias
             encodings = encodings.masked_fill(nobodys[:, None], 0.0)
             loss = pseudo_loss(encodings, encoded[held], displacement[held])
-            loss.backward()
+            if loss.requires_grad:  # not where the encoder is frozen
+                loss.backward()
         self._optimization.move(cf=False)
         return (loss.detach(),)

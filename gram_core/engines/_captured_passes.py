@@ -21,6 +21,7 @@ from gram_core.batch import Texts
 from gram_core.encoders.packing_encoder import PackingEncoder
 from gram_core.engines._captured import CapturedFunction, GraphPool, Inputs, Outputs, StaticInputs, signature_of
 from gram_core.engines._inputs import Packer, packed_texts
+from gram_core.engines._launched_pass import ONCE, launched
 
 MOST_GRAPHS = 16
 """Sizes of a level that graphs are kept of; the one longest unused goes first."""
@@ -53,8 +54,8 @@ class CapturedPasses:
         inputs, count = self._packer.pack(texts), len(texts)
         if not (torch.is_grad_enabled() and self._learning):
             return self._alone(inputs, count)
-        if not again and not self._level().known(inputs):  # the first of a size runs as it is, and compiles
-            return self.encoder(texts)
+        if not again and not self._level().known(inputs):  # a size that is not met again needs no graph
+            return launched(self.encoder, texts, self._learning, again)
         call = _Call(self, inputs, count)
         found: Tensor = _Replayed.apply(call, again, *self._learning)
         return found
@@ -230,10 +231,7 @@ class _Call:
     def gradients(self, of_encodings: Tensor) -> Sequence[Tensor | None]:
         """Those of the parameters that learn, new tensors."""
         if self._over:
-            raise RuntimeError(
-                "an accelerated encoder back-propagates a forward pass once: add losses up, or use `encoded`, within "
-                "which backward may be called again and again"
-            )
+            raise RuntimeError(ONCE)
         if self._passes._bound is not self._bound:
             raise RuntimeError("the encoder's parameters were replaced between encode and the backward pass")
         pair = self._pair or self._forward()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import fields
 
 import torch
 import torch.nn.functional as F
@@ -87,7 +88,16 @@ def filled_up(rows: Tensor, count: int) -> Tensor:
 
 
 def slot_inputs(batch: Batch, slot_rows: Tensor, rows: int) -> dict[str, Tensor]:
-    """A batch, and which of `rows` encodings each of its slots reads (slot_rows [B, S])."""
+    """A batch, and which of `rows` encodings each of its slots reads (slot_rows [B, S]).
+
+    Raises TypeError for a batch with fields of its own, which the batch of `batch_of` would lack.
+    """
+    more = [part.name for part in fields(batch) if part.name not in Batch.__dataclass_fields__]
+    if more:
+        raise TypeError(
+            f"captured steps read the fields of Batch alone, and a {type(batch).__name__} has {', '.join(more)} "
+            "besides: use the engine eager, or gram_core.encode in your own loop"
+        )
     readings = readers(slot_rows, rows)
     return {
         "slot_rows": readings.slot_rows,
@@ -102,7 +112,8 @@ def slot_inputs(batch: Batch, slot_rows: Tensor, rows: int) -> dict[str, Tensor]
 
 def batch_of(inputs: Mapping[str, Tensor], history_length: int) -> Batch:
     """The batch that `slot_inputs` flattened."""
-    return Batch(inputs["items"].long(), inputs["mask"].bool(), inputs["targets"], history_length, inputs.get("weight"))
+    items, mask = inputs["items"].long(), inputs["mask"].bool()
+    return Batch(items, mask, inputs["targets"], history_length, weight=inputs.get("weight"))
 
 
 def gather_of(inputs: Mapping[str, Tensor]) -> Gather:

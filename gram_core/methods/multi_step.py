@@ -216,7 +216,8 @@ class MultiStep(MethodBase):
         held = buffer.owned(items)
         encodings = self.training.encode(held)
         with phase("ce_backward"):
-            pseudo_loss(encodings, *buffer.read(held)).backward()
+            if encodings.requires_grad:  # of a frozen encoder nothing does
+                pseudo_loss(encodings, *buffer.read(held)).backward()
         self.training.optimization.step_encoder()
 
     def _ce_minibatches(self, items: Tensor) -> list[Tensor]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from bench.results.analysis.summary import Frames
-from bench.results.identity import Line, line_of
+from bench.results.identity import line_of
 from bench.results.schema import Record
 from bench.results.store import LoadedRun
-from reports import numbers, words
+from reports import numbers, scaling, words
 from reports.document import Section
 from reports.table import Cell, Column, grouped, label, rate, text
 
@@ -45,13 +44,16 @@ def make(run: LoadedRun, derived: Frames) -> Section | None:
     of_ranks = {record.line: record for record in reversed(run.records) if record.ranks and record.replica == 0}
 
     def against_one(row: Row) -> Cell:
-        alone = by_line.get(_local(row, world_size=1))
-        return Cell(numbers.scattered(_ratio(row, alone, "users_per_s"), _scatter(row, alone)), "strong")
+        alone = scaling.alone(row, by_line)
+        ratio = scaling.ratio(row, alone, "users_per_s")
+        return Cell(numbers.scattered(ratio, scaling.scatter(row, alone)), "strong")
 
     def sharing(row: Row) -> str:
-        apart = by_line.get(_local(row))
+        line = line_of(row)
+        apart = by_line.get(replace(line, setting=line.setting.but(deduplicate="local")))
         shares = row["deduplicate"] in ("global", "auto") and row["method"] not in ("e2e", "multi_step")
-        return numbers.scattered(_ratio(apart, row, "median_s") if shares else None, _scatter(row, apart))
+        ratio = scaling.ratio(apart, row, "median_s") if shares else None
+        return numbers.scattered(ratio, scaling.scatter(row, apart))
 
     columns = (
         text("Method", label),
@@ -67,12 +69,6 @@ def make(run: LoadedRun, derived: Frames) -> Section | None:
     return Section("processes", "Several processes", NOTES, (table,), "Processes")
 
 
-def _local(row: Row, **axes: int) -> Line:
-    """The same line where nothing is shared."""
-    line = line_of(row)
-    return replace(line, setting=line.setting.but(deduplicate="local", **axes))
-
-
 def _unique(row: Row) -> str:
     joined, own = row["unique_items"], row["ranks_unique_items"]
     return numbers.number(own / joined) if numbers.exists(own) and joined else numbers.MISSING
@@ -81,18 +77,6 @@ def _unique(row: Row) -> str:
 def _communication(row: Row) -> str:
     share = row["communication_s"] / row["median_s"] if numbers.exists(row["communication_s"]) else None
     return numbers.percentage(share)
-
-
-def _scatter(row: Row, other: Row | None) -> float | None:
-    """Of the ratio of the two lines' times, relative; None where a line's own is not known."""
-    both = [each["scatter"] for each in (row, other) if each is not None and numbers.exists(each["scatter"])]
-    return math.hypot(*both) if len(both) == 2 else None
-
-
-def _ratio(row: Row | None, other: Row | None, name: str) -> float | None:
-    if row is None or other is None or not numbers.exists(row[name]) or not numbers.exists(other[name]):
-        return None
-    return float(row[name] / other[name])
 
 
 def _peaks(record: Record | None) -> str:

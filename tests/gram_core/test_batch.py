@@ -1,6 +1,9 @@
 """Texts, item tables, batches and selections against naive lists."""
 
+from dataclasses import dataclass
+
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -83,8 +86,57 @@ def test_offsets_that_do_not_span_the_tokens_are_refused(offsets):
 
 
 def test_an_empty_catalogue_is_refused():
-    with pytest.raises(ValueError, match="one item at least"):
+    with pytest.raises(ValueError, match="there are no items"):
         ItemTable.from_lists([])
+
+
+@pytest.mark.parametrize("kind", [tuple, np.array, lambda row: np.array(row, dtype=np.uint16), torch.tensor])
+def test_rows_may_be_any_sequence_of_integers(kind):
+    assert ItemTable.from_lists([kind([7, 300]), kind([2])]).tokens.tolist() == [7, 300, 2]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "a film",
+        ["a", "film"],
+        [2.0, 5.5],
+        np.array([2.0]),
+        [True, False],
+        [[2, 3]],
+        [[2], [3, 4]],
+        5,
+        [2, None],
+        None,
+        [2**70],
+    ],
+)
+def test_what_is_no_list_of_token_ids_is_refused_by_number(row):
+    """Numbers with a point would lose what is behind it, and rows within rows would be read as one text."""
+    with pytest.raises(TypeError, match="item 1 must be a list of token ids"):
+        ItemTable.from_lists([[1], row])
+
+
+@dataclass(frozen=True, eq=False)
+class PricedBatch(Batch):
+    """As somebody extends it: with a field that has no default."""
+
+    prices: torch.Tensor
+
+
+@pytest.mark.parametrize("select", [every_slot, unique_items])
+def test_a_batch_on_a_device_is_refused(select):
+    with pytest.raises(ValueError, match="the batch lies on meta: hand it over on the host"):
+        select(m.make_batch().to("meta"))
+
+
+def test_a_batch_with_more_fields_moves_them_along():
+    batch = m.make_batch()
+    prices = torch.rand(batch.items.shape)
+    priced = PricedBatch(batch.items, batch.mask, batch.targets, batch.history_length, prices)
+    moved = priced.to("meta")
+    assert {moved.items.device.type, moved.targets.device.type, moved.prices.device.type} == {"meta"}
+    assert moved.history_length == batch.history_length
 
 
 @given(batch=strategies.batches("ranking"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -10,9 +11,10 @@ import pytest
 import torch
 
 from gram_core.encoders import _layer_calls, _layer_compilation
+from gram_core.encoders._layer_calls import UncompiledLayers
 from gram_core.encoders.general import GeneralEncoder
 from gram_core.exactness import relative_errors
-from tests.gram_core.test_general_encoder import encoded, encoder_of, texts_of
+from tests.gram_core.test_general_encoder import FAMILIES, encoded, encoder_of, texts_of
 
 GPU = torch.cuda.is_available()
 
@@ -50,6 +52,36 @@ def test_layers_of_a_kind_are_compiled_once(
         general.encode(general.pack(texts_of(*lengths))).float().sum().backward()
     assert len(graphs) == kinds
     assert not [node for graph in graphs for node in graph.graph.nodes if _delays(node)]
+
+
+def test_layers_of_more_kinds_than_are_compiled_run_uncompiled_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A constant of its own in each layer makes it a kind of its own; more of them were an error of torch's."""
+    graphs: list[Any] = []
+
+    def counted(module: torch.fx.GraphModule, _: Any) -> Any:
+        graphs.append(module)
+        return module.forward
+
+    monkeypatch.setattr(_layer_compilation, "VARIANTS", 2)
+    monkeypatch.setattr(_layer_calls, "compiled", lambda f: torch.compile(f, dynamic=True, backend=counted))
+    monkeypatch.setitem(FAMILIES, "qwen3", FAMILIES["qwen3"] | {"num_hidden_layers": 6})
+    encoder = encoder_of("qwen3", torch.float64)
+    for number, layer in enumerate(encoder.model.layers):
+        layer.input_layernorm.variance_epsilon = 0.1 * (number + 1)
+    general = GeneralEncoder(encoder)
+    told = 0
+    for lengths in ((5, 9, 3), (7, 2), (11, 30, 4, 4)):
+        packed = general.pack(texts_of(*lengths))
+        expected, gradients = encoded(partial(general.alone().encode, packed), encoder)
+        general._compiles = True
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            mine, found = encoded(partial(general.encode, packed), encoder)
+        told += sum(each.category is UncompiledLayers for each in caught)
+        assert max(relative_errors({"": mine, **found}, {"": expected, **gradients}).values()) <= 1e-9
+    assert told == 1
+    assert len(graphs) == 2
+    assert len(general._uncompiled) == 6 - 2
 
 
 def _delays(node: torch.fx.Node) -> bool:

@@ -98,6 +98,15 @@ def test_intervals_are_the_plain_loop_of_the_paper(ce_batch, ce_passes, rate):
     assert max(relative_errors(found, before).values()) > 1e-4
 
 
+def test_a_frozen_encoder_leaves_the_rest_to_learn():
+    model, tower = loop.text_model().requires_grad_(False), loop.tower()
+    targets = MultiStepEncodings(loop.Counting(model), Tensor.backward, accumulation_steps=1)
+    tower(*targets.encode(*loop.batch())).backward()
+    targets.step()
+    expected = {name: value for name, value in loop.naive_gradients().items() if name.startswith("tower")}
+    assert max(relative_errors(gradients({"tower": tower}), expected).values()) < 1e-10
+
+
 def test_items_are_encoded_when_first_met():
     encoder = loop.Counting(loop.text_model())
     targets = MultiStepEncodings(encoder, Tensor.backward, accumulation_steps=5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import hypothesis.strategies as st
@@ -29,6 +29,7 @@ from gram_core.packing import pack, readers
 from tests.gram_core._models import (
     EXACT,
     FAMILIES,
+    METHODS,
     TEXT_LENGTH,
     make_encoder,
     make_table,
@@ -52,6 +53,24 @@ def batch(users: int = 5, slots: int = 7, items: int = 24, seed: int = 0) -> Bat
         torch.randint(0, 2, (users,), generator=generator),
         slots - 2,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class PricedBatch(Batch):
+    """With a field of somebody's own."""
+
+    prices: Tensor
+
+
+@pytest.mark.parametrize("method", ["single_step", "multi_step"])
+def test_captured_steps_refuse_a_batch_with_fields_that_their_graphs_lack(method: str) -> None:
+    training = with_adamw(make_training(make_encoder()))
+    one = batch()
+    priced = PricedBatch(one.items, one.mask, one.targets, one.history_length, torch.rand(one.items.shape))
+    captured = fast.build_packed(METHODS[method], training, METHODS[method].Settings(), PackedEncoder(training.encoder))
+    with pytest.raises(TypeError, match="a PricedBatch has prices besides: use the engine eager"):
+        captured.step(priced)
+    captured.step(one)
 
 
 def edge_batches() -> dict[str, Batch]:

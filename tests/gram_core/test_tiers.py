@@ -119,6 +119,41 @@ def _adapters(encoder: Any) -> None:
     encoder.double()
 
 
+def _around(encoder: Any, make: Callable[[Any, Any], Any]) -> None:
+    """peft's own wrapper, which hands calls on to the model within."""
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(3)
+    encoder.model = make(peft, encoder.model)
+    encoder.double().train()
+
+
+def _adapters_around(encoder: Any) -> None:
+    def make(peft: Any, model: Any) -> Any:
+        return peft.get_peft_model(model, peft.LoraConfig(target_modules=["query"], r=2, init_lora_weights=False))
+
+    _around(encoder, make)
+
+
+def _hooked_adapters_around(encoder: Any) -> None:
+    _adapters_around(encoder)
+    encoder.model.register_forward_hook(
+        lambda module, inputs, output: type(output)(last_hidden_state=2 * output.last_hidden_state)
+    )
+
+
+def _prompts_around(encoder: Any) -> None:
+    """A wrapper that does more than hand calls on."""
+
+    def make(peft: Any, model: Any) -> Any:
+        return peft.get_peft_model(model, peft.PrefixTuningConfig("FEATURE_EXTRACTION", num_virtual_tokens=2))
+
+    _around(encoder, make)
+
+
+def _compiled_around(encoder: Any) -> None:
+    encoder.model = torch.compile(encoder.model, backend="eager")
+
+
 def _one_more_layer(encoder: Any) -> None:
     encoder.model.encoder.layer.append(copy.deepcopy(encoder.model.encoder.layer[0]))
 
@@ -126,6 +161,10 @@ def _one_more_layer(encoder: Any) -> None:
 def _frozen_below(encoder: Any) -> None:
     for part in (encoder.model.embeddings, encoder.model.encoder.layer[0]):
         part.requires_grad_(False)
+
+
+def _all_frozen(encoder: Any) -> None:
+    encoder.requires_grad_(False)
 
 
 def _frozen_here_and_there(encoder: Any) -> None:
@@ -155,13 +194,15 @@ def _other_memory(encoder: Any) -> None:
 CHANGES = (
     _hook_that_scales, _hook_on_the_encoder, _hook_before_the_pooling, _own_forward, _own_forward_of_the_encoder,
     _another_norm, _another_epsilon, _another_scale_of_attention, _another_activation, _another_embedding,
-    _another_pooling, _no_bias, _tied_layers, _tied_matrices, _parametrized, _adapters, _one_more_layer, _frozen_below,
-    _frozen_here_and_there, _checkpointed, _checkpointed_and_frozen, _averaged_weights_by_data, _other_memory,
+    _another_pooling, _no_bias, _tied_layers, _tied_matrices, _parametrized, _adapters, _adapters_around,
+    _hooked_adapters_around, _prompts_around, _compiled_around, _one_more_layer, _frozen_below,
+    _all_frozen, _frozen_here_and_there, _checkpointed, _checkpointed_and_frozen, _averaged_weights_by_data,
+    _other_memory,
 )  # fmt: skip
 STAYS_PACKED = {
     _another_epsilon, _another_embedding, _another_pooling, _tied_layers, _tied_matrices, _one_more_layer,
-    _frozen_below, _frozen_here_and_there, _checkpointed, _checkpointed_and_frozen, _averaged_weights_by_data,
-    _other_memory,
+    _frozen_below, _all_frozen, _frozen_here_and_there, _checkpointed, _checkpointed_and_frozen,
+    _averaged_weights_by_data, _other_memory,
 }  # fmt: skip
 WAYS = {
     "single_step": (SingleStep, None),

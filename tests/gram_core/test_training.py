@@ -5,9 +5,12 @@ from collections import Counter
 import pytest
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from bench.methods import Unavailable
 from gram_core.batch import every_slot, unique_items
+from gram_core.encoders.huggingface import HuggingFaceEncoder
+from gram_core.exactness import parameters, relative_errors
 from gram_core.methods.e2e_unique import E2EUnique
 from gram_core.methods.multi_step import MultiStep
 from gram_core.methods.single_step import SingleStep
@@ -49,6 +52,53 @@ def test_an_encoder_of_ones_own_may_not_normalise_by_its_batch():
     own = Own()
     own.norm.eval()
     m.make_training(own)
+
+
+@pytest.mark.parametrize("method", m.TRAINING_THE_ENCODER)
+@pytest.mark.parametrize("optimizer", [True, False], ids=["with optimizer", "without"])
+def test_a_frozen_encoder_leaves_the_cf_module_to_learn(method, optimizer):
+    """As end-to-end training does, whose loss then has no graph below the encodings."""
+    found = {}
+    for name in ("e2e", method):
+        training = m.with_adamw(m.make_training(), rate=1e-2)
+        training.encoder.requires_grad_(False)
+        if not optimizer:
+            training.optimization.encoder_optimizer = None
+        before, untouched = parameters({"encoder": training.encoder}), parameters({"cf": training.cf_module})
+        made = m.METHODS[name](training, m.settings_of(m.METHODS[name], chunk_tokens=20, kept_tokens=40))
+        for seed in range(3):
+            made.step(m.make_batch(seed=seed))
+        made.finish()
+        assert max(relative_errors(parameters({"encoder": training.encoder}), before).values()) == 0
+        found[name] = parameters({"cf": training.cf_module})
+        assert min(float((p - q).norm()) for p, q in zip(found[name].values(), untouched.values(), strict=True)) > 0
+    if m.METHODS[method].exactness == "exact":  # stale ones read encodings that they moved
+        assert max(relative_errors(found[method], found["e2e"]).values()) <= 1e-10
+
+
+def test_what_spreads_a_module_over_devices_is_refused():
+    for wrap in (lambda module: nn.DataParallel(module), _data_parallel):
+        training = m.make_training()
+        with pytest.raises(TypeError, match=r"the encoder is wrapped in .*Parallel: give the module inside"):
+            Training(training.table, wrap(training.encoder), training.cf_module, training.optimization)
+        with pytest.raises(TypeError, match=r"the encoder's model is wrapped in .*Parallel"):
+            HuggingFaceEncoder(wrap(training.encoder.model), pad_token_id=0, text_length=8)
+
+
+def _data_parallel(module):
+    """DistributedDataParallel as far as its type goes: making one takes a group of processes."""
+    wrapped = DistributedDataParallel.__new__(DistributedDataParallel)
+    nn.Module.__init__(wrapped)
+    wrapped.module = module
+    return wrapped
+
+
+def test_a_scheduler_that_waits_for_a_measured_value_is_refused():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+    for schedulers in ({"encoder_scheduler": plateau}, {"cf_scheduler": plateau}):
+        with pytest.raises(TypeError, match="ReduceLROnPlateau steps on a measured value"):
+            Optimization(optimizer, optimizer, **schedulers)
 
 
 def test_a_step_moves_both_advances_both_schedulers_and_clears_gradients():

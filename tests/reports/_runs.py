@@ -317,6 +317,7 @@ SCENARIOS = {
     "peers": peers,
     "peers_in_blocks": lambda: peers(blocks=3),
     "several_processes": several_processes,
+    "several_processes_alone": lambda: [each for each in several_processes() if each.method == "single_step"],
     "no_counts": lambda: _blocks_with(item_slots=None, unique_items=None, item_repetition_ratio=None),
     "no_rates": lambda: _blocks_with(throughput_per_s=None, loss=None),
     "no_tokens": lambda: _blocks_with(real_tokens=0, padded_tokens=0, encoded_tokens=0),

@@ -16,8 +16,11 @@ from bench.gating import references
 from bench.machine import environment
 from bench.results import store, verdicts
 from bench.results.schema import Environment
+from tests.bench import (
+    _counted_clock,
+    _small_runs,  # noqa: F401 - it gives workers one thread
+)
 from tests.bench import _gated_runs as runs
-from tests.bench import _small_runs  # noqa: F401 - it gives workers one thread
 from tests.bench._gated_runs import PEAK, case
 
 THEN = [*case(4.0, seed=1), *case(2.0, seed=1, ratio=2.0)]
@@ -302,8 +305,15 @@ retry = false
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory):
-    """A function: a name and settings of the planted method -> a run directory, really measured."""
+def counting():
+    """Real workers and turns, whose clock a busy machine can't move."""
+    with _counted_clock.counting():
+        yield
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory, counting):
+    """A function: a name and settings of the planted method -> a run directory, measured by workers that count."""
     folder = tmp_path_factory.mktemp("measured")
     (folder / "planted.toml").write_text(PLANTED)
 
@@ -325,16 +335,18 @@ def then(measured) -> Path:
 
 
 def test_losses_planted_in_a_method_are_found_by_a_real_run(invoke, measured, then):
-    """Workers, turns, records, verdicts: whole. The loss is large, since this machine may be as busy as any."""
-    slowed = invoke("gate", measured("slowed", slowdown=2.0), "--reference", then)
+    """Workers, turns, records, verdicts: whole. A tenth is lost, where a twentieth may be."""
+    assert [line["speed_up"] for line in lines_of(then)] == [None, pytest.approx(4.0, rel=0.01)]
+    slowed = invoke("gate", measured("slowed", slowdown=0.1), "--reference", then)
     assert slowed.exit_code == 3, slowed.output
     assert "speed-lost" in slowed.output
+    assert re.search(r"speed-up lost, -[89]\.\d % .* 5 % may be lost", said(slowed))
     starved = invoke("gate", measured("starved", starved="true"), "--reference", then)
     assert starved.exit_code == 3, starved.output
     assert "newly-oom" in starved.output
 
 
-def test_an_undecided_run_of_this_machine_is_measured_in_twice_its_blocks(tmp_path, invoke, then):
+def test_an_undecided_run_of_this_machine_is_measured_in_twice_its_blocks(tmp_path, invoke, then, counting):
     run_dir = Path(shutil.copytree(then, tmp_path / then.name))
     blocks = {record.block for record in store.load(run_dir).records}
     assert blocks == {0, 1, 2, 3}

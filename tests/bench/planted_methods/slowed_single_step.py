@@ -1,9 +1,9 @@
 """Single-step with a loss planted: every step lasts longer by a part of itself, or finds no memory."""
 
-import time
 from dataclasses import dataclass
 
 from gram_core.methods.single_step import SingleStep
+from tests.bench import _counted_clock
 
 
 class SlowedSingleStep(SingleStep):
@@ -11,7 +11,7 @@ class SlowedSingleStep(SingleStep):
 
     @dataclass(frozen=True)
     class Settings(SingleStep.Settings):
-        """slowdown: 0.1 lets a step last a tenth longer; starved: whether it runs out of memory."""
+        """slowdown: 0.1 lets a step last a tenth longer, by the clock that counts; starved: it runs out of memory."""
 
         slowdown: float = 0.0
         starved: bool = False
@@ -19,9 +19,7 @@ class SlowedSingleStep(SingleStep):
     def step(self, batch):
         if self.settings.starved:
             raise MemoryError("planted")
-        began = time.perf_counter()
+        began = _counted_clock.now()
         loss = super().step(batch)
-        until = began + (time.perf_counter() - began) * (1 + self.settings.slowdown)
-        while time.perf_counter() < until:
-            pass
+        _counted_clock.advance(self.settings.slowdown * (_counted_clock.now() - began))
         return loss
