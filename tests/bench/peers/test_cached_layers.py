@@ -10,7 +10,7 @@ from hypothesis import given, settings
 
 from bench.methods import Unavailable
 from bench.peers import cached_layers
-from bench.peers._kept_rows import KeptStates
+from bench.peers._keeping import KeptStates
 from bench.peers._split_layers import SplitLayers, layers_of
 from bench.peers.cached_layers import CachedLayers
 from bench.processes.messages import Job
