@@ -325,7 +325,7 @@ def test_adapters_do_not_run_packed() -> None:
 
 
 @given(lengths=st.lists(st.integers(1, 64), min_size=1, max_size=40), room=st.integers(0, 150), rows=st.integers(0, 5))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_packing_covers_every_token_in_tiles_of_whole_texts(lengths: list[int], room: int, rows: int) -> None:
     texts = Texts(torch.arange(1, sum(lengths) + 1), torch.tensor(lengths))
     packed = pack(texts, 64, 0, sum(lengths) + room, len(lengths) + rows)
@@ -344,7 +344,7 @@ def test_packing_covers_every_token_in_tiles_of_whole_texts(lengths: list[int], 
 
 
 @given(lengths=st.lists(st.integers(1, 300), min_size=1, max_size=12), room=st.integers(0, 150))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_walking_tiles_span_every_text_that_they_touch(lengths: list[int], room: int) -> None:
     texts = Texts(torch.arange(1, sum(lengths) + 1), torch.tensor(lengths))
     packed = pack(texts, None, 0, sum(lengths) + room)
@@ -357,7 +357,7 @@ def test_walking_tiles_span_every_text_that_they_touch(lengths: list[int], room:
 
 
 @given(rows=st.integers(1, 12), data=st.data())
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_readers_invert_slot_rows(rows: int, data: st.DataObject) -> None:
     flat = data.draw(st.lists(st.integers(-1, rows - 1), min_size=1, max_size=30))
     found = readers(torch.tensor([flat]), rows)
@@ -367,7 +367,7 @@ def test_readers_invert_slot_rows(rows: int, data: st.DataObject) -> None:
 
 
 @given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=9), call=st.integers(0, 20))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_length_runs_cost_least(lengths: list[int], call: int) -> None:
     """Against every way to cut the sorted texts."""
     ordered = sorted(lengths)

@@ -7,7 +7,7 @@ import re
 import tomllib
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -223,7 +223,7 @@ VALUES = SCALARS | st.lists(SCALARS, max_size=2) | st.dictionaries(KEYS, SCALARS
 TABLES = st.dictionaries(KEYS, VALUES | st.lists(st.dictionaries(KEYS, SCALARS, max_size=2), max_size=2), max_size=3)
 
 
-@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50)
 @given(st.dictionaries(KEYS, TABLES | VALUES, max_size=3))
 def test_a_configuration_survives_toml(config):
     assert tomllib.loads(toml.write(config)) == config

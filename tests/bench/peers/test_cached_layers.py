@@ -262,7 +262,7 @@ def test_settings_refuse_what_means_nothing(values):
         CachedLayers.Settings(**values)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.data())
 def test_what_is_read_is_what_was_written(data):
     """In any order, with repeats, whatever has been written since."""

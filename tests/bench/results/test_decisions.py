@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.results.analysis.decisions import Difference, Verdict, _difference, above_floor, decide, difference, holm
@@ -16,7 +16,6 @@ from bench.results.analysis.stats import estimate
 from tests.bench.results.test_stats import STEADY, VALUES
 
 
-@settings(deadline=None)
 @given(VALUES, VALUES)
 def test_the_difference_is_welchs(now, reference):
     if np.std(now) < 1e-6 or np.std(reference) < 1e-6:
