@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -137,9 +137,30 @@ def calibrate(
             f"only {len(taken)} steps were measured in {seconds:g} s, and a fit needs {FEWEST}: raise --seconds, take "
             "fewer layers (--set sweep.layers=[2]), or wait until nothing else runs here"
         )
-    costs = cost.fit([each.work for each in taken], [each.seconds for each in taken], kind, priors)
+    return fitted(
+        key_of(config, case, shape, engine, facts),
+        taken,
+        priors,
+        base,
+        facts.host_memory_bytes if kind == "cpu" else facts.device_memory_bytes,
+        time.monotonic() - started,
+    )
+
+
+def fitted(
+    key: Key,
+    taken: Sequence[Measured],
+    priors: Mapping[str, Mapping[str, float]],
+    base: float,
+    device_memory_bytes: int | None,
+    seconds: float,
+    measured_at: datetime | None = None,
+) -> Calibration:
+    """What measured steps make of the cost model. base: bytes that the process held before; seconds: that measuring
+    took; measured_at: None is now. Raises ValueError for fewer than three steps."""
+    costs = cost.fit([each.work for each in taken], [each.seconds for each in taken], key.device_kind, priors)
     return Calibration(
-        key=key_of(config, case, shape, engine, facts),
+        key=key,
         device_coefficients=dict(costs.device),
         host_coefficients=dict(costs.host),
         log_sd=costs.log_sd,
@@ -147,12 +168,12 @@ def calibrate(
         least_flops=costs.least,
         most_flops=costs.most,
         memory=memory_factor(taken, base),
-        device_memory_bytes=facts.host_memory_bytes if kind == "cpu" else facts.device_memory_bytes,
+        device_memory_bytes=device_memory_bytes,
         samples=tuple(
             Sample(case=str(each.item), measured_s=each.seconds, fitted_s=costs.step_s(each.work)) for each in taken
         ),
-        seconds=time.monotonic() - started,
-        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=seconds,
+        measured_at=(measured_at or datetime.now(UTC)).isoformat(timespec="seconds"),
     )
 
 
@@ -175,6 +196,11 @@ def physical_rates(device: torch.device, kind: str, dtype: torch.dtype) -> dict[
     source = torch.zeros(COPY[kind], device=device)
     target = torch.empty_like(source)
     byte_s = median_s(lambda: target.copy_(source), device) / (2 * source.nbytes)
+    return rates_of(product_s, byte_s, kind)
+
+
+def rates_of(product_s: float, byte_s: float, kind: str) -> dict[str, dict[str, float]]:
+    """Seconds per unit of each term, from those of an operation of a matrix product and of a byte copied."""
     of_device = {
         "product_flops": product_s,
         "attention_flops": 3 * product_s,

@@ -1,0 +1,222 @@
+"""How far off `gram-bench plan` is: fitted on a few lines of measured runs, held against all their others.
+
+    python -m docs.tools.forecast_errors RUN... [--costs FOLDER]
+
+RUN: run directories, read together. Lines of one device, precision, engine, encoder and CF module are calibrated on as
+many of them as `gram-bench calibrate` measures, likewise spread over methods and sizes; the rest are forecast as `plan`
+forecasts them, from their workload's own counts. A line that does what a fitted one does (the same batch's unique items
+pass the encoder in e2e_unique and single_step) is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+
+from bench.build.assembly import cf_module_class
+from bench.configuration.case import Case
+from bench.configuration.config import Config, restore
+from bench.configuration.sweep import MethodLine, WorkItem
+from bench.planning import coefficients, design, shapes
+from bench.planning.calibration import Measured, fitted, key_of, rates_of
+from bench.planning.coefficients import Calibration, Chosen
+from bench.planning.forecast import Counted, Engine, Forecaster, count_case, step_of
+from bench.planning.memory import step_memory
+from bench.planning.shapes import CFShape, EncoderShape
+from bench.planning.work import METHODS, step_work
+from bench.results import store
+from bench.results.schema import Record, RunInfo
+
+MATRIX_FLOPS_PER_S = 7.8e14
+"""Of a device of whose matrix rate a run says nothing; fits are held near it but lightly."""
+COPY_BYTES_PER_S = {"NVIDIA H100 80GB HBM3": 2.9e12, "NVIDIA H200": 4.1e12}
+"""Bytes that a copy moves: a run says nothing of them either."""
+PASSES_ALIKE = {"e2e_unique": "single_step"}
+
+
+@dataclass(frozen=True)
+class Line:
+    """A measured line. seconds: per step; peak_bytes: of the allocator."""
+
+    info: RunInfo
+    config: Config
+    item: WorkItem
+    tier: str | None
+    seconds: float
+    peak_bytes: float
+    matrix_flops_per_s: float | None
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """A line whose step's terms are reckoned."""
+
+    line: Line
+    counted: Counted
+    shape: EncoderShape
+    cf: CFShape
+    measured: Measured
+
+
+@dataclass(frozen=True)
+class Error:
+    """A forecast over what was measured, less 1. covered: whether the interval held the time."""
+
+    item: WorkItem
+    step: float
+    speed_up: float | None
+    memory: float
+    covered: bool
+
+
+@dataclass(frozen=True)
+class Group:
+    """Lines of one calibration."""
+
+    calibration: Calibration
+    errors: tuple[Error, ...]
+
+
+def lines_of(folders: Iterable[Path]) -> tuple[list[Line], Counter[str]]:
+    """Measured lines, a line's blocks and repeats as one; and how many records are none, by why."""
+    found: dict[tuple[str, WorkItem], list[tuple[RunInfo, Config, Record]]] = defaultdict(list)
+    left_out: Counter[str] = Counter()
+    for folder in folders:
+        run = store.load(folder)
+        config = restore(run.info.config)
+        for record in run.records:
+            why = _not_forecast(record)
+            if why is not None:
+                left_out[why] += 1
+                continue
+            item = WorkItem(Case(**record.case), MethodLine(record.method, record.engine, record.accumulation_steps))
+            found[run.info.environment.device, item].append((run.info, config, record))
+    return [_line(item, same) for (_, item), same in found.items()], left_out
+
+
+def _not_forecast(record: Record) -> str | None:
+    if record.outcome != "ok":
+        return record.outcome
+    if record.replica:
+        return "canary"
+    if record.method not in METHODS:
+        return f"method {record.method}"
+    if record.accumulation_steps == "auto":
+        return "accumulation_steps auto"
+    if record.case["world_size"] != 1:
+        return "several processes"
+    if str(record.case["workload"]).partition(":")[0] == "pictures":
+        return "pictures"
+    return None if record.peak_memory_bytes.allocated else "no peak memory"
+
+
+def _line(item: WorkItem, same: Sequence[tuple[RunInfo, Config, Record]]) -> Line:
+    info, config, record = same[0]
+    rates = [each.matrix_flops_per_s for _, _, each in same if each.matrix_flops_per_s]
+    return Line(
+        info,
+        config,
+        item,
+        record.tier,
+        statistics.median(statistics.median(each.samples_s) for _, _, each in same),
+        max(float(each.peak_memory_bytes.allocated or 0) for _, _, each in same),
+        statistics.median(rates) if rates else None,
+    )
+
+
+def groups_of(lines: Iterable[Line]) -> list[list[Line]]:
+    """Those that one calibration can serve, in the order of the runs."""
+    found: dict[tuple[object, ...], list[Line]] = defaultdict(list)
+    for line in lines:
+        case = line.item.case
+        of = (case.precision, case.encoder, case.layers, case.adapter, case.cf_module)
+        found[line.info.environment.device, line.item.line.engine, *of].append(line)
+    return list(found.values())
+
+
+def chosen(stepped: Sequence[Stepped]) -> list[Stepped]:
+    """As many of each method as a calibration measures, at sizes as far apart as there are."""
+    wanted = Counter(probe.method for probe in design.PROBES)
+    found = []
+    for method, number in wanted.items():
+        own = sorted(
+            (each for each in stepped if each.line.item.line.method == method),
+            key=lambda each: each.measured.work.product_flops,
+        )
+        places = np.linspace(0, len(own) - 1, min(number, len(own))).round().astype(int)
+        found += [own[place] for place in dict.fromkeys(places.tolist())]
+    return found
+
+
+def _stepped(lines: Sequence[Line]) -> list[Stepped]:
+    """Counts each case once, by the workload's own batches."""
+    by_case: dict[Case, list[Line]] = defaultdict(list)
+    for line in lines:
+        by_case[line.item.case].append(line)
+    found = []
+    for case, own in by_case.items():
+        config, engine = own[0].config, own[0].item.line.engine
+        loaded = shapes.load(config, case)
+        counted, workload, _, _ = count_case(config, case, loaded, (case.batch_size,), [each.item.line for each in own])
+        shape = shapes.encoder_shape(config, case, engine, loaded)
+        shape = shapes.with_kept(shape, config, case, workload.table)
+        cf = shapes.cf_shape(config, case, shape.width)
+        for line in own:
+            step = step_of(config, case, counted, shape, cf, line.item.line, case.batch_size)
+            measured = Measured(line.item, step_work(step), line.seconds, step_memory(step).peak, line.peak_bytes)
+            found.append(Stepped(line, counted, shape, cf, measured))
+    return found
+
+
+def held_against(lines: Sequence[Line]) -> Group:
+    """One group: fitted, and all that the fit has not seen forecast. Raises ValueError for fewer than three lines."""
+    stepped = _stepped(lines)
+    fit = chosen(stepped)
+    first = stepped[0]
+    info = first.line.info
+    rates = [each.line.matrix_flops_per_s for each in stepped if each.line.matrix_flops_per_s]
+    matrix = statistics.median(rates) if rates else MATRIX_FLOPS_PER_S
+    copied = COPY_BYTES_PER_S.get(info.environment.device, max(COPY_BYTES_PER_S.values()))
+    made = fitted(
+        key_of(first.line.config, first.line.item.case, first.shape, first.line.item.line.engine, info.environment),
+        [each.measured for each in fit],
+        rates_of(1 / matrix, 1 / copied, info.environment.device_kind),
+        0.0,
+        info.environment.device_memory_bytes,
+        sum(each.measured.seconds for each in fit),
+        datetime.fromisoformat(info.started_at),
+    )
+    seen = {_does(each.line.item) for each in fit}
+    e2e = {each.line.item.case: each.line.seconds for each in stepped if each.line.item.line.method == "e2e"}
+    unseen = [each for each in stepped if _does(each.line.item) not in seen]
+    return Group(made, tuple(_error(each, made, e2e.get(each.line.item.case)) for each in unseen))
+
+
+def _does(item: WorkItem) -> WorkItem:
+    """The line that stands for all whose passes are the same."""
+    return replace(item, line=replace(item.line, method=PASSES_ALIKE.get(item.line.method, item.line.method)))
+
+
+def _error(stepped: Stepped, calibration: Calibration, e2e_s: float | None) -> Error:
+    line, case = stepped.line, stepped.line.item.case
+    engine = Engine(line.item.line.engine, stepped.shape, Chosen(calibration, True, (), ""))
+    caster = Forecaster(line.config, case, stepped.counted, stepped.cf, [engine], math.inf)
+    told = caster.line(line.item.line, case.batch_size)
+    speed_up = None
+    if e2e_s is not None and line.item.line.method != "e2e":
+        speed_up = told.speed_up.value / (e2e_s / line.seconds) - 1
+    return Error(
+        line.item,
+        told.step_s.value / line.seconds - 1,
+        speed_up,
+        told.peak_bytes.value / line.peak_bytes - 1,
+        told.step_s.low <= line.seconds <= told.step_s.high,
+    )
