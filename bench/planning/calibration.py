@@ -1,6 +1,6 @@
 """Coefficients of this device: a few designed steps, measured as a run measures its lines, and the cost model fitted.
 
-In one process, smallest memory first, so that each step's peak is its own where it is higher than all before.
+In one process; on a CPU smallest memory first, so that each step's peak is its own where it is higher than all before.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ SLOT_S = 1e-7
 
 @dataclass(frozen=True)
 class Measured:
-    """A probe's step, and its peak in bytes where it was higher than all before."""
+    """A probe's step, and its peak in bytes; on a CPU where it was higher than all before."""
 
     item: WorkItem
     work: Work
@@ -120,7 +120,7 @@ def calibrate(
         item = design.item_of(probe, case, engine, tokens, loaded.longest_text, config.model.candidates, task)
         try:
             design.check(item, short, task)
-            highest = max((each.peak_bytes or 0.0 for each in taken), default=base)
+            highest = max((each.peak_bytes or 0.0 for each in taken), default=base) if kind == "cpu" else 0.0
             taken.append(_measure(short, item, shape, cf, kind, highest))
         except torch.OutOfMemoryError:
             say(f"left out, for want of memory: {item}")
@@ -222,6 +222,7 @@ def _largest(product_s: float, shape: EncoderShape, kind: str, step_s: float) ->
 
 
 def _measure(config: Config, item: WorkItem, shape: EncoderShape, cf: CFShape, kind: str, before: float) -> Measured:
+    held = _begin_peak(kind)
     subject = Subject(Job(config, item))
     subject.set_up()
     found = tier_built(subject.built.encoder)
@@ -229,7 +230,7 @@ def _measure(config: Config, item: WorkItem, shape: EncoderShape, cf: CFShape, k
         raise BenchError(f"{item} ran {found} where {shape.tier} was expected; this is a bug of the harness")
     subject.warm_up()
     subject.take_windows()
-    peak = _peak(kind)
+    peak = _peak(kind) - held
     steps = subject.built.method.interval
     batches = subject.recent_batches(steps * max(1, len(subject.recent_batches(1 << 30)) // steps))
     batch, interval = of_batches(batches, subject.built.workload.table, steps)
@@ -250,8 +251,17 @@ def tier_built(encoder: object) -> str:
     return "bucketed" if isinstance(encoder, BucketedEncoder) else "padded"
 
 
+def _begin_peak(kind: str) -> float:
+    """Bytes that probes before have left allocated. The allocator's peak begins anew: whatever the next probe's graphs
+    hold it still has to allocate."""
+    if kind == "cpu":
+        return 0.0
+    torch.cuda.reset_peak_memory_stats()
+    return float(torch.cuda.memory_allocated())
+
+
 def _peak(kind: str) -> float:
-    """The most bytes so far: of the allocator, of the process on a CPU."""
+    """The most bytes so far: of the allocator since `_begin_peak`, of the process on a CPU."""
     return float(torch.cuda.max_memory_allocated() if kind == "cuda" else resident_peak_bytes() or 0)
 
 

@@ -20,9 +20,9 @@ METHODS = ("e2e", "e2e_unique", "single_step", "multi_step")
 SMALLEST_TOKENS = 256
 """What sizes that graphs are captured for differ by at least."""
 NEW_ITEMS_ROOM = 0.9 * 0.5 / math.log(1.5)
-"""What an interval's new items cost over a third of a pass forward and back: the graphs that encode them have 1.23 times
-their tokens on average, their sizes growing by 1.5 (`gram_core.engines._inputs.NewItemsPacker`), but keep nothing, which
-by runs of one H100 and one H200 saves about a tenth."""
+"""What an interval's new items cost over a third of a pass forward and back. The graphs that encode them have 1.23
+times their tokens on average, their sizes growing by 1.5 (`gram_core.engines._inputs.NewItemsPacker`), but keep
+nothing, which by runs of one H100 and one H200 saves about a tenth."""
 BACKWARD = 2
 """A backward pass multiplies twice where the forward pass multiplies once."""
 

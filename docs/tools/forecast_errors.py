@@ -21,10 +21,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.build.assembly import cf_module_class
 from bench.configuration.case import Case
 from bench.configuration.config import Config, restore
 from bench.configuration.sweep import MethodLine, WorkItem
+from bench.errors import BenchError
 from bench.planning import coefficients, design, shapes
 from bench.planning.calibration import Measured, fitted, key_of, rates_of
 from bench.planning.coefficients import Calibration, Chosen
@@ -34,6 +34,7 @@ from bench.planning.shapes import CFShape, EncoderShape
 from bench.planning.work import METHODS, step_work
 from bench.results import store
 from bench.results.schema import Record, RunInfo
+from docs.tools.gallery import table
 
 MATRIX_FLOPS_PER_S = 7.8e14
 """Of a device of whose matrix rate a run says nothing; fits are held near it but lightly."""
@@ -156,18 +157,21 @@ def chosen(stepped: Sequence[Stepped]) -> list[Stepped]:
     return found
 
 
-def _stepped(lines: Sequence[Line]) -> list[Stepped]:
+def stepped_of(lines: Sequence[Line]) -> list[Stepped]:
     """Counts each case once, by the workload's own batches."""
     by_case: dict[Case, list[Line]] = defaultdict(list)
     for line in lines:
         by_case[line.item.case].append(line)
-    found = []
+    found, with_kept = [], {}
     for case, own in by_case.items():
         config, engine = own[0].config, own[0].item.line.engine
         loaded = shapes.load(config, case)
         counted, workload, _, _ = count_case(config, case, loaded, (case.batch_size,), [each.item.line for each in own])
         shape = shapes.encoder_shape(config, case, engine, loaded)
-        shape = shapes.with_kept(shape, config, case, workload.table)
+        alike = shape, case.text_length
+        if alike not in with_kept:
+            with_kept[alike] = shapes.with_kept(shape, config, case, workload.table)
+        shape = with_kept[alike]
         cf = shapes.cf_shape(config, case, shape.width)
         for line in own:
             step = step_of(config, case, counted, shape, cf, line.item.line, case.batch_size)
@@ -178,7 +182,7 @@ def _stepped(lines: Sequence[Line]) -> list[Stepped]:
 
 def held_against(lines: Sequence[Line]) -> Group:
     """One group: fitted, and all that the fit has not seen forecast. Raises ValueError for fewer than three lines."""
-    stepped = _stepped(lines)
+    stepped = stepped_of(lines)
     fit = chosen(stepped)
     first = stepped[0]
     info = first.line.info
@@ -220,3 +224,63 @@ def _error(stepped: Stepped, calibration: Calibration, e2e_s: float | None) -> E
         told.peak_bytes.value / line.peak_bytes - 1,
         told.step_s.low <= line.seconds <= told.step_s.high,
     )
+
+
+def summary(group: Group) -> list[str]:
+    """A group's cells in the table of `COLUMNS`."""
+    key, errors = group.calibration.key, group.errors
+    steps = np.abs([each.step for each in errors])
+    speed_ups = np.abs([each.speed_up for each in errors if each.speed_up is not None])
+    memory = np.array([each.memory for each in errors])
+    return [
+        f"{key.device}, `{key.engine}`, {key.family} {key.width}",
+        str(len(group.calibration.samples)),
+        str(len(errors)),
+        f"{np.median(steps):.1%} / {np.quantile(steps, 0.95):.1%} / {steps.max():.1%}",
+        f"{np.median(speed_ups):.1%} / {speed_ups.max():.1%}" if len(speed_ups) else "",
+        f"{np.median(np.abs(memory)):.1%} / {max(0.0, -float(memory.min())):.1%}",
+        f"{sum(each.covered for each in errors)} of {len(errors)}",
+    ]
+
+
+COLUMNS = [
+    "lines of", "fitted", "unseen", "step time: median / 95th / worst", "speed-up: median / worst",
+    "memory: median / worst under", "within 90 % intervals",
+]  # fmt: skip
+
+
+def main() -> None:
+    """Prints a table, the worst lines of each group, and what could not be forecast; keeps coefficients if asked."""
+    parser = argparse.ArgumentParser(prog="python -m docs.tools.forecast_errors", description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--costs", type=Path, help="folder for the coefficients of each group")
+    parser.add_argument("--worst", type=int, default=3, help="lines to name of each group, the worst by each figure")
+    asked = parser.parse_args()
+    lines, left_out = lines_of(asked.runs)
+    groups = []
+    for own in groups_of(lines):
+        try:
+            groups.append(held_against(own))
+        except (ValueError, BenchError) as error:
+            left_out[f"{own[0].item.line.engine} {own[0].item.case.encoder}: {error}"] += len(own)
+    print(table(COLUMNS, [summary(group) for group in groups if group.errors]))
+    for group in groups:
+        print()
+        for each in worst(group.errors, asked.worst):
+            speed_up = "" if each.speed_up is None else f", speed-up {each.speed_up:+.1%}"
+            print(f"{each.item}: step {each.step:+.1%}{speed_up}, memory {each.memory:+.1%}")
+        if asked.costs is not None:
+            print(coefficients.keep(group.calibration, asked.costs))
+    for why, number in left_out.items():
+        print(f"left out: {number} records ({why})")
+
+
+def worst(errors: Sequence[Error], number: int) -> list[Error]:
+    """Those furthest off in time, and those whose memory is furthest below."""
+    by_time = sorted(errors, key=lambda each: -abs(each.step))[:number]
+    by_memory = sorted(errors, key=lambda each: each.memory)[:number]
+    return list(dict.fromkeys([*by_time, *by_memory]))
+
+
+if __name__ == "__main__":
+    main()
