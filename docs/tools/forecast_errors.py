@@ -158,20 +158,19 @@ def chosen(stepped: Sequence[Stepped]) -> list[Stepped]:
 
 
 def stepped_of(lines: Sequence[Line]) -> list[Stepped]:
-    """Counts each case once, by the workload's own batches."""
+    """The lines of one group. Counts each case once, by the workload's own batches."""
     by_case: dict[Case, list[Line]] = defaultdict(list)
     for line in lines:
         by_case[line.item.case].append(line)
     found, with_kept = [], {}
+    loaded = shapes.load(lines[0].config, lines[0].item.case)
     for case, own in by_case.items():
         config, engine = own[0].config, own[0].item.line.engine
-        loaded = shapes.load(config, case)
         counted, workload, _, _ = count_case(config, case, loaded, (case.batch_size,), [each.item.line for each in own])
-        shape = shapes.encoder_shape(config, case, engine, loaded)
-        alike = shape, case.text_length
-        if alike not in with_kept:
-            with_kept[alike] = shapes.with_kept(shape, config, case, workload.table)
-        shape = with_kept[alike]
+        if case.text_length not in with_kept:
+            shape = shapes.encoder_shape(config, case, engine, loaded)
+            with_kept[case.text_length] = shapes.with_kept(shape, config, case, workload.table)
+        shape = with_kept[case.text_length]
         cf = shapes.cf_shape(config, case, shape.width)
         for line in own:
             step = step_of(config, case, counted, shape, cf, line.item.line, case.batch_size)
