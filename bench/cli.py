@@ -8,9 +8,11 @@ Nothing here imports torch before it has to: mistakes are reported at once.
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -19,6 +21,7 @@ import typer
 from rich.console import Console
 
 from bench.commands import session
+from bench.commands.session import Request
 from bench.configuration import sweep
 from bench.errors import BenchError, Interrupted, UsageError
 from bench.results.store import ResultsError
@@ -43,47 +46,76 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", help="A TOML file; bench.toml of this folder if left out.")
-]
-PresetOption = Annotated[
-    str | None,
-    typer.Option(
-        "--preset",
-        metavar="NAME",
-        help="smoke: a minute; quick: a few; full: the file as it is. If left out: full with --config or on a GPU, "
-        "else quick.",
-    ),
-]
-DeviceOption = Annotated[Device | None, typer.Option("--device", help="Where to measure; run.device if left out.")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Changes one value, sweep.batch_size=[16,32] for one."),
-]
 CaseOption = Annotated[
     str | None,
     typer.Option("--case", metavar="N | AXIS=VALUE,...", help="Which case: its number in run --dry-run, or axes."),
 ]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+OutOption = Annotated[Path, typer.Option("--out", help="Where run directories are made.")]
 RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A directory that a run made: runs/latest, say.")]
 
 
-def _with_exit_code(command: Callable[..., int | None]) -> Callable[..., None]:
-    """Ends a command with an exit code: an error becomes one sentence on stderr, with its traceback under --debug."""
+def _request(
+    config: Annotated[
+        Path | None, typer.Option("--config", help="A TOML file; bench.toml of this folder if left out.")
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            "--preset",
+            metavar="NAME",
+            help="smoke: a minute; quick: a few; full: the file as it is. If left out: full with --config or on a GPU, "
+            "else quick.",
+        ),
+    ] = None,
+    device: Annotated[Device | None, typer.Option("--device", help="Where to measure; run.device if left out.")] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Changes one value, sweep.batch_size=[16,32] for one."),
+    ] = None,
+) -> Request:
+    """What the options say that commands on a configuration have in common."""
+    return Request(config, preset, device.value if device else None, tuple(changes or ()))
 
-    @functools.wraps(command)
-    def ended(*, debug: bool, **options: Any) -> None:
-        try:
-            code = command(debug=debug, **options) or 0
-        except (BenchError, ResultsError) as error:
-            _end(error.exit_code, str(error), debug)
-        except KeyboardInterrupt:
-            _end(Interrupted.exit_code, "interrupted", debug)
-        except Exception as error:  # a bug of ours: one sentence all the same
-            _end(1, f"the harness failed: {type(error).__name__}: {error} (--debug shows where)", debug)
-        raise typer.Exit(code)
 
-    return ended
+_REQUESTED = tuple(inspect.signature(_request, eval_str=True).parameters.values())
+_DEBUG = inspect.Parameter(
+    "debug",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=False,
+    annotation=Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")],
+)
+
+
+def _command(name: str | None = None) -> Callable[[Callable[..., int | None]], Callable[..., None]]:
+    """Makes a function a command, which ends with an exit code: an error becomes one sentence on stderr.
+
+    Every command has --debug, for an error's traceback; one with a parameter `asked` has the options of `_request`.
+    """
+
+    def register(function: Callable[..., int | None]) -> Callable[..., None]:
+        own = dict(inspect.signature(function, eval_str=True).parameters)
+        requested = _REQUESTED if own.pop("asked", None) else ()
+
+        @functools.wraps(function)
+        def ended(*, debug: bool, **options: Any) -> None:
+            try:
+                if requested:
+                    options["asked"] = _request(**{each.name: options.pop(each.name) for each in requested})
+                code = function(**options) or 0
+            except (BenchError, ResultsError) as error:
+                _end(error.exit_code, str(error), debug)
+            except KeyboardInterrupt:
+                _end(Interrupted.exit_code, "interrupted", debug)
+            except Exception as error:  # a bug of ours: one sentence all the same
+                _end(1, f"the harness failed: {type(error).__name__}: {error} (--debug shows where)", debug)
+            raise typer.Exit(code)
+
+        options = [*requested[:-1], *own.values(), *requested[-1:], _DEBUG]
+        ended.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+        ended.__annotations__ = {each.name: each.annotation for each in options}
+        return app.command(name)(ended)
+
+    return register
 
 
 def _end(code: int, sentence: str, debug: bool) -> NoReturn:
@@ -94,35 +126,18 @@ def _end(code: int, sentence: str, debug: bool) -> NoReturn:
     raise typer.Exit(code)
 
 
-def _request(
-    config: Path | None,
-    preset: str | None,
-    device: Device | None,
-    changes: list[str] | None,
-    shard: str | None = None,
-    *,
-    dry_run: bool = False,
-) -> session.Request:
-    return session.Request(config, preset, device.value if device else None, tuple(changes or ()), shard, dry_run)
-
-
-@app.command()
-@_with_exit_code
+@_command()
 def run(
-    config: ConfigOption = None,
-    preset: PresetOption = None,
-    device: DeviceOption = None,
-    out: Annotated[Path, typer.Option("--out", help="Where run directories are made.")] = Path("runs"),
+    asked: Request,
+    out: OutOption = Path("runs"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be measured, and stop.")] = False,
     shard: Annotated[
         str | None,
         typer.Option("--shard", metavar="I/N", help="Measure this part of the sweep only; `merge` joins the parts."),
     ] = None,
-    changes: SetOption = None,
-    debug: DebugOption = False,
 ) -> None:
     """Measure a sweep and render its report."""
-    plan = session.resolve(_request(config, preset, device, changes, shard, dry_run=dry_run))
+    plan = session.resolve(replace(asked, shard=shard, elsewhere=dry_run))
     console, progress = Console(), Console(stderr=True)
     _warn(progress, plan.warnings())
     from bench.commands import preflight
@@ -141,21 +156,16 @@ def run(
     session.report(run_dir, console)
 
 
-@app.command()
-@_with_exit_code
+@_command()
 def train(
-    config: ConfigOption = None,
-    preset: PresetOption = None,
-    device: DeviceOption = None,
-    out: Annotated[Path, typer.Option("--out", help="Where run directories are made.")] = Path("runs"),
+    asked: Request,
+    out: OutOption = Path("runs"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be trained, and stop.")] = False,
-    changes: SetOption = None,
-    debug: DebugOption = False,
 ) -> None:
     """Train every method until it gets no better: quality against wall-clock, and a report."""
     from bench.commands import training as trainings
 
-    plan, items = trainings.resolve(_request(config, preset, device, changes, dry_run=dry_run))
+    plan, items = trainings.resolve(replace(asked, elsewhere=dry_run))
     console, progress = Console(), Console(stderr=True)
     _warn(progress, trainings.warnings(plan.config))
     from bench.commands import preflight
@@ -167,18 +177,16 @@ def train(
     preflight.check_writable(out)
     session.begin(plan, "train")
     preflight.check(plan.config.training(), progress, for_training=True)
-    run_dir = trainings.start(plan, items, out)
+    run_dir = session.start(plan, out, "train", len(items))
     session.say(progress, f"{plan.title}; results go to {run_dir}")
     trainings.train(plan.config, items, run_dir, progress)
     session.report(run_dir, console)
 
 
-@app.command()
-@_with_exit_code
+@_command()
 def merge(
     run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Runs of one sweep's shards.")],
-    out: Annotated[Path, typer.Option("--out", help="Where run directories are made.")] = Path("runs"),
-    debug: DebugOption = False,
+    out: OutOption = Path("runs"),
 ) -> None:
     """Make one run of several that measured parts of a sweep, and render its report."""
     from bench.commands.merging import merge as join
@@ -190,9 +198,8 @@ def merge(
     session.report(run_dir, console)
 
 
-@app.command()
-@_with_exit_code
-def resume(run_dir: RunDir, debug: DebugOption = False) -> None:
+@_command()
+def resume(run_dir: RunDir) -> None:
     """Finish an interrupted run, repeating nothing, and render its report."""
     from bench.commands import training as trainings
 
@@ -213,17 +220,10 @@ def _warn(console: Console, warnings: list[str]) -> None:
         session.say(console, f"warning: {warning}")
 
 
-@app.command()
-@_with_exit_code
-def verify(
-    config: ConfigOption = None,
-    preset: PresetOption = None,
-    device: DeviceOption = None,
-    changes: SetOption = None,
-    debug: DebugOption = False,
-) -> int:
+@_command()
+def verify(asked: Request) -> int:
     """Check in float64 that the exact methods are exact, on your encoder and data; exit code 3 if one is not."""
-    plan = session.resolve(_request(config, preset, device, changes))
+    plan = session.resolve(asked)
     session.check_methods(plan)
     session.check_encoders(plan.config)
     from bench.commands import preflight
@@ -237,19 +237,14 @@ def verify(
     return 0 if report.passed else NOT_EXACT
 
 
-@app.command()
-@_with_exit_code
+@_command()
 def profile(
-    config: ConfigOption = None,
-    preset: PresetOption = None,
-    device: DeviceOption = None,
+    asked: Request,
     case: CaseOption = None,
     out: Annotated[Path, typer.Option("--out", help="Where traces and profile.json go.")] = Path("runs/profile"),
-    changes: SetOption = None,
-    debug: DebugOption = False,
 ) -> None:
     """Where does a step's time go? Phases, kernels and the distance to the floor, for every line of one case."""
-    plan = session.resolve(_request(config, preset, device, changes))
+    plan = session.resolve(asked)
     items = sweep.lines_of_case(plan.items, case)
     if items[0].case.world_size > 1:
         raise UsageError("profile looks into one process: choose a case with world_size=1 by --case.")
@@ -267,12 +262,9 @@ def profile(
     console.print(f"traces and profile.json: {out}", highlight=False)
 
 
-@app.command()
-@_with_exit_code
+@_command()
 def plan(
-    config: ConfigOption = None,
-    preset: PresetOption = None,
-    device: DeviceOption = None,
+    asked: Request,
     case: CaseOption = None,
     out: Annotated[Path, typer.Option("--out", help="Where plan.json and plan.html go.")] = Path("runs/plan"),
     memory_limit: Annotated[
@@ -283,14 +275,12 @@ def plan(
         Path | None,
         typer.Option("--write", metavar="FILE", help="Leave a configuration that runs the recommended line."),
     ] = None,
-    changes: SetOption = None,
-    debug: DebugOption = False,
 ) -> None:
     """Before training: does it pay for this log, which batch fits, how long does it take, what to run?"""
     from bench.commands import planning
 
-    asked = session.resolve(_request(config, preset, device, changes, dry_run=True))
-    forecast, recommended = planning.plan(asked, case, out, memory_limit, Console(stderr=True))
+    resolved = session.resolve(replace(asked, elsewhere=True))
+    forecast, recommended = planning.plan(resolved, case, out, memory_limit, Console(stderr=True))
     console = Console()
     planning.print_forecast(forecast, console)
     session.say(console, f"Plan: {planning.render(out, forecast)}")
@@ -299,38 +289,31 @@ def plan(
         session.say(console, f"Configuration: {write}; gram-bench run --config {write}")
 
 
-@app.command()
-@_with_exit_code
+@_command()
 def calibrate(
-    config: ConfigOption = None,
-    preset: PresetOption = None,
-    device: DeviceOption = None,
+    asked: Request,
     case: CaseOption = None,
     seconds: Annotated[float, typer.Option("--seconds", help="Time for all engines of the case.")] = 90.0,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Where coefficients go; the cache if left out.")
     ] = None,
-    changes: SetOption = None,
-    debug: DebugOption = False,
 ) -> None:
     """Measure a few short steps on this device, so that `plan` knows what it reaches."""
     from bench.commands import planning
 
-    asked = session.resolve(_request(config, preset, device, changes))
-    session.check_methods(asked)
-    planning.calibrate(asked, case, seconds, out, Console(), Console(stderr=True))
+    resolved = session.resolve(asked)
+    session.check_methods(resolved)
+    planning.calibrate(resolved, case, seconds, out, Console(), Console(stderr=True))
 
 
-@app.command()
-@_with_exit_code
-def report(run_dir: RunDir, debug: DebugOption = False) -> None:
+@_command()
+def report(run_dir: RunDir) -> None:
     """Render a run's page, pictures and tables again."""
     session.known_run(run_dir)
     session.report(run_dir, Console())
 
 
-@app.command()
-@_with_exit_code
+@_command()
 def gate(
     run_dir: RunDir,
     reference: Annotated[
@@ -344,7 +327,6 @@ def gate(
         bool,
         typer.Option("--allow-mismatch", help="Accept a reference of another device, driver, torch or power limit."),
     ] = False,
-    debug: DebugOption = False,
 ) -> int:
     """Hold a run to its floors and a reference: 0 passed or inconclusive, 3 regression, 5 nothing was measured."""
     from bench.commands import gating as gate_session
@@ -355,8 +337,7 @@ def gate(
     )
 
 
-@app.command()
-@_with_exit_code
+@_command()
 def reference(
     run_dir: RunDir,
     out: Annotated[
@@ -365,7 +346,6 @@ def reference(
     allow_untrusted: Annotated[
         bool, typer.Option("--allow-untrusted", help="Accept a run whose canary leaves its limit.")
     ] = False,
-    debug: DebugOption = False,
 ) -> None:
     """Make a run the reference that later ones are held against, as it came out."""
     from bench.commands import gating as gate_session
@@ -373,8 +353,7 @@ def reference(
     gate_session.make_reference(run_dir, out, Console(), allow_untrusted=allow_untrusted)
 
 
-@app.command()
-@_with_exit_code
+@_command()
 def compare(
     run_a: Annotated[Path | None, typer.Argument(metavar="RUN_A", help="The earlier run's directory.")] = None,
     run_b: Annotated[Path | None, typer.Argument(metavar="RUN_B", help="The later run's directory.")] = None,
@@ -384,7 +363,6 @@ def compare(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="PNG", help="Where the plot goes; DIR/history.png if left out.")
     ] = None,
-    debug: DebugOption = False,
 ) -> None:
     """Show two runs side by side, what differs between their machines first; or a speed-up over many runs."""
     from bench.commands import gating as gate_session
@@ -397,9 +375,8 @@ def compare(
         raise UsageError("give two run directories, RUN_A RUN_B, or --history DIR.")
 
 
-@app.command()
-@_with_exit_code
-def doctor(debug: DebugOption = False) -> int:
+@_command()
+def doctor() -> int:
     """Is this machine fit to measure on?"""
     from bench.commands.doctor import examine, is_fit, print_findings
 
@@ -408,9 +385,8 @@ def doctor(debug: DebugOption = False) -> int:
     return 0 if is_fit(findings) else 1
 
 
-@app.command(name="list")
-@_with_exit_code
-def list_(debug: DebugOption = False) -> None:
+@_command("list")
+def list_() -> None:
     """Print what exists: methods, engines, encoders, CF modules, workloads, metrics, presets."""
     from bench.commands.listing import print_entries
 

@@ -62,8 +62,3 @@ def summary(package: str, name: str) -> str:
     """What `name` is: the first line of its module's docstring, read and not imported."""
     docstring = ast.get_docstring(ast.parse(source(package, name).read_text(encoding="utf-8")))
     return (docstring or "").partition("\n")[0]
-
-
-def discover(package: str) -> dict[str, ModuleType]:
-    """Every registered module of `package` by name, imported."""
-    return {name: load(package, name) for name in names(package)}

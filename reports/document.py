@@ -10,7 +10,7 @@ from typing import Any
 from bench.results.schema import RunInfo
 from reports import numbers, tables, toml
 from reports.figures import Drawn
-from reports.tables import Table
+from reports.table import Table
 
 
 @dataclass(frozen=True)

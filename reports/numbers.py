@@ -37,9 +37,7 @@ def known(value: float | None, half_width: float | None, most: int = 4) -> str:
     The half-width is taken to two digits where they are at most 35, else to one, and the number to the same place
     (Particle Data Group, Review of Particle Physics, Introduction: rounding). Where it is not known, three digits.
     """
-    if value is None or not exists(value) or value == 0 or math.isinf(value):
-        return number(value)
-    if half_width is None or not exists(half_width):
+    if value is None or half_width is None or not exists(value + half_width) or value == 0 or math.isinf(value):
         return number(value)
     first = -math.floor(math.log10(abs(value)))
     last = first + most - 1
@@ -111,8 +109,8 @@ def percent(value: float | None) -> str:
     return f"{number(value * 100, 2)} %" if value is not None and exists(value) else MISSING
 
 
-def utilisation(value: float | None) -> str:
-    """A fraction as a number of percent, to two digits: a rate of products is measured no better."""
+def percentage(value: float | None) -> str:
+    """A fraction as a number of percent, to two digits."""
     return percent(value).removesuffix(" %")
 
 

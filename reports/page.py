@@ -47,11 +47,11 @@ def render(run_dir: Path) -> Rendered:
     return rendering.write(run_dir, read(run_dir))
 
 
-def read(run_dir: Path) -> Document:
-    """The document of a run directory, of whatever kind; raises ResultsError."""
+def read(run_dir: Path, *, draw: bool = True) -> Document:
+    """The document of a run directory, of whatever kind; raises ResultsError. draw: with its figures."""
     if store.read_info(run_dir).kind == "train":
-        return training_page.of_training(training.load(run_dir))
-    return of_run(store.load(run_dir))
+        return training_page.of_training(training.load(run_dir), draw=draw)
+    return of_run(store.load(run_dir), draw=draw)
 
 
 def of_run(run: LoadedRun, *, draw: bool = True) -> Document:

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from bench.results.files import replace
 from reports import numbers
 from reports.document import Document, Section
-from reports.tables import Table, escape, markdown
+from reports.table import Table, escape, markdown
 
 
 @dataclass(frozen=True)

@@ -1,144 +1,151 @@
-"""Tables as values: page, Markdown and terminal print the same cells."""
+"""The tables of a run's page: each a tuple of columns, which say what of a line they show."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from dataclasses import replace
 
 import pandas as pd
 
 from bench.results.analysis.summary import REFERENCE, UNIQUE_REFERENCE, Frames
 from bench.results.schema import RunInfo
 from reports import numbers, words
+from reports.table import (
+    MAY_BE_ONE,
+    MIDDLE,
+    WIDE,
+    Cell,
+    Column,
+    Row,
+    Table,
+    gradient,
+    group,
+    grouped,
+    label,
+    outcome,
+    plain,
+    rate,
+    ratio_cell,
+    step_time,
+    text,
+)  # fmt: skip
 
-Row = Mapping[str, Any]
-T = TypeVar("T")
-
-MAY_BE_ONE = f"may be 1{numbers.TIMES}"
-"""Of a ratio whose interval holds 1."""
-HOLDS_ONE = f"{MAY_BE_ONE.capitalize()}: the 95 % interval holds 1, so that there may be no difference."
 HEADLINE_CASES = 12
 """Cases that a headline table shows in full; more would bury the few that a reader came for."""
 SHARED = {"global": "items shared", "auto": "items shared where it pays"}
 """Of several processes, by `deduplicate`."""
-
-
-MIDDLE, WIDE = 110, 150
-"""Columns of text from which on a terminal shows further columns of a table."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """A heading; the unit holds for every number below it that names none itself."""
-
-    label: str
-    unit: str = ""
-    numeric: bool = True
-    short: str = ""
-    """Label and unit for a narrow window; empty where the label will do."""
-    from_width: int = 0
-    """The narrowest terminal that shows it."""
-    noted: bool = False
-    """Whether a terminal shows its cells' notes where there is room."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """`kind` says how to show it (muted, bad, badge, strong, or prose, which wraps); `bar` is a length between 0 and 1;
-    `note` is small."""
-
-    text: str
-    kind: str = ""
-    note: str = ""
-    bar: float | None = None
-    short: str = ""
-    """What replaces text and note where there is no room for the note; empty where the text will do."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """Rows under one heading, which may have a short form; an empty title prints none."""
-
-    title: str
-    rows: tuple[tuple[Cell, ...], ...]
-    short: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table; `left_out` counts the rows that were not made, for a reader to look up in summary.csv."""
-
-    columns: tuple[Column, ...]
-    groups: tuple[Group, ...]
-    caption: str = ""
-    left_out: int = 0
-    title: str = ""
-
-    @property
-    def rows(self) -> int:
-        """Rows in all groups."""
-        return sum(len(group.rows) for group in self.groups)
-
-    @property
-    def below(self) -> str:
-        """The caption, and what MAY_BE_ONE means where a cell says so."""
-        found = any(MAY_BE_ONE in cell.note for group in self.groups for row in group.rows for cell in row)
-        return " ".join(part for part in (self.caption, HOLDS_ONE if found else "") if part)
-
-
-def grouped(
-    columns: tuple[Column, ...],
-    entries: Iterable[T],
-    line: Callable[[T], tuple[str, tuple[Cell, ...]]],
-    limit: int,
-    title: str = "",
-) -> Table:
-    """Entries as rows under the titles that `line` gives with their cells, at most `limit` of them."""
-    every = list(entries)
-    groups: dict[str, list[tuple[Cell, ...]]] = {}
-    for heading, cells in map(line, every[:limit]):
-        groups.setdefault(heading, []).append(cells)
-    made = tuple(Group(heading, tuple(rows)) for heading, rows in groups.items())
-    return Table(columns, made, left_out=max(0, len(every) - limit), title=title)
-
-
 MFU = "MFU"
 """Useful operations per second, as a part of the matrix rate that was measured with them."""
 
-HEADLINE_COLUMNS = (
-    Column("Method", numeric=False),
-    Column("Repetition ratio", "item slots / unique items", short="Repetition"),
-    Column("Speed-up against e2e", short="vs e2e", noted=True),
-    Column("Against e2e_unique", short="vs e2e_unique", from_width=MIDDLE),
-    Column("Time per step", "ms", short="ms/step"),
-    Column(MFU, "%", from_width=WIDE),
-    Column("Users", "per s", short="users/s", from_width=WIDE),
-    Column("Real tokens", "per s", short="real tokens/s", from_width=WIDE),
-    Column("Peak memory"),
-    Column("of e2e's", "%", short="% of e2e's", from_width=WIDE),
-    Column("Gradient", numeric=False, from_width=MIDDLE),
-    Column("Outcome", numeric=False),
-)
 
+def _ratio(row: Row) -> Cell:
+    over = row["interval_repetition_ratio"]
+    note = f"{numbers.number(over)} per interval" if numbers.exists(over) else ""
+    return Cell(numbers.number(row["item_repetition_ratio"]), note=note)
+
+
+def _ended(row: Row) -> Cell:
+    if row["outcome"] != "ok" or row["ok_blocks"] == row["blocks"]:
+        return outcome(row)
+    blocks = f"{numbers.plain(row['ok_blocks'])} of {numbers.count(int(row['blocks']), 'block')}"
+    return replace(outcome(row), kind="bad", note=blocks)
+
+
+def _against_e2e(row: Row) -> Cell:
+    """With a bar that ends at the table's fastest line, where the row names it."""
+    cell, fastest = _speed_up(row, "speed_up", "reference_outcome", REFERENCE), row.get("fastest")
+    bar = row["method"] != REFERENCE and numbers.exists(row["speed_up"]) and fastest is not None and cell.kind
+    return replace(cell, bar=min(1.0, row["speed_up"] / fastest)) if bar else cell
+
+
+def _speed_up(row: Row, name: str, ended: str, reference: str) -> Cell:
+    """The speed-up, or why there is none although the row itself was measured."""
+    if numbers.exists(row[name]):
+        return Cell(numbers.times(row[name]), "muted") if row["method"] == reference else ratio_cell(row, name)
+    known = row["outcome"] != "ok" or row[ended] == "ok"
+    return Cell(numbers.MISSING, "muted", note="" if known else f"{reference} {words.OUTCOMES[row[ended]]}")
+
+
+def _padding(row: Row) -> str:
+    tokens, computed = row["encoded_tokens"], row["padded_tokens"]
+    return numbers.number(computed / tokens if numbers.exists(tokens) and numbers.exists(computed) and tokens else None)
+
+
+HEADLINE_COLUMNS = (
+    text("Method", label),
+    Column("Repetition ratio", _ratio, "item slots / unique items", short="Repetition"),
+    Column("Speed-up against e2e", _against_e2e, short="vs e2e", noted=True),
+    Column(
+        "Against e2e_unique",
+        lambda row: _speed_up(row, "speed_up_unique", "unique_reference_outcome", UNIQUE_REFERENCE),
+        short="vs e2e_unique",
+        from_width=MIDDLE,
+    ),
+    Column("Time per step", step_time, "ms", short="ms/step"),
+    Column(MFU, lambda row: numbers.percentage(row["mfu"]), "%", from_width=WIDE),
+    Column("Users", rate("users_per_s"), "per s", short="users/s", from_width=WIDE),
+    Column("Real tokens", rate("real_tokens_per_s"), "per s", short="real tokens/s", from_width=WIDE),
+    Column("Peak memory", lambda row: numbers.gibibytes(row["memory_bytes"])),
+    Column("of e2e's", lambda row: numbers.percentage(row["memory_ratio"]), "%", short="% of e2e's", from_width=WIDE),
+    text("Gradient", gradient, from_width=MIDDLE),
+    text("Outcome", _ended),
+)
 COST_COLUMNS = (
-    Column("Computed tokens", "per real token"),
-    Column("Device waits for the host", "ms per step"),
-    Column("Set-up", "s"),
+    Column("Computed tokens", _padding, "per real token"),
+    Column(
+        "Device waits for the host", lambda row: numbers.milliseconds(row["host_wait_s"], row["scatter"]), "ms per step"
+    ),
+    Column("Set-up", lambda row: numbers.number(row["setup_s"], 2), "s"),
 )
 """What lies around the arithmetic: padding, waiting, and compilation, capture and loading before the first window."""
-
 CASE_COLUMNS = (
-    Column("Workload", numeric=False),
-    Column("Encoder", numeric=False),
-    Column("CF module", numeric=False),
-    Column("Precision", numeric=False),
-    Column("Engine", numeric=False),
-    Column("Processes"),
-    Column("Batch", "users"),
-    Column("History", "items"),
-    Column("Text", "tokens"),
-    Column("Ratio asked for"),
+    text("Workload", plain("workload")),
+    text("Encoder", lambda row: Cell(words.encoder(row), note="random weights" if row["weights"] != "real" else "")),
+    text("CF module", plain("cf_module")),
+    text("Precision", plain("precision")),
+    text("Engine", plain("engine")),
+    Column("Processes", lambda row: Cell(plain("world_size")(row), note=SHARED.get(row["deduplicate"], ""))),
+    Column("Batch", plain("batch_size"), "users"),
+    Column("History", plain("history_length"), "items"),
+    Column("Text", plain("text_length"), "tokens"),
+    Column("Ratio asked for", plain("asked_repetition_ratio")),
+)
+ENGINE_COLUMNS = (
+    text("Method", label),
+    Column("Engine's share", lambda row: replace(ratio_cell(row, "engine_share"), kind=""), "e2e eager / e2e engine"),
+    Column(
+        "Method's share", lambda row: replace(ratio_cell(row, "method_share"), kind=""), "e2e / method, same engine"
+    ),
+    Column("Together", lambda row: ratio_cell(row, "total"), "e2e eager / method"),
+    Column("Time per step", step_time, "ms"),
+)
+PRECISION_COLUMNS = (
+    text("Method", label),
+    Column("Speed-up against e2e", lambda row: Cell(numbers.speed_up(row), ratio_cell(row, "speed_up").kind)),
+    Column(
+        "95 % interval",
+        lambda row: Cell(
+            numbers.ratio_range(row["speed_up_low"], row["speed_up_high"]),
+            note=MAY_BE_ONE if numbers.may_be_one(row["speed_up_low"], row["speed_up_high"]) else "",
+        ),
+    ),
+    Column("Half-width", lambda row: numbers.percentage(row["speed_up_half_width"]), "%"),
+    Column("Blocks", plain("speed_up_blocks")),
+    Column(
+        "Hodges-Lehmann",
+        lambda row: numbers.times(row["speed_up_hodges_lehmann"], row["speed_up_low"], row["speed_up_high"]),
+    ),
+    Column(
+        "e2e against itself",
+        lambda row: Cell(numbers.ratio_range(row["canary_low"], row["canary_high"]) or numbers.MISSING, "muted"),
+        "95 % interval",
+    ),
+    text("Notes", lambda row: Cell(row["speed_up_notes"], "bad" if row["speed_up_notes"] else "")),
+)
+FAILED_COLUMNS = (
+    text("Case", lambda row: row["case"]),
+    text("Method", label),
+    text("Outcome", lambda row: replace(outcome(row), note=f"{row['blocks']} blocks" if row["blocks"] > 1 else "")),
+    text("Reason", lambda row: row["reason"]),
 )
 
 
@@ -174,11 +181,11 @@ def _headline(title: str, rows: list[Row]) -> Table:
     speed_ups = [row["speed_up"] for lines in chosen.values() for row in lines if numbers.exists(row["speed_up"])]
     fastest = max([1.0, *speed_ups])
     groups = tuple(
-        Group(case, tuple(_measures(row, fastest) for row in lines), words.short_case(lines[0]))
+        group(HEADLINE_COLUMNS, case, ({**row, "fastest": fastest} for row in lines), words.short_case(lines[0]))
         for case, lines in chosen.items()
     )
     left_out = len(rows) - sum(len(lines) for lines in chosen.values())
-    return without_empty(Table(HEADLINE_COLUMNS, groups, caption, left_out, title), MFU)
+    return Table(HEADLINE_COLUMNS, groups, caption, left_out, title).without_empty(MFU)
 
 
 def _telling_cases(cases: dict[str, list[Row]]) -> tuple[dict[str, list[Row]], str]:
@@ -198,183 +205,39 @@ def _telling_cases(cases: dict[str, list[Row]]) -> tuple[dict[str, list[Row]], s
 
 def _size(row: Row) -> tuple[float, float]:
     """Tokens of a batch up to a factor, and the batch itself to break ties."""
-    batch, text = float(row["batch_size"] or 0), float(row["text_length"] or 0)
-    return batch * text, batch
-
-
-def _measures(row: Row, fastest: float | None = None) -> tuple[Cell, ...]:
-    """The cells of HEADLINE_COLUMNS; with bars that end at `fastest`, where it is given."""
-    ratio = Cell(numbers.number(row["item_repetition_ratio"]))
-    if numbers.exists(row["interval_repetition_ratio"]):
-        ratio = Cell(ratio.text, note=f"{numbers.number(row['interval_repetition_ratio'])} per interval")
-    blocks = f"{numbers.plain(row['ok_blocks'])} of {numbers.count(int(row['blocks']), 'block')}"
-    outcome = Cell(words.OUTCOMES[row["outcome"]], "muted" if row["outcome"] == "ok" else "bad")
-    if row["outcome"] == "ok" and row["ok_blocks"] < row["blocks"]:
-        outcome = Cell(outcome.text, "bad", note=blocks)
-    return (
-        Cell(row["label"], "strong"),
-        ratio,
-        _speed_up(row, "speed_up", "reference_outcome", REFERENCE, fastest),
-        _speed_up(row, "speed_up_unique", "unique_reference_outcome", UNIQUE_REFERENCE),
-        Cell(numbers.milliseconds(row["median_s"], row["scatter"])),
-        Cell(numbers.utilisation(row["mfu"])),
-        Cell(numbers.rate(row["users_per_s"], row["scatter"])),
-        Cell(numbers.rate(row["real_tokens_per_s"], row["scatter"])),
-        Cell(numbers.gibibytes(row["memory_bytes"])),
-        Cell(numbers.percent(row["memory_ratio"]).removesuffix(" %")),
-        Cell(words.exactness(row), "badge"),
-        outcome,
-    )
-
-
-def _speed_up(row: Row, name: str, outcome: str, reference: str, fastest: float | None = None) -> Cell:
-    """The speed-up, or why there is none although the row itself was measured."""
-    value = row[name]
-    if numbers.exists(value):
-        if row["method"] == reference:
-            return Cell(numbers.times(value), "muted")
-        cell = ratio_cell(row, name)
-        return replace(cell, bar=min(1.0, value / fastest)) if fastest is not None and cell.kind else cell
-    if row["outcome"] != "ok" or row[outcome] == "ok":
-        return Cell(numbers.MISSING, "muted")
-    return Cell(numbers.MISSING, "muted", note=f"{reference} {words.OUTCOMES[row[outcome]]}")
-
-
-def ratio_cell(row: Row, name: str) -> Cell:
-    """A ratio with its interval; no result to point at where the interval leaves open that there is no difference."""
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    text, spread = numbers.speed_up(row, name), numbers.ratio_range(low, high)
-    if not spread:
-        return Cell(text, "strong")
-    short = f"{text} ±{numbers.percent((high / low) ** 0.5 - 1)}"
-    if numbers.may_be_one(low, high):
-        return Cell(text, "", f"{spread}, {MAY_BE_ONE}", short=f"{text}, {MAY_BE_ONE}")
-    return Cell(text, "strong", spread, short=short)
+    batch = float(row["batch_size"] or 0)
+    return batch * float(row["text_length"] or 0), batch
 
 
 def every_result(frames: Frames, limit: int = 500) -> Table:
     """One row per case and method; at most `limit` of them."""
     columns = (*CASE_COLUMNS, *HEADLINE_COLUMNS, *COST_COLUMNS)
-    rows = frames.summary.to_dict("records")
-    made = grouped(columns, rows, lambda row: ("", (*_axes(row), *_measures(row), *_costs(row))), limit)
-    return without_empty(made, MFU)
-
-
-def without_empty(table: Table, *labels: str) -> Table:
-    """The table less those columns of these labels in which no line has anything to say."""
-    rows = [row for group in table.groups for row in group.rows]
-    kept = [
-        place
-        for place, column in enumerate(table.columns)
-        if column.label not in labels or any(row[place].text not in ("", numbers.MISSING) for row in rows)
-    ]
-    groups = tuple(
-        replace(group, rows=tuple(tuple(row[place] for place in kept) for row in group.rows)) for group in table.groups
-    )
-    return replace(table, columns=tuple(table.columns[place] for place in kept), groups=groups)
-
-
-def _costs(row: Row) -> tuple[Cell, ...]:
-    """The cells of COST_COLUMNS."""
-    tokens, computed = row["encoded_tokens"], row["padded_tokens"]
-    padding = computed / tokens if numbers.exists(tokens) and numbers.exists(computed) and tokens else None
-    return (
-        Cell(numbers.number(padding)),
-        Cell(numbers.milliseconds(row["host_wait_s"], row["scatter"])),
-        Cell(numbers.number(row["setup_s"], 2)),
-    )
-
-
-def _axes(row: Row) -> tuple[Cell, ...]:
-    """The cells of CASE_COLUMNS."""
-    return (
-        Cell(numbers.plain(row["workload"])),
-        Cell(words.encoder(row), note="random weights" if row["weights"] != "real" else ""),
-        Cell(numbers.plain(row["cf_module"])),
-        Cell(numbers.plain(row["precision"])),
-        Cell(numbers.plain(row["engine"])),
-        Cell(numbers.plain(row["world_size"]), note=SHARED.get(row["deduplicate"], "")),
-        Cell(numbers.plain(row["batch_size"])),
-        Cell(numbers.plain(row["history_length"])),
-        Cell(numbers.plain(row["text_length"])),
-        Cell(numbers.plain(row["asked_repetition_ratio"])),
-    )
+    return grouped(columns, frames.summary.to_dict("records"), limit).without_empty(MFU)
 
 
 def engines(frames: Frames, limit: int = 60) -> Table:
     """What the engine gains and what the method gains, where a run holds more than one engine."""
-    columns = (
-        Column("Method", numeric=False),
-        Column("Engine's share", "e2e eager / e2e engine"),
-        Column("Method's share", "e2e / method, same engine"),
-        Column("Together", "e2e eager / method"),
-        Column("Time per step", "ms"),
-    )
-
-    def line(row: Row) -> tuple[str, tuple[Cell, ...]]:
-        return words.case(row), (
-            Cell(row["label"], "strong"),
-            *(replace(ratio_cell(row, share), kind="") for share in ("engine_share", "method_share")),
-            ratio_cell(row, "total"),
-            Cell(numbers.milliseconds(row["median_s"], row["scatter"])),
-        )
-
     rows = frames.engines[frames.engines["engine_share"].notna()]
-    return grouped(columns, rows.to_dict("records"), line, limit)
+    return grouped(ENGINE_COLUMNS, rows.to_dict("records"), limit, words.case)
 
 
 def precision(frames: Frames, limit: int = 200) -> Table:
     """How well each speed-up against e2e is known: of lines that were measured in several blocks."""
-    columns = (
-        Column("Method", numeric=False),
-        Column("Speed-up against e2e"),
-        Column("95 % interval"),
-        Column("Half-width", "%"),
-        Column("Blocks"),
-        Column("Hodges-Lehmann"),
-        Column("e2e against itself", "95 % interval"),
-        Column("Notes", numeric=False),
-    )
-
-    def line(row: Row) -> tuple[str, tuple[Cell, ...]]:
-        low, high = row["speed_up_low"], row["speed_up_high"]
-        return words.case(row), (
-            Cell(row["label"], "strong"),
-            Cell(numbers.speed_up(row), ratio_cell(row, "speed_up").kind),
-            Cell(numbers.ratio_range(low, high), note=MAY_BE_ONE if numbers.may_be_one(low, high) else ""),
-            Cell(numbers.percent(row["speed_up_half_width"]).removesuffix(" %")),
-            Cell(numbers.plain(row["speed_up_blocks"])),
-            Cell(numbers.times(row["speed_up_hodges_lehmann"], low, high)),
-            Cell(numbers.ratio_range(row["canary_low"], row["canary_high"]) or numbers.MISSING, "muted"),
-            Cell(row["speed_up_notes"], "bad" if row["speed_up_notes"] else ""),
-        )
-
     summary = frames.summary
     rows = summary[summary["speed_up_half_width"].notna() & (summary["method"] != REFERENCE)]
-    return grouped(columns, rows.to_dict("records"), line, limit)
+    return grouped(PRECISION_COLUMNS, rows.to_dict("records"), limit, words.case)
 
 
 def not_measured(frames: Frames, limit: int = 200) -> Table:
     """Every record without a number, with its reason; equal ones of several blocks are one row."""
-    columns = (
-        Column("Case", numeric=False),
-        Column("Method", numeric=False),
-        Column("Outcome", numeric=False),
-        Column("Reason", numeric=False),
-    )
     seen: dict[tuple[str, ...], int] = {}
     for row in frames.records[frames.records["outcome"] != "ok"].to_dict("records"):
         setting, case = words.setting(row), words.case(row, with_setting=False)
-        reason = row["reason"] or "no reason was recorded"
-        key = (setting, case, row["label"], words.OUTCOMES[row["outcome"]], reason)
+        key = (setting, case, row["label"], row["outcome"], row["reason"] or "no reason was recorded")
         seen[key] = seen.get(key, 0) + 1
-
-    def line(entry: tuple[tuple[str, ...], int]) -> tuple[str, tuple[Cell, ...]]:
-        (setting, case, label, outcome, reason), blocks = entry
-        note = f"{blocks} blocks" if blocks > 1 else ""
-        return setting, (Cell(case), Cell(label, "strong"), Cell(outcome, "bad", note), Cell(reason))
-
-    return grouped(columns, seen.items(), line, limit)
+    names = ("setting", "case", "label", "outcome", "reason")
+    lines = [{**dict(zip(names, key, strict=True)), "blocks": blocks} for key, blocks in seen.items()]
+    return grouped(FAILED_COLUMNS, lines, limit, lambda line: str(line["setting"]))
 
 
 def environment(info: RunInfo) -> list[tuple[str, str]]:
@@ -400,25 +263,3 @@ def environment(info: RunInfo) -> list[tuple[str, str]]:
         ("Preset", info.preset),
     ]
     return [(name, value) for name, value in lines if value]
-
-
-def markdown(table: Table) -> str:
-    """The table in GitHub's Markdown; a group's title becomes a row of its own."""
-    heads = [column.label + (f" ({column.unit})" if column.unit else "") for column in table.columns]
-    lines = ["| " + " | ".join(escape(head) for head in heads) + " |"]
-    lines.append("|" + "|".join("---:" if column.numeric else "---" for column in table.columns) + "|")
-    for group in table.groups:
-        if group.title:
-            lines.append("| **" + escape(group.title) + "** |" + " |" * (len(table.columns) - 1))
-        for row in group.rows:
-            texts = [escape(f"{cell.text} ({cell.note})" if cell.note else cell.text) for cell in row]
-            lines.append("| " + " | ".join(texts) + " |")
-    return "\n".join(lines)
-
-
-def escape(text: str) -> str:
-    """Text that neither Markdown nor the HTML inside it reads as markup."""
-    text = " ".join(text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").split())
-    for sign in "\\`*_|[]":
-        text = text.replace(sign, "\\" + sign)
-    return text

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from rich.console import Console, Group, RenderableType
+from dataclasses import replace
+
+from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from bench.results.store import LoadedRun
-from bench.results.training import LoadedTraining
-from reports import page, rendering, tables, words
+from reports import rendering, words
 from reports.document import Document
-from reports.quality import page as training_page
-
-
-def summary(run: LoadedRun | LoadedTraining, width: int = 100) -> RenderableType:
-    """What a terminal of so many columns shows of a run."""
-    if isinstance(run, LoadedTraining):
-        return shown(training_page.of_training(run, draw=False), width)
-    return shown(page.of_run(run, draw=False), width)
+from reports.table import MIDDLE, Cell, Table
 
 
 def shown(document: Document, width: int) -> RenderableType:
@@ -31,19 +24,13 @@ def shown(document: Document, width: int) -> RenderableType:
     return Group(*parts, *(Text(f"warning: {each}", style="yellow") for each in document.warnings))
 
 
-def print_summary(run: LoadedRun | LoadedTraining, console: Console | None = None) -> None:
-    """Prints `summary` as wide as the console is."""
-    console = console or Console()
-    console.print(summary(run, console.width))
-
-
-def drawn(table: tables.Table, width: int) -> RichTable:
+def drawn(table: Table, width: int) -> RichTable:
     """The columns that so wide a window has room for; a group's short name is next to its first line.
 
     A cell's note, such as a speed-up's interval, is shown in a column that is `noted`, where there is room.
     """
     places = [place for place, column in enumerate(table.columns) if width >= column.from_width]
-    noted = {place for place in places if table.columns[place].noted and width >= tables.MIDDLE}
+    noted = {place for place in places if table.columns[place].noted and width >= MIDDLE}
     grouped = any(group.short for group in table.groups)
     drawn = RichTable(
         box=None, padding=(0, 1), collapse_padding=True, pad_edge=False, header_style="dim", caption_justify="left"
@@ -59,17 +46,13 @@ def drawn(table: tables.Table, width: int) -> RichTable:
                 *(_cell(row[place], noted=place in noted) for place in places),
             )
         drawn.add_row()
-    shown = tables.Table(
-        tuple(table.columns[place] for place in places),
-        tuple(tables.Group("", tuple(tuple(row[place] for place in places) for row in g.rows)) for g in table.groups),
-        table.caption if table.left_out else "",
-        table.left_out,
-    )
+    shown = table.with_columns(lambda place, _: place in places)
+    shown = replace(shown, caption=table.caption if table.left_out else "")
     drawn.caption = rendering.below(shown) or None
     return drawn
 
 
-def _cell(cell: tables.Cell, *, noted: bool) -> Text:
+def _cell(cell: Cell, *, noted: bool) -> Text:
     style = {"strong": "bold", "muted": "dim", "bad": "red"}.get(cell.kind, "")
     shown = cell.text if noted else cell.short or cell.text
     text = Text("ok" if shown == words.OUTCOMES["ok"] else shown, style=style)

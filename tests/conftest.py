@@ -7,8 +7,12 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tests run beside each other, on small tensors
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from bench.inputs import assets
+
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")  # how long an example takes is the machine's, and what else runs there
 
 
 @pytest.fixture(scope="session")

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from bench import registry
 from bench.build import distributed
-from bench.build.schedules import schedule
+from bench.build.schedules import factor
 from bench.configuration.case import Case
 from bench.configuration.config import Config, LoraSettings, ModelSettings, RunSettings
 from bench.configuration.method_settings import AUTO
@@ -273,8 +274,8 @@ def optimization(
     return Optimization(
         encoder_optimizer,
         cf_optimizer,
-        encoder_scheduler=schedule(encoder_optimizer, train) if train else None,
-        cf_scheduler=schedule(cf_optimizer, train) if train else None,
+        encoder_scheduler=LambdaLR(encoder_optimizer, factor(train)) if train else None,
+        cf_scheduler=LambdaLR(cf_optimizer, factor(train)) if train else None,
         max_grad_norm=run.max_grad_norm,
     )
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
-
 from bench.configuration.train_settings import TrainSettings
 
 
@@ -24,8 +21,3 @@ def factor(settings: TrainSettings) -> Callable[[int], float]:
         return float(min((step + 1) / warm, (warm / (step + 1)) ** 0.5))
 
     return noam if settings.schedule == "noam" else constant
-
-
-def schedule(optimizer: Optimizer, settings: TrainSettings) -> LambdaLR:
-    """The schedule of one optimizer, in that optimizer's own steps."""
-    return LambdaLR(optimizer, factor(settings))

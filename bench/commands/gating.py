@@ -19,7 +19,6 @@ from bench.gating.gate import judge, strictly
 from bench.gating.references import Reference
 from bench.results import files, store
 from bench.results.schema import RunInfo
-from bench.results.store import LoadedRun
 from bench.results.verdicts import GATE_FILE, GateReport
 
 JUNIT_FILE = "gate.xml"
@@ -43,6 +42,8 @@ def gate(
     Returns the exit code. Raises UsageError where there is nothing to hold the run against, or the reference is of
     another machine.
     """
+    from reports.verdicts.gate import print_report
+
     info = session.known_run(run_dir)
     settings = gate_settings(info, config)
     held = references.read(reference) if reference else None
@@ -58,7 +59,7 @@ def gate(
         report = _measured_further(run_dir, settings, held, report, progress)
     report = strictly(report) if strict else report
     _write(run_dir, report)
-    _print(report, console)
+    print_report(report, console)
     kept = references.place(info.environment)
     if held is None and kept.is_file():
         session.say(console, f"A reference of this device is there: --reference {kept}")
@@ -124,19 +125,12 @@ def _write(run_dir: Path, report: GateReport) -> None:
             file.write(text)
 
 
-def _print(report: GateReport, console: Console) -> None:
-    from reports.verdicts.gate import print_report
-
-    print_report(report, console)
-
-
 def make_reference(run_dir: Path, out: Path | None, console: Console, *, allow_untrusted: bool = False) -> None:
     """Makes the run the reference of its device, as it came out.
 
     Raises UsageError for a run whose canary leaves its limit, unless that is allowed.
     """
-    session.known_run(run_dir)
-    run = store.load(run_dir)
+    run = session.load_run(run_dir)
     reference = references.make(run)
     if not allow_untrusted:
         references.refuse_untrusted(reference, run_dir)
@@ -168,12 +162,7 @@ def compare(run_a: Path, run_b: Path, console: Console) -> None:
     """What differs between two runs: places and settings first, then every line. Refuses nothing."""
     from reports.verdicts.comparison import print_comparison
 
-    print_comparison(_known(run_a), _known(run_b), console)
-
-
-def _known(run_dir: Path) -> LoadedRun:
-    session.known_run(run_dir)
-    return store.load(run_dir)
+    print_comparison(session.load_run(run_a), session.load_run(run_b), console)
 
 
 def history(folder: Path, out: Path | None, console: Console) -> None:

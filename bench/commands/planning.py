@@ -109,7 +109,7 @@ def _forecast(
         case=case.axes(),
         device=facts.device if any(engine.chosen.own for engine in ready) else ready[0].chosen.calibration.key.device,
         device_kind=asked.device_kind,
-        command=_command(asked),
+        command=asked.command("plan"),
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
         encoder=loaded.description,
         users_read=counted.users,
@@ -188,12 +188,6 @@ def _limit(memory_limit_gib: float | None, asked: Plan, facts: Environment, engi
     if known is None:
         raise UsageError("the device's memory is not known; give --memory-limit GIB.")
     return MEMORY_SHARE * known
-
-
-def _command(asked: Plan) -> tuple[str, ...]:
-    file = ("--config", str(asked.config_file)) if asked.config_file else ()
-    changes = tuple(word for override in asked.overrides for word in ("--set", override))
-    return ("gram-bench", "plan", *file, "--preset", asked.preset, "--device", asked.device_kind, *changes)
 
 
 def configuration(config: Config, case: Case, line: ForecastLine | None) -> str:
@@ -327,7 +321,7 @@ def calibrate(
         say(progress, f"Measuring {chosen.encoder} on {engine}")
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:  # peaks are a process's own
             share = seconds / len(engines)
-            made, notes = pool.submit(calibration.calibrated, asked.config, chosen, engine, share).result()
+            made, notes = pool.submit(calibration.calibrate, asked.config, chosen, engine, share).result()
         for note in notes:
             say(progress, note)
         path = coefficients.keep(made, out)

@@ -6,7 +6,7 @@ A worker would find each of these too, one measurement at a time, and leave a ru
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -109,17 +109,12 @@ def _logs(config: Config) -> list[Case]:
 
 def _tell(config: Config, case: Case, console: Console, said: set[str]) -> None:
     """Reads a log's files, unless they are an asset, and says what of them was left out, nothing of it twice."""
-    scheme, argument = workloads.split(case.workload)
-    module, task = workloads.load(case.workload), checks.task_of(case.cf_module)
-    if hasattr(module, "prepare"):
-        facts: Mapping[str, Any] | None = module.prepare(
-            config.workload[scheme], argument=argument, task=task, say=functools.partial(say, console)
-        )
-        name = case.workload if _reads_alike(config, case.workload) else f"{case.workload}, {_TASKS[task]}"
-        for sentence in left_out.sentences(name, facts or {}):
-            if sentence not in said:
-                say(console, f"warning: {sentence}")
-                said.add(sentence)
+    task = checks.task_of(case.cf_module)
+    name = case.workload if _reads_alike(config, case.workload) else f"{case.workload}, {_TASKS[task]}"
+    for sentence in left_out.sentences(name, session.prepare(config, case.workload, task, console)):
+        if sentence not in said:
+            say(console, f"warning: {sentence}")
+            said.add(sentence)
 
 
 _TASKS = {"ranking": "to be ranked", "response": "as responses"}

@@ -31,7 +31,7 @@ from bench.measure.trace import Trace, read_trace
 from bench.processes.messages import Job
 from bench.results.analysis.tiers import fallback
 from bench.results.schema import PeakMemory
-from bench.worker.measurement import Subject
+from bench.worker.subject import Subject
 from gram_core.phases import PHASES
 
 UNITS = 3

@@ -25,7 +25,9 @@ from bench.machine import environment
 from bench.progress import ProgressView
 from bench.results import store
 from bench.results.schema import Environment, RunInfo, RunKind
+from bench.results.store import LoadedRun
 from bench.workloads import _base as workloads
+from bench.workloads._base import Task
 
 if TYPE_CHECKING:
     from bench.configuration.config import DeviceKind
@@ -72,12 +74,12 @@ class Plan:
         part = f", shard {self.shard}" if self.shard else ""
         return f"{self.config_file or 'built-in defaults'}, preset {self.preset}, device {self.device_kind}{part}"
 
-    def command(self, kind: RunKind) -> tuple[str, ...]:
+    def command(self, name: str) -> tuple[str, ...]:
         """The command line that asks for the same again, whatever its defaults are there."""
         file = ("--config", str(self.config_file)) if self.config_file else ()
         changes = tuple(word for override in self.overrides for word in ("--set", override))
         part = ("--shard", self.shard) if self.shard else ()
-        return ("gram-bench", kind, *file, "--preset", self.preset, "--device", self.device_kind, *part, *changes)
+        return ("gram-bench", name, *file, "--preset", self.preset, "--device", self.device_kind, *part, *changes)
 
     def warnings(self) -> list[str]:
         """What a reader of the results will miss."""
@@ -138,9 +140,8 @@ def check_methods(plan: Plan) -> None:
 def begin(plan: Plan, kind: RunKind = "run") -> None:
     """Has workers' process started, which imports while this one goes on, and methods judge their settings."""
     from bench.processes import fork_server
-    from bench.running import manager
 
-    manager.prepare(*([fork_server.SCORING] if kind == "train" else []))
+    fork_server.warm_fork_server(*([fork_server.SCORING] if kind == "train" else []))
     check_methods(plan)
 
 
@@ -188,8 +189,7 @@ def reopen(run_dir: Path) -> tuple[Config, tuple[WorkItem, ...], list[str]]:
     A run holds the measurements of one machine, one log and one encoder: a different device, driver or torch is
     refused, and so is other content of what it reads. Raises DamagedResults where what it holds can't be trusted.
     """
-    known_run(run_dir)
-    loaded = store.load(run_dir)
+    loaded = load_run(run_dir)
     config, changed = same_machine(run_dir)
     unknown = contents.refuse_changed(config, run_dir, loaded.records)
     return config, sweep.shard_of(sweep.plan(config), loaded.info.shard), [*loaded.warnings, *changed, *unknown]
@@ -239,6 +239,12 @@ def known_run(run_dir: Path) -> RunInfo:
     return store.read_info(run_dir)
 
 
+def load_run(run_dir: Path) -> LoadedRun:
+    """The run of a run directory; raises UsageError where there is none."""
+    known_run(run_dir)
+    return store.load(run_dir)
+
+
 def _differences(then: Environment, now: Environment, names: Sequence[str]) -> list[str]:
     def value(facts: Environment, name: str) -> Any:
         return facts.libraries.get(name) if name in ("torch", "transformers") else getattr(facts, name)
@@ -271,22 +277,28 @@ def fetch_assets(config: Config, console: Console) -> None:
         assets.fetch(name, functools.partial(say, console))
     logs = {(name, checks.task_of(module)) for part in parts for name in part.workload for module in part.cf_module}
     for name, task in sorted(logs):
-        workload, (scheme, argument) = workloads.load(name), workloads.split(name)
-        if hasattr(workload, "prepare"):
-            try:
-                workload.prepare(
-                    config.workload[scheme], argument=argument, task=task, say=functools.partial(say, console)
-                )
-            except ValueError as error:
-                raise UsageError(str(error)) from error
+        prepare(config, name, task, console)
+
+
+def prepare(config: Config, workload: str, task: Task, console: Console) -> Mapping[str, Any]:
+    """Has in the cache what a workload would take long to make; what reading it left out. Raises UsageError."""
+    module, (scheme, argument) = workloads.load(workload), workloads.split(workload)
+    if not hasattr(module, "prepare"):
+        return {}
+    try:
+        said = functools.partial(say, console)
+        return module.prepare(config.workload[scheme], argument=argument, task=task, say=said) or {}
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def measure(config: Config, items: Sequence[WorkItem], run_dir: Path, console: Console) -> None:
     """Takes every measurement that `run_dir` lacks, with progress on `console`; Ctrl-C says how to go on."""
+    from bench.processes import fork_server
     from bench.running import manager, recording
 
     try:
-        manager.prepare()
+        fork_server.warm_fork_server()
         fetch_assets(config, console)
         contents.keep(config, run_dir)
         with ProgressView(console) as view:

@@ -27,11 +27,6 @@ def resolve(request: Request) -> tuple[Plan, tuple[TrainItem, ...]]:
     return plan, trainings(plan.config)
 
 
-def start(plan: Plan, items: Sequence[TrainItem], out: Path) -> Path:
-    """Makes the run's directory below `out`; raises UsageError where it can't be."""
-    return session.start(plan, out, "train", len(items))
-
-
 def reopen(run_dir: Path) -> tuple[Config, tuple[TrainItem, ...], list[str]]:
     """What an interrupted run was to train, and warnings; raises UsageError on another machine, and where the log or
     the encoder is another one by now."""
@@ -44,11 +39,10 @@ def reopen(run_dir: Path) -> tuple[Config, tuple[TrainItem, ...], list[str]]:
 def train(config: Config, items: Sequence[TrainItem], run_dir: Path, console: Console) -> None:
     """Trains all that `run_dir` has no outcome of, with progress on `console`; Ctrl-C says how to go on."""
     from bench.processes import fork_server
-    from bench.running import manager as measuring
     from bench.training import manager
 
     try:
-        measuring.prepare(fork_server.SCORING)
+        fork_server.warm_fork_server(fork_server.SCORING)
         session.fetch_assets(config.training(), console)
         contents.keep(config.training(), run_dir)
         with TrainingView(console) as view:

@@ -206,7 +206,7 @@ class PictureFormat:
         return (self.size // self.patch) ** 2 + self.class_token
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class LoadedEncoder:
     """A model of texts or pictures, on its device, and what a workload must know to write texts for it.
 
@@ -220,12 +220,12 @@ class LoadedEncoder:
     """
 
     model: PreTrainedModel
-    tokenizer: Tokenizer | None
-    pad_token_id: int
-    opening_token_id: int | None
-    closing_token_id: int | None
-    special_token_ids: frozenset[int]
-    vocab_size: int
+    tokenizer: Tokenizer | None = None
+    pad_token_id: int = 0
+    opening_token_id: int | None = None
+    closing_token_id: int | None = None
+    special_token_ids: frozenset[int] = frozenset()
+    vocab_size: int = 0
     longest_text: int
     weights: Literal["real", "random"]
     description: str

@@ -184,12 +184,6 @@ def _of_pictures(
     config: Any = model.config
     return LoadedEncoder(
         model=model,
-        tokenizer=None,
-        pad_token_id=0,
-        opening_token_id=None,
-        closing_token_id=None,
-        special_token_ids=frozenset(),
-        vocab_size=0,
         longest_text=picture.tokens,
         weights="random",
         description=f"{description}, d {config.hidden_size}, {config._attn_implementation} attention",

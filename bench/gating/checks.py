@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bench.configuration.gate_settings import Floor
-from bench.results.analysis import stats
+from bench.results.analysis import decisions, stats
 from bench.results.analysis.lines import LineResult, input_changes
 from bench.results.identity import Line
 from bench.results.schema import Outcome
@@ -59,9 +59,9 @@ class Comparison:
 
     line: Line
     check: Check
-    difference: stats.Difference
+    difference: decisions.Difference
     tolerance: float
-    tell: Callable[[stats.Verdict], str]
+    tell: Callable[[decisions.Verdict], str]
 
 
 def outcome(line: LineResult, then: LineResult | None) -> Check:
@@ -124,14 +124,14 @@ def against_reference(line: LineResult, then: LineResult, tolerance: float, chec
             reason = f"no speed-up to compare: e2e was not measured with it (then {times(then.speed_up.value)})"
             checks.append(Check(name="reference", verdict="FAIL", code="no-ratio", reason=reason))
         return []
-    difference = stats.difference(line.speed_up, then.speed_up)
+    difference = decisions.difference(line.speed_up, then.speed_up)
     change = _change(difference)
     speeds = f"{times(line.speed_up.value)} now, {times(then.speed_up.value)} in the reference"
     allowed = f"{percent(tolerance, sign=False)} may be lost"
     if difference.loads and difference.standard_error is not None:
         speeds += f"; compared at one load, since {difference.loads}"
 
-    def tell(verdict: stats.Verdict) -> str:
+    def tell(verdict: decisions.Verdict) -> str:
         what = {"pass": "speed-up held", "fail": "speed-up lost", "inconclusive": "cannot tell"}
         return f"{what[verdict]}, {change}: {speeds}; {allowed}"
 
@@ -167,10 +167,10 @@ def against_floor(
             reason = f"no speed-up to hold against the floor of {times(floor.at_least)}: {why}"
             checks.append(Check(name="floor", verdict="FAIL", code="no-ratio", reason=reason, then=floor.at_least))
         return []
-    difference = stats.above_floor(line.speed_up, floor.at_least)
+    difference = decisions.above_floor(line.speed_up, floor.at_least)
     speed = f"{times(line.speed_up.value)}{_range(line.speed_up)}"
 
-    def tell(verdict: stats.Verdict) -> str:
+    def tell(verdict: decisions.Verdict) -> str:
         where = {"pass": "above", "fail": "below", "inconclusive": "too near to call at"}[verdict]
         return f"{speed} is {where} the floor of {times(floor.at_least)}"
 
@@ -188,10 +188,10 @@ def against_floor(
 
 def decided(comparisons: Sequence[Comparison]) -> list[Check]:
     """The verdicts on all speed-ups of the gate, which are one family of tests."""
-    verdicts: dict[stats.Verdict, Verdict] = {"pass": "PASS", "fail": "FAIL", "inconclusive": "INCONCLUSIVE"}
+    verdicts: dict[decisions.Verdict, Verdict] = {"pass": "PASS", "fail": "FAIL", "inconclusive": "INCONCLUSIVE"}
     decided = []
-    decisions = stats.decide([(each.difference, each.tolerance) for each in comparisons])
-    for each, decision in zip(comparisons, decisions, strict=True):
+    found = decisions.decide([(each.difference, each.tolerance) for each in comparisons])
+    for each, decision in zip(comparisons, found, strict=True):
         verdict = decision.verdict
         code, reason = _RATIO_CODES[each.check.name][verdict], each.tell(verdict)
         if each.difference.standard_error is None and each.difference.loads:
@@ -211,12 +211,12 @@ def decided(comparisons: Sequence[Comparison]) -> list[Check]:
     return decided
 
 
-def _changes(difference: stats.Difference) -> dict[str, float | None]:
+def _changes(difference: decisions.Difference) -> dict[str, float | None]:
     ends = {"change": difference.log_difference, "change_low": difference.low, "change_high": difference.high}
     return {name: None if value is None else math.expm1(value) for name, value in ends.items()}
 
 
-def _change(difference: stats.Difference) -> str:
+def _change(difference: decisions.Difference) -> str:
     """`-10.2 % (-11.4 to -8.9 %)`."""
     changes = _changes(difference)
     middle = percent(changes["change"])

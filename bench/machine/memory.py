@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from bench.machine import nvml
-from bench.machine.nvml import device_handle
+from bench.machine.nvml import asked, device_handle
 from bench.results.schema import PeakMemory, Record
 
 if TYPE_CHECKING:
@@ -145,10 +145,5 @@ def _device_free(uuid: str | None) -> int | None:
     if uuid is None:
         return None
     with device_handle(uuid) as opened:
-        if opened is None:
-            return None
-        nvml, handle = opened
-        try:
-            return int(nvml.nvmlDeviceGetMemoryInfo(handle).free)
-        except nvml.NVMLError:
-            return None
+        memory = asked(opened, "nvmlDeviceGetMemoryInfo")
+        return None if memory is None else int(memory.free)

@@ -40,11 +40,16 @@ def process_bytes(uuid: str, pid: int) -> int | None:
     None where the driver does not say, or knows the process by another number (a container's own numbering).
     """
     with device_handle(uuid) as opened:
-        if opened is None:
-            return None
-        pynvml, handle = opened
-        try:
-            processes = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
-        except pynvml.NVMLError:
-            return None
-        return next((process.usedGpuMemory for process in processes if process.pid == pid), None)
+        processes = asked(opened, "nvmlDeviceGetComputeRunningProcesses")
+        return next((process.usedGpuMemory for process in processes or () if process.pid == pid), None)
+
+
+def asked(opened: tuple[Any, Any] | None, question: str, *arguments: Any) -> Any:
+    """What an open device answers; None where it does not tell, or is not there."""
+    if opened is None:
+        return None
+    nvml, handle = opened
+    try:
+        return getattr(nvml, question)(handle, *arguments)
+    except (nvml.NVMLError, AttributeError):
+        return None

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from bench.machine.nvml import device_handle
+from bench.machine.nvml import asked, device_handle
 from bench.results.schema import POWER_CAP, Spread, Telemetry
 
 PERIOD_S = 0.005
@@ -92,18 +92,6 @@ class Unwatched:
 
     def forget(self) -> None:
         """Nothing to forget."""
-
-
-class Source(Protocol):
-    """What a `Sampler` asks."""
-
-    def read(self, with_processes: bool) -> Reading:
-        """The device now."""
-        ...
-
-    def energy_j(self) -> float | None:
-        """Its energy counter alone."""
-        ...
 
 
 class Sampler:
@@ -207,10 +195,7 @@ class NvmlSource:
         return None if energy_mj is None else energy_mj / 1e3
 
     def _ask(self, question: str, *arguments: Any) -> Any:
-        try:
-            return getattr(self._nvml, question)(self._handle, *arguments)
-        except (self._nvml.NVMLError, AttributeError):
-            return None
+        return asked((self._nvml, self._handle), question, *arguments)
 
     def _power_w(self) -> float | None:
         """Power now; from Ampere on the plain question is answered with the mean of a second."""
@@ -232,6 +217,10 @@ class NvmlSource:
     def _processes(self) -> dict[int, int | None] | None:
         found = self._ask("nvmlDeviceGetComputeRunningProcesses")
         return None if found is None else {process.pid: process.usedGpuMemory for process in found}
+
+
+Source = HostSource | NvmlSource
+"""What a `Sampler` asks."""
 
 
 def watch(stack: ExitStack, uuid: str | None) -> Watch:

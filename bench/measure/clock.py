@@ -13,7 +13,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from bench.configuration.config import RunSettings
 
 WARM_STEPS = 5
 WARM_TOLERANCE = 0.02
@@ -108,25 +111,6 @@ def timed(work: Callable[[], object], steps: int, clock: Clock) -> Window:
     return Window(steps, seconds, marks[0].elapsed_time(marks[1]) / 1e3 if marks else None)
 
 
-class TimingSettings(Protocol):
-    """What `bench.configuration.config.RunSettings` says of warm-up and windows."""
-
-    @property
-    def samples(self) -> int: ...  # noqa: D102 - documented where they are set
-    @property
-    def min_samples(self) -> int: ...  # noqa: D102
-    @property
-    def window_s(self) -> float: ...  # noqa: D102
-    @property
-    def window_steps(self) -> int | None: ...  # noqa: D102
-    @property
-    def min_warmup_steps(self) -> int: ...  # noqa: D102
-    @property
-    def max_warmup_steps(self) -> int: ...  # noqa: D102
-    @property
-    def budget_s(self) -> float: ...  # noqa: D102
-
-
 def settled(step_times_s: Sequence[float]) -> bool:
     """Whether the median of the last five has stopped moving: within 2 % of the median that ended one earlier."""
     if len(step_times_s) <= WARM_STEPS:
@@ -151,7 +135,7 @@ class WarmUp:
 
 def warm_up(
     unit: Callable[[], Window],
-    settings: TimingSettings,
+    settings: RunSettings,
     clock: Clock,
     initialised: Callable[[], object] = lambda: None,
 ) -> WarmUp:
@@ -184,7 +168,7 @@ def warm_up(
             quiet = 0
 
 
-def units_per_window(units: Sequence[Window], settings: TimingSettings, steps: int, least_s: float = 0.0) -> int:
+def units_per_window(units: Sequence[Window], settings: RunSettings, steps: int, least_s: float = 0.0) -> int:
     """How many units of so many steps a window takes: for `window_steps`, or to last `window_s`, and `least_s` where
     that is longer, by the fastest of the warm-up's last five."""
     if settings.window_steps is not None:
@@ -203,7 +187,7 @@ def _units(units: Sequence[Window], steps: int, seconds: float) -> int:
     return math.ceil(seconds / unit_s) if unit_s > 0 else 0
 
 
-def samples(window: Callable[[], Window], settings: TimingSettings, clock: Clock, spent_s: float) -> Iterator[Window]:
+def samples(window: Callable[[], Window], settings: RunSettings, clock: Clock, spent_s: float) -> Iterator[Window]:
     """`samples` windows, fewer where another one would overrun `budget_s`, never fewer than `min_samples`.
 
     spent_s: what the warm-up took of the budget. What `window` does outside its clock counts too.

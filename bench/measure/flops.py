@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,14 +32,6 @@ _TRIED = (3, 5, 8)
 """Lengths of texts from which the operations of others follow."""
 Within = Callable[[Any, Tensor], AbstractContextManager[Any]]
 """A model or a copy of it, and token ids [n, L] -> what its call on them runs within."""
-
-
-class Counting(Protocol):
-    """Operations of an encoder, by how many tokens its items have."""
-
-    def of(self, lengths: Tensor) -> int:
-        """Of one pass over items of these lengths [n]."""
-        ...
 
 
 class PictureOperations:
@@ -152,7 +144,7 @@ def _operations(module: nn.Module, encodings: Callable[[Any], Tensor], backward:
     return counter.total
 
 
-def operations_of(encoder: ContentEncoder, *, backward: bool = False) -> Counting:
+def operations_of(encoder: ContentEncoder, *, backward: bool = False) -> PictureOperations | EncoderOperations:
     """What counts the operations of a run's encoder."""
     if isinstance(encoder, PictureEncoder):
         return PictureOperations(encoder, backward=backward)

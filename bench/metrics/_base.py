@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol, cast
+from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,19 +40,9 @@ class Judged:
     cold: tuple[Rankings, ...]
 
 
-class Metric(Protocol):
-    """A registered module."""
-
-    TASKS: tuple[Task, ...]
-
-    def value(self, judged: Judged) -> float | None:
-        """Between 0 and 1, larger is better; None where there is nothing to judge by."""
-        ...
-
-
-def load(name: str) -> Metric:
+def load(name: str) -> ModuleType:
     """The metric registered as `name`; raises registry.UnknownName (a ValueError)."""
-    return cast(Metric, registry.load(PACKAGE, name))
+    return registry.load(PACKAGE, name)
 
 
 def measured(judged: Judged, task: Task) -> dict[str, float | None]:

@@ -7,7 +7,6 @@ Of each encoder layer only its input is kept; in the backward pass the layer run
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
@@ -58,9 +57,5 @@ def checkpointed(encoder: ContentEncoder) -> Any:
     if layers is None:
         raise ValueError(f"activation_checkpointing finds no list of layers in {type(encoder).__name__}")
     for layer in layers:
-        layer.forward = _recomputed(layer.forward)
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
     return shared
-
-
-def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
-    return partial(checkpoint, forward, use_reentrant=False)

@@ -27,8 +27,7 @@ from transformers import PreTrainedModel
 
 from bench.measure.flops import EncoderOperations, cf_flops
 from bench.methods import UNCAPTURED, Handicap, Unavailable
-from bench.peers._keeping import Keeping
-from bench.peers._kept_rows import KeptStates
+from bench.peers._keeping import Keeping, KeptStates
 from bench.peers._own_pass import difference, huggingface_encoder, prove
 from bench.peers._settings import CachedLayersSettings
 from bench.peers._split_layers import SplitLayers, Uncut, freeze_below

@@ -11,8 +11,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from bench.methods import Handicap
-from bench.peers._keeping import Keeping
-from bench.peers._kept_rows import KeptEncodings
+from bench.peers._keeping import Keeping, KeptEncodings
 from bench.peers._settings import FrozenSettings
 from gram_core.batch import Batch, unique_items
 from gram_core.evaluation import encode_all

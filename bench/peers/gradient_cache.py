@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bench.methods import UNCAPTURED
 from bench.peers._settings import GradientCacheSettings
-from gram_core.batch import Batch, Selection, every_slot
+from gram_core.batch import Batch, every_slot
 from gram_core.chunking import ChunkedEncoding, GraphBudget
 from gram_core.methods._base import MethodBase
 from gram_core.phases import phase
@@ -31,10 +31,7 @@ class GradientCache(MethodBase):
 
     Settings = GradientCacheSettings
 
-    @staticmethod
-    def select(batch: Batch) -> Selection:
-        """Every slot gets an encoding of its own."""
-        return every_slot(batch)
+    select = staticmethod(every_slot)
 
     def step(self, batch: Batch) -> Tensor:
         """One optimizer step of encoder and CF module."""

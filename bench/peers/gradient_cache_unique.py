@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from bench.peers.gradient_cache import GradientCache
-from gram_core.batch import Batch, Selection, unique_items
+from gram_core.batch import unique_items
 
 
 class GradientCacheUnique(GradientCache):
@@ -13,7 +13,4 @@ class GradientCacheUnique(GradientCache):
 
     name: ClassVar[str] = "gradient_cache_unique"
 
-    @staticmethod
-    def select(batch: Batch) -> Selection:
-        """Every unique item gets one encoding."""
-        return unique_items(batch)
+    select = staticmethod(unique_items)

@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bench.peers._cached_step import PartlyFresh
+from bench.peers._keeping import PartlyFresh
 from bench.peers._settings import HistoricalEmbeddingsSettings
 
 

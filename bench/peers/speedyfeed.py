@@ -18,8 +18,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bench.peers._cached_step import PartlyFresh
-from bench.peers._kept_rows import NEVER
+from bench.peers._keeping import NEVER, PartlyFresh
 from bench.peers._settings import SpeedyFeedSettings
 from gram_core.training import Training
 

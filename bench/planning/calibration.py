@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -32,7 +32,7 @@ from bench.planning.shapes import CFShape, EncoderShape
 from bench.planning.work import BACKWARD, Line, Step, Work, step_work
 from bench.processes.messages import Job
 from bench.results.schema import Environment
-from bench.worker.measurement import Subject
+from bench.worker.subject import Subject
 from gram_core.encoders.bucketed import BucketedEncoder
 from gram_core.encoders.general import GeneralEncoder
 from gram_core.encoders.packed import PackedEncoder
@@ -89,10 +89,11 @@ def key_of(config: Config, case: Case, shape: EncoderShape, engine: str, facts: 
     )
 
 
-def calibrate(
-    config: Config, case: Case, engine: str, seconds: float = SECONDS, say: Callable[[str], None] = lambda _: None
-) -> Calibration:
-    """Measures and fits; raises UsageError where the case cannot be built, BenchError where too little was measured."""
+def calibrate(config: Config, case: Case, engine: str, seconds: float = SECONDS) -> tuple[Calibration, list[str]]:
+    """Measures and fits; notes say what was left out.
+
+    Raises UsageError where the case cannot be built, BenchError where too little was measured.
+    """
     started = time.monotonic()
     facts = environment.describe("cuda" if config.run.device == "cuda" else "cpu")
     kind, device = facts.device_kind, resolve_device(config.run.device)
@@ -111,11 +112,12 @@ def calibrate(
     tokens = _largest(product_s, shape, kind, LARGEST_STEP_S[kind])
     base = float(resident_peak_bytes() or 0) if kind == "cpu" else 0.0
     taken: list[Measured] = []
+    notes: list[str] = []
     for place, probe in enumerate(probes):
         left = RESERVE * seconds - (time.monotonic() - started)
         longest_yet = (time.monotonic() - started) / place if place else 0.0
         if left < longest_yet:
-            say(f"{len(probes) - place} probes are left out for time")
+            notes.append(f"{len(probes) - place} probes are left out for time")
             break
         item = design.item_of(probe, case, engine, tokens, loaded.longest_text, config.model.candidates, task)
         try:
@@ -123,7 +125,7 @@ def calibrate(
             highest = max((each.peak_bytes or 0.0 for each in taken), default=base) if kind == "cpu" else 0.0
             taken.append(_measure(short, item, shape, cf, kind, highest))
         except torch.OutOfMemoryError:
-            say(f"left out, for want of memory: {item}")
+            notes.append(f"left out, for want of memory: {item}")
         except ValueError as error:
             raise UsageError(f"{item}: {error}") from error
         gc.collect()
@@ -137,7 +139,7 @@ def calibrate(
             f"only {len(taken)} steps were measured in {seconds:g} s, and a fit needs {FEWEST}: raise --seconds, take "
             "fewer layers (--set sweep.layers=[2]), or wait until nothing else runs here"
         )
-    return fitted(
+    made = fitted(
         key_of(config, case, shape, engine, facts),
         taken,
         priors,
@@ -145,6 +147,7 @@ def calibrate(
         facts.host_memory_bytes if kind == "cpu" else facts.device_memory_bytes,
         time.monotonic() - started,
     )
+    return made, notes
 
 
 def fitted(
@@ -182,12 +185,6 @@ def _texts(config: Config, case: Case, loaded: LoadedEncoder) -> ItemSource:
     short = design.configuration(config, 1.0)
     probe = replace(case, workload="synthetic", item_repetition_ratio=1.0, batch_size=1)
     return build_workload(short, probe, loaded, cf_module_class(case.cf_module).task).table
-
-
-def calibrated(config: Config, case: Case, engine: str, seconds: float) -> tuple[Calibration, list[str]]:
-    """The same for a process of its own, with what there was to say."""
-    notes: list[str] = []
-    return calibrate(config, case, engine, seconds, notes.append), notes
 
 
 def physical_rates(device: torch.device, kind: str, dtype: torch.dtype) -> dict[str, dict[str, float]]:

@@ -18,6 +18,7 @@ from bench.configuration.case import Case
 from bench.configuration.config import Config
 from bench.encoders import _base as encoders
 from bench.encoders._base import LoadedEncoder, Loading
+from bench.encoders._encoding import check_length
 from bench.measure.flops import encoder_flops
 from bench.workloads._base import slots_per_user
 from gram_core.batch import Batch, Texts
@@ -101,10 +102,7 @@ def load(config: Config, case: Case, device: str = "cpu", layers: int | None = N
         torch.device(device), dtype_of(case.precision), layers or case.layers, run.seed, dropout=run.dropout
     )
     loaded = encoders.load(case.encoder, asked)
-    if case.text_length > loaded.longest_text:
-        raise ValueError(
-            f"text_length {case.text_length} is more than the {loaded.longest_text} tokens of {case.encoder}"
-        )
+    check_length(loaded, case.encoder, case.text_length)
     return loaded
 
 

@@ -36,13 +36,13 @@ class Work:
     module, by its parameters; launches: encoder layers entered, forward and backward; slots: that the host lays out.
     """
 
-    product_flops: float
-    attention_flops: float
-    element_bytes: float
-    optimizer_bytes: float
-    cf_flops: float
-    launches: float
-    slots: float
+    product_flops: float = 0.0
+    attention_flops: float = 0.0
+    element_bytes: float = 0.0
+    optimizer_bytes: float = 0.0
+    cf_flops: float = 0.0
+    launches: float = 0.0
+    slots: float = 0.0
 
     def __add__(self, other: Work) -> Work:
         return Work(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
@@ -94,10 +94,7 @@ def encoder_work(shape: EncoderShape, of: Computed, forward: float, backward: fl
         product_flops=times * shape.token_flops * of.tokens,
         attention_flops=times * shape.square_flops * of.squares,
         element_bytes=times * of.tokens * shape.layers * shape.width * shape.element_bytes,
-        optimizer_bytes=0.0,
-        cf_flops=0.0,
         launches=times * calls * shape.layers,
-        slots=0.0,
     )
 
 
@@ -141,7 +138,7 @@ def step_work(step: Step) -> Work:
     def passes(counts: TextCounts) -> Computed:
         return computed(encoder, step.padding, step.text_length, step.device_kind, counts)
 
-    own, of_encoder = Work(0, 0, 0, 0, 0, 0, 0), optimizer_bytes(encoder.parameters, encoder.weight_bytes, optimizer)
+    of_encoder = optimizer_bytes(encoder.parameters, encoder.weight_bytes, optimizer)
     updates = 1.0
     if line.method == "multi_step":
         met = passes(step.interval.unique)
@@ -162,12 +159,8 @@ def step_work(step: Step) -> Work:
             own += encoder_work(encoder, again, forward=1, backward=0, calls=share * calls)
     slots = batch.slots.texts.mean
     of_cf = Work(
-        product_flops=0.0,
-        attention_flops=0.0,
-        element_bytes=0.0,
         optimizer_bytes=updates * of_encoder + optimizer_bytes(cf.parameters, encoder.weight_bytes, optimizer),
         cf_flops=(1 + BACKWARD) * 2.0 * cf.parameters * slots,
-        launches=0.0,
         slots=slots,
     )
     return own + of_cf

@@ -111,8 +111,11 @@ class TrainingDetail(BuiltDetail):
     """Of a worker that died."""
 
 
-def known(model: type[BaseModel], detail: Any) -> Any:
-    """A version 1 detail, which was free, less the entries that nothing reads."""
-    if not isinstance(detail, Mapping):
-        return detail
-    return {name: value for name, value in detail.items() if name in model.model_fields}
+def of_version_1(values: Any, model: type[BaseModel], version: int) -> Any:
+    """A result's fields in this version: of a version 1 detail, which was free, less the entries that nothing reads."""
+    if not isinstance(values, Mapping) or values.get("schema_version") != 1 or "detail" not in values:
+        return values
+    detail = values["detail"]
+    if isinstance(detail, Mapping):
+        detail = {name: value for name, value in detail.items() if name in model.model_fields}
+    return {**values, "schema_version": version, "detail": detail}

@@ -4,28 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-from bench.results.identity import AxisValue
-from bench.results.schema import Environment, Inputs, Parts, RunInfo, RunInputs
+from bench.results.schema import Environment, Inputs, LineFields, Parts, RunInfo, RunInputs
 
 Kind = Literal["log", "encoder"]
 SHOWN = 12
 """Digits of a hash that tell two apart for a reader."""
-
-
-class Measured(Protocol):
-    """A record, a point of a training, or a line of a run."""
-
-    @property
-    def case(self) -> dict[str, AxisValue]:
-        """Axis -> value."""
-        ...
-
-    @property
-    def inputs(self) -> Inputs:
-        """What it was measured on."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -53,7 +38,7 @@ class Changed:
         return f"{self.subject} (SHA-256 of {', '.join(hashes)})"
 
 
-def known(info: RunInfo, measured: Iterable[Measured]) -> RunInputs:
+def known(info: RunInfo, measured: Iterable[LineFields]) -> RunInputs:
     """What a run holds measurements of: as it was started with, completed by what its records tell."""
     recorded = known_of(measured)
     logs = recorded.logs | {name: parts for name, parts in info.inputs.logs.items() if parts}
@@ -61,7 +46,7 @@ def known(info: RunInfo, measured: Iterable[Measured]) -> RunInputs:
     return RunInputs(logs=logs, encoders=encoders)
 
 
-def known_of(measured: Iterable[Measured]) -> RunInputs:
+def known_of(measured: Iterable[LineFields]) -> RunInputs:
     """What records tell: of every workload and encoder that one of them knows."""
     logs: dict[str, list[Inputs]] = {}
     encoders: dict[str, list[Inputs]] = {}
@@ -96,7 +81,7 @@ def unknown(then: RunInputs, now: RunInputs) -> list[str]:
     ]
 
 
-def of_lines(pairs: Iterable[tuple[Measured, Measured]]) -> tuple[list[Changed], list[str]]:
+def of_lines(pairs: Iterable[tuple[LineFields, LineFields]]) -> tuple[list[Changed], list[str]]:
     """What differs between lines of two results, pair by pair, and of what no pair tells; each named once.
 
     A line that failed may know nothing of what its neighbours were measured on.
@@ -134,7 +119,7 @@ def _subject(kind: Kind, name: str) -> str:
     return f"the log of {name}" if kind == "log" else f"the encoder {name}"
 
 
-def _of(line: Measured) -> RunInputs:
+def _of(line: LineFields) -> RunInputs:
     return RunInputs(
         logs={str(line.case["workload"]): line.inputs.log}, encoders={str(line.case["encoder"]): line.inputs.encoder}
     )

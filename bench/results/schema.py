@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from bench.results.detail import MeasurementDetail, known
+from bench.results.detail import MeasurementDetail, of_version_1
 from bench.results.files import Strict
 from bench.results.identity import LINE, SETTING, AxisValue, Line, columns_of, key, label, line_of
 
@@ -271,9 +271,7 @@ class Record(LineFields):
     @model_validator(mode="before")
     @classmethod
     def _of_version_1(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("schema_version") == 1 and "detail" in values:
-            values = {**values, "schema_version": SCHEMA_VERSION, "detail": known(MeasurementDetail, values["detail"])}
-        return values
+        return of_version_1(values, MeasurementDetail, SCHEMA_VERSION)
 
     @model_validator(mode="after")
     def _a_round_for_each_sample(self) -> Record:

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, model_validator
 
 from bench.results import store
-from bench.results.detail import TrainingDetail, known
+from bench.results.detail import TrainingDetail, of_version_1
 from bench.results.files import JsonLines
 from bench.results.identity import key
 from bench.results.schema import Exactness, LineFields, Outcome, PeakMemory, RunInfo
@@ -73,9 +73,7 @@ class TrainingPoint(LineFields):
     @model_validator(mode="before")
     @classmethod
     def _of_version_1(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("schema_version") == 1 and "detail" in values:
-            values = {**values, "schema_version": SCHEMA_VERSION, "detail": known(TrainingDetail, values["detail"])}
-        return values
+        return of_version_1(values, TrainingDetail, SCHEMA_VERSION)
 
     @property
     def key(self) -> Hashable:

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from bench.configuration.config import RunSettings
 from bench.configuration.sweep import WorkItem
@@ -192,14 +192,16 @@ class Rounds:
     """Untimed steps before each window."""
 
 
+class Around(NamedTuple):
+    """Who watches the device, who hears of events, and who is told of each worker before it begins."""
+
+    watch: Watch
+    on_event: Callable[[Event], None]
+    starting: Callable[[WorkItem], None]
+
+
 def interleaved(
-    jobs: Sequence[Job],
-    watch: Watch,
-    on_event: Callable[[Event], None],
-    starting: Callable[[WorkItem], None],
-    *,
-    capped: bool = False,
-    share_s: float = math.inf,
+    jobs: Sequence[Job], around: Around, *, capped: bool = False, share_s: float = math.inf
 ) -> list[Measurement]:
     """All workers resident together, a window each per round. In the order of `jobs`.
 
@@ -210,20 +212,20 @@ def interleaved(
     until_s = time.monotonic() + share_s
     together = not any(job.leads for job in jobs) and jobs[0].config.run.device in SET_UP_TOGETHER
     with contextlib.ExitStack() as stack:
-        seats = [stack.enter_context(Seat(job._replace(warms_up_when_told=together), on_event)) for job in jobs]
+        seats = [stack.enter_context(Seat(job._replace(warms_up_when_told=together), around.on_event)) for job in jobs]
         in_order = in_round(seats, jobs[0].item.block)
         for seat in in_order if together else ():
-            starting(seat.job.item)
+            around.starting(seat.job.item)
             seat.begin()
         for seat in in_order if together else ():
             seat.await_set_up()
         for seat in in_order:
             if not together:
-                starting(seat.job.item)
-                capped |= _start(seat.start, watch)
+                around.starting(seat.job.item)
+                capped |= _start(seat.start, around.watch)
             elif seat.alive:
-                capped |= _start(seat.warm_up, watch)
-        rounds = _take_rounds(seats, watch, capped=capped, until_s=until_s)
+                capped |= _start(seat.warm_up, around.watch)
+        rounds = _take_rounds(seats, around.watch, capped=capped, until_s=until_s)
         for seat in seats:
             if seat.alive:
                 seat.finish(rounds.kept, _nothing_kept(rounds))
@@ -231,13 +233,7 @@ def interleaved(
 
 
 def alternated(
-    jobs: Sequence[Job],
-    watch: Watch,
-    on_event: Callable[[Event], None],
-    starting: Callable[[WorkItem], None],
-    *,
-    capped: bool = False,
-    share_s: float = math.inf,
+    jobs: Sequence[Job], around: Around, *, capped: bool = False, share_s: float = math.inf
 ) -> list[Measurement]:
     """One worker after another, from its start to its end, in an order that differs from block to block.
 
@@ -245,34 +241,30 @@ def alternated(
     """
     taken = {}
     for job in in_round(jobs, jobs[0].item.block):
-        starting(job.item)
         until_s, wanted = time.monotonic() + share_s / len(jobs), job.config.run.rounds
-        taken[job.item] = _by_itself(job, watch, on_event, "alternated", wanted, capped=capped, until_s=until_s)
+        taken[job.item] = _by_itself(job, around, "alternated", wanted, capped=capped, until_s=until_s)
     return [taken[job.item] for job in jobs]
 
 
-def alone(
-    job: Job, watch: Watch, on_event: Callable[[Event], None], starting: Callable[[WorkItem], None]
-) -> Measurement:
+def alone(job: Job, around: Around) -> Measurement:
     """One worker with the device to itself, for what it needs: set-up, warm-up, one window."""
-    starting(job.item)
-    return _by_itself(job, watch, on_event, "solo", 1)
+    return _by_itself(job, around, "solo", 1)
 
 
 def _by_itself(
     job: Job,
-    watch: Watch,
-    on_event: Callable[[Event], None],
+    around: Around,
     schedule: Schedule,
     wanted: int,
     *,
     capped: bool | None = None,
     until_s: float = math.inf,
 ) -> Measurement:
-    with Seat(job, on_event) as seat:
-        found = _start(seat.start, watch)
+    around.starting(job.item)
+    with Seat(job, around.on_event) as seat:
+        found = _start(seat.start, around.watch)
         known = None if capped is None else capped or found
-        rounds = _take_rounds([seat], watch, wanted, capped=known, until_s=until_s)
+        rounds = _take_rounds([seat], around.watch, wanted, capped=known, until_s=until_s)
         if seat.alive:
             seat.finish(rounds.kept, _nothing_kept(rounds))
         return _measurement(seat, schedule, rounds, residents=1)

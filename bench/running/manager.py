@@ -13,19 +13,17 @@ from pathlib import Path
 
 from bench.configuration.config import Config
 from bench.configuration.sweep import WorkItem
-from bench.processes import fork_server
 from bench.processes.messages import Job
 from bench.results import store
-from bench.results.schema import Record
 from bench.running import oom_pruning, paired
 from bench.running.block import Seat
 from bench.running.eta import Pace
 from bench.running.events import Event, Finished, Planned, Started
-from bench.running.recording import RunCounts, write
+from bench.running.recording import write
 from bench.worker.records import failed_record
 
 
-def run(config: Config, run_dir: Path, items: Sequence[WorkItem], on_event: Callable[[Event], None]) -> RunCounts:
+def run(config: Config, run_dir: Path, items: Sequence[WorkItem], on_event: Callable[[Event], None]) -> None:
     """Measures every item that `run_dir` has no record of, and records each outcome there.
 
     An item counts as recorded whatever became of it. Raises BenchError where a record cannot be written or a worker
@@ -33,18 +31,20 @@ def run(config: Config, run_dir: Path, items: Sequence[WorkItem], on_event: Call
     is left.
     """
     if config.run.paired:
-        return paired.run(config, run_dir, items, on_event)
+        paired.run(config, run_dir, items, on_event)
+        return
     records = list(store.load(run_dir).records)
     recorded = {record.key for record in records}
     todo = [item for item in dict.fromkeys(items) if item.key not in recorded]
-    counts, pace = RunCounts(recorded=len(set(items)) - len(todo)), Pace()
-    on_event(Planned(len(todo), counts.recorded))
+    pace = Pace()
+    on_event(Planned(len(todo), len(set(items)) - len(todo)))
     for number, item in enumerate(todo, start=1):
         job, began = Job(config, item), time.monotonic()
         observed = oom_pruning.observed_out_of_memory(item, records)
         if observed is None:
             on_event(Started(item, number, len(todo), pace.remaining_s(todo[number - 1 :])))
-            record = _measure(job, on_event)
+            with Seat(job, on_event) as seat:
+                record = seat.run()
             took_s = time.monotonic() - began
             pace.took(item, took_s)
         else:
@@ -52,17 +52,4 @@ def run(config: Config, run_dir: Path, items: Sequence[WorkItem], on_event: Call
             took_s = 0.0
         write(run_dir, record)
         records.append(record)
-        counts.outcomes[record.outcome] += 1
         on_event(Finished(item, record, number, len(todo), took_s, pace.remaining_s(todo[number:])))
-    return counts
-
-
-def _measure(job: Job, on_event: Callable[[Event], None]) -> Record:
-    """One worker's record, or the record of how it failed; the worker is gone when this returns or raises."""
-    with Seat(job, on_event) as seat:
-        return seat.run()
-
-
-def prepare(*further: str) -> None:
-    """Lets the fork server import while the caller still plans, `further` modules too; optional."""
-    fork_server.warm_fork_server(*further)

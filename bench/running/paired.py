@@ -34,10 +34,10 @@ from bench.results import store
 from bench.results.analysis import stats
 from bench.results.schema import POWER_CAP, PeakMemory, Record
 from bench.running import oom_pruning
-from bench.running.block import Measurement, alone, alternated, interleaved
+from bench.running.block import Around, Measurement, alone, alternated, interleaved
 from bench.running.eta import Pace
 from bench.running.events import BlockBegan, Event, Extended, Finished, Planned, Started
-from bench.running.recording import RunCounts, write_block
+from bench.running.recording import write_block
 from bench.worker.records import failed_record
 
 LASTING = ("oom", "timeout", "error")
@@ -52,7 +52,7 @@ def run(
     *,
     watch: Watch | None = None,
     free: Callable[[], Room] | None = None,
-) -> RunCounts:
+) -> None:
     """Measures the cases of `items`, each in at least `run.blocks` blocks, less what `run_dir` holds already.
 
     watch, free: what tells of the machine meanwhile, and of the memory that workers may take; by default the run's
@@ -63,7 +63,7 @@ def run(
     with contextlib.ExitStack() as stack:
         seen = watch or telemetry.watch(stack, uuid)
         paired = _PairedRun(config, run_dir, list(loaded.records), on_event, seen, free or (lambda: memory.free(uuid)))
-        return paired.measure(items)
+        paired.measure(items)
 
 
 class _PairedRun:
@@ -79,12 +79,11 @@ class _PairedRun:
         self.config, self.run_dir, self.records, self.on_event = config, run_dir, records, on_event
         self.watch, self.free = watch, free
         self.pace = Pace()
-        self.counts = RunCounts()
         self.todo: list[WorkItem] = []
         self.started: set[WorkItem] = set()
-        self.total = 0
+        self.total = self.taken = 0
 
-    def measure(self, items: Sequence[WorkItem]) -> RunCounts:
+    def measure(self, items: Sequence[WorkItem]) -> None:
         cases: dict[Case, dict[tuple[MethodLine, int], None]] = {}
         for item in items:
             cases.setdefault(item.case, {})[item.line, item.replica] = None
@@ -92,12 +91,9 @@ class _PairedRun:
         planned = [each.items(block) for each in measured for block in range(self.config.run.blocks)]
         self.todo = [item for block in planned if not self.has(block) for item in block]
         self.total = len(self.todo)
-        recorded = sum(len(block) for block in planned) - self.total
-        self.counts = RunCounts(recorded=recorded)
-        self.on_event(Planned(self.total, recorded))
+        self.on_event(Planned(self.total, sum(len(block) for block in planned) - self.total))
         for each in measured:
             each.measure()
-        return self.counts
 
     def has(self, block: Iterable[WorkItem]) -> bool:
         """Whether a whole block is on the disk."""
@@ -112,7 +108,7 @@ class _PairedRun:
 
     def starting(self, item: WorkItem) -> None:
         self.started.add(item)
-        number = self.counts.total + len(self.started)
+        number = self.taken + len(self.started)
         self.on_event(Started(item, number, self.total, self.pace.remaining_s(self.todo)))
 
     def write(self, block: Sequence[Measurement]) -> None:
@@ -121,12 +117,12 @@ class _PairedRun:
         self.records += records
         self.started.clear()
         for each, record in zip(block, records, strict=True):
-            self.counts.outcomes[record.outcome] += 1
+            self.taken += 1
             if each.held_s:
                 self.pace.took(each.item, each.held_s)
             self.todo.remove(each.item)
             remaining_s = self.pace.remaining_s(self.todo)
-            self.on_event(Finished(each.item, record, self.counts.total, self.total, each.held_s, remaining_s))
+            self.on_event(Finished(each.item, record, self.taken, self.total, each.held_s, remaining_s))
 
 
 class _PairedCase:
@@ -169,16 +165,16 @@ class _PairedCase:
 
     def _take(self, items: Sequence[WorkItem]) -> list[Measurement]:
         jobs = [self._job(item) for item in items]
-        watching = self.run.watch, self.run.on_event, self.run.starting
+        watching = Around(self.run.watch, self.run.on_event, self.run.starting)
         if self._fit(items):
             self.run.on_event(BlockBegan(self.case, items[0].block, "interleaved"))
-            block = interleaved(jobs, *watching, capped=self._was_capped(), share_s=self._share_s(items[0].block))
+            block = interleaved(jobs, watching, capped=self._was_capped(), share_s=self._share_s(items[0].block))
             if not any(self._was_crowded(each) for each in block):
                 return block
             self.crowded = True
             self.run.started.clear()
         self.run.on_event(BlockBegan(self.case, items[0].block, "alternated"))
-        return alternated(jobs, *watching, capped=self._was_capped(), share_s=self._share_s(items[0].block))
+        return alternated(jobs, watching, capped=self._was_capped(), share_s=self._share_s(items[0].block))
 
     def _was_capped(self) -> bool:
         """Whether the device was at its power cap in an earlier block of the case."""
@@ -199,7 +195,7 @@ class _PairedCase:
         if unknown:
             self.run.on_event(BlockBegan(self.case, items[0].block, "solo"))
         for item in [item for item in items if unknown.get(item.line) == item]:
-            measurement = alone(self._job(item), self.run.watch, self.run.on_event, self.run.starting)
+            measurement = alone(self._job(item), Around(self.run.watch, self.run.on_event, self.run.starting))
             self.run.started.clear()
             if _is_lasting(measurement.record):
                 settled[item] = measurement

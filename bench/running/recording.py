@@ -1,12 +1,10 @@
-"""How measurements ended, and their way onto the disk, whatever order they are taken in."""
+"""The way of measurements onto the disk, whatever order they are taken in, and what the harness cost besides."""
 
 from __future__ import annotations
 
 import contextlib
 import statistics
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.errors import BenchError
@@ -14,25 +12,7 @@ from bench.inputs import contents
 from bench.processes.signals import held_back
 from bench.progress import count
 from bench.results import store
-from bench.results.schema import Outcome, Record
-
-
-@dataclass(frozen=True)
-class RunCounts:
-    """How the measurements ended. recorded: those that a former call had left on the disk, whatever their outcome."""
-
-    outcomes: Counter[Outcome] = field(default_factory=Counter)
-    recorded: int = 0
-
-    @property
-    def ok(self) -> int:
-        """Measurements taken by this call."""
-        return self.outcomes["ok"]
-
-    @property
-    def total(self) -> int:
-        """Everything this call recorded."""
-        return self.outcomes.total()
+from bench.results.schema import Record
 
 
 def overhead(records: Iterable[Record]) -> str | None:

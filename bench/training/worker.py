@@ -24,7 +24,7 @@ from bench.results.training import TrainingPoint
 from bench.running.events import FellBack
 from bench.training.plan import Reached, TrainJob, Unwritable
 from bench.worker.entry import begin
-from bench.worker.records import WEAKEST_CLAIM
+from bench.worker.records import WEAKEST_CLAIM, line_fields
 
 POINT = "point"
 """Where a checkpoint's facts hold the point that it was taken at."""
@@ -117,17 +117,8 @@ def _detail(built: Any, learner: Any) -> dict[str, Any]:
 
 def identity(job: TrainJob) -> dict[str, Any]:
     """The columns of a point that its job decides."""
-    run, item = job.config.run, job.item
-    return {
-        "case": item.case.axes(),
-        "method": item.line.method,
-        "engine": item.line.engine,
-        "accumulation_steps": item.line.accumulation_steps,
-        "seed": item.seed,
-        "dropout": run.dropout,
-        "padding": run.padding,
-        "optimizer": run.optimizer,
-    }
+    item = job.item
+    return line_fields(job.config.run, item.case, item.line) | {"seed": item.seed}
 
 
 def failed_point(

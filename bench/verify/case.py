@@ -20,7 +20,7 @@ from bench.configuration.sweep import MethodLine, WorkItem
 from bench.methods import REFERENCE
 from bench.results.analysis.tiers import Ran
 from gram_core.batch import Batch, ItemTable, every_slot, unique_items
-from gram_core.exactness import GradientRecorder, parameters, total_norm
+from gram_core.exactness import GradientRecorder, parameters, relative_errors, total_norm
 from gram_core.protocols import ItemSource
 from gram_core.training import Optimization, Training
 
@@ -154,8 +154,9 @@ class VerifiedCase:
                     parameter.copy_(self.start[f"{prefix}.{name}"])
                     parameter.grad = None
 
-    def moved(self, trace: Trace, names: Sequence[str]) -> dict[str, Tensor]:
-        """How far the parameters `names` have come from the start."""
+    def moved(self, trace: Trace, expected: Trace) -> dict[str, Tensor]:
+        """How far parameters have come from the start; without those that in `expected` only rounding moves."""
+        names = [name for name in expected.norms if name not in expected.silent]
         return {name: trace.parameters[name] - self.start[name] for name in names}
 
     def with_another_item(self) -> ItemSource | None:
@@ -283,3 +284,12 @@ def share_of(found: Mapping[str, float]) -> tuple[str, float]:
     """The name with the largest value, and the value."""
     worst = max(found, key=found.__getitem__)
     return worst, found[worst]
+
+
+def worst_of(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> tuple[float, str]:
+    """The largest relative error of a parameter, and a note of which it is, or of one that is on one side only."""
+    try:
+        name, error = share_of(relative_errors(found, expected))
+    except ValueError as problem:
+        return float("inf"), str(problem)
+    return error, f"worst: {name}" if error else ""

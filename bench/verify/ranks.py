@@ -20,9 +20,9 @@ from bench.configuration.config import Config
 from bench.configuration.sweep import MethodLine
 from bench.methods import REFERENCE, method_class
 from bench.processes.fork_server import Worker, WorkerEnded
-from bench.verify.case import Trace, VerifiedCase, share_of
+from bench.verify.case import VerifiedCase, worst_of
 from gram_core.batch import Batch
-from gram_core.exactness import Float64Throughout, relative_errors, total_norm
+from gram_core.exactness import Float64Throughout, total_norm
 from gram_core.training import Training
 
 if TYPE_CHECKING:
@@ -182,13 +182,8 @@ def _compared(asked: Asked, case: RankedCase) -> Iterator[Compared]:
                 small = case.gradients(method, settings, line.engine, max_grad_norm=norm)
                 yield _row(case, f"gradients, clipped, {way}", shown, "gradients", small, clipped)
             check = f"parameters, {asked.steps} {asked.config.run.optimizer} steps, {way}"
-            yield _row(
-                case, check, shown, "parameters", _moved(case, found, expected), _moved(case, expected, expected)
-            )
-
-
-def _moved(case: RankedCase, trace: Trace, expected: Trace) -> dict[str, Tensor]:
-    return case.moved(trace, [name for name in expected.norms if name not in expected.silent])
+            moved, distance = (case.moved(trace, expected) for trace in (found, expected))
+            yield _row(case, check, shown, "parameters", moved, distance)
 
 
 def _row(
@@ -199,11 +194,6 @@ def _row(
     found: Mapping[str, Tensor],
     expected: Mapping[str, Tensor],
 ) -> Compared:
-    try:
-        name, error = share_of(relative_errors(found, expected))
-        note = f"worst: {name}" if error else ""
-    except ValueError as problem:  # a parameter that has a gradient on one side only
-        error, note = float("inf"), str(problem)
-    worst = max(zip(case.ranks.all_values((error, note)), range(case.ranks.size), strict=True))
-    (error, note), rank = worst
+    each = case.ranks.all_values(worst_of(found, expected))
+    (error, note), rank = max(zip(each, range(case.ranks.size), strict=True))
     return Compared(check, line, what, error, f"{note} on process {rank}" if note else "")

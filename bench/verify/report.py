@@ -27,7 +27,7 @@ from bench.errors import UsageError
 from bench.methods import REFERENCE, Unavailable, check_available, method_class
 from bench.results.analysis.tiers import Ran, fallback
 from bench.verify import ranks
-from bench.verify.case import LOOKED_AT, Trace, VerifiedCase, share_of
+from bench.verify.case import LOOKED_AT, Trace, VerifiedCase, share_of, worst_of
 from bench.workloads import _base as workloads
 from gram_core.batch import unique_items
 from gram_core.exactness import Float64Throughout, relative_errors, total_norm
@@ -364,9 +364,8 @@ class _Comparison:
 
     def _parameters(self, line: MethodLine, found: Trace, expected: Trace) -> VerifyRow:
         """How far parameters have moved; without those that only rounding moves."""
-        names = [name for name in expected.norms if name not in expected.silent]
         check = f"parameters, {len(self.case.batches)} {self.config.run.optimizer} steps"
-        moved, distance = self.case.moved(found, names), self.case.moved(expected, names)
+        moved, distance = self.case.moved(found, expected), self.case.moved(expected, expected)
         return self._row(check, line, moved, distance, _tolerances(line).parameters)
 
     def _row(
@@ -377,13 +376,8 @@ class _Comparison:
         expected: Mapping[str, Tensor],
         tolerance: float,
     ) -> VerifyRow:
-        try:
-            name, error = share_of(relative_errors(found, expected))
-        except ValueError as problem:  # a parameter that has a gradient on one side only
-            return VerifyRow(self.label, check, str(line), float("inf"), tolerance, False, str(problem))
-        return VerifyRow(
-            self.label, check, str(line), error, tolerance, error <= tolerance, f"worst: {name}" if error else ""
-        )
+        error, note = worst_of(found, expected)
+        return VerifyRow(self.label, check, str(line), error, tolerance, error <= tolerance, note)
 
 
 def _tolerances(line: MethodLine) -> Tolerances:

@@ -22,7 +22,7 @@ from bench.measure.clock import Clock, Window
 from bench.measure.sample import batch_counts, encoder_counts
 from bench.processes.messages import Job
 from bench.results.schema import PeakMemory, Rank, Record
-from bench.worker.measurement import TAKES, Subject
+from bench.worker.subject import TAKES, Subject
 from gram_core.batch import Batch
 from gram_core.distributed import DistributedTraining, Ranks
 
@@ -155,7 +155,7 @@ class RankedSubject(Subject):
     def _muted_windows(self) -> list[Window]:
         """Windows of steps without communication; none where a step can't do without."""
         training, method = self._training, self.built.method
-        if not training.can_be_muted:
+        if not training.capturable:
             return []
         windows = []
         for _ in range(MUTED_WINDOWS):

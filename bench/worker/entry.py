@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
+from functools import partial
 from multiprocessing.connection import Connection
 
 from bench.processes import signals
@@ -13,36 +14,25 @@ from bench.processes.messages import Job, Measured
 STANDARD_OUTPUTS = (1, 2)
 
 
-def main(connection: Connection, job: Job, output: int | None = None) -> None:
+def main(connection: Connection, job: Job, output: int | None = None, *, in_turns: bool = False) -> None:
     """Measures `job`, announces each phase and reports the record through `connection`.
 
     output: a file descriptor that takes what libraries print, out of the way of the manager's own lines. Ctrl-C is
-    the manager's to hear: it ends this process.
+    the manager's to hear: it ends this process. in_turns: whether each window, and the counting at the end, waits for
+    the manager's order.
     """
     begin(output)
     if job.leads:
-        _lead(connection, job, in_turns=False)
+        from bench.worker.launcher import lead
+
+        lead(connection, job, in_turns=in_turns)
         return
     from bench.worker.measurement import measure  # torch and all: the fork server has imported it already
 
-    connection.send(Measured(measure(job, connection.send)))
+    connection.send(Measured(measure(job, connection.send, connection.recv if in_turns else None)))
 
 
-def take_turns(connection: Connection, job: Job, output: int | None = None) -> None:
-    """The same, but each window, and the counting at the end, waits for the manager's order."""
-    begin(output)
-    if job.leads:
-        _lead(connection, job, in_turns=True)
-        return
-    from bench.worker.measurement import measure_in_turns
-
-    connection.send(Measured(measure_in_turns(job, connection.send, connection.recv)))
-
-
-def _lead(connection: Connection, job: Job, *, in_turns: bool) -> None:
-    from bench.worker.launcher import lead
-
-    lead(connection, job, in_turns=in_turns)
+take_turns = partial(main, in_turns=True)
 
 
 def begin(output: int | None) -> None:

@@ -19,10 +19,11 @@ from typing import Any, NamedTuple
 import torch
 
 from bench.processes import signals
-from bench.processes.messages import Finish, Job, Order, TakeWindow
+from bench.processes.messages import Job, Order
 from bench.results.files import replace
 from bench.worker.distributed_measurement import RankedSubject
-from bench.worker.measurement import Subject, attempt
+from bench.worker.measurement import attempt
+from bench.worker.subject import Subject
 from gram_core.distributed import Ranks, connect, disconnect
 
 FAILED = 1
@@ -70,14 +71,10 @@ def _measure(task: Task | None, connection: Connection | None) -> dict[str, Any]
             connection.send(message)
 
     def windows(subject: Subject) -> None:
-        if not given.in_turns:
+        if given.in_turns:
+            subject.take_turns(say, lambda: _heard(ranks, connection))
+        else:
             subject.take_windows()
-            return
-        say(subject.warm_up_message())
-        while isinstance(order := _heard(ranks, connection), TakeWindow):
-            say(subject.window_message(order))
-        assert isinstance(order, Finish)
-        subject.keep(order.kept, order.reason)
 
     make: Callable[[], Subject] = lambda: RankedSubject(given.job, ranks, device, ranks_here)  # noqa: E731
     record = attempt(given.job, say, windows, make)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from bench.configuration.case import Case
+from bench.configuration.config import RunSettings
+from bench.configuration.sweep import MethodLine
 from bench.processes.failures import Failure
 from bench.processes.messages import Job
 from bench.results.detail import MeasurementDetail
@@ -13,21 +16,17 @@ WEAKEST_CLAIM: Exactness = "other-model"
 """Recorded where a worker was gone before it could say what its method is."""
 
 
+def line_fields(run: RunSettings, case: Case, line: MethodLine) -> dict[str, Any]:
+    """The columns of `LineFields`, but for what was measured on."""
+    settings = {name: getattr(run, name) for name in ("dropout", "padding", "optimizer")}
+    return {"case": case.axes(), **vars(line), **settings}
+
+
 def identity(job: Job) -> dict[str, Any]:
     """The columns of a record that its job decides."""
     run, item = job.config.run, job.item
-    return {
-        "case": item.case.axes(),
-        "method": item.line.method,
-        "engine": item.line.engine,
-        "accumulation_steps": item.line.accumulation_steps,
-        "block": item.block,
-        "replica": item.replica,
-        "dropout": run.dropout,
-        "padding": run.padding,
-        "optimizer": run.optimizer,
-        "seed": run.seed,
-    }
+    which = {"block": item.block, "replica": item.replica, "seed": run.seed}
+    return line_fields(run, item.case, item.line) | which
 
 
 def failed_record(

@@ -5,14 +5,16 @@ Shapes: B users, S = H + C slots per user (S = H in response prediction), L toke
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 from bench import registry
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from bench.configuration.case import Case
@@ -27,6 +29,16 @@ Task = Literal["ranking", "response"]
 
 class MalformedData(ValueError):
     """A data file that does not hold what it should; the message names the file and the line."""
+
+
+def lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Number, from 1, and text without its end, of every line of a file; raises MalformedData, OSError."""
+    with path.open("rb") as stream:
+        for number, raw in enumerate(stream, start=1):
+            try:
+                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                raise MalformedData(f"{path}, line {number}: not UTF-8") from error
 
 
 def _no_items() -> Tensor:
@@ -146,6 +158,15 @@ def axes_of(case: Case, candidates: int, task: Task) -> Axes:
         task=task,
         argument=split(case.workload)[1],
     )
+
+
+def batch_of(items: NDArray[Any], mask: NDArray[Any], targets: NDArray[Any], history_length: int) -> Batch:
+    """The batch of these arrays."""
+    import torch
+
+    from gram_core.batch import Batch
+
+    return Batch(torch.from_numpy(items), torch.from_numpy(mask), torch.from_numpy(targets), history_length)
 
 
 def no_argument(scheme: str, argument: str | None) -> None:

@@ -16,13 +16,10 @@ from typing import Any
 import numpy as np
 
 from bench.configuration.values import DataPath
-from bench.workloads._base import Axes, MalformedData, Task, Workload, WorkloadRequest, no_argument
+from bench.workloads._base import Axes, MalformedData, Task, Workload, WorkloadRequest, lines
 from bench.workloads._io.dropped import Dropped
-from bench.workloads._io.lines import lines
-from bench.workloads._log import interaction_log
-from bench.workloads._log.cached_log import StoredLog, check_files, keep_texts, some_left, stored_log
+from bench.workloads._log import interaction_log, real_log
 from bench.workloads._log.external_sort import UserSort
-from bench.workloads._log.real_log import check_ratio, check_task
 from bench.workloads._sampling.epoch_sampler import ScoredSettings
 
 ASSETS: tuple[str, ...] = ()
@@ -55,11 +52,10 @@ class _Exercise:
 
 def check(settings: Settings, axes: Axes) -> None:
     """Raises ValueError where a file is missing, for a CF module that ranks, or for an asked-for ratio."""
-    no_argument("duolingo", axes.argument)
-    check_ratio("duolingo", axes.item_repetition_ratio)
-    check_task("duolingo", axes.task, "response")
+    real_log.check_axes("duolingo", axes)
+    real_log.check_task("duolingo", axes.task, "response")
     for path in settings.files or (None,):
-        check_files("duolingo", files=path)
+        real_log.check_files("duolingo", files=path)
 
 
 def prepare(settings: Settings, *, argument: str | None, task: Task, say: Callable[[str], None]) -> Mapping[str, Any]:
@@ -71,7 +67,7 @@ def build(settings: Settings, request: WorkloadRequest) -> Workload:
     """Raises ValueError as `check` does, where the encoder has no tokenizer or the log is too short for a batch, and
     MalformedData naming file and line."""
     check(settings, request)
-    return stored_log(_log_of(settings), settings, request)
+    return real_log.stored_log(_log_of(settings), settings, request)
 
 
 def contents(settings: Settings, argument: str | None) -> dict[str, Path | str]:
@@ -84,8 +80,8 @@ def contents(settings: Settings, argument: str | None) -> dict[str, Path | str]:
     return found
 
 
-def _log_of(settings: Settings) -> StoredLog:
-    return StoredLog("duolingo", contents(settings, None), (), lambda folder: _write(settings, folder))
+def _log_of(settings: Settings) -> real_log.StoredLog:
+    return real_log.StoredLog("duolingo", contents(settings, None), (), lambda folder: _write(settings, folder))
 
 
 def _files(settings: Settings) -> list[Path]:
@@ -130,8 +126,8 @@ def _write(settings: Settings, folder: Path) -> dict[str, Any]:
         writer.finish(len(items))
     names = list(users)
     dropped.add("user with one interaction", done.alone, lambda: f"user {names[done.examples['alone'][0]]}")
-    some_left(dropped, ", ".join(settings.files))
-    keep_texts(folder, list(items))
+    real_log.some_left(dropped, ", ".join(settings.files))
+    real_log.keep_texts(folder, list(items))
     return dropped.facts()
 
 

@@ -16,11 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.configuration.values import DataPath
-from bench.workloads._base import Axes, HoldOut, Task, Workload, WorkloadRequest, no_argument
+from bench.workloads._base import Axes, HoldOut, Task, Workload, WorkloadRequest
 from bench.workloads._io.mind_files import BEHAVIOR_FILE, NEWS_FILE, read_bodies, read_news, write_impressions
-from bench.workloads._log.cached_log import StoredLog, check_files, keep_texts, some_left, texts_of
+from bench.workloads._log import real_log
 from bench.workloads._log.impressions import Impressions, ImpressionWriter, read, scored_batch, training_batch
-from bench.workloads._log.real_log import check_ratio, check_task, item_table
 from bench.workloads._log.splits import draw_cold
 from bench.workloads._sampling.epoch_sampler import Examples, HeldOutExamples, Rng, ScoredSettings, sampled, workload
 
@@ -48,15 +47,14 @@ class Settings(ScoredSettings):
 
 def check(settings: Settings, axes: Axes) -> None:
     """Raises ValueError where a file is missing, for a CF module that does not rank, or for an asked-for ratio."""
-    no_argument("mind", axes.argument)
-    check_ratio("mind", axes.item_repetition_ratio)
-    check_task("mind", axes.task, "ranking")
-    check_files("mind", train=settings.train and str(Path(settings.train) / NEWS_FILE))
+    real_log.check_axes("mind", axes)
+    real_log.check_task("mind", axes.task, "ranking")
+    real_log.check_files("mind", train=settings.train and str(Path(settings.train) / NEWS_FILE))
     for folder in _folders(settings):
-        check_files("mind", **{"train or dev": str(folder / NEWS_FILE)})
-        check_files("mind", **{"train or dev": str(folder / BEHAVIOR_FILE)})
+        real_log.check_files("mind", **{"train or dev": str(folder / NEWS_FILE)})
+        real_log.check_files("mind", **{"train or dev": str(folder / BEHAVIOR_FILE)})
     if settings.texts == "body":
-        check_files("mind", bodies=settings.bodies)
+        real_log.check_files("mind", bodies=settings.bodies)
 
 
 def prepare(settings: Settings, *, argument: str | None, task: Task, say: Callable[[str], None]) -> Mapping[str, Any]:
@@ -69,7 +67,7 @@ def build(settings: Settings, request: WorkloadRequest) -> Workload:
     too short for a batch, and MalformedData naming file and line."""
     check(settings, request)
     folder, facts = _log_of(settings).kept()
-    table, uncut_tokens = item_table(texts_of(folder), request, "mind")
+    table, uncut_tokens = real_log.item_table(real_log.texts_of(folder), request, "mind")
     train = read(folder / "train")
     dev = read(folder / "dev") if settings.dev is not None else None
     examples = _examples(train, dev, len(table), settings, request)
@@ -99,8 +97,10 @@ def contents(settings: Settings, argument: str | None) -> dict[str, Path | str]:
     return found
 
 
-def _log_of(settings: Settings) -> StoredLog:
-    return StoredLog("mind", contents(settings, None), (settings.texts,), lambda folder: _write(settings, folder))
+def _log_of(settings: Settings) -> real_log.StoredLog:
+    return real_log.StoredLog(
+        "mind", contents(settings, None), (settings.texts,), lambda folder: _write(settings, folder)
+    )
 
 
 def _write(settings: Settings, folder: Path) -> dict[str, Any]:
@@ -113,8 +113,8 @@ def _write(settings: Settings, folder: Path) -> dict[str, Any]:
         left_out = write_impressions(source, news, writer, split)
         writer.finish()
         facts |= {name: value for each in left_out for name, value in each.facts().items()}
-        some_left(left_out[0], str(source / BEHAVIOR_FILE))
-    keep_texts(folder, texts)
+        real_log.some_left(left_out[0], str(source / BEHAVIOR_FILE))
+    real_log.keep_texts(folder, texts)
     return facts
 
 

@@ -12,10 +12,10 @@ from typing import Literal
 import numpy as np
 
 from bench.inputs import assets
-from bench.workloads._base import Axes, Workload, WorkloadRequest, no_argument
+from bench.workloads._base import Axes, Workload, WorkloadRequest
 from bench.workloads._io.movielens_files import film_texts, read_log
 from bench.workloads._log.interaction_log import InteractionLog
-from bench.workloads._log.real_log import check_ratio, item_table, log_workload
+from bench.workloads._log.real_log import check_axes, item_table, log_workload
 from bench.workloads._sampling.epoch_sampler import LogSettings
 
 ASSETS = ("movielens", "films")
@@ -36,8 +36,7 @@ class Settings(LogSettings):
 
 def check(settings: Settings, axes: Axes) -> None:
     """Raises ValueError where an argument or a ratio is asked for: a log has its own."""
-    no_argument("movielens", axes.argument)
-    check_ratio("movielens", axes.item_repetition_ratio)
+    check_axes("movielens", axes)
 
 
 def contents(settings: Settings, argument: str | None) -> dict[str, Path | str]:

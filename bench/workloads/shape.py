@@ -20,9 +20,9 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
+from bench.inputs import assets
 from bench.workloads._base import Axes, Task, Workload, WorkloadRequest
 from bench.workloads._log import interaction_log
-from bench.workloads._log.cached_log import kept
 from bench.workloads._log.real_log import check_ratio, check_task, log_workload
 from bench.workloads._sampling.epoch_sampler import LogSettings
 from bench.workloads._synth import laws, synthesis
@@ -158,5 +158,7 @@ def synthesized(
 
     drawn = (settings.zipf, settings.history_sigma, shape.earlier, shape.task)
     sizes = (users, shape.items, interactions)
-    folder, _ = kept("logs", f"{interaction_log.FORMAT} shape {sizes} {drawn} numpy {np.__version__}", draw, announce)
+    folder, _ = assets.kept(
+        "logs", f"{interaction_log.FORMAT} shape {sizes} {drawn} numpy {np.__version__}", draw, announce
+    )
     return interaction_log.read(folder)

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.configuration.values import DataPath
-from bench.workloads._base import Axes, Task, Workload, WorkloadRequest, no_argument
+from bench.workloads._base import Axes, Task, Workload, WorkloadRequest
 from bench.workloads._io.dropped import Dropped
 from bench.workloads._io.table_files import EMPTY, UNKNOWN, Numbers, check_format, read_interactions, read_items
 from bench.workloads._log import interaction_log
-from bench.workloads._log.cached_log import StoredLog, check_files, keep_texts, some_left, stored_log
 from bench.workloads._log.external_sort import Repeats, Sorted, UserSort
-from bench.workloads._log.real_log import check_ratio
+from bench.workloads._log.real_log import StoredLog, check_axes, check_files, keep_texts, some_left, stored_log
 from bench.workloads._sampling.epoch_sampler import LogSettings
 
 ASSETS: tuple[str, ...] = ()
@@ -42,8 +41,7 @@ class Settings(LogSettings):
 
 def check(settings: Settings, axes: Axes) -> None:
     """Raises ValueError where a file is missing or of no format that can be read, or for an asked-for ratio."""
-    no_argument("table", axes.argument)
-    check_ratio("table", axes.item_repetition_ratio)
+    check_axes("table", axes)
     check_files("table", items=settings.items, interactions=settings.interactions)
     for setting in ("items", "interactions"):
         check_format(getattr(settings, setting), f"workload.table.{setting}")

@@ -7,7 +7,8 @@ import io
 from rich.console import Console
 
 from docs.tools.gallery import run
-from reports.terminal import summary
+from reports import page
+from reports.terminal import shown
 
 WIDTH = 100
 """Columns of the terminal."""
@@ -26,7 +27,7 @@ def first_tables() -> str:
 
 def _printed() -> list[str]:
     console = Console(file=io.StringIO(), width=WIDTH, color_system=None, legacy_windows=False)
-    console.print(summary(run("cpu-quick"), WIDTH))
+    console.print(shown(page.of_run(run("cpu-quick"), draw=False), WIDTH))
     return [line.rstrip() for line in console.file.getvalue().strip().splitlines()]  # type: ignore[attr-defined]
 
 

@@ -72,6 +72,38 @@ def eager_by_ratio() -> str:
     return f"{said}\n\n{table(head, lines)}"
 
 
+def shapes() -> str:
+    """One H200: `single_step` in both engines on each shape of texts."""
+    names = ("h200-shapes", "h200-larger-shapes")
+    found = [row for name in names for row in rows(measured(name).summary, workload="synthetic")]
+    eager = {row["encoder"]: row for row in found if row["engine"] == "eager"}
+    fast = {row["encoder"]: row for row in found if row["engine"] == "fast"}
+    both = [(eager[encoder], fast[encoder]) for encoder in eager if encoder in fast]
+    lines = [
+        [code(words.encoder(slow)), ms(slow), ms(quick), f"{slow['median_s'] / quick['median_s']:.1f}{numbers.TIMES}"]
+        for slow, quick in both
+    ]
+    compared = [row for pair in both for row in pair]
+    said = conditions(names[0], compared, "precision", "users", "texts", "ratio", "processes")
+    return f"{said}\n\n{table(['encoder', '`eager`', '`fast`', '`fast` is faster by'], lines)}"
+
+
+def pictures() -> str:
+    """One H200: end to end and by `single_step` on pictures."""
+    lines = []
+    for name in ("h200-shapes", "h200-larger-shapes"):
+        e2e, single = (
+            one(measured(name).summary, workload="pictures", method=method) for method in (REFERENCE, "single_step")
+        )
+        lines.append([
+            f"{e2e['batch_size']:g} users", ms(e2e), ms(single), numbers.speed_up(single), memory(e2e), memory(single),
+            share(single),
+        ])  # fmt: skip
+    said = conditions("h200-shapes", rows(measured("h200-shapes").summary, workload="pictures"), "encoder", "precision")
+    head = ["batch", "`e2e`", "`single_step`", "speed-up", "memory `e2e`", "`single_step`", "share"]
+    return f"{said}\n\n{table(head, lines)}"
+
+
 def movielens() -> str:
     """MiniLM's real weights on MovieLens-100k, in the engine eager."""
     found = rows(measured("h100-full").summary, workload="movielens")

@@ -112,12 +112,8 @@ class DistributedTraining(Training):
 
     @property
     def capturable(self) -> bool:
-        """Whether a whole step may be captured: not where the encoder itself lies on several ranks."""
-        return not self._sharded
-
-    @property
-    def can_be_muted(self) -> bool:
-        """Whether a step can do without communication: not where the encoder itself lies on several ranks."""
+        """Whether a whole step may be captured, and do without communication: not where the encoder itself lies on
+        several ranks."""
         return not self._sharded
 
     def encode(self, items: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from gram_core.batch import Batch, Selection, unique_items
+from gram_core.batch import Batch, unique_items
 from gram_core.methods._settings import Nothing
 from gram_core.protocols import Exactness
 from gram_core.training import Training
@@ -54,10 +54,8 @@ class MethodBase:
         """See above; None where it keeps nothing."""
         return None
 
-    @staticmethod
-    def select(batch: Batch) -> Selection:
-        """Every unique item gets one encoding."""
-        return unique_items(batch)
+    select = staticmethod(unique_items)
+    """Which items get an encoding: here each unique one gets one."""
 
     def step(self, batch: Batch) -> Tensor:
         """Trains on one batch; returns its loss, detached and unsynchronised."""

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from gram_core.batch import Batch, Selection, every_slot
+from gram_core.batch import Batch, every_slot
 from gram_core.methods._base import MethodBase
 from gram_core.phases import phase
 from gram_core.training import Gather
@@ -18,10 +18,7 @@ class E2E(MethodBase):
     name: ClassVar[str] = "e2e"
     distributes: ClassVar[bool] = True
 
-    @staticmethod
-    def select(batch: Batch) -> Selection:
-        """Every slot gets an encoding of its own."""
-        return every_slot(batch)
+    select = staticmethod(every_slot)
 
     def accumulate(self, batch: Batch) -> Tensor:
         """Adds the batch's gradient to every parameter's `.grad`; returns the loss, detached."""

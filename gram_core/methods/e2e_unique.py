@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from gram_core.batch import Batch, Selection, unique_items
+from gram_core.batch import unique_items
 from gram_core.methods.e2e import E2E
 
 
@@ -14,7 +14,4 @@ class E2EUnique(E2E):
     name: ClassVar[str] = "e2e_unique"
     distributes: ClassVar[bool] = True
 
-    @staticmethod
-    def select(batch: Batch) -> Selection:
-        """Every unique item gets one encoding."""
-        return unique_items(batch)
+    select = staticmethod(unique_items)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import io
 import pkgutil
 import re
 import zlib
@@ -20,7 +19,6 @@ from reports import words
 from reports.figures import _style
 
 PIXELS_PER_INCH = 100
-DPI = 160
 LONGEST_NAME = 120
 SETTINGS = 6
 """Settings that are drawn; a sweep with more is read from its tables."""
@@ -118,7 +116,6 @@ def drawn(plot: Plot, name: str, setting: str, frames: Any) -> Iterator[Drawn]:
         figure = plot.draw(frames)
         if figure is None:
             return
-        png = io.BytesIO()
-        figure.savefig(png, format="png", dpi=DPI)
+        png = _style.png(figure)
     width, height = figure.get_size_inches() * PIXELS_PER_INCH
-    yield Drawn(name, plot.title, plot.caption, setting, png.getvalue(), round(width), round(height))
+    yield Drawn(name, plot.title, plot.caption, setting, png, round(width), round(height))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from reports import numbers
 
+DPI = 160
 INK, MUTED, GRID, PAPER = "#1f2430", "#667085", "#e6e4df", "#ffffff"
 RC: dict[str, Any] = {
     "font.size": 9,
@@ -142,11 +144,14 @@ def sheet(
     titled: bool = True,
     title_lines: int = 1,
     gap: tuple[float, float] = (0.22, 0.42),
-    **options: Any,
+    x: str = "",
+    y: str = "",
+    sharex: bool = True,
+    sharey: bool | Literal["row"] = True,
 ) -> Sheet:
     """rows x columns axes of `size` inches each, a legend above all of them and what is left out below, small.
 
-    title_lines: of each panel's title; `gap` is what a title of one line needs.
+    title_lines: of each panel's title; `gap` is what a title of one line needs. x, y: what axes at the edge are called.
     """
     more = (title_lines - 1) * TITLE_LINE
     gap = (gap[0], gap[1] + more)
@@ -160,7 +165,11 @@ def sheet(
         "left": left / across, "right": 1 - 0.18 / across, "top": 1 - top / height, "bottom": bottom / height,
         "wspace": gap[0] / size[0], "hspace": gap[1] / size[1],
     }  # fmt: skip
-    axes = figure.subplots(rows, columns, squeeze=False, gridspec_kw=spaces, **options)
+    axes = figure.subplots(rows, columns, squeeze=False, gridspec_kw=spaces, sharex=sharex, sharey=sharey)
+    for ax in axes[-1]:
+        ax.set_xlabel(x)
+    for ax in axes[:, 0]:
+        ax.set_ylabel(y)
     if legend:
         figure.legend(handles=list(legend), loc="upper left", bbox_to_anchor=(0.12 / across, 1 - 0.04 / height),
                       ncols=fitting, handlelength=2.4, borderaxespad=0, columnspacing=1.4)  # fmt: skip
@@ -178,6 +187,13 @@ def _fitting(labels: Sequence[str], across: float) -> int:
         if sum(0.62 + 0.072 * width for width in widest) < across:
             return columns
     return 1
+
+
+def png(figure: Figure) -> bytes:
+    """The picture."""
+    made = io.BytesIO()
+    figure.savefig(made, format="png", dpi=DPI)
+    return made.getvalue()
 
 
 def panel_size(columns: int, height: float = 1.75) -> tuple[float, float]:

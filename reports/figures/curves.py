@@ -57,8 +57,8 @@ def draw(frames: Frames, quantity: Quantity, x: str) -> Figure | None:
         notes=_style.left_out(
             **{names[other]: (shown_rows, kept_rows)}, repetition_ratios=(shown_columns, kept_columns)
         ),
-        sharex=True,
-        sharey=True,
+        x=AXIS_LABELS[x],
+        y=quantity.label,
     )
     grid = sheet.axes
     for row, other_value in enumerate(shown_rows):
@@ -67,10 +67,6 @@ def draw(frames: Frames, quantity: Quantity, x: str) -> Figure | None:
             ax = grid[row, column]
             _panel(ax, panel, quantity, x, looks)
             ax.set_title(_title({"asked_repetition_ratio": ratio, other: other_value}), loc="left")
-            if row == len(shown_rows) - 1:
-                ax.set_xlabel(AXIS_LABELS[x])
-            if column == 0:
-                ax.set_ylabel(quantity.label)
     values = quantity.scale * measured[quantity.column]
     grid[0, 0].set_ylim(values.min() / 1.5, values.max() * 2.6)
     _style.quantity_ticks(grid[0, 0])

@@ -47,8 +47,8 @@ def _draw(
             batch_sizes=(batches, all_batches), text_lengths=(texts, all_texts), repetition_ratios=(ratios, all_ratios)
         ),
         left=0.62,
-        sharex=True,
-        sharey=True,
+        x="Batch size (users)",
+        y="Text (tokens)",
     )
     grid = sheet.axes
     cells = {_place(row): row for row in summary.to_dict("records")}
@@ -63,10 +63,6 @@ def _draw(
                 if (label, ratio, batch, text) in cells
             }
             _panel(ax, shown, column, write, colors, norm)
-            if row == len(labels) - 1:
-                ax.set_xlabel("Batch size (users)")
-            if place == 0:
-                ax.set_ylabel("Text (tokens)")
     _frame(grid, batches, texts)
     return sheet.figure
 

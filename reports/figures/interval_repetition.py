@@ -36,6 +36,7 @@ def draw(frames: Frames) -> Figure | None:
         legend=[one_batch, *over],
         notes=_style.left_out(lines=(shown, lines)),
         titled=False,
+        x="Item slots / unique items",
         left=0.3 + 0.072 * max(len(name) for name in names),
     )
     ax = sheet.axes[0, 0]
@@ -54,7 +55,6 @@ def draw(frames: Frames) -> Figure | None:
     right = max(line["interval_repetition_ratio"] for line in shown) * 1.5
     _style.value_ticks(ax, [2.0**power for power in range(14) if 2.0**power <= right])
     ax.set_xlim(0.9, right)
-    ax.set_xlabel("Item slots / unique items")
     return sheet.figure
 
 

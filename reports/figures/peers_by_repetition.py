@@ -40,13 +40,12 @@ def draw(frames: Frames) -> Figure | None:
         legend=_style.handles(looks),
         left=0.95,
         notes=_style.left_out(batch_and_text_sizes=([batch], list(sizes.index))),
-        sharex=True,
+        x="Repetition ratio",
         sharey="row",
     )
     for column, (name, rows) in enumerate(kinds.items()):
         title = f"{name} · {numbers.plain(batch)} users, {numbers.plain(text)} tokens"
         sheet.axes[0, column].set_title(title, loc="left")
-        sheet.axes[1, column].set_xlabel("Repetition ratio")
         _panel(sheet.axes[0, column], rows, looks, "time")
         _panel(sheet.axes[1, column], rows, looks, "memory")
     for row, label in enumerate(("Time / single_step's", "Memory / single_step's")):

@@ -59,7 +59,6 @@ def draw(frames: Frames, batch: str) -> Figure | None:
         title_lines=max(title.count("\n") for title in titles) + 1,
         gap=(0.3, 0.75),
         sharex=False,
-        sharey=True,
     )
     highest = 0.0
     for ax in sheet.axes.flat[len(shown) :]:

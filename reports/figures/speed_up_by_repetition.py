@@ -44,8 +44,8 @@ def draw(frames: Frames) -> Figure | None:
         size=_style.panel_size(len(batches), 1.9),
         legend=[*_style.handles(looks), ideal],
         notes=_style.left_out(text_lengths=(texts, all_texts), batch_sizes=(batches, all_batches)),
-        sharex=True,
-        sharey=True,
+        x="Repetition ratio",
+        y="Speed-up against e2e",
     )
     grid = sheet.axes
     for row, text in enumerate(texts):
@@ -56,10 +56,6 @@ def draw(frames: Frames) -> Figure | None:
             _panel(ax, panel, looks, mark_batches=batch is None)
             title = f"{numbers.plain(text)} tokens"
             ax.set_title(title if batch is None else f"{numbers.plain(batch)} users, {title}", loc="left")
-            if row == len(texts) - 1:
-                ax.set_xlabel("Repetition ratio")
-            if column == 0:
-                ax.set_ylabel("Speed-up against e2e")
     _style.times_ticks(grid[0, 0], low, high)
     grid[0, 0].set_ylim(low, high)
     _ideal_lines(grid, known)

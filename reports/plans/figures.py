@@ -39,8 +39,8 @@ def _draw(
         len(engines),
         size=_style.panel_size(len(engines)),
         legend=_style.handles(looks),
-        sharex=True,
-        sharey=True,
+        x="Batch size (users)",
+        y=label,
     )
     own = float(forecast.case["batch_size"] or 0)
     for place, engine in enumerate(engines):
@@ -57,11 +57,9 @@ def _draw(
         if limited:
             ax.axhline(forecast.memory_limit_bytes * scale, color=_style.MUTED, linewidth=1.0, linestyle="--")
         ax.set_title(engine, loc="left")
-        ax.set_xlabel("Batch size (users)")
         ax.set_xscale("log")
         ax.set_yscale("log")
     first = sheet.axes[0, 0]
-    first.set_ylabel(label)
     _style.quantity_ticks(first)
     _style.value_ticks(
         first, _style.log_spread(sorted({float(line.batch_size) for line in forecast.lines}), MOST_LABELS)

@@ -6,38 +6,16 @@ import shlex
 from pathlib import Path
 
 from bench.results.files import replace
-from bench.results.forecast import BatchCounts, Forecast, ForecastLine, Interval
+from bench.results.forecast import BatchCounts, Forecast, ForecastLine
 from reports import numbers, rendering, toml
 from reports.document import Document, Section, Story
 from reports.plans import figures
-from reports.tables import Cell, Column, Group, Table
+from reports.table import Cell, Column, Table, group, text
 
 PAGE = "plan.html"
 NOTE = (
     "Nothing was trained: counts come from the log, seconds from coefficients that short steps gave, memory from "
     "shapes."
-)
-
-LINES = (
-    Column("Method", numeric=False),
-    Column("Speed-up against e2e"),
-    Column("Time per step", "ms"),
-    Column("Users", "per s"),
-    Column("Epoch"),
-    Column("Peak memory"),
-    Column("Gradient", numeric=False),
-    Column("Waits for", numeric=False),
-)
-COUNTS = (
-    Column("Users"),
-    Column("Steps"),
-    Column("Item slots"),
-    Column("Unique items"),
-    Column("Repetition ratio"),
-    Column("Real tokens"),
-    Column("Padded tokens"),
-    Column("Tokens of unique items"),
-    Column("Counted", "groups"),
 )
 
 
@@ -80,66 +58,73 @@ def lines_table(forecast: Forecast) -> Table:
     keys = dict.fromkeys((line.batch_size, line.engine) for line in forecast.lines)
     groups = []
     for size, engine in sorted(keys, key=lambda key: (key[0] != own, key)):
-        rows = [_row(line) for line in forecast.lines if (line.batch_size, line.engine) == (size, engine)]
-        groups.append(Group(f"{size} users, {engine}" + (", your case" if size == own else ""), tuple(rows)))
+        lines = (line for line in forecast.lines if (line.batch_size, line.engine) == (size, engine))
+        groups.append(group(LINES, f"{size} users, {engine}" + (", your case" if size == own else ""), lines))
     return Table(LINES, tuple(groups), caption="Small figures are 90 % intervals.")
 
 
-def _row(line: ForecastLine) -> tuple[Cell, ...]:
-    return (
-        Cell(line.label, "strong"),
-        Cell(
-            numbers.times(line.speed_up.value),
-            "strong",
-            note=numbers.ratio_range(line.speed_up.low, line.speed_up.high),
-        ),
-        Cell(numbers.milliseconds(line.step_s.value), note=_range(line.step_s, 1000)),
-        Cell(numbers.rate(line.users_per_s.value)),
-        Cell(numbers.duration(line.epoch_s.value) if line.epoch_s else numbers.MISSING),
-        Cell(
-            numbers.gibibytes(line.peak_bytes.value), "" if line.fits else "bad", note="" if line.fits else "too much"
-        ),
-        Cell(line.exactness, "badge"),
-        Cell(line.limit, "muted"),
-    )
+def _speed_up(line: ForecastLine) -> Cell:
+    spread = numbers.ratio_range(line.speed_up.low, line.speed_up.high)
+    return Cell(numbers.times(line.speed_up.value), "strong", spread)
 
 
-def _range(interval: Interval, scale: float) -> str:
-    return f"{numbers.number(interval.low * scale)} to {numbers.number(interval.high * scale)}"
+def _step(line: ForecastLine) -> Cell:
+    low, high = (numbers.number(1000 * end) for end in (line.step_s.low, line.step_s.high))
+    return Cell(numbers.milliseconds(line.step_s.value), note=f"{low} to {high}")
+
+
+def _memory(line: ForecastLine) -> Cell:
+    found = numbers.gibibytes(line.peak_bytes.value)
+    return Cell(found) if line.fits else Cell(found, "bad", "too much")
+
+
+LINES = (
+    text("Method", lambda line: Cell(line.label, "strong")),
+    Column("Speed-up against e2e", _speed_up),
+    Column("Time per step", _step, "ms"),
+    Column("Users", lambda line: numbers.rate(line.users_per_s.value), "per s"),
+    Column("Epoch", lambda line: numbers.duration(line.epoch_s.value) if line.epoch_s else numbers.MISSING),
+    Column("Peak memory", _memory),
+    text("Gradient", lambda line: Cell(line.exactness, "badge")),
+    text("Waits for", lambda line: Cell(line.limit, "muted")),
+)
 
 
 def counts_table(forecast: Forecast) -> Table:
     """What the log puts into batches, and into intervals of the user's batch."""
-    batches = [_counts(each) for each in forecast.counts if each.steps == 1]
-    intervals = [_counts(each) for each in forecast.counts if each.steps > 1]
-    groups = [Group("Batches", tuple(batches))]
-    groups += [Group("Intervals of multi_step", tuple(intervals))] if intervals else []
+    intervals = [each for each in forecast.counts if each.steps > 1]
+    groups = [group(COUNTS, "Batches", (each for each in forecast.counts if each.steps == 1))]
+    groups += [group(COUNTS, "Intervals of multi_step", intervals)] if intervals else []
     return Table(COUNTS, tuple(groups), caption="± is the standard error of the mean; 0 groups: extrapolated.")
 
 
-def _counts(each: BatchCounts) -> tuple[Cell, ...]:
+def _unique(each: BatchCounts) -> Cell:
     error = each.unique_items.error
-    return (
-        Cell(str(each.batch_size)),
-        Cell(str(each.steps)),
-        Cell(numbers.rate(each.item_slots.mean)),
-        Cell(numbers.rate(each.unique_items.mean), note=f"± {numbers.number(error, 2)}" if error else ""),
-        Cell(numbers.number(each.item_repetition_ratio)),
-        Cell(numbers.rate(each.real_tokens.mean)),
-        Cell(numbers.rate(each.padded_tokens)),
-        Cell(numbers.rate(each.unique_tokens.mean)),
-        Cell(str(each.groups)),
-    )
+    return Cell(numbers.rate(each.unique_items.mean), note=f"± {numbers.number(error, 2)}" if error else "")
+
+
+COUNTS = (
+    Column("Users", lambda each: str(each.batch_size)),
+    Column("Steps", lambda each: str(each.steps)),
+    Column("Item slots", lambda each: numbers.rate(each.item_slots.mean)),
+    Column("Unique items", _unique),
+    Column("Repetition ratio", lambda each: numbers.number(each.item_repetition_ratio)),
+    Column("Real tokens", lambda each: numbers.rate(each.real_tokens.mean)),
+    Column("Padded tokens", lambda each: numbers.rate(each.padded_tokens)),
+    Column("Tokens of unique items", lambda each: numbers.rate(each.unique_tokens.mean)),
+    Column("Counted", lambda each: str(each.groups), "groups"),
+)
+LARGEST = (
+    text("Method", lambda each: Cell(each.label, "strong")),
+    text("Engine", lambda each: each.engine),
+    Column("Largest batch", lambda each: str(each.batch_size or "none"), "users"),
+)
 
 
 def largest_table(forecast: Forecast) -> Table:
     """The most users that fit."""
-    columns = (Column("Method", numeric=False), Column("Engine", numeric=False), Column("Largest batch", "users"))
-    rows = tuple(
-        (Cell(each.label, "strong"), Cell(each.engine), Cell(str(each.batch_size or "none")))
-        for each in forecast.largest
-    )
-    return Table(columns, (Group("", rows),), caption=f"Within {numbers.gibibytes(forecast.memory_limit_bytes)}.")
+    within = f"Within {numbers.gibibytes(forecast.memory_limit_bytes)}."
+    return Table(LARGEST, (group(LARGEST, "", forecast.largest),), caption=within)
 
 
 def _basis(forecast: Forecast) -> list[tuple[str, str]]:

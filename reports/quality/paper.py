@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Literal
 
 from bench.results.analysis.stats import REFERENCE
 from bench.results.analysis.training_summary import TrainingFrames
 from reports import numbers, words
 from reports.document import Section
 from reports.quality.tables import between, difference
-from reports.tables import Cell, Column, Group, Table, ratio_cell
+from reports.table import Cell, Column, Row, Table, group, label, ratio_cell, text
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Reported:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A log of the  key: the `shape:` workload of its sizes. table: the paper's, by number."""
+    """A log of the paper's. key: the `shape:` workload of its sizes. table: the paper's, by number."""
 
     name: str
     key: str
@@ -110,8 +111,6 @@ def speed_up(workload: object, label: str) -> float | None:
     return None if found is None else found.speed_up
 
 
-Row = Mapping[str, Any]
-
 TITLES = {4: "the paper's Table 4, knowledge tracing", 5: "the paper's Table 5, news recommendation"}
 NOTE = (
     "The paper's figures are of other logs, another encoder (TinyBERT, 6 layers of 768), its own end-to-end code and "
@@ -137,30 +136,24 @@ def _table(case: str, rows: Sequence[Row]) -> Table | None:
         return None
     known = [row for row in others if any(row["label"] in log.lines for log in logs)]
     columns = (
-        Column("Method", numeric=False),
-        Column("Speed-up to best", "this run"),
-        Column("AUC against e2e's", "this run, points"),
-        *(Column(log.name, f"paper, Table {log.table}") for log in logs),
+        text("Method", label),
+        Column("Speed-up to best", lambda row: ratio_cell(row, "speed_up_best"), "this run"),
+        Column("AUC against e2e's", _against_e2e, "this run, points"),
+        *(Column(log.name, partial(_theirs, log), f"paper, Table {log.table}") for log in logs),
     )
-    made = tuple(
-        (Cell(row["label"], "strong"), *_own(row), *(_theirs(log, row["label"]) for log in logs)) for row in known
-    )
-    return Table(columns, (Group("", made),), title=f"{case} · next to {TITLES[logs[0].table]}")
+    return Table(columns, (group(columns, "", known),), title=f"{case} · next to {TITLES[logs[0].table]}")
 
 
-def _own(row: Row) -> tuple[Cell, Cell]:
+def _against_e2e(row: Row) -> Cell:
     spread = between(row.get("difference_auc_low"), row.get("difference_auc_high"), signed=True)
-    return (
-        ratio_cell(row, "speed_up_best"),
-        Cell(difference(row.get("difference_auc")), "", spread),
-    )
+    return Cell(difference(row.get("difference_auc")), "", spread)
 
 
-def _theirs(log: DataSet, label: str) -> Cell:
-    line = log.lines.get(label)
+def _theirs(log: DataSet, row: Row) -> Cell:
+    line = log.lines.get(row["label"])
     if line is None:
         return Cell(numbers.MISSING, "muted")
-    auc, cold = log.difference(label), log.difference(label, "cold_auc")
+    auc, cold = log.difference(row["label"]), log.difference(row["label"], "cold_auc")
     parts = [] if auc is None else [f"AUC {_signed(auc)}"]
     parts += [] if cold is None else [f"cold {_signed(cold)}"]
     return Cell(numbers.times(line.speed_up), "", ", ".join(parts) or "e2e only estimated")

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 from bench.results.analysis.stats import REFERENCE
 from bench.results.analysis.training_summary import TrainingFrames
 from reports import numbers, words
-from reports.tables import MIDDLE, WIDE, Cell, Column, Group, Table, grouped, ratio_cell
-
-Row = Mapping[str, Any]
+from reports.table import (
+    MIDDLE,
+    WIDE,
+    Cell,
+    Column,
+    Row,
+    Table,
+    gradient,
+    group,
+    grouped,
+    label,
+    outcome,
+    plain,
+    ratio_cell,
+    text,
+)  # fmt: skip
 
 METRICS = {"auc": "AUC", "cold_auc": "Cold-start AUC", "mrr": "MRR", "ndcg_5": "nDCG@5", "ndcg_10": "nDCG@10"}
 """How the known ones are written; another is written as its file is named."""
@@ -45,67 +58,30 @@ def between(low: float | None, high: float | None, *, signed: bool = False) -> s
     return f"{written(low)} to {written(high)}" if numbers.exists(low) and numbers.exists(high) else ""
 
 
-def results(frames: TrainingFrames) -> tuple[Table, ...]:
-    """Every line side by side, a table per case."""
-    cases = words.by_case(frames.summary.to_dict("records"))
-    return tuple(_case(words.case(rows[0]), rows, frames.metrics) for rows in cases.values())
+def _quality(name: str, unit: str = "", kind: str = "", **look: Any) -> Column:
+    """A metric's column."""
+
+    def cell(row: Row) -> Cell:
+        value = f"test_{name}"
+        return Cell(points(row[value]), kind, between(row[f"{value}_low"], row[f"{value}_high"]))
+
+    return Column(metric(name), cell, unit, **look)
 
 
-def _case(title: str, rows: list[Row], metrics: tuple[str, ...]) -> Table:
-    judged = [name for name in metrics if any(numbers.exists(row[f"test_{name}"]) for row in rows)]
-    first, *others = judged or metrics[:1]
-    compared = any(row["method"] == REFERENCE for row in rows)
-    points_apart = Column(f"{metric(first)} against e2e's", "points, seed by seed", short="vs e2e", noted=True)
-    against_e2e = (
-        Column("Speed-up to best", "against e2e", short="speed-up"),
-        Column("Time to e2e's quality", short="to e2e's", from_width=MIDDLE),
-        Column("Speed-up to it", "against e2e", short="speed-up"),
-    )
-    others.sort(key=lambda name: not name.startswith("cold_"))
-    leading, behind = others[:1], others[1:]
-    columns = [
-        Column("Method", numeric=False),
-        Column(metric(first), "test split", noted=True),
-        *([points_apart] if compared else []),
-        *(Column(metric(name), from_width=WIDE) for name in leading),
-        Column("Time to best", "to convergence", short="to best"),
-        *(against_e2e if compared else ()),
-        Column("Peak memory", from_width=MIDDLE),
-        *(Column(metric(name), from_width=WIDE) for name in behind),
-        Column("Gradient", numeric=False, from_width=MIDDLE),
-        Column("Ended", "by", numeric=False),
-    ]
-    made = tuple(_line(row, first, leading, behind, compared=compared) for row in rows)
-    return Table(tuple(columns), (Group("", made),), title=title)
+def _difference(first: str) -> Column:
+    def cell(row: Row) -> Cell:
+        name = f"difference_{first}"
+        spread = between(row[f"{name}_low"], row[f"{name}_high"], signed=True)
+        return Cell(difference(row[name]), "muted" if row["method"] == REFERENCE else "", spread)
+
+    return Column(f"{metric(first)} against e2e's", cell, "points, seed by seed", short="vs e2e", noted=True)
 
 
-def _line(row: Row, first: str, leading: list[str], behind: list[str], *, compared: bool) -> tuple[Cell, ...]:
-    is_reference = row["method"] == REFERENCE
-    cells = [Cell(row["label"], "strong"), _quality(row, f"test_{first}", "strong")]
-    if compared:
-        spread = between(row[f"difference_{first}_low"], row[f"difference_{first}_high"], signed=True)
-        cells.append(Cell(difference(row[f"difference_{first}"]), "muted" if is_reference else "", spread))
-    cells += [_quality(row, f"test_{name}") for name in leading]
-    cells.append(Cell(time(row["best_s"])))
-    if compared:
-        cells += [_speed_up(row, "speed_up_best"), _reached(row), _speed_up(row, "speed_up_quality")]
-    return (
-        *cells,
-        _memory(row),
-        *(_quality(row, f"test_{name}") for name in behind),
-        Cell(words.exactness(row), "badge"),
-        _ended(row),
-    )
+def _speed_up(name: str) -> Callable[[Row], Cell]:
+    def cell(row: Row) -> Cell:
+        return Cell(numbers.times(row[name]), "muted") if row["method"] == REFERENCE else ratio_cell(row, name)
 
-
-def _quality(row: Row, name: str, kind: str = "") -> Cell:
-    return Cell(points(row[name]), kind, between(row[f"{name}_low"], row[f"{name}_high"]))
-
-
-def _speed_up(row: Row, name: str) -> Cell:
-    if row["method"] == REFERENCE:
-        return Cell(numbers.times(row[name]), "muted")
-    return ratio_cell(row, name)
+    return cell
 
 
 def _reached(row: Row) -> Cell:
@@ -125,7 +101,7 @@ def _ended(row: Row) -> Cell:
     if row["outcome"] is None:
         return Cell("goes on", "muted")
     if row["outcome"] != "ok":
-        return Cell(words.OUTCOMES[row["outcome"]], "bad")
+        return outcome(row)
     seeds = numbers.count(int(row["ok_seeds"]), "seed")
     reasons = words.listing(STOPPED[each] for each in row["stopped"].split(", "))
     failed = row["ok_seeds"] < row["seeds"]
@@ -133,64 +109,86 @@ def _ended(row: Row) -> Cell:
     return Cell(reasons, "bad" if failed else "muted", note)
 
 
+AGAINST_E2E = (
+    Column("Speed-up to best", _speed_up("speed_up_best"), "against e2e", short="speed-up"),
+    Column("Time to e2e's quality", _reached, short="to e2e's", from_width=MIDDLE),
+    Column("Speed-up to it", _speed_up("speed_up_quality"), "against e2e", short="speed-up"),
+)
+
+
+def results(frames: TrainingFrames) -> tuple[Table, ...]:
+    """Every line side by side, a table per case."""
+    cases = words.by_case(frames.summary.to_dict("records"))
+    return tuple(_case(words.case(rows[0]), rows, frames.metrics) for rows in cases.values())
+
+
+def _case(title: str, rows: list[Row], metrics: tuple[str, ...]) -> Table:
+    judged = [name for name in metrics if any(numbers.exists(row[f"test_{name}"]) for row in rows)]
+    first, *others = judged or metrics[:1]
+    compared = any(row["method"] == REFERENCE for row in rows)
+    others.sort(key=lambda name: not name.startswith("cold_"))
+    columns = (
+        text("Method", label),
+        _quality(first, "test split", "strong", noted=True),
+        *([_difference(first)] if compared else []),
+        *(_quality(name, from_width=WIDE) for name in others[:1]),
+        Column("Time to best", seconds("best_s"), "to convergence", short="to best"),
+        *(AGAINST_E2E if compared else ()),
+        Column("Peak memory", _memory, from_width=MIDDLE),
+        *(_quality(name, from_width=WIDE) for name in others[1:]),
+        text("Gradient", gradient, from_width=MIDDLE),
+        text("Ended", _ended, "by"),
+    )
+    return Table(columns, (group(columns, "", rows),), title=title)
+
+
 def time(seconds: float | None) -> str:
     """A duration, or that there is none."""
     return numbers.duration(seconds) if seconds is not None and numbers.exists(seconds) else numbers.MISSING
 
 
+def seconds(name: str) -> Callable[[Row], str]:
+    """The same of a row."""
+    return lambda row: time(row[name])
+
+
+def _how(row: Row) -> Cell:
+    ended = STOPPED.get(row["stopped"]) or words.OUTCOMES.get(row["outcome"], "goes on")
+    return Cell(ended, "muted" if row["outcome"] == "ok" else "bad")
+
+
 def every_seed(frames: TrainingFrames, limit: int = 500) -> Table:
     """One row per training."""
+
+    def test(place: int, name: str) -> Column:
+        return Column(metric(name), lambda row: points(row[f"test_{name}"]), "" if place else "test split")
+
     columns = (
-        Column("Method", numeric=False),
-        Column("Seed"),
-        *(Column(metric(name), "test split" if place == 0 else "") for place, name in enumerate(frames.metrics)),
-        Column(metric(frames.metrics[0]), "best of validation"),
-        Column("Time to best"),
-        Column("Steps to best"),
-        Column("Epochs to best"),
-        Column("Time to e2e's quality"),
-        Column("Trained for"),
-        Column("Steps"),
-        Column("Ended", numeric=False),
+        text("Method", label),
+        Column("Seed", plain("seed")),
+        *(test(place, name) for place, name in enumerate(frames.metrics)),
+        Column(metric(frames.metrics[0]), lambda row: points(row["validation"]), "best of validation"),
+        Column("Time to best", seconds("best_s")),
+        Column("Steps to best", lambda row: numbers.number(row["best_step"], 1)),
+        Column("Epochs to best", lambda row: numbers.number(row["best_epoch"])),
+        Column("Time to e2e's quality", seconds("quality_s")),
+        Column("Trained for", seconds("train_s")),
+        Column("Steps", lambda row: numbers.number(row["step"], 1)),
+        text("Ended", _how),
     )
+    return grouped(columns, frames.seeds.to_dict("records"), limit, words.case)
 
-    def line(row: Row) -> tuple[str, tuple[Cell, ...]]:
-        ended = STOPPED.get(row["stopped"]) or words.OUTCOMES.get(row["outcome"], "goes on")
-        return words.case(row), (
-            Cell(row["label"], "strong"),
-            Cell(numbers.plain(row["seed"])),
-            *(Cell(points(row[f"test_{name}"])) for name in frames.metrics),
-            Cell(points(row["validation"])),
-            Cell(time(row["best_s"])),
-            Cell(numbers.number(row["best_step"], 1)),
-            Cell(numbers.number(row["best_epoch"])),
-            Cell(time(row["quality_s"])),
-            Cell(time(row["train_s"])),
-            Cell(numbers.number(row["step"], 1)),
-            Cell(ended, "muted" if row["outcome"] == "ok" else "bad"),
-        )
 
-    return grouped(columns, frames.seeds.to_dict("records"), line, limit)
+UNFINISHED = (
+    text("Case", words.case),
+    text("Method", label),
+    Column("Seed", plain("seed")),
+    text("Outcome", outcome),
+    text("Reason", lambda row: row["reason"] or "no reason was recorded"),
+)
 
 
 def unfinished(frames: TrainingFrames, limit: int = 200) -> Table:
     """Every training that failed, with its reason."""
-    columns = (
-        Column("Case", numeric=False),
-        Column("Method", numeric=False),
-        Column("Seed"),
-        Column("Outcome", numeric=False),
-        Column("Reason", numeric=False),
-    )
     failed = frames.seeds[frames.seeds["outcome"].notna() & (frames.seeds["outcome"] != "ok")]
-
-    def line(row: Row) -> tuple[str, tuple[Cell, ...]]:
-        return "", (
-            Cell(words.case(row)),
-            Cell(row["label"], "strong"),
-            Cell(numbers.plain(row["seed"])),
-            Cell(words.OUTCOMES[row["outcome"]], "bad"),
-            Cell(row["reason"] or "no reason was recorded"),
-        )
-
-    return grouped(columns, failed.to_dict("records"), line, limit)
+    return grouped(UNFINISHED, failed.to_dict("records"), limit)

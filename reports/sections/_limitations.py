@@ -6,9 +6,12 @@ from collections.abc import Iterable
 
 from bench.results.detail import BuiltDetail
 from reports import words
-from reports.tables import Cell, Column, Group, Table
+from reports.table import Cell, Table, grouped, text
 
-COLUMNS = (Column("Peer", numeric=False), Column("Not at its best", numeric=False))
+COLUMNS = (
+    text("Peer", lambda entry: Cell(words.listing(entry[1]), "strong")),
+    text("Not at its best", lambda entry: Cell(entry[0], "prose")),
+)
 
 
 def table(details: Iterable[tuple[str, BuiltDetail]]) -> tuple[Table, ...]:
@@ -18,7 +21,6 @@ def table(details: Iterable[tuple[str, BuiltDetail]]) -> tuple[Table, ...]:
     for method, detail in details:
         for sentence in detail.handicaps:
             by_sentence.setdefault(sentence, {})[method] = None
-    rows = tuple(
-        (Cell(words.listing(methods), "strong"), Cell(sentence, "prose")) for sentence, methods in by_sentence.items()
-    )
-    return (Table(COLUMNS, (Group("", rows),), title="Where a peer could not be given its best"),) if rows else ()
+    if not by_sentence:
+        return ()
+    return (grouped(COLUMNS, by_sentence.items(), len(by_sentence), title="Where a peer could not be given its best"),)

@@ -10,21 +10,12 @@ from bench.results.store import LoadedRun
 from reports import numbers, words
 from reports.document import Section
 from reports.quality import paper
-from reports.tables import Cell, Column, Row, grouped, ratio_cell
+from reports.table import Cell, Column, Row, grouped, ratio_cell, text
 
 PLACE = 40
 
-COLUMNS = (
-    Column("Method", numeric=False),
-    Column("Repetition ratio", "of one batch"),
-    Column("Steps", "per epoch"),
-    Column("Epoch", "projected"),
-    Column("Against e2e's epoch"),
-    Column("In the paper", "to convergence"),
-    Column("Gradient", numeric=False),
-    Column("Projected from", numeric=False),
-)
 LIMIT = 200
+BASES = {"steps": "its own steps", "model": "a shorter interval"}
 
 
 def make(run: LoadedRun, derived: Frames) -> Section | None:
@@ -33,27 +24,23 @@ def make(run: LoadedRun, derived: Frames) -> Section | None:
     if not found:
         return None
     rows = {line_of(row): row for row in derived.summary.to_dict("records")}
-
-    def row(each: Epoch) -> tuple[str, tuple[Cell, ...]]:
-        line = rows.get(each.record.line) if each.basis == "steps" else None
-        return words.case(words.row_of(each.record)), _row(each, line)
-
-    table = grouped(COLUMNS, found, row, LIMIT)
+    columns = (
+        text("Method", lambda each: Cell(each.label, "strong")),
+        Column("Repetition ratio", lambda each: numbers.number(each.item_repetition_ratio), "of one batch"),
+        Column("Steps", lambda each: numbers.number(each.steps, 1), "per epoch"),
+        Column("Epoch", lambda each: numbers.duration(each.seconds, each.scatter), "projected"),
+        Column("Against e2e's epoch", lambda each: _speed_up(each, rows.get(each.record.line))),
+        Column("In the paper", _in_the_paper, "to convergence"),
+        text("Gradient", lambda each: Cell(each.exactness, "badge")),
+        text("Projected from", lambda each: Cell(BASES[each.basis], note=_timed(each))),
+    )
+    table = grouped(columns, found, LIMIT, lambda each: words.case(words.row_of(each.record)))
     return Section("epochs", "What an epoch would take", tuple(_notes(found)), (table,), "Epochs")
 
 
-def _row(each: Epoch, line: Row | None) -> tuple[Cell, ...]:
+def _in_the_paper(each: Epoch) -> Cell:
     theirs = paper.speed_up(each.record.case.get("workload"), each.label)
-    return (
-        Cell(each.label, "strong"),
-        Cell(numbers.number(each.item_repetition_ratio)),
-        Cell(numbers.number(each.steps, 1)),
-        Cell(numbers.duration(each.seconds, each.scatter)),
-        _speed_up(each, line),
-        Cell(numbers.times(theirs) if theirs else numbers.MISSING, "muted"),
-        Cell(each.exactness, "badge"),
-        Cell("its own steps" if each.basis == "steps" else "a shorter interval", note=_timed(each)),
-    )
+    return Cell(numbers.times(theirs) if theirs else numbers.MISSING, "muted")
 
 
 def _timed(each: Epoch) -> str:

@@ -3,34 +3,88 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import median
+from typing import Any
 
+from bench.results.analysis import stats
 from bench.results.analysis.summary import Frames
 from bench.results.identity import Line
 from bench.results.schema import Record, Telemetry
 from bench.results.store import LoadedRun
 from reports import numbers, words
 from reports.document import Section
-from reports.tables import Cell, Column, grouped, without_empty
+from reports.table import Cell, Column, grouped, text
 
 PLACE = 90
 
-COLUMNS = (
-    Column("Method", numeric=False),
-    Column("Harness", "s per process"),
-    Column("Rounds kept"),
-    Column("Rounds dropped", numeric=False),
-    Column("SM clock", "MHz"),
-    Column("Power", "W"),
-    Column("Hottest", "°C"),
-    Column("Energy", "J per 1,000 interactions"),
-    Column("Clock held back by", numeric=False),
-    Column("Other processes"),
-    Column("Load", "others' tasks per core"),
-)
 LIMIT = 200
 """Lines that the table shows."""
+
+
+def _overhead(records: Iterable[Record]) -> list[float]:
+    return [record.overhead_s for record in records if record.overhead_s is not None]
+
+
+def _dropped(records: Sequence[Record]) -> Cell:
+    dropped = Counter(reason.partition(": ")[2] or reason for record in records for reason in record.dropped_rounds)
+    reasons = words.listing(f"{count}{numbers.TIMES} {reason}" for reason, count in dropped.items())
+    return Cell(reasons, "bad" if dropped else "")
+
+
+def _kept(records: Sequence[Record]) -> str:
+    kept = sum(len(record.rounds) for record in records)
+    return numbers.number(kept, 1) if kept else numbers.MISSING
+
+
+def _method(records: Sequence[Record]) -> Cell:
+    return Cell(f"{records[0].label} (canary)" if records[0].replica else records[0].label, "strong")
+
+
+def _reading(
+    joined: Callable[[list[Any]], Any], of: Callable[[Telemetry], Any], digits: int = 3
+) -> Callable[[Sequence[Record]], str]:
+    """What the readings of a line's blocks come to, as far as they tell."""
+
+    def cell(records: Sequence[Record]) -> str:
+        known = [value for each in records if each.telemetry and (value := of(each.telemetry)) is not None]
+        return numbers.number(joined(known) if known else None, digits)
+
+    return cell
+
+
+def _held_back(records: Sequence[Record]) -> str:
+    reasons = {reason for each in records if each.telemetry for reason in each.telemetry.throttle_reasons or ()}
+    return words.listing(reason.replace("_", " ") for reason in sorted(reasons))
+
+
+def _foreign(records: Sequence[Record]) -> str:
+    most = max((each.telemetry.foreign_processes or 0 for each in records if each.telemetry), default=0)
+    return numbers.number(most, 1) if most else ""
+
+
+def _load(records: Sequence[Record]) -> str:
+    """Least and most, to a tenth."""
+    known = [each.telemetry.load for each in records if each.telemetry and each.telemetry.load is not None]
+    if not known:
+        return numbers.MISSING
+    low, high = f"{min(known):.1f}", f"{max(known):.1f}"
+    return low if low == high else f"{low} to {high}"
+
+
+COLUMNS = (
+    text("Method", _method),
+    Column("Harness", lambda records: numbers.number(stats.middle(_overhead(records))), "s per process"),
+    Column("Rounds kept", _kept),
+    text("Rounds dropped", _dropped),
+    Column("SM clock", _reading(median, lambda each: each.sm_clock_mhz and each.sm_clock_mhz.median, 4), "MHz"),
+    Column("Power", _reading(median, lambda each: each.power_w), "W"),
+    Column("Hottest", _reading(max, lambda each: each.temperature_c, 2), "°C"),
+    Column("Energy", _reading(median, lambda each: each.energy_per_1000_interactions_j), "J per 1,000 interactions"),
+    text("Clock held back by", _held_back),
+    Column("Other processes", _foreign),
+    Column("Load", _load, "others' tasks per core"),
+)
 
 
 def make(run: LoadedRun, derived: Frames) -> Section | None:
@@ -41,45 +95,13 @@ def make(run: LoadedRun, derived: Frames) -> Section | None:
     found: dict[tuple[Line, int], list[Record]] = {}  # the canary's second process is a line of its own
     for record in run.records:
         found.setdefault((record.line, record.replica), []).append(record)
-    whole = grouped(COLUMNS, found.values(), _row, LIMIT)
-    table = without_empty(whole, *(column.label for column in COLUMNS))  # a processor has no clock of a GPU
+    table = grouped(COLUMNS, found.values(), LIMIT, lambda records: words.case(words.row_of(records[0])))
+    table = table.without_empty(*(column.label for column in COLUMNS))  # a processor has no clock of a GPU
     return Section("measuring", "How it was measured", tuple(_notes(measured)), (table,), "Measuring")
 
 
-def _row(records: Sequence[Record]) -> tuple[str, tuple[Cell, ...]]:
-    label = f"{records[0].label} (canary)" if records[0].replica else records[0].label
-    readings = [record.telemetry for record in records if record.telemetry is not None]
-    overhead = [record.overhead_s for record in records if record.overhead_s is not None]
-    dropped = Counter(reason.partition(": ")[2] or reason for record in records for reason in record.dropped_rounds)
-    kept = sum(len(record.rounds) for record in records)
-    return words.case(words.row_of(records[0])), (
-        Cell(label, "strong"),
-        Cell(numbers.number(median(overhead)) if overhead else numbers.MISSING),
-        Cell(numbers.number(kept, 1) if kept else numbers.MISSING),
-        Cell(
-            words.listing(f"{count}{numbers.TIMES} {reason}" for reason, count in dropped.items()),
-            "bad" if dropped else "",
-        ),
-        Cell(numbers.number(_median(each.sm_clock_mhz.median for each in readings if each.sm_clock_mhz), 4)),
-        Cell(numbers.number(_median(each.power_w for each in readings))),
-        Cell(numbers.number(_most(each.temperature_c for each in readings), 2)),
-        Cell(numbers.number(_median(each.energy_per_1000_interactions_j for each in readings))),
-        *_intrusions(readings),
-        Cell(_range(each.load for each in readings)),
-    )
-
-
-def _intrusions(readings: Sequence[Telemetry]) -> tuple[Cell, Cell]:
-    reasons = sorted({reason for each in readings for reason in each.throttle_reasons or ()})
-    foreign = _most(each.foreign_processes for each in readings)
-    return (
-        Cell(words.listing(reason.replace("_", " ") for reason in reasons)),
-        Cell(numbers.number(foreign, 1) if foreign else ""),
-    )
-
-
 def _notes(measured: Sequence[Record]) -> list[str]:
-    overhead = [record.overhead_s for record in measured if record.overhead_s is not None]
+    overhead = _overhead(measured)
     notes = []
     if overhead:
         notes.append(
@@ -115,31 +137,12 @@ def _notes(measured: Sequence[Record]) -> list[str]:
 def _ratio_basis(measured: Sequence[Record]) -> list[str]:
     """Of how many batches repetition ratios are, and how well they are known by them."""
     counted = [record.detail.ratio_batches for record in measured if record.detail.ratio_batches]
-    errors = [record.detail.ratio_relative_error for record in measured]
+    error = max((record.detail.ratio_relative_error or 0.0 for record in measured), default=0.0)
     if not counted:
         return []
     fewest, most = min(counted), max(counted)
     batches = numbers.count(most, "batch", "batches") if fewest == most else f"{fewest} to {most} batches"
     return [
         f"Repetition ratios are counted on {batches} of each case's log, whatever number of them was timed; their "
-        f"relative standard error is at most {numbers.percent(_most(errors)) if _most(errors) else '0 %'}."
+        f"relative standard error is at most {numbers.percent(error) if error else '0 %'}."
     ]
-
-
-def _range(values: Iterable[float | None]) -> str:
-    """Least and most, to a tenth."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return numbers.MISSING
-    low, high = f"{min(known):.1f}", f"{max(known):.1f}"
-    return low if low == high else f"{low} to {high}"
-
-
-def _median(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return median(known) if known else None
-
-
-def _most(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return max(known) if known else None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from statistics import median
+from typing import NamedTuple
 
+from bench.results.analysis import stats
 from bench.results.analysis.stats import REFERENCE
 from bench.results.analysis.summary import Frames
 from bench.results.identity import Line
@@ -12,20 +14,11 @@ from bench.results.schema import Record
 from bench.results.store import LoadedRun
 from reports import numbers, words
 from reports.document import Section
-from reports.tables import Cell, Column, grouped, without_empty
+from reports.table import Cell, Column, grouped, text
 
 PLACE = 30
 
 KEPT = "Kept between steps"
-COLUMNS = (
-    Column("Method", numeric=False),
-    Column("Peak"),
-    Column("of e2e's", "%"),
-    Column("Weights and optimizer"),
-    Column("The rest of the peak"),
-    Column("of e2e's", "%"),
-    Column(KEPT),
-)
 LIMIT = 200
 NOTE = (
     "Weights and optimizer state are there whatever the batch; the rest of the peak is activations, gradients, "
@@ -35,6 +28,32 @@ NOTE = (
 
 Peaks = tuple[float, float, float | None]
 """Peak, fixed and kept bytes of a line, medians over its blocks."""
+
+
+class _Compared(NamedTuple):
+    """Bytes of a line, of one of whose blocks the record is, and of its e2e, 0 where that was not measured."""
+
+    record: Record
+    peak: float
+    fixed: float
+    kept: float | None
+    e2e_peak: float
+    e2e_fixed: float
+
+
+def _part(own: float, theirs: float) -> str:
+    return numbers.number(100 * own / theirs, 2) if theirs > 0 else numbers.MISSING
+
+
+COLUMNS = (
+    text("Method", lambda each: Cell(each.record.label, "strong")),
+    Column("Peak", lambda each: numbers.gibibytes(each.peak)),
+    Column("of e2e's", lambda each: _part(each.peak, each.e2e_peak), "%"),
+    Column("Weights and optimizer", lambda each: numbers.gibibytes(each.fixed)),
+    Column("The rest of the peak", lambda each: numbers.gibibytes(each.peak - each.fixed)),
+    Column("of e2e's", lambda each: _part(each.peak - each.fixed, each.e2e_peak - each.e2e_fixed), "%"),
+    Column(KEPT, lambda each: numbers.gibibytes(each.kept)),
+)
 
 
 def make(run: LoadedRun, derived: Frames) -> Section | None:
@@ -48,32 +67,16 @@ def make(run: LoadedRun, derived: Frames) -> Section | None:
         return None
     peaks = {line: _peaks(own) for line, own in lines.items()}
 
-    def row(line: Line) -> tuple[str, tuple[Cell, ...]]:
-        first = lines[line][0]
-        reference = peaks.get(Line(line.setting, REFERENCE))
-        return words.case(words.row_of(first)), _row(first.label, peaks[line], reference)
-
-    table = without_empty(grouped(COLUMNS, lines, row, LIMIT), KEPT)
+    compared = [
+        _Compared(lines[line][0], *own, *(peaks.get(Line(line.setting, REFERENCE)) or (0.0, 0.0, None))[:2])
+        for line, own in peaks.items()
+    ]
+    table = grouped(COLUMNS, compared, LIMIT, lambda each: words.case(words.row_of(each.record))).without_empty(KEPT)
     return Section("memory", "Where memory goes", (NOTE,), (table,), "Memory")
 
 
 def _peaks(own: Iterable[Record]) -> Peaks:
     records = list(own)
     peak = median(record.peak_memory_bytes.allocated or 0 for record in records)
-    kept = [record.detail.kept_bytes for record in records if record.detail.kept_bytes]
-    return peak, median(record.fixed_memory_bytes or 0 for record in records), median(kept) if kept else None
-
-
-def _row(label: str, peaks: Peaks, reference: Peaks | None) -> tuple[Cell, ...]:
-    peak, fixed, kept = peaks
-    rest = peak - fixed
-    theirs, theirs_rest = (reference[0], reference[0] - reference[1]) if reference else (0.0, 0.0)
-    return (
-        Cell(label, "strong"),
-        Cell(numbers.gibibytes(peak)),
-        Cell(numbers.number(100 * peak / theirs, 2) if theirs > 0 else numbers.MISSING),
-        Cell(numbers.gibibytes(fixed)),
-        Cell(numbers.gibibytes(rest)),
-        Cell(numbers.number(100 * rest / theirs_rest, 2) if theirs_rest > 0 else numbers.MISSING),
-        Cell(numbers.gibibytes(kept)),
-    )
+    kept = stats.middle(record.detail.kept_bytes or None for record in records)
+    return peak, median(record.fixed_memory_bytes or 0 for record in records), kept

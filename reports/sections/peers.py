@@ -18,7 +18,7 @@ from bench.results.store import LoadedRun
 from reports import numbers, words
 from reports.document import Section
 from reports.sections import _limitations
-from reports.tables import Cell, Column, Group, Row, Table
+from reports.table import Cell, Column, Group, Row, Table, gradient, group, outcome, rate, step_time, text
 
 PLACE = 20
 
@@ -30,16 +30,23 @@ LEVEL = 0.03
 LIMIT = 400
 """Lines that the tables show."""
 
+
+def _against_ours(row: Row) -> Cell:
+    spread = numbers.ratio_range(row["against_single_step_low"], row["against_single_step_high"])
+    itself = row["method"] == SINGLE_STEP
+    return Cell(numbers.speed_up(row, "against_single_step"), "muted" if itself else "", "" if itself else spread)
+
+
 COLUMNS = (
-    Column("Method", numeric=False),
-    Column("Gradient", numeric=False),
-    Column("Time per step", "ms"),
-    Column("Speed against single_step", "95 % interval"),
-    Column("Speed-up against e2e"),
-    Column("Item slots", "per s"),
-    Column("Peak memory"),
-    Column("of single_step's", "%"),
-    Column("Outcome", numeric=False),
+    text("Method", lambda row: Cell(row["label"], "" if row["method"] in (REFERENCE, UNIQUE_REFERENCE) else "strong")),
+    text("Gradient", gradient),
+    Column("Time per step", step_time, "ms"),
+    Column("Speed against single_step", _against_ours, "95 % interval"),
+    Column("Speed-up against e2e", numbers.speed_up),
+    Column("Item slots", rate("item_slots_per_s"), "per s"),
+    Column("Peak memory", lambda row: numbers.gibibytes(row["memory_bytes"])),
+    Column("of single_step's", lambda row: numbers.percentage(_memory_share(row, row["ours"])), "%"),
+    text("Outcome", outcome),
 )
 
 
@@ -90,28 +97,11 @@ def _tables(cases: Sequence[Sequence[Row]]) -> Iterator[Table]:
         ordered = sorted(lines, key=lambda row: (KINDS.index(row["exactness"]), _or_last(row["median_s"])))
         ratio = numbers.number(next((row["item_repetition_ratio"] for row in lines if _measured(row)), None))
         title = f"{words.case(lines[0], with_setting=False)} · repetition ratio {ratio}"
-        cells = tuple(_cells(row, ours) for row in ordered)
-        settings.setdefault(words.setting(lines[0]), []).append(Group(title, cells, f"r {ratio}"))
+        made = group(COLUMNS, title, ({**row, "ours": ours} for row in ordered), f"r {ratio}")
+        settings.setdefault(words.setting(lines[0]), []).append(made)
     left_out = sum(map(len, cases)) - shown
     for place, (setting, groups) in enumerate(settings.items(), start=1):
         yield Table(COLUMNS, tuple(groups), title=setting, left_out=left_out if place == len(settings) else 0)
-
-
-def _cells(row: Row, ours: Row | None) -> tuple[Cell, ...]:
-    spread = numbers.ratio_range(row["against_single_step_low"], row["against_single_step_high"])
-    itself = row["method"] == SINGLE_STEP
-    share = _memory_share(row, ours)
-    return (
-        Cell(row["label"], "" if row["method"] in (REFERENCE, UNIQUE_REFERENCE) else "strong"),
-        Cell(words.exactness(row), "badge"),
-        Cell(numbers.milliseconds(row["median_s"], row["scatter"])),
-        Cell(numbers.speed_up(row, "against_single_step"), "muted" if itself else "", "" if itself else spread),
-        Cell(numbers.speed_up(row)),
-        Cell(numbers.rate(row["item_slots_per_s"], row["scatter"])),
-        Cell(numbers.gibibytes(row["memory_bytes"])),
-        Cell(numbers.percent(share).removesuffix(" %")),
-        Cell(words.OUTCOMES[row["outcome"]], "muted" if row["outcome"] == "ok" else "bad"),
-    )
 
 
 def _verdicts(cases: Sequence[Sequence[Row]], blocks: _Blocks) -> Iterator[str]:

@@ -8,25 +8,15 @@ from dataclasses import replace
 from typing import Any
 
 from bench.results.analysis.summary import Frames
-from bench.results.identity import Line, line_of
+from bench.results.identity import line_of
 from bench.results.schema import Record
 from bench.results.store import LoadedRun
 from reports import numbers, scaling, words
 from reports.document import Section
-from reports.tables import Cell, Column, grouped
+from reports.table import Cell, Column, grouped, label, rate, text
 
 PLACE = 50
 
-COLUMNS = (
-    Column("Method", numeric=False),
-    Column("Users", "per s"),
-    Column("Against one process"),
-    Column("Sharing items", "time local / global"),
-    Column("Unique items", "sum over processes / joined"),
-    Column("Communication", "% of the step"),
-    Column("Waiting", "% of the step"),
-    Column("Peak memory", "of each process", numeric=False),
-)
 LIMIT = 200
 NOTES = (
     "Each process has as many users as the case says, and a step is one step on all of them joined. In the engine "
@@ -51,48 +41,55 @@ def make(run: LoadedRun, derived: Frames) -> Section | None:
     if not several:
         return None
     by_line = {line_of(row): row for row in rows}
-    of_ranks = {record.line: (_peaks(record), _waits(record)) for record in reversed(run.records) if _of_ranks(record)}
+    of_ranks = {record.line: record for record in reversed(run.records) if record.ranks and record.replica == 0}
 
-    def line(row: Row) -> tuple[str, tuple[Cell, ...]]:
-        return words.case(row), _cells(row, by_line, *of_ranks.get(line_of(row), ("", None)))
+    def against_one(row: Row) -> Cell:
+        alone = scaling.alone(row, by_line)
+        ratio = scaling.ratio(row, alone, "users_per_s")
+        return Cell(numbers.scattered(ratio, scaling.scatter(row, alone)), "strong")
 
-    table = grouped(COLUMNS, several, line, LIMIT)
+    def sharing(row: Row) -> str:
+        line = line_of(row)
+        apart = by_line.get(replace(line, setting=line.setting.but(deduplicate="local")))
+        shares = row["deduplicate"] in ("global", "auto") and row["method"] not in ("e2e", "multi_step")
+        ratio = scaling.ratio(apart, row, "median_s") if shares else None
+        return numbers.scattered(ratio, scaling.scatter(row, apart))
+
+    columns = (
+        text("Method", label),
+        Column("Users", rate("users_per_s"), "per s"),
+        Column("Against one process", against_one),
+        Column("Sharing items", sharing, "time local / global"),
+        Column("Unique items", _unique, "sum over processes / joined"),
+        Column("Communication", _communication, "% of the step"),
+        Column("Waiting", lambda row: numbers.percentage(_waits(of_ranks.get(line_of(row)))), "% of the step"),
+        text("Peak memory", lambda row: _peaks(of_ranks.get(line_of(row))), "of each process"),
+    )
+    table = grouped(columns, several, LIMIT, words.case)
     return Section("processes", "Several processes", NOTES, (table,), "Processes")
 
 
-def _cells(row: Row, by_line: Mapping[Line, Row], peaks: str, waits: float | None) -> tuple[Cell, ...]:
-    line = line_of(row)
-    apart = by_line.get(replace(line, setting=line.setting.but(deduplicate="local")))
-    alone = scaling.alone(row, by_line)
-    shares = row["deduplicate"] in ("global", "auto") and row["method"] not in ("e2e", "multi_step")
+def _unique(row: Row) -> str:
     joined, own = row["unique_items"], row["ranks_unique_items"]
+    return numbers.number(own / joined) if numbers.exists(own) and joined else numbers.MISSING
+
+
+def _communication(row: Row) -> str:
     share = row["communication_s"] / row["median_s"] if numbers.exists(row["communication_s"]) else None
-    return (
-        Cell(row["label"], "strong"),
-        Cell(numbers.rate(row["users_per_s"], row["scatter"])),
-        Cell(numbers.scattered(scaling.ratio(row, alone, "users_per_s"), scaling.scatter(row, alone)), "strong"),
-        Cell(numbers.scattered(scaling.ratio(apart, row, "median_s") if shares else None, scaling.scatter(row, apart))),
-        Cell(numbers.number(own / joined) if numbers.exists(own) and joined else numbers.MISSING),
-        Cell(numbers.percent(share).removesuffix(" %")),
-        Cell(numbers.percent(waits).removesuffix(" %")),
-        Cell(peaks),
-    )
+    return numbers.percentage(share)
 
 
-def _of_ranks(record: Record) -> bool:
-    return bool(record.ranks) and record.replica == 0
-
-
-def _peaks(record: Record) -> str:
+def _peaks(record: Record | None) -> str:
     """A record's peaks by process."""
-    peaks = [rank.peak_memory_bytes for rank in record.ranks]
+    peaks = [rank.peak_memory_bytes for rank in (record.ranks if record else ())]
     known = [peak.process if peak.allocated is None else peak.allocated for peak in peaks]
     return ", ".join(numbers.gibibytes(peak) for peak in known)
 
 
-def _waits(record: Record) -> float | None:
+def _waits(record: Record | None) -> float | None:
     """What the fastest process waits for the slowest in a step, as a part of it; None where devices keep no time."""
-    alone = [rank.alone_s for rank in record.ranks if rank.alone_s is not None]
-    if len(alone) < len(record.ranks) or not record.samples_s:
+    ranks, samples_s = (record.ranks, record.samples_s) if record else ((), ())
+    alone = [rank.alone_s for rank in ranks if rank.alone_s is not None]
+    if len(alone) < len(ranks) or not samples_s:
         return None
-    return (max(alone) - min(alone)) / statistics.median(record.samples_s)
+    return (max(alone) - min(alone)) / statistics.median(samples_s)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from statistics import median
 
 from bench.results.analysis.stats import REFERENCE
@@ -14,7 +16,8 @@ from bench.results.store import LoadedRun
 from bench.results.training import TrainingPoint
 from reports import numbers, words
 from reports.document import Section
-from reports.tables import MFU, Cell, Column, Group, Table, without_empty
+from reports.table import Cell, Column, Table, group, text
+from reports.tables import MFU
 
 PLACE = 12
 NOTE = (
@@ -24,15 +27,6 @@ NOTE = (
     "engine eager runs it. What a method runs instead of the engine's encoder is called its own."
 )
 
-COLUMNS = (
-    Column("Engine", numeric=False),
-    Column("Tier", numeric=False),
-    Column("Methods", numeric=False),
-    Column("Pooling", numeric=False),
-    Column("Time per step", "ms"),
-    Column(MFU, "%"),
-    Column("Why no faster tier", numeric=False),
-)
 TELLING = (SINGLE_STEP, REFERENCE)
 """Whose time represents a row's, first come first served; where neither is in it, its first method's."""
 
@@ -61,27 +55,61 @@ def table(ended: Iterable[Ended]) -> tuple[Table, ...]:
     if not any(tier for rows in found.values() for _, tier, _ in rows):
         return ()
     groups = tuple(
-        Group(encoder, tuple(_row(*key, own) for key, own in rows.items())) for encoder, rows in found.items()
+        group(COLUMNS, encoder, (_Row(*key, own) for key, own in rows.items())) for encoder, rows in found.items()
     )
-    return (without_empty(Table(COLUMNS, groups), "Pooling", "Time per step", MFU),)
+    return (Table(COLUMNS, groups).without_empty("Pooling", "Time per step", MFU),)
 
 
-def _row(engine: str, tier: str, why: str, own: Sequence[Ended]) -> tuple[Cell, ...]:
-    methods = dict.fromkeys(each.label for each in own)
-    label = next((name for name in TELLING if name in methods), next(iter(methods)))
-    cases = _cases(each for each in own if isinstance(each, Record) and each.label == label)
-    times = [median(median(record.samples_s) for record in records) for records in cases]
-    shares = [share for records, time in zip(cases, times, strict=True) if (share := _utilisation(records, time))]
-    whose = [label] * (len(methods) > 1) + [numbers.count(len(cases), "case")] * (len(cases) > 1)
-    return (
-        Cell(engine),
-        Cell(tier or numbers.MISSING),
-        Cell(words.listing(methods), "prose"),
-        Cell(words.listing(dict.fromkeys(filter(None, (_pooling(each.detail) for each in own)))) or numbers.MISSING),
-        Cell(_from_to([numbers.milliseconds(each) for each in sorted(times)]), note=", ".join(whose) if times else ""),
-        Cell(_from_to([numbers.utilisation(each) for each in sorted(shares)])),
-        Cell(why, "prose"),
-    )
+@dataclass(frozen=True)
+class _Row:
+    """What an engine ran alike, by which tier, and why by no faster one."""
+
+    engine: str
+    tier: str
+    why: str
+    own: Sequence[Ended]
+
+    @cached_property
+    def methods(self) -> dict[str, None]:
+        """Labels."""
+        return dict.fromkeys(each.label for each in self.own)
+
+    @cached_property
+    def label(self) -> str:
+        """Whose time represents the row."""
+        return next((name for name in TELLING if name in self.methods), next(iter(self.methods)))
+
+    @cached_property
+    def cases(self) -> list[tuple[list[Record], float]]:
+        """Its records by case, and their time."""
+        cases = _cases(each for each in self.own if isinstance(each, Record) and each.label == self.label)
+        return [(records, median(median(record.samples_s) for record in records)) for records in cases]
+
+
+def _time(row: _Row) -> Cell:
+    times = sorted(time for _, time in row.cases)
+    whose = [row.label] * (len(row.methods) > 1) + [numbers.count(len(times), "case")] * (len(times) > 1)
+    return Cell(_from_to([numbers.milliseconds(each) for each in times]), note=", ".join(whose) if times else "")
+
+
+def _shares(row: _Row) -> str:
+    shares = sorted(share for records, time in row.cases if (share := _utilisation(records, time)))
+    return _from_to([numbers.percentage(each) for each in shares])
+
+
+def _poolings(row: _Row) -> str:
+    return words.listing(dict.fromkeys(filter(None, (_pooling(each.detail) for each in row.own)))) or numbers.MISSING
+
+
+COLUMNS = (
+    text("Engine", lambda row: row.engine),
+    text("Tier", lambda row: row.tier or numbers.MISSING),
+    text("Methods", lambda row: Cell(words.listing(row.methods), "prose")),
+    text("Pooling", _poolings),
+    Column("Time per step", _time, "ms"),
+    Column(MFU, _shares, "%"),
+    text("Why no faster tier", lambda row: Cell(row.why, "prose")),
+)
 
 
 def _cases(records: Iterable[Record]) -> list[list[Record]]:

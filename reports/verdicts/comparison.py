@@ -11,8 +11,9 @@ from rich.text import Text
 
 from bench.results import differences
 from bench.results.analysis.comparison import EQUAL_WITHIN, Compared, compare
+from bench.results.analysis.decisions import Difference
 from bench.results.analysis.lines import LineResult, lines
-from bench.results.analysis.stats import Difference, Estimate
+from bench.results.analysis.stats import Estimate
 from bench.results.store import LoadedRun
 from reports import numbers, words
 

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
 
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from bench.results.verdicts import Check, GateReport, LineVerdict, Verdict
+from bench.results.verdicts import WORST_FIRST, Check, GateReport, LineVerdict, Verdict
 from reports import numbers, words
-from reports.tables import Cell, Column, Group, Table, escape, markdown
+from reports.table import Cell, Column, Table, escape, grouped, markdown, text
 
 _STYLES: dict[Verdict, str] = {"PASS": "green", "FAIL": "bold red", "INCONCLUSIVE": "yellow"}
 _KINDS: dict[Verdict, str] = {"PASS": "muted", "FAIL": "bad", "INCONCLUSIVE": ""}
 _TIMED = ("floor", "reference")
-COLUMNS = (
-    Column("Method", numeric=False),
-    Column("Verdict", numeric=False),
-    Column("Code", numeric=False),
-    Column("Speed-up against e2e", short="vs e2e"),
-    Column("Blocks"),
-    Column("Reason", numeric=False),
-)
+_Row = tuple[LineVerdict, Check, bool]
+"""A line, one of its checks, and whether that is the first that is shown."""
 
 
 def conditions(report: GateReport) -> list[str]:
@@ -49,11 +42,9 @@ def conditions(report: GateReport) -> list[str]:
 
 def table(report: GateReport) -> Table:
     """Every gated line, the worst first; a line that fails in several ways has a row for each."""
-    groups: dict[str, list[tuple[Cell, ...]]] = {}
-    for verdict in ("FAIL", "INCONCLUSIVE", "PASS"):
-        for line in report.of(verdict):
-            groups.setdefault(line.case_title, []).extend(_rows(line))
-    return Table(COLUMNS, tuple(Group(title, tuple(rows)) for title, rows in groups.items()))
+    ordered = [line for verdict in WORST_FIRST for line in report.of(verdict)]
+    rows = [(line, check, place == 0) for line in ordered for place, check in enumerate(shown_checks(line))]
+    return grouped(COLUMNS, rows, len(rows), lambda row: row[0].case_title)
 
 
 def shown_checks(line: LineVerdict) -> tuple[Check, ...]:
@@ -63,24 +54,25 @@ def shown_checks(line: LineVerdict) -> tuple[Check, ...]:
     return telling or (line.deciding,)
 
 
-def _rows(line: LineVerdict) -> Iterator[tuple[Cell, ...]]:
-    for place, check in enumerate(shown_checks(line)):
-        first = place == 0
-        low, high = line.speed_up_low, line.speed_up_high
-        speed_up = Cell(numbers.times(line.speed_up, low, high), note=numbers.ratio_range(low, high))
-        yield (
-            Cell(line.label if first else "", "strong"),
-            Cell(check.verdict, _KINDS[check.verdict]),
-            Cell(check.code),
-            speed_up if first else Cell(""),
-            Cell(numbers.plain(line.blocks)) if first else Cell(""),
-            Cell(check.reason),
-        )
+def _speed_up(row: _Row) -> Cell:
+    line, _, first = row
+    ends = line.speed_up_low, line.speed_up_high
+    return Cell(numbers.times(line.speed_up, *ends), note=numbers.ratio_range(*ends)) if first else Cell("")
+
+
+COLUMNS = (
+    text("Method", lambda row: Cell(row[0].label if row[2] else "", "strong")),
+    text("Verdict", lambda row: Cell(row[1].verdict, _KINDS[row[1].verdict])),
+    text("Code", lambda row: row[1].code),
+    Column("Speed-up against e2e", _speed_up, short="vs e2e"),
+    Column("Blocks", lambda row: numbers.plain(row[0].blocks) if row[2] else ""),
+    text("Reason", lambda row: row[1].reason),
+)
 
 
 def print_report(report: GateReport, console: Console) -> None:
     """The verdicts in the terminal, the overall one last."""
-    for verdict in ("FAIL", "INCONCLUSIVE", "PASS"):
+    for verdict in WORST_FIRST:
         cases: dict[str, list[LineVerdict]] = {}
         for line in report.of(verdict):
             cases.setdefault(line.case_title, []).append(line)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,6 @@ from pathlib import Path
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -19,7 +17,7 @@ from bench.results import store
 from bench.results.analysis.lines import LineResult, lines
 from bench.results.analysis.stats import Estimate
 from reports import numbers
-from reports.figures import DPI, _style
+from reports.figures import _style
 from reports.verdicts.comparison import estimated
 
 PANELS = 6
@@ -93,13 +91,20 @@ def draw(history: History) -> bytes:
     notes = [f"{numbers.count(left_out, 'further case')} in the table only"] if left_out else []
     with mpl.rc_context(_style.RC):  # type: ignore[arg-type]
         sheet = _style.sheet(
-            rows, columns, size=(4.6, 2.3), legend=_style.handles(looks), notes=notes, gap=(0.55, 0.95)
+            rows,
+            columns,
+            size=(4.6, 2.3),
+            legend=_style.handles(looks),
+            notes=notes,
+            gap=(0.55, 0.95),
+            sharex=False,
+            sharey=False,
         )
         for ax, (title, points) in zip(sheet.axes.flat, chosen.items(), strict=False):
             _panel(ax, title, points, looks)
         for ax in list(sheet.axes.flat)[len(chosen) :]:
             ax.set_visible(False)
-        return _png(sheet.figure)
+        return _style.png(sheet.figure)
 
 
 def _panel(ax: Axes, title: str, points: list[Point], looks: dict[str, _style.Look]) -> None:
@@ -120,12 +125,6 @@ def _panel(ax: Axes, title: str, points: list[Point], looks: dict[str, _style.Lo
     labels = [when[runs[place]].removesuffix(" UTC").replace(" ", "\n") for place in shown]
     ax.set_xticks(shown, labels)
     ax.margins(x=0.06)
-
-
-def _png(figure: Figure) -> bytes:
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=DPI)
-    return png.getvalue()
 
 
 def print_history(history: History, console: Console) -> None:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import string
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoModel, PreTrainedModel, PreTrainedTokenizerFast
+
+from bench.encoders import _base
+from bench.encoders._encoding import encoding_of
+from gram_core.batch import ItemTable
+from gram_core.encoders.huggingface import HuggingFaceEncoder
 
 TEXTS = (
     "Toy Story 1995 Animation Children's Comedy",
@@ -117,3 +126,52 @@ def save(folder: Path, family: str = "bert", *, seed: int = 0, **options: Any) -
     model.save_pretrained(folder)
     save_tokenizer(folder)
     return model
+
+
+def edit(file: Path, **changes: Any) -> None:
+    """Sets some keys of a file of JSON."""
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def reweigh(file: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
+    """Saves other weights in a file of them."""
+    save_file(change(load_file(file)), file)
+
+
+def load(folder: Path, dtype: torch.dtype = torch.float32, **options: Any) -> _base.LoadedEncoder:
+    """The folder's encoder, without dropout."""
+    return _base.load(f"path:{folder}", _base.Loading(torch.device("cpu"), dtype, dropout="off", **options))
+
+
+def encoder_of(folder: Path, pooling: str = "auto", **options: Any) -> tuple[HuggingFaceEncoder, Any]:
+    """The encoder that a run would build, and the texts as it would cut them."""
+    encoding = encoding_of(load(folder, **options), pooling, f"path:{folder}")
+    used = encoding.loaded
+    length = min(used.longest_text, 128)
+    encoder = HuggingFaceEncoder(
+        used.model.eval(),
+        pad_token_id=used.pad_token_id,
+        text_length=length,
+        pooling=encoding.pooling,
+        padding="longest",
+        head=encoding.head,
+    )
+    assert used.tokenizer is not None
+    table = ItemTable.from_lists(used.tokenizer.encode(TEXTS)).truncated(length, used.closing_token_id)
+    return encoder, table.texts(torch.arange(len(TEXTS)))
+
+
+def encoded(folder: Path, pooling: str = "auto", **options: Any) -> Tensor:
+    """Encodings of the texts, as a run would compute them."""
+    encoder, texts = encoder_of(folder, pooling, **options)
+    with torch.no_grad():
+        found: Tensor = encoder(texts)
+    return found
+
+
+def states_of(model: Any, text: list[int]) -> Tensor:
+    """A model's last states of one text."""
+    with torch.no_grad():
+        ids = torch.tensor([text])
+        found: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0]
+    return found

@@ -1,15 +1,10 @@
 """Paired blocks small enough for a test: two lines of `CASE` over real processes, and what is asked of their events."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from bench.configuration.config import Config, Sweep
 from bench.configuration.sweep import MethodLine, WorkItem
 from bench.machine.memory import Room
-from bench.results import store
-from bench.results.schema import Record
-from bench.running import paired
-from bench.running.recording import RunCounts
 from tests.bench._small_runs import CASE, config
 
 PLUGINS = ["tests.bench.faulty_methods", "tests.bench.paired_methods"]
@@ -29,12 +24,6 @@ def items(lines: Sequence[tuple[str, int]] = PAIR, blocks: int = 2) -> list[Work
         for block in range(blocks)
         for method, replica in lines
     ]
-
-
-def run(chosen: Config, run_dir: Path, work, **injected) -> tuple[RunCounts, list, tuple[Record, ...]]:
-    events: list = []
-    counts = paired.run(chosen, run_dir, work, events.append, **injected)
-    return counts, events, store.load(run_dir).records
 
 
 def of(events: list, kind: type) -> list:

@@ -15,11 +15,11 @@ from functools import cached_property
 
 import numpy as np
 
-from bench.results.analysis import stats
+from bench.results.analysis import decisions, stats
 from bench.results.schema import Record
 
 ROUNDS = 10
-Verdicts = tuple[stats.Verdict, ...]
+Verdicts = tuple[decisions.Verdict, ...]
 
 
 @dataclass(frozen=True)
@@ -125,9 +125,9 @@ def moved(estimate: stats.Estimate, by: float) -> stats.Estimate:
     return replace(estimate, log_ratio=estimate.log_ratio + by, low=estimate.low + by, high=estimate.high + by)
 
 
-def verdicts(differences: Sequence[stats.Difference], tolerance: float) -> Verdicts:
+def verdicts(differences: Sequence[decisions.Difference], tolerance: float) -> Verdicts:
     """What the gate makes of them."""
-    return tuple(each.verdict for each in stats.decide([(each, tolerance) for each in differences]))
+    return tuple(each.verdict for each in decisions.decide([(each, tolerance) for each in differences]))
 
 
 @dataclass(frozen=True)
@@ -199,9 +199,9 @@ class Gates:
             found.append((first, self._decided(again, run, tolerance)))
         return found
 
-    def differences(self, run: int, now: Sequence[stats.Estimate]) -> list[stats.Difference]:
+    def differences(self, run: int, now: Sequence[stats.Estimate]) -> list[decisions.Difference]:
         """Of these estimates to the run's reference."""
-        return [stats.difference(*pair) for pair in zip(now, self.reference(run), strict=True)]
+        return [decisions.difference(*pair) for pair in zip(now, self.reference(run), strict=True)]
 
     def _decided(self, now: Sequence[stats.Estimate], run: int, tolerance: float) -> Verdicts:
         return verdicts(self.differences(run, now), tolerance)

@@ -2,6 +2,9 @@
 
 import os
 import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,8 @@ from bench.configuration.config import Config, ModelSettings, RunSettings
 from bench.configuration.sweep import MethodLine, WorkItem
 from bench.results import store
 from bench.results.schema import Environment, RunInfo
-from bench.running import manager
+from bench.running import manager, paired
+from bench.running.events import Finished, Planned
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for workers: their fork server starts later; small steps gain nothing from more
 
@@ -49,6 +53,28 @@ def config(method: dict[str, dict[str, Any]] | None = None, **run: Any) -> Confi
         "plugins": [FAULTY],
     }
     return Config(run=RunSettings(**{**quick, **run}), model=ModelSettings(), method=method or {})
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a call did, by its events. recorded: measurements that a former call had left on the disk."""
+
+    outcomes: Counter[str]
+    recorded: int
+
+    @property
+    def total(self) -> int:
+        """Measurements that the call recorded."""
+        return self.outcomes.total()
+
+
+def run(settings: Config, run_dir: Path, items: Sequence[WorkItem], **injected: Any) -> tuple[Counts, list, tuple]:
+    """Counts, events and the records that are on the disk afterwards; injected: as of `paired.run`."""
+    events: list = []
+    (paired.run if injected else manager.run)(settings, run_dir, items, events.append, **injected)
+    outcomes = Counter(event.record.outcome for event in events if isinstance(event, Finished))
+    (planned,) = (event for event in events if isinstance(event, Planned))
+    return Counts(outcomes, planned.recorded), events, store.load(run_dir).records
 
 
 def ample_s(base: Path) -> float:

@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from bench import registry
-from bench.methods import PACKAGES
+from bench.methods import PACKAGES, registered_class
 from gram_core.batch import Batch, ItemTable, Texts
 from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.encoders.pooling import Dense, Normalize
@@ -123,12 +123,7 @@ def make_encoder(
 
 def registered(package: str) -> dict[str, Any]:
     """The class that each module of a registry defines, by its name."""
-    return {
-        name: next(
-            value for value in vars(module).values() if isinstance(value, type) and vars(value).get("name") == name
-        )
-        for name, module in registry.discover(package).items()
-    }
+    return {name: registered_class(registry.load(package, name), name) for name in registry.names(package)}
 
 
 CF_MODULES = registered("gram_core.cf_modules")

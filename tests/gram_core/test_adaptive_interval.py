@@ -42,7 +42,7 @@ def test_n_halves_over_the_limit_and_grows_from_half_of_it(drift, then):
     assert adaptive.steps == then
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(drifts=st.lists(st.floats(0, 1) | st.just(math.inf), max_size=20), most=st.integers(1, 9))
 def test_n_stays_within_its_bounds(drifts, most):
     adaptive = policy(most=most)

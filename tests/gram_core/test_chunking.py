@@ -147,7 +147,7 @@ def test_single_step_with_dropout_is_the_same_whatever_it_keeps(cf_module):
     assert worst(m.step_gradients("e2e_unique", training, batch, seed=9), plain) > 1e-2
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(
     budgets=st.tuples(strategies.BUDGETS, strategies.KEPT),
     padding=st.sampled_from(m.PADDINGS),

@@ -218,7 +218,7 @@ class TestPlans:
 
 class TestOwners:
     @given(st.lists(st.integers(1, 500), max_size=40), st.integers(1, 8))
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     def test_shares_differ_by_one_item_and_one_text_at_most(self, lengths, size):
         tokens = torch.tensor(lengths, dtype=torch.int64)
         owners = balanced_owners(tokens, size)

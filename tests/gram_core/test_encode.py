@@ -89,7 +89,7 @@ IDS = SHAPES.flatmap(lambda shape: hnp.arrays(np.int64, shape, elements=st.integ
 DTYPES = st.sampled_from([torch.int8, torch.int16, torch.int32, torch.int64])
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(st.lists(IDS, min_size=1, max_size=3), DTYPES, st.sampled_from(LIMITS))
 def test_any_shapes_of_ids(arrays, dtype, limits):
     """Values and gradients of a table, for ids of any shape and integer dtype, all -1 and empty ones included."""

@@ -3,7 +3,7 @@
 import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 
 from gram_core.encoding_buffer import EncodingBuffer
 
@@ -16,7 +16,6 @@ def fresh():
     return EncodingBuffer(WIDTH, torch.device("cpu"), torch.float64)
 
 
-@settings(deadline=None)
 @given(rounds=st.lists(st.one_of(ITEM_LISTS, st.just("clear")), max_size=12), seed=st.integers(0, 99))
 def test_it_behaves_as_a_dict(rounds, seed):
     """Adding what is missing, moving what is there, forgetting, in any order."""

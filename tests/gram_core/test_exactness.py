@@ -85,7 +85,7 @@ def test_every_encoder_and_cf_module_gets_the_same_gradients(family, pooling, pa
 
 
 @everything
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_any_batch_and_any_chunking_gives_the_same_gradients(cf_module, data):
     """Padding anywhere, empty histories, one unique item, all unique, heavy repetition, any token budgets."""

@@ -180,7 +180,7 @@ def test_moved_encodings_and_parameters_equal_a_plain_loop(cf_module, options, m
     assert_close(*map(parameters, ({"encoder": training.encoder}, {"encoder": reference.encoder})))
 
 
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(data=st.data())
 def test_any_batches_equal_the_plain_loop(data):
     """One unique item, empty histories, padding anywhere; N and the minibatches as they come.

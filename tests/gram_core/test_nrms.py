@@ -29,7 +29,7 @@ def test_a_width_that_heads_do_not_divide_is_refused():
     assert NRMS(40, heads=8).heads == 8
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(batch=strategies.batches("ranking"), noise=st.sampled_from([1.0, 1e6]))
 def test_padded_slots_influence_nothing(batch, noise):
     """Neither the loss, nor the shown scores, nor any gradient."""

@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 
 from gram_core.small_numbers import distinct, stable_order
 
@@ -16,7 +16,6 @@ PLACES = st.lists(st.integers(-1, 9), max_size=40) | st.lists(st.integers(-MOST 
 @given(NUMBERS)
 @example([63]).via("the sparsest that is counted")
 @example([64]).via("and the first that is sorted")
-@settings(deadline=None)
 def test_distinct_is_unique_with_its_inverse(numbers):
     values = np.array(numbers, dtype=np.int64)
     found, places = distinct(torch.from_numpy(values))
@@ -27,7 +26,6 @@ def test_distinct_is_unique_with_its_inverse(numbers):
 
 @given(PLACES)
 @example([70_000, -1, 65_536, 70_000, 0, -1]).via("both digits, and a sign")
-@settings(deadline=None)
 def test_stable_order_keeps_equals_in_place(numbers):
     order = stable_order(torch.tensor(numbers, dtype=torch.int64))
     assert order.tolist() == sorted(range(len(numbers)), key=lambda place: numbers[place])

@@ -62,7 +62,7 @@ RULES = {
 
 
 @given(lengths=st.lists(st.integers(0, 70), min_size=1, max_size=8), **RULES)
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 def test_it_equals_all_scores_at_once(
     lengths: list[int],
     causal: bool,

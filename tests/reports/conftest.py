@@ -2,12 +2,12 @@
 
 import pytest
 
-from reports import figures
+from reports.figures import _style
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _coarse_pictures():
     """A picture's dots decide nothing but its time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "DPI", 50)
+        patch.setattr(_style, "DPI", 50)
         yield

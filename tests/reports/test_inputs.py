@@ -1,13 +1,11 @@
 """Facts of encoders and workloads: none is lost that differs between records, and what was left out is told on top."""
 
-from rich.console import Console
-
 from bench.results import store
 from bench.results.detail import MeasurementDetail
 from reports import page
 from reports.sections import _inputs
-from reports.terminal import print_summary
 from tests.reports import _runs
+from tests.reports._terminals import printed
 
 ROWS = {
     "rows_read": 100_000,
@@ -79,6 +77,4 @@ def test_it_stands_under_the_headline_of_the_page_and_in_the_terminal(tmp_path):
     top = rendered.page.read_text().partition("<nav")[0]
     assert "76,285 of 100,000 rows were left out" in top
     assert "76,285 of 100,000 rows" in rendered.markdown.read_text().partition("##")[0]
-    console = Console(record=True, width=200)
-    print_summary(store.load(tmp_path), console)
-    assert "76,285 of 100,000 rows were left out" in console.export_text()
+    assert "76,285 of 100,000 rows were left out" in printed(tmp_path, 200)

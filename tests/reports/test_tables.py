@@ -7,16 +7,16 @@ import re
 import tomllib
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
 from bench.results.analysis.summary import frames
 from bench.results.store import load
 from reports import numbers, tables, terminal, toml, words
-from reports.terminal import print_summary
+from reports.table import HOLDS_ONE, MAY_BE_ONE, markdown
 from tests.reports import _runs
-from tests.reports._terminals import ascii_terminal, written
+from tests.reports._terminals import ascii_terminal, plainly_printed, printed, written
 
 
 @pytest.mark.parametrize(
@@ -70,9 +70,9 @@ def test_a_speed_up_that_may_be_none_is_not_shown_as_a_result():
     cells = {row[0].text: row[2] for group in table.groups for row in group.rows}
     cell = cells["single_step"]
     assert cell.kind == ""
-    assert cell.note.endswith(f", {tables.MAY_BE_ONE}")
-    assert cell.short.endswith(f", {tables.MAY_BE_ONE}")
-    assert table.below == tables.HOLDS_ONE
+    assert cell.note.endswith(f", {MAY_BE_ONE}")
+    assert cell.short.endswith(f", {MAY_BE_ONE}")
+    assert table.below == HOLDS_ONE
     out = io.StringIO()
     Console(file=out, width=80).print(terminal.drawn(table, 80))
     assert cell.short in out.getvalue()
@@ -168,7 +168,7 @@ def test_headlines_show_a_speed_up_with_its_interval():
 
 def test_markdown_has_one_row_per_line_and_no_loose_pipe():
     (table,) = tables.headlines(frames([_runs.record("e2e"), _runs.record("a|b")]))
-    lines = tables.markdown(table).splitlines()
+    lines = markdown(table).splitlines()
     assert len(lines) == 2 + len(table.groups) + table.rows
     assert {line.replace("\\|", "").count("|") for line in lines} == {len(table.columns) + 1}
 
@@ -176,21 +176,18 @@ def test_markdown_has_one_row_per_line_and_no_loose_pipe():
 @pytest.mark.parametrize("name", _runs.SCENARIOS)
 def test_the_terminal_shows_every_kind_of_run(name, tmp_path):
     """Narrow or wide; signs that an ASCII one lacks must not end a run in an error after all its measurements."""
-    run = load(_runs.write(tmp_path, _runs.SCENARIOS[name]()))
+    run_dir = _runs.write(tmp_path, _runs.SCENARIOS[name]())
     for width in (60, 160):
-        out = io.StringIO()
-        print_summary(run, Console(file=out, width=width))
-        shown = out.getvalue()
+        shown = printed(run_dir, width)
         assert "nan" not in shown
         assert max(len(line) for line in shown.splitlines()) <= width
         if name in ("full", "blocks") and width >= 80:
             assert "single_step" in shown
             assert numbers.TIMES in shown
-    plain = ascii_terminal()
-    print_summary(run, Console(file=plain, width=80))
-    assert written(plain)
+    plain = plainly_printed(run_dir)
+    assert plain
     if name == "blocks":
-        assert re.search(r"\d\.\d+x", written(plain))
+        assert re.search(r"\d\.\d+x", plain)
 
 
 @pytest.mark.parametrize(
@@ -209,18 +206,15 @@ def test_what_a_terminal_cannot_write_becomes_plain(text, expected):
 
 
 def test_the_terminal_says_what_was_not_measured(tmp_path):
-    out = io.StringIO()
-    print_summary(load(_runs.write(tmp_path, _runs.full())), Console(file=out, width=120))
-    assert "Not measured: 9 out of memory" in out.getvalue()
+    assert "Not measured: 9 out of memory" in printed(_runs.write(tmp_path, _runs.full()), 120)
 
 
 def test_the_terminal_shows_intervals_where_there_is_room_and_the_canary(tmp_path):
-    run = load(_runs.write(tmp_path, _runs.paired()))
-    line = frames(run.records).summary.set_index("label").loc["single_step"]
-    out = io.StringIO()
-    print_summary(run, Console(file=out, width=140))
-    assert f"({numbers.ratio_range(line['speed_up_low'], line['speed_up_high'])})" in out.getvalue()
-    assert "The environment can be trusted: e2e measured against itself in 1 case" in out.getvalue()
+    run_dir = _runs.write(tmp_path, _runs.paired())
+    line = frames(load(run_dir).records).summary.set_index("label").loc["single_step"]
+    shown = printed(run_dir, 140)
+    assert f"({numbers.ratio_range(line['speed_up_low'], line['speed_up_high'])})" in shown
+    assert "The environment can be trusted: e2e measured against itself in 1 case" in shown
 
 
 SCALARS = st.booleans() | st.integers(-(2**40), 2**40) | st.floats(allow_nan=False) | st.text(max_size=5)
@@ -229,7 +223,7 @@ VALUES = SCALARS | st.lists(SCALARS, max_size=2) | st.dictionaries(KEYS, SCALARS
 TABLES = st.dictionaries(KEYS, VALUES | st.lists(st.dictionaries(KEYS, SCALARS, max_size=2), max_size=2), max_size=3)
 
 
-@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50)
 @given(st.dictionaries(KEYS, TABLES | VALUES, max_size=3))
 def test_a_configuration_survives_toml(config):
     assert tomllib.loads(toml.write(config)) == config

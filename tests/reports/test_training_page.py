@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import csv
-import io
 import re
 
 import pytest
 from PIL import Image
-from rich.console import Console
 
 from bench.results import training
 from bench.results.analysis.training_summary import frames
@@ -16,9 +14,8 @@ from reports import numbers
 from reports.page import render
 from reports.quality import headline, paper, tables
 from reports.quality.plots import curves
-from reports.terminal import print_summary
 from tests.reports import _trainings
-from tests.reports._terminals import ascii_terminal, written
+from tests.reports._terminals import plainly_printed, printed
 from tests.reports.test_page import assert_keeps_to_itself, text
 
 WITHOUT_FIGURES = ("all_failed", "one_class", "nothing_held_out", "nothing_yet")
@@ -37,15 +34,11 @@ def test_every_kind_of_run_renders(name, tmp_path, rendered):
     run_dir = made.page.parent
     page = made.page.read_text()
     assert_keeps_to_itself(page)
-    out = io.StringIO()
-    print_summary(training.load(run_dir), Console(file=out, width=120))
-    for prose in (text(page), made.markdown.read_text(), out.getvalue()):
+    for prose in (text(page), made.markdown.read_text(), printed(run_dir, 120)):
         assert not re.search(r"\b(nan|None|inf)\b", prose)
     with open(made.csv, newline="") as file:
         assert len(list(csv.DictReader(file))) == len({str(point.case) + point.label for point in points})
-    narrow = ascii_terminal()
-    print_summary(training.load(run_dir), Console(file=narrow, width=80))
-    assert written(narrow)
+    assert plainly_printed(run_dir)
     assert bool(made.figures) is (name not in WITHOUT_FIGURES)
     for figure in made.figures:
         assert len(Image.open(figure).convert("RGB").getcolors(maxcolors=10**6)) > 20

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from bench.results.analysis.decisions import Difference, difference
 from bench.results.analysis.lines import LineResult, input_changes, under_names_of
-from bench.results.analysis.stats import REFERENCE, Difference, difference
+from bench.results.analysis.stats import REFERENCE
 
 EQUAL_WITHIN = 0.05
 """Relative; an interval that lies inside is called the same."""

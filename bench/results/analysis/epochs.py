@@ -107,7 +107,6 @@ def _lent(setting: Setting, references: dict[Setting, float | None]) -> tuple[fl
 
 def _measured(line: Sequence[Record], reference: float | None, batch: int | None) -> Epoch:
     first = line[0]
-    ratios = [record.item_repetition_ratio for record in line if record.item_repetition_ratio is not None]
     steps = epoch_steps(first)
     return Epoch(
         record=first,
@@ -117,7 +116,7 @@ def _measured(line: Sequence[Record], reference: float | None, batch: int | None
         seconds=_step_s(line) * steps,
         steps=steps,
         basis="steps",
-        item_repetition_ratio=median(ratios) if ratios else None,
+        item_repetition_ratio=stats.middle(record.item_repetition_ratio for record in line),
         reference_s=reference,
         of_batch=batch,
     )

@@ -61,7 +61,11 @@ def memory(allocated: float | None, process: float | None) -> Row:
     return {}
 
 
+def with_ends(*names: str) -> tuple[str, ...]:
+    """The columns of `with_interval`, of each name."""
+    return tuple(f"{name}{end}" for name in names for end in ("", "_low", "_high"))
+
+
 def with_interval(name: str, value: float, interval: tuple[float | None, float | None] | None) -> Row:
     """A value and its interval's ends as three columns."""
-    low, high = interval or (None, None)
-    return {name: value, f"{name}_low": low, f"{name}_high": high}
+    return dict(zip(with_ends(name), (value, *(interval or (None, None))), strict=True))

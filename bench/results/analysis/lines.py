@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 
 from bench.results import differences
-from bench.results.analysis.stats import REFERENCE, Estimate, compared
+from bench.results.analysis.stats import REFERENCE, Estimate, compared, middle
 from bench.results.identity import AxisValue, Line, case_title
 from bench.results.schema import LineFields, Outcome, PeakMemory, Record
 
@@ -93,7 +93,7 @@ def _line(records: Sequence[Record], reference: Sequence[Record]) -> LineResult:
     first = records[0]
     worst = min(records, key=lambda record: WORST_FIRST.index(record.outcome))
     measured = [record for record in records if record.outcome == "ok"]
-    ratio = _median(record.item_repetition_ratio for record in measured)
+    ratio = middle(record.item_repetition_ratio for record in measured)
     return LineResult(
         case=first.case,
         method=first.method,
@@ -109,18 +109,13 @@ def _line(records: Sequence[Record], reference: Sequence[Record]) -> LineResult:
         failed_blocks=len(records) - len(measured),
         speed_up=None if first.method == REFERENCE else compared(reference, records),
         item_repetition_ratio=ratio,
-        median_s=_median(median(record.samples_s) for record in measured if record.samples_s),
+        median_s=middle(median(record.samples_s) for record in measured if record.samples_s),
         peak_memory_bytes=PeakMemory(
             **{kind: _whole(measured, kind) for kind in ("allocated", "reserved", "process")},
         ),
     )
 
 
-def _median(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return median(known) if known else None
-
-
 def _whole(measured: Sequence[Record], kind: str) -> int | None:
-    value = _median(getattr(record.peak_memory_bytes, kind) for record in measured)
+    value = middle(getattr(record.peak_memory_bytes, kind) for record in measured)
     return None if value is None else round(value)

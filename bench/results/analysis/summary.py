@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from bench.results.analysis import stats
-from bench.results.analysis.frames import IDENTITY, FrameSet, Row, frame, identity_row, memory, with_interval
+from bench.results.analysis.frames import IDENTITY, FrameSet, Row, frame, identity_row, memory, with_ends, with_interval
 from bench.results.analysis.stats import REFERENCE
 from bench.results.identity import AXES, LINE, SETTING, Line
 from bench.results.schema import MEASURED, Record
@@ -33,65 +33,24 @@ _RATES = ("users_per_s", "item_slots_per_s", "real_tokens_per_s")
 _PEAKS = ("allocated_bytes", "reserved_bytes", "process_bytes")
 _MEDIANS = (*MEASURED, "ranks_unique_items", "mfu", *_RATES, *_PEAKS, "loss_first", "loss_last")
 _COMPARED = (
-    "speed_up",
-    "speed_up_low",
-    "speed_up_high",
-    "speed_up_half_width",
-    "speed_up_scatter",
-    "speed_up_blocks",
-    "speed_up_hodges_lehmann",
-    "speed_up_notes",
-    "speed_up_unique",
-    "speed_up_unique_low",
-    "speed_up_unique_high",
-    "against_single_step",
-    "against_single_step_low",
-    "against_single_step_high",
+    *with_ends("speed_up"),
+    *(f"speed_up_{each}" for each in ("half_width", "scatter", "blocks", "hodges_lehmann", "notes")),
+    *with_ends("speed_up_unique", "against_single_step"),
     "memory_ratio",
-    "canary",
-    "canary_low",
-    "canary_high",
+    *with_ends("canary"),
 )
+_JOINED = ("blocks", "ok_blocks", "samples", "median_s", "min_s", "max_s", "scatter")
+_AGAINST = {REFERENCE: "speed_up", UNIQUE_REFERENCE: "speed_up_unique", SINGLE_STEP: "against_single_step"}
+"""What every line is compared with, and the column that says how it comes out."""
+_OUTCOMES = ("reference_outcome", "unique_reference_outcome", "single_step_outcome")
+"""How these ended."""
+_ENDED = ("outcome", "reason")
+_MEMORY = ("memory_bytes", "memory_kind")
 RECORD_COLUMNS = (*IDENTITY, "block", "seed", "outcome", "reason", "samples", "median_s", "scatter", *_MEDIANS)
-SUMMARY_COLUMNS = (
-    *IDENTITY,
-    "outcome",
-    "reason",
-    "blocks",
-    "ok_blocks",
-    "samples",
-    "median_s",
-    "min_s",
-    "max_s",
-    "scatter",
-    *_COMPARED,
-    "reference_outcome",
-    "unique_reference_outcome",
-    "single_step_outcome",
-    *_MEDIANS,
-    "memory_bytes",
-    "memory_kind",
-)
-ENGINE_COLUMNS = (
-    *AXES,
-    *SETTING,
-    *LINE,
-    "label",
-    "weights",
-    "log",
-    *(f"{share}{end}" for share in ("engine_share", "method_share", "total") for end in ("", "_low", "_high")),
-    "median_s",
-    "scatter",
-)
-_TEXT = (
-    "outcome",
-    "reason",
-    "speed_up_notes",
-    "reference_outcome",
-    "unique_reference_outcome",
-    "single_step_outcome",
-    "memory_kind",
-)
+SUMMARY_COLUMNS = (*IDENTITY, *_ENDED, *_JOINED, *_COMPARED, *_OUTCOMES, *_MEDIANS, *_MEMORY)
+_SHARES = with_ends("engine_share", "method_share", "total")
+ENGINE_COLUMNS = (*AXES, *SETTING, *LINE, "label", "weights", "log", *_SHARES, "median_s", "scatter")
+_TEXT = (*_ENDED, "speed_up_notes", *_OUTCOMES, "memory_kind")
 
 _Lines = dict[Line, list[Record]]
 
@@ -152,11 +111,6 @@ def utilisation(row: Mapping[str, Any]) -> float | None:
     return flops / seconds / rate if flops is not None and rate and seconds else None
 
 
-def _middle(rows: list[Row], name: str) -> float | None:
-    values = [row[name] for row in rows if row.get(name) is not None]
-    return median(values) if values else None
-
-
 def _summary_row(line: list[Row]) -> Row:
     """Joins the blocks of one line. It is `ok` if any block is, with the first failure's reason."""
     measured = [row for row in line if row["outcome"] == "ok"]
@@ -170,7 +124,7 @@ def _summary_row(line: list[Row]) -> Row:
     if times:
         row |= {"median_s": median(times), "min_s": min(times), "max_s": max(times)}
         row["scatter"] = stats.scatter(times) if len(times) > 1 else measured[0]["scatter"]
-    row |= {name: _middle(measured or line, name) for name in _MEDIANS}
+    row |= {name: stats.middle(each.get(name) for each in measured or line) for name in _MEDIANS}
     row["mfu"] = utilisation(row)
     return row | memory(row["allocated_bytes"], row["process_bytes"]) if measured else row
 
@@ -183,11 +137,7 @@ def _ratio(lines: _Lines, reference: Line, method: Line) -> stats.Estimate | Non
 def _compare(summary: Mapping[Line, Row], lines: _Lines) -> None:
     """Adds speed-ups against both references and single_step, and memory ratios, to the rows."""
     for line, row in summary.items():
-        for method, prefix, outcome in (
-            (REFERENCE, "speed_up", "reference_outcome"),
-            (UNIQUE_REFERENCE, "speed_up_unique", "unique_reference_outcome"),
-            (SINGLE_STEP, "against_single_step", "single_step_outcome"),
-        ):
+        for (method, prefix), outcome in zip(_AGAINST.items(), _OUTCOMES, strict=True):
             other = Line(line.setting, method)
             reference = summary.get(other)
             row[outcome] = reference["outcome"] if reference else "absent"

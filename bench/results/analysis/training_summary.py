@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from statistics import fmean, median
 
 import pandas as pd
-from scipy.special import stdtrit
 
 from bench.results.analysis import stats
-from bench.results.analysis.frames import IDENTITY, FrameSet, Row, frame, identity_row, memory, with_interval
+from bench.results.analysis.frames import IDENTITY, FrameSet, Row, frame, identity_row, memory, with_ends, with_interval
 from bench.results.analysis.stats import REFERENCE
 from bench.results.identity import Line, line_of
 from bench.results.training import TrainingPoint, trainings
@@ -59,17 +58,6 @@ def frames(points: Iterable[TrainingPoint], metric: str = "auc", tolerance: floa
         frame(rows, (*IDENTITY, "seed", *_seed_columns(metrics)), _TEXT),
         frame(summary, (*IDENTITY, *_summary_columns(metrics)), _TEXT),
     )
-
-
-def mean_interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
-    """The mean and its 95 % interval by Student's t; None where one value tells nothing of its error."""
-    mean = fmean(values)
-    amount = len(values)
-    if amount < 2:
-        return mean, None, None
-    error = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (amount - 1) / amount)
-    half = error * float(stdtrit(amount - 1, 0.975))
-    return mean, mean - half, mean + half
 
 
 def _metrics(found: Sequence[Sequence[TrainingPoint]], metric: str) -> tuple[str, ...]:
@@ -149,13 +137,10 @@ def _add_reached(rows: Sequence[Row], found: Sequence[Sequence[TrainingPoint]], 
 
 
 def _summary_columns(metrics: Sequence[str]) -> tuple[str, ...]:
-    tests = (f"{kind}_{name}{end}" for name in metrics for kind in ("test", "difference") for end in _ENDS)
-    ratios = (f"speed_up_{name}{end}" for name in _RATIOS for end in _ENDS)
+    tests = with_ends(*(f"{kind}_{name}" for name in metrics for kind in ("test", "difference")))
+    ratios = with_ends(*(f"speed_up_{name}" for name in _RATIOS))
     ended = ("outcome", "reason", "stopped", "undecidable", "seeds", "ok_seeds", "goal_seeds", "reached_seeds")
     return (*ended, *tests, *_MEANS, *ratios, "memory_bytes", "memory_kind", "memory_ratio")
-
-
-_ENDS = ("", "_low", "_high")
 
 
 def _summary(rows: Sequence[Row], metrics: Sequence[str]) -> list[Row]:
@@ -211,10 +196,7 @@ def _paired(
 
 
 def _mean(name: str, values: Sequence[float]) -> Row:
-    if not values:
-        return {}
-    mean, *interval = mean_interval(values)
-    return with_interval(name, mean, (interval[0], interval[1]))
+    return dict(zip(with_ends(name), stats.mean_interval(values), strict=True)) if values else {}
 
 
 def _memory(done: Sequence[Row], reference: Sequence[Row]) -> Row:

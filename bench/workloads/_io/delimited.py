@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.workloads._base import MalformedData
-from bench.workloads._io.lines import lines
+from bench.workloads._base import MalformedData, lines
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 CHUNK = 1 << 17

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.workloads._base import MalformedData
+from bench.workloads._base import MalformedData, lines
 from bench.workloads._io.dropped import Dropped
-from bench.workloads._io.lines import lines
 from bench.workloads._log.impressions import ImpressionWriter
 
 NEWS_FILE, BEHAVIOR_FILE = "news.tsv", "behaviors.tsv"

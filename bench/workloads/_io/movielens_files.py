@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.workloads._base import MalformedData
+from bench.workloads._base import MalformedData, lines
 
 LOG_FILE, ITEM_FILE, FILM_FILE = "ml-100k.inter", "ml-100k.item", "movies.db"
 LOG_HEADER = ["user_id:token", "item_id:token", "rating:float", "timestamp:float"]
@@ -112,19 +112,14 @@ def _read_films(path: Path) -> tuple[list[int], tuple[Film, ...]]:
 def _rows(path: Path, header: list[str]) -> Iterator[tuple[int, list[str]]]:
     """Line number and fields of every line after the header."""
     line = 0
-    try:
-        with path.open(encoding="utf-8", newline="\n") as stream:
-            for line, text in enumerate(stream, start=1):
-                fields = text.rstrip("\r\n").split("\t")
-                if line == 1:
-                    if fields != header:
-                        raise MalformedData(f"{path}, line 1: expected the columns {', '.join(header)}")
-                elif len(fields) != len(header):
-                    raise MalformedData(f"{path}, line {line}: expected {len(header)} fields, found {len(fields)}")
-                else:
-                    yield line, fields
-    except UnicodeDecodeError as error:
-        raise MalformedData(f"{path}, after line {line}: not UTF-8") from error
+    for line, text in lines(path):
+        fields = text.split("\t")
+        if line == 1 and fields != header:
+            raise MalformedData(f"{path}, line 1: expected the columns {', '.join(header)}")
+        if len(fields) != len(header):
+            raise MalformedData(f"{path}, line {line}: expected {len(header)} fields, found {len(fields)}")
+        if line > 1:
+            yield line, fields
     if line == 0:
         raise MalformedData(f"{path}, line 1: the file is empty")
 

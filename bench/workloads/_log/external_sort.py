@@ -42,6 +42,12 @@ class Sorted:
     alone: int = 0
     examples: dict[str, tuple[int, int]] = field(default_factory=dict)
 
+    def noted(self, kind: str, rows: Rows, which: NDArray[np.bool_]) -> int:
+        """How many rows these are; the first of the kind is its example."""
+        for row in rows[which][:1]:
+            self.examples.setdefault(kind, (int(row["user"]), int(row["item"])))
+        return int(which.sum())
+
 
 class UserSort:
     """Takes rows in chunks, and hands them to a LogWriter sorted by user, time, and order of coming."""
@@ -80,18 +86,12 @@ class UserSort:
             done.kept = done.coarse = self._coarse()
         for rows in self._buckets():
             repeated = _repeated(rows)
-            done.repeated += int(repeated.sum())
-            if repeated.any():
-                first = rows[int(repeated.argmax())]
-                done.examples.setdefault("repeated", (int(first["user"]), int(first["item"])))
+            done.repeated += done.noted("repeated", rows, repeated)
             if not done.kept:
                 rows = rows[~repeated]
             _, place, lengths = np.unique(rows["user"], return_inverse=True, return_counts=True)
             alone = lengths[place] == 1
-            done.alone += int(alone.sum())
-            if alone.any():
-                first = rows[int(alone.argmax())]
-                done.examples.setdefault("alone", (int(first["user"]), int(first["item"])))
+            done.alone += done.noted("alone", rows, alone)
             rows = rows[~alone]
             writer.append(lengths[lengths > 1], rows["item"], rows["label"])
         for file in self._files:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.workloads._base import Scored
+from bench.workloads._base import Scored, batch_of
 from bench.workloads._sampling.negatives import distinct
 
 if TYPE_CHECKING:
@@ -84,10 +84,6 @@ def training_batch(
 
     Where it showed fewer, slots stay empty. cold [I]: items that leave gaps in history and candidates.
     """
-    import torch
-
-    from gram_core.batch import Batch
-
     rows = log.of(clicks)
     history, history_mask = _histories(log, rows, history_length)
     shown = np.zeros((len(clicks), candidates), dtype=np.int64)
@@ -106,7 +102,7 @@ def training_batch(
         values[at, clicked], values[:, 0] = values[:, 0].copy(), values[at, clicked]
     items = np.concatenate([history, shown], axis=1)
     known = np.concatenate([history_mask & ~cold[history], mask], axis=1)
-    return Batch(torch.from_numpy(items), torch.from_numpy(known), torch.from_numpy(clicked), history_length)
+    return batch_of(items, known, clicked, history_length)
 
 
 def scored_batch(log: Impressions, clicks: Ints, history_length: int, cold: Bools) -> Scored:
@@ -116,8 +112,6 @@ def scored_batch(log: Impressions, clicks: Ints, history_length: int, cold: Bool
     """
     import torch
 
-    from gram_core.batch import Batch
-
     rows = log.of(clicks)
     history, history_mask = _histories(log, rows, history_length)
     is_cold = cold[log.shown[clicks]]
@@ -125,14 +119,9 @@ def scored_batch(log: Impressions, clicks: Ints, history_length: int, cold: Bool
     shown = log.shown[places].astype(np.int64)
     is_target = places == clicks[:, None]
     mask = there & (is_target | ~log.clicked[places]) & (cold[shown] == is_cold[:, None])
-    items = np.where(np.concatenate([history_mask, mask], axis=1), np.concatenate([history, shown], axis=1), 0)
-    batch = Batch(
-        torch.from_numpy(items),
-        torch.from_numpy(np.concatenate([history_mask, mask], axis=1)),
-        torch.from_numpy((is_target & there).argmax(1)),
-        history_length,
-    )
-    return Scored(batch, torch.from_numpy(is_cold))
+    known = np.concatenate([history_mask, mask], axis=1)
+    items = np.where(known, np.concatenate([history, shown], axis=1), 0)
+    return Scored(batch_of(items, known, (is_target & there).argmax(1), history_length), torch.from_numpy(is_cold))
 
 
 def _shown(log: Impressions, rows: Ints) -> tuple[Ints, Bools]:

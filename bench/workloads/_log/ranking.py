@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.workloads._base import Scored, WorkloadRequest
+from bench.workloads._base import Scored, WorkloadRequest, batch_of
 from bench.workloads._log.interaction_log import InteractionLog
 from bench.workloads._log.splits import Range, by_time, places
 from bench.workloads._sampling.epoch_sampler import Examples, HeldOutExamples, Ints, LogSettings, Rng, sampled
@@ -98,10 +98,6 @@ def _impressions(
     hidden: Bools | None = None,
 ) -> Batch:
     """One row per target, the clicked candidate at a random place; `hidden` items [I] leave gaps in the history."""
-    import torch
-
-    from gram_core.batch import Batch
-
     users, rows = log.users_of(targets), np.arange(len(targets))
     seen, mask = log.slots(targets[:, None] + np.arange(-history_length, 0), users)
     if hidden is not None:
@@ -113,9 +109,4 @@ def _impressions(
     shown[:, 0], shown_mask[:, 0] = shown[rows, clicked], shown_mask[rows, clicked]
     shown[rows, clicked], shown_mask[rows, clicked] = log.items[targets], True
     items = np.concatenate([seen, shown], axis=1)
-    return Batch(
-        torch.from_numpy(items),
-        torch.from_numpy(np.concatenate([mask, shown_mask], axis=1)),
-        torch.from_numpy(clicked),
-        history_length,
-    )
+    return batch_of(items, np.concatenate([mask, shown_mask], axis=1), clicked, history_length)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.workloads._base import Scored, WorkloadRequest
+from bench.workloads._base import Scored, WorkloadRequest, batch_of
 from bench.workloads._log.interaction_log import InteractionLog
 from bench.workloads._log.splits import Range, by_user, places
 from bench.workloads._sampling.epoch_sampler import Examples, HeldOutExamples, Ints, Rng, ScoredSettings, sampled
@@ -56,13 +56,9 @@ def examples(log: InteractionLog, settings: ScoredSettings, request: WorkloadReq
 
 def _stretches(log: InteractionLog, lasts: Ints, length: int, hidden: Bools | None = None) -> Batch:
     """The `length` responses that end at these places; padding is on the left, `hidden` items [I] leave gaps."""
-    import torch
-
-    from gram_core.batch import Batch
-
     at = lasts[:, None] + np.arange(1 - length, 1)
     items, mask = log.slots(at, log.users_of(lasts))
     if hidden is not None:
         mask &= ~hidden[items]
     responses = ((log.labels[at.clip(0)] > 0) & mask).astype(np.float32)
-    return Batch(torch.from_numpy(items), torch.from_numpy(mask), torch.from_numpy(responses), length)
+    return batch_of(items, mask, responses, length)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.workloads._base import Axes, WorkloadRequest, no_argument, slots_per_user
+from bench.workloads._base import Axes, WorkloadRequest, batch_of, no_argument, slots_per_user
 from bench.workloads._synth import laws
 
 if TYPE_CHECKING:
@@ -43,10 +43,6 @@ def unique_items(batch_size: int, slots: int, item_repetition_ratio: float) -> i
 
 def batches(items: int, zipf: float, request: WorkloadRequest) -> tuple[Callable[[int], Batch], float]:
     """Batches by step, of items 0 (the most popular) to `items` - 1, and their ratio."""
-    import torch
-
-    from gram_core.batch import Batch
-
     users, history = request.batch_size, request.history_length
     slots = slots_per_user(history, request.candidates, request.task)
     unique = unique_items(users, slots, float(request.item_repetition_ratio or 1))
@@ -56,11 +52,10 @@ def batches(items: int, zipf: float, request: WorkloadRequest) -> tuple[Callable
     def batch(step: int) -> Batch:
         rng = np.random.default_rng([request.seed, _BATCH, step])
         drawn = laws.lay_out(rng, laws.draw(rng, popularity, unique), slots_of, users)
-        mask = torch.ones(users, slots, dtype=torch.bool)
         if request.task == "ranking":
-            targets = torch.from_numpy(rng.integers(request.candidates, size=users))
+            targets = rng.integers(request.candidates, size=users)
         else:
-            targets = torch.from_numpy(rng.integers(2, size=(users, slots)).astype(np.float32))
-        return Batch(torch.from_numpy(drawn), mask, targets, history)
+            targets = rng.integers(2, size=(users, slots)).astype(np.float32)
+        return batch_of(drawn, np.ones((users, slots), dtype=bool), targets, history)
 
     return batch, users * slots / unique

@@ -25,20 +25,31 @@ def counts(slots: int, unique: int, most: int, exponent: float) -> Ints:
     """
     if not unique <= slots <= unique * most:
         raise ValueError(f"{slots} slots cannot hold {unique} unique items with 1 to {most} slots each")
-    popularity = weights(unique, exponent)
+    popularity = np.log(weights(unique, exponent))
+    every_item_at = -popularity[0], np.log(most) - popularity[-1]  # 1, and `most`
+    return _filled(np.floor(_scaled(popularity, every_item_at, slots, 1, most)).astype(np.int64), slots, most)
+
+
+def _scaled(
+    logs: NDArray[np.float64], within: tuple[float, float], total: float, least: int, most: int
+) -> NDArray[np.float64]:
+    """exp(scale + logs) held within `least` .. `most`: by the largest scale whose sum is no more than `total`."""
 
     def scaled(log_scale: float) -> NDArray[np.float64]:
-        return np.clip(np.exp(log_scale + np.log(popularity)), 1, most)
+        return np.clip(np.exp(log_scale + logs), least, most)
 
-    low = -np.log(popularity[0])  # every item at 1
-    high = np.log(most) - np.log(popularity[-1])  # every item at `most`
+    low, high = within
     for _ in range(64):
         middle = (low + high) / 2
-        low, high = (middle, high) if scaled(middle).sum() <= slots else (low, middle)
-    found = np.floor(scaled(low)).astype(np.int64)
-    while rest := slots - int(found.sum()):  # what rounding left over goes to the most popular that have room
-        found[np.flatnonzero(found < most)[:rest]] += 1
-    return found
+        low, high = (middle, high) if scaled(middle).sum() <= total else (low, middle)
+    return scaled(low)
+
+
+def _filled(sizes: Ints, total: int, most: int) -> Ints:
+    """The sizes, of which the first that have room get what `total` is more."""
+    while rest := total - int(sizes.sum()):
+        sizes[np.flatnonzero(sizes < most)[:rest]] += 1
+    return sizes
 
 
 def draw(rng: np.random.Generator, popularity: NDArray[np.float64], unique: int) -> Ints:
@@ -75,19 +86,10 @@ def sizes(rng: np.random.Generator, number: int, total: int, sigma: float, least
     if not number * least <= total <= number * most:
         raise ValueError(f"{number} sizes of {least} to {most} cannot sum to {total}")
     shape = sigma * ndtri((np.arange(number) + 0.5) / number)
-
-    def scaled(log_scale: float) -> NDArray[np.float64]:
-        return np.clip(np.exp(log_scale + shape), least, most)
-
-    low, high = np.log(max(least, 1e-9)) - shape[-1] - 1, np.log(most) - shape[0] + 1
-    for _ in range(64):
-        middle = (low + high) / 2
-        low, high = (middle, high) if scaled(middle).sum() <= total else (low, middle)
-    exact = scaled(low)
+    bounds = np.log(max(least, 1e-9)) - shape[-1] - 1, np.log(most) - shape[0] + 1
+    exact = _scaled(shape, bounds, total, least, most)
     found = np.floor(exact).astype(np.int64)
     rest = total - int(found.sum())
     nearest = np.argsort(found - exact, kind="stable")  # the largest remainders are rounded up
     found[nearest[found[nearest] < most][:rest]] += 1
-    while rest := total - int(found.sum()):  # where bounds left fewer to round than there are to give
-        found[np.flatnonzero(found < most)[:rest]] += 1
-    return rng.permuted(found)
+    return rng.permuted(_filled(found, total, most))  # where bounds left fewer to round than there are to give

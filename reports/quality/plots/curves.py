@@ -35,16 +35,23 @@ def draw(frames: TrainingFrames, x: str, label: str) -> Figure | None:
     if not shown:
         return None
     looks = _style.looks(frames.summary)
-    sheet = _style.sheet(1, len(shown), size=(4.6, 2.9), legend=_style.handles(looks), gap=(0.75, 0.42), sharex=True)
+    sheet = _style.sheet(
+        1,
+        len(shown),
+        size=(4.6, 2.9),
+        legend=_style.handles(looks),
+        gap=(0.75, 0.42),
+        x=label,
+        y="Validation, hundredths",
+        sharey=False,
+    )
     for ax, name in zip(sheet.axes[0], shown, strict=True):
         for line, look in looks.items():
             _line(ax, frames.points[frames.points["label"] == line], x, f"validation_{name}", look)
         _reference(ax, frames, name, looks)
         _enter_from_below(ax, frames.points, f"validation_{name}")
         ax.set_title(metric(name), loc="left")
-        ax.set_xlabel(label)
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
-    sheet.axes[0][0].set_ylabel("Validation, hundredths")
     _scale(sheet.axes[0], frames.points[x], times=x == "train_s")
     return sheet.figure
 

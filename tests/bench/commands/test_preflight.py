@@ -87,14 +87,18 @@ class TestRefused:
         assert "train.cold_items = 11 is more than half of the 20 items that the log knows; lower it" in sentence
 
 
-def test_what_was_left_out_is_told_when_it_is_read(log, tmp_path, monkeypatch, asset):
-    asset("minilm")
-    changed = [*TABLE, *SMALL, "history_length=[4, 8]"]
-    settings = [f"sweep.{each}" for each in changed] + log(rows=20 * "u1,unknown,1,1\n")
+def told_by_a_dry_run(settings):
+    """Of a log with rows of unknown items."""
     arguments = ["run", "--preset", "smoke", "--device", "cpu", "--dry-run"]
     result = CliRunner().invoke(app, [*arguments, *(word for each in settings for word in ("--set", each))])
     assert result.exit_code == 0, result.output
-    told = " ".join(result.stderr.split())
+    return " ".join(result.stderr.split())
+
+
+def test_what_was_left_out_is_told_when_it_is_read(log, asset):
+    asset("minilm")
+    changed = [*TABLE, *SMALL, "history_length=[4, 8]"]
+    told = told_by_a_dry_run([f"sweep.{each}" for each in changed] + log(rows=20 * "u1,unknown,1,1\n"))
     assert told.count("rows were left out") == 1, "once, for two cases of one log"
     assert "warning: table: 80 of 140 rows were left out: 60 label below positive_from: no click" in told
     assert 'item_id without a text (for instance line 122, item_id "unknown")' in told
@@ -103,10 +107,7 @@ def test_what_was_left_out_is_told_when_it_is_read(log, tmp_path, monkeypatch, a
 def test_what_each_task_leaves_out_is_told_apart(log, asset):
     asset("minilm")
     changed = [*TABLE, *SMALL, "cf_module=[nrms, dkt]", "method=[e2e]"]
-    settings = [f"sweep.{each}" for each in changed] + log(rows=20 * "u1,unknown,1,1\n")
-    arguments = ["run", "--preset", "smoke", "--device", "cpu", "--dry-run"]
-    result = CliRunner().invoke(app, [*arguments, *(word for each in settings for word in ("--set", each))])
-    told = " ".join(result.stderr.split())
+    told = told_by_a_dry_run([f"sweep.{each}" for each in changed] + log(rows=20 * "u1,unknown,1,1\n"))
     assert "warning: table, to be ranked: 80 of 140 rows were left out" in told
     assert "warning: table, as responses: 20 of 140 rows were left out" in told
 

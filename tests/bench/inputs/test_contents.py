@@ -27,7 +27,7 @@ from bench.running import recording
 from bench.workloads import table
 from bench.workloads._base import MalformedData
 from bench.workloads._io.tokens import tokenized
-from bench.workloads._log.cached_log import StoredLog
+from bench.workloads._log.real_log import StoredLog
 from tests.bench import _own_inputs as own
 from tests.bench import _small_runs
 

@@ -38,7 +38,7 @@ def test_every_metric_is_bounded_rises_with_quality_and_knows_nothing_of_nothing
     assert set(module.TASKS) <= {"ranking", "response"}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(2, 6), st.lists(st.integers(0, 3), min_size=12, max_size=12), st.integers(0, 2**16))
 def test_they_are_scikit_learns_with_ties_too(candidates, draws, seed):
     rng = np.random.default_rng(seed)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 
 from bench.methods import Unavailable
 from bench.peers import cached_layers
-from bench.peers._kept_rows import KeptStates
+from bench.peers._keeping import KeptStates
 from bench.peers._split_layers import SplitLayers, layers_of
 from bench.peers.cached_layers import CachedLayers
 from bench.processes.messages import Job
@@ -262,7 +262,7 @@ def test_settings_refuse_what_means_nothing(values):
         CachedLayers.Settings(**values)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.data())
 def test_what_is_read_is_what_was_written(data):
     """In any order, with repeats, whatever has been written since."""

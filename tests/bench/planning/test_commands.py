@@ -184,8 +184,7 @@ def test_a_calibration_measures_what_it_was_designed_to_and_is_found_by_a_plan(o
     monkeypatch.setattr(calibrating, "OVER_SMALLEST", 0.0)
     config = load(Path("own.toml"), "full", (), "cpu")
     case = planned(config)[0].case
-    told: list[str] = []
-    made = calibrating.calibrate(config, case, "eager", 600.0, told.append)
+    made, _ = calibrating.calibrate(config, case, "eager", 600.0)
     assert len(made.samples) >= calibrating.FEWEST
     assert {each.case.rpartition(" · ")[2].split()[0] for each in made.samples} >= {"e2e", "single_step", "multi_step"}
     assert all(each.measured_s > 0 and each.fitted_s > 0 for each in made.samples)

@@ -95,7 +95,7 @@ def test_an_interval_widens_with_the_counts_error_and_beyond_what_was_measured()
 
 @pytest.mark.parametrize("tier", ["padded", "packed", "bucketed"])
 @given(users=st.integers(1, 500), more=st.integers(1, 500), ratio=st.floats(1, 16), steps=st.integers(2, 50))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_more_users_never_take_less_time_or_memory(tier, users, more, ratio, steps) -> None:
     encoder, costs = replace(ENCODER, tier=tier), Costs("cpu", COSTS, {})
     for method in METHODS:
@@ -109,7 +109,7 @@ def test_more_users_never_take_less_time_or_memory(tier, users, more, ratio, ste
 
 
 @given(users=st.integers(1, 300), ratio=st.floats(1, 16))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_deduplication_never_costs_the_encoder_anything(users, ratio) -> None:
     plain, unique = work("e2e", users, ratio=ratio), work("single_step", users, ratio=ratio)
     assert unique.product_flops == pytest.approx(plain.product_flops / ratio)
@@ -152,7 +152,7 @@ def test_chunks_and_checkpoints_bound_memory() -> None:
 
 
 @given(limit=st.floats(1e6, 1e10), each=st.floats(1e3, 1e8), fixed=st.floats(0, 1e7))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_largest_batch_fits_and_one_more_does_not(limit, each, fixed) -> None:
     found = largest_batch(lambda users: fixed + each * users, limit)
     if found is None:

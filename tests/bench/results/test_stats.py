@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -193,94 +192,6 @@ def test_stopping_does_not_look_at_the_value(shift, values):
     """Never on significance: the same spread around another ratio stops at the same block."""
     moved = [value / 100 + shift for value in values]
     assert stats.enough([value / 100 for value in values]) == stats.enough(moved)
-
-
-# Differences and decisions
-
-
-@given(VALUES, VALUES)
-def test_the_difference_is_welchs(now, reference):
-    if np.std(now) < 1e-6 or np.std(reference) < 1e-6:
-        return
-    found = stats.difference(stats.estimate(now), stats.estimate(reference))
-    expected = scipy.stats.ttest_ind(now, reference, equal_var=False, alternative="less")
-    assert found.p_below(0.0) == pytest.approx(expected.pvalue, abs=1e-9)
-    assert found.p_above(0.0) == pytest.approx(1 - expected.pvalue, abs=1e-9)
-    assert found.degrees_of_freedom == pytest.approx(expected.df)
-    interval = scipy.stats.ttest_ind(now, reference, equal_var=False).confidence_interval(0.95)
-    assert (found.low, found.high) == (pytest.approx(interval.low), pytest.approx(interval.high))
-
-
-def test_a_floor_has_no_error_of_its_own():
-    values = [0.10, 0.13, 0.12, 0.11]
-    found = stats.above_floor(stats.estimate(values), math.exp(0.05))
-    assert found.p_above(0.0) == pytest.approx(scipy.stats.ttest_1samp(values, 0.05, alternative="greater").pvalue)
-    assert found.degrees_of_freedom == 3
-
-
-def verdicts(found: list[stats.Difference]) -> tuple[stats.Verdict, ...]:
-    return tuple(each.verdict for each in stats.decide([(each, 0.05) for each in found]))
-
-
-def test_an_unknown_error_decides_nothing():
-    one, several = stats.estimate([-1.0]), stats.estimate(STEADY)
-    for found in (stats.difference(one, several), stats.difference(several, one), stats.above_floor(one, 9.0)):
-        assert (found.p_below(0.0), found.p_above(0.0)) == (1.0, 1.0)
-        assert verdicts([found]) == ("inconclusive",)
-
-
-def test_blocks_without_any_spread_decide_by_their_value():
-    same, slower = stats.estimate([0.5] * 6), stats.estimate([0.4] * 6)
-    assert verdicts([stats.difference(same, same)]) == ("pass",)
-    assert verdicts([stats.difference(slower, same)]) == ("fail",)
-
-
-def ends(low: float, high: float) -> stats.Difference:
-    """A difference whose 95 % interval has these ends."""
-    return stats._difference((low + high) / 2, (high - low) / 2 / scipy.stats.t.ppf(0.975, 9), 9)
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "expected"),
-    [
-        (-0.09, -0.052, "fail"),
-        (-0.09, -0.050, "inconclusive"),
-        (-0.052, 0.20, "inconclusive"),
-        (-0.050, -0.001, "pass"),
-        (-0.01, 0.01, "pass"),
-        (0.1, 0.2, "pass"),
-    ],
-)
-def test_three_states_by_the_interval_and_the_tolerance(low, high, expected):
-    """ln(1 - 5 %) is -0.0513. A loss surely smaller than the tolerance passes, although it is surely there."""
-    found = ends(low, high)
-    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
-    assert verdicts([found]) == (expected,)
-
-
-def test_holm_against_its_definition():
-    assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx((0.03, 0.06, 0.06, 0.02))
-    assert stats.holm([0.9, 0.8]) == (1.0, 1.0)
-    assert stats.holm([]) == ()
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
-def test_holm_keeps_order_and_never_lowers(p_values):
-    adjusted = stats.holm(p_values)
-    assert all(1 >= after >= before for before, after in zip(p_values, adjusted, strict=True))
-    ordered = [after for _, after in sorted(zip(p_values, adjusted, strict=True))]
-    assert all(earlier <= later for earlier, later in pairwise(ordered))
-    assert min(adjusted) == pytest.approx(min(1.0, len(p_values) * min(p_values)))
-
-
-def test_among_many_cases_one_narrow_failure_needs_more():
-    narrow, fine = ends(-0.09, -0.052), ends(-0.01, 0.01)
-    assert verdicts([narrow]) == ("fail",)
-    assert verdicts([narrow] + [fine] * 20) == ("inconclusive", *["pass"] * 20)
-    clear = ends(-0.15, -0.10)
-    assert verdicts([clear] + [fine] * 20) == ("fail", *["pass"] * 20)
-    first, *_ = stats.decide([(each, 0.05) for each in [narrow] + [fine] * 20])
-    assert (first.p_alone, first.p_fail) == (pytest.approx(narrow.p_below(math.log1p(-0.05))), 21 * first.p_alone)
 
 
 # The canary

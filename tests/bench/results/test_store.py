@@ -138,7 +138,7 @@ def test_truncation_at_every_byte_of_the_last_two_records_keeps_all_complete_one
             assert resumed.warnings == (), "append cuts off what a crash left"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     line=st.integers(0, 2),
     damage=st.sampled_from([b"", b"{", b"{}", b"\x00\x00", b"[1]", b"nonsense", b"\xff\xfe", b"null"]),

@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from bench.results.analysis.training_summary import frames, mean_interval
+from bench.results.analysis.stats import mean_interval
+from bench.results.analysis.training_summary import frames
 from bench.results.training import TrainingPoint
 from tests.reports import _trainings
 

@@ -22,7 +22,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from bench.results.analysis import stats
+from bench.results.analysis import decisions, stats
 from tests.bench import _simulated as simulated
 from tests.bench import _simulated_load as loaded
 
@@ -38,11 +38,11 @@ def runs(blocks: int, dwell_s: float, seed: int, share: float = loaded.SHARE) ->
 
 def verdicts(blocks: int, dwell_s: float, *, slower: float = 0.0, told: bool = True, share: float = loaded.SHARE):
     """Of each pair of runs, as one of two gated lines of which the other is sure to have lost nothing."""
-    fine = stats.difference(stats.over_blocks([0.0, 0.01] * 3), stats.over_blocks([0.0, 0.01] * 3))
+    fine = decisions.difference(stats.over_blocks([0.0, 0.01] * 3), stats.over_blocks([0.0, 0.01] * 3))
     then = runs(blocks, dwell_s, 1, share).estimates(told=told)
     now = runs(blocks, dwell_s, 2, share).estimates(told=told, slower=slower)
     pairs = zip(now, then, strict=True)
-    return [simulated.verdicts([stats.difference(*pair), fine], 0.05)[0] for pair in pairs]
+    return [simulated.verdicts([decisions.difference(*pair), fine], 0.05)[0] for pair in pairs]
 
 
 def test_the_world_is_the_one_that_was_seen():
@@ -79,7 +79,7 @@ def test_a_load_that_outlasts_runs_is_no_verdict_where_it_differs(blocks):
     """Neither run has seen what the other's load does: nothing to judge by, and a reason that says so."""
     assert verdicts(blocks, 600.0).count("fail") <= PAIRS / 40
     then, now = (runs(blocks, 600.0, seed).estimates() for seed in (1, 2))
-    differences = [stats.difference(*pair) for pair in zip(now, then, strict=True)]
+    differences = [decisions.difference(*pair) for pair in zip(now, then, strict=True)]
     apart = [each for each in differences if each.standard_error is None]
     assert len(apart) > PAIRS / 5
     assert all(each.loads.startswith("load was ") for each in apart)

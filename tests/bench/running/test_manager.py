@@ -5,33 +5,23 @@ import os
 import signal
 import subprocess
 import threading
-from pathlib import Path
+from collections import Counter
 
 import pytest
 from typer.testing import CliRunner
 
 from bench.cli import app
-from bench.configuration.sweep import WorkItem
 from bench.errors import BenchError
 from bench.processes.signals import held_back
 from bench.results import store
 from bench.results.schema import Record
-from bench.running import manager
 from bench.running.eta import Pace
 from bench.running.events import Finished, PhaseBegan, Planned, Started
-from bench.running.manager import RunCounts
 from bench.running.oom_pruning import observed_out_of_memory
 from tests.bench._processes import PATIENCE_S, Rendezvous, command_line, family, gone, manage
-from tests.bench._small_runs import FAULTY, ample_s, config, item, new_run
+from tests.bench._small_runs import FAULTY, ample_s, config, item, new_run, run
 
 OBSERVED_SIZE = {"batch_size": 8, "text_length": 16, "history_length": 10}
-
-
-def run(settings, run_dir: Path, items: list[WorkItem]) -> tuple[RunCounts, list, tuple[Record, ...]]:
-    """Counts, events and the records that are on the disk afterwards."""
-    events: list = []
-    counts = manager.run(settings, run_dir, items, events.append)
-    return counts, events, store.load(run_dir).records
 
 
 def outcomes(records) -> list[tuple[str, str]]:
@@ -51,7 +41,7 @@ class TestOutcomes:
             ("needs_a_library", "skipped"),
             ("single_step", "ok"),
         ]
-        assert (counts.ok, counts.total) == (1, 6)
+        assert counts.outcomes == Counter(error=3, oom=1, skipped=1, ok=1)
         killed, _, exited, _, missing, _ = records
         assert missing.reason == "no-such-library is not installed: pip install no-such-library"
         assert missing.detail.trace is None

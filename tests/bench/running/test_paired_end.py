@@ -8,8 +8,8 @@ from bench.configuration import sweep
 from bench.machine.telemetry import Reading
 from bench.results.analysis import stats
 from bench.running.events import Extended, Finished, Started, TookTurn
-from tests.bench._paired import CANARY, E2E, SINGLE_STEP, items, of, run, settings, short, sweep_of
-from tests.bench._small_runs import new_run
+from tests.bench._paired import CANARY, E2E, SINGLE_STEP, items, of, settings, short, sweep_of
+from tests.bench._small_runs import new_run, run
 
 
 class TestEnd:

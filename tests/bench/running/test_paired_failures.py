@@ -15,11 +15,10 @@ from tests.bench._paired import (
     PAIR,
     items,
     of,
-    run,
     settings,
     short,
 )
-from tests.bench._small_runs import ample_s, new_run
+from tests.bench._small_runs import ample_s, new_run, run
 
 
 class TestFailures:

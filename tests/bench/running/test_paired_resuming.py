@@ -29,13 +29,12 @@ from tests.bench._paired import (
     PLUGINS,
     items,
     of,
-    run,
     settings,
     short,
     sweep_of,
 )
 from tests.bench._processes import PATIENCE_S, ROOT, Rendezvous, command_line, family, gone
-from tests.bench._small_runs import CASE, new_run
+from tests.bench._small_runs import CASE, new_run, run
 
 QUICK = {
     "blocks": 2, "max_blocks": 2, "rounds": 2, "min_samples": 1, "memory": "same", "samples": 3, "window_s": 0.001,

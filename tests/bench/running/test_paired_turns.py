@@ -13,8 +13,8 @@ from bench.running import block, manager
 from bench.running.counterbalance import in_round
 from bench.running.events import BlockBegan, Finished, PhaseBegan, Planned, Started, TookTurn
 from bench.running.recording import overhead
-from tests.bench._paired import items, no_room, of, run, settings, short
-from tests.bench._small_runs import config, new_run
+from tests.bench._paired import items, no_room, of, settings, short
+from tests.bench._small_runs import config, new_run, run
 
 
 class TestTurns:

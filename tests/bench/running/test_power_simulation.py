@@ -24,7 +24,7 @@ import pytest
 
 from bench.configuration.config import RunSettings
 from bench.machine import telemetry
-from bench.results.analysis import stats
+from bench.results.analysis import decisions, stats
 from bench.results.analysis.lines import lines
 from tests.bench import _simulated as simulated
 from tests.bench import _simulated_power as power
@@ -117,11 +117,11 @@ def test_led_in_windows_are_more_precise_in_the_same_time(bare, led_in):
     assert seconds[0] < 1.15 * seconds[1]
 
 
-def verdicts(then: Sequence[Turn], now: Sequence[Turn], blocks: int = LED_IN.blocks) -> list[stats.Verdict]:
+def verdicts(then: Sequence[Turn], now: Sequence[Turn], blocks: int = LED_IN.blocks) -> list[decisions.Verdict]:
     """Of single_step in each run, at the tolerance of a device of one's own, from the first blocks of it."""
     values = [block_values(turns, SINGLE_STEP) for turns in (now, then)]
     pairs = zip(values[0][:, :blocks].tolist(), values[1][:, : LED_IN.blocks].tolist(), strict=True)
-    found = [stats.difference(stats.over_blocks(ours), stats.over_blocks(theirs)) for ours, theirs in pairs]
+    found = [decisions.difference(stats.over_blocks(ours), stats.over_blocks(theirs)) for ours, theirs in pairs]
     return [simulated.verdicts([each], 0.03)[0] for each in found]
 
 

@@ -29,7 +29,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bench.results.analysis import stats
+from bench.results.analysis import decisions, stats
 from tests.bench import _simulated as simulated
 from tests.bench._simulated import ROUGH, SHARED, STEADY, WORLDS, Gates
 
@@ -171,8 +171,10 @@ def test_a_reference_without_its_error_would_raise_false_alarms(gates):
     """Why a reference carries its uncertainty: taken as a point, it fails unchanged runs at no tolerance."""
     shared = gates["shared"]
     pairs = [pair for run, now in enumerate(shared.now) for pair in zip(now, shared.reference(run), strict=True)]
-    welch = np.mean([simulated.verdicts([stats.difference(*pair)], 0.0) == ("fail",) for pair in pairs])
-    point = np.mean([simulated.verdicts([stats.above_floor(now, then.value)], 0.0) == ("fail",) for now, then in pairs])
+    welch = np.mean([simulated.verdicts([decisions.difference(*pair)], 0.0) == ("fail",) for pair in pairs])
+    point = np.mean(
+        [simulated.verdicts([decisions.above_floor(now, then.value)], 0.0) == ("fail",) for now, then in pairs]
+    )
     assert welch <= 0.04
     assert point > 2 * welch
 

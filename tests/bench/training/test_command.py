@@ -98,6 +98,7 @@ def met(pipe: Path, process: subprocess.Popen | None = None) -> int:
             os.close(descriptor)
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bits(written, tmp_path):
     """Ctrl-C first, then SIGTERM; the directory then lies elsewhere, as on another machine; then kill -9 of a worker;
     each time `resume` goes on from the checkpoint."""
@@ -150,11 +151,7 @@ def _uninterrupted(run_dir: Path, tmp_path: Path) -> list[dict]:
     config = restore(store.read_info(run_dir).config)
     config = config.model_copy(update={"method": {}})
     said: list = []
-    threads = torch.get_num_threads()
-    try:
-        worker.work(TrainJob(config, plan(config)[0], tmp_path), said.append)
-    finally:
-        torch.set_num_threads(threads)
+    worker.work(TrainJob(config, plan(config)[0], tmp_path), said.append)
     return [{k: v for k, v in each.point.items() if k not in TIMES} for each in said if isinstance(each, Reached)]
 
 

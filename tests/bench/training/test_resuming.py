@@ -152,32 +152,21 @@ def test_an_interval_chosen_while_training_is_kept(tmp_path, tiny):
     assert_resumes(tmp_path, tiny, config, _tiny.item("multi_step", "auto"), at_a_step, (4, 8))
 
 
-def test_a_lost_checkpoint_costs_its_training_and_nothing_else(tmp_path, tiny):
+@pytest.mark.parametrize("every_s", [0.0, 1e6], ids=["lost", "rare"])
+def test_without_a_checkpoint_a_training_is_done_again_and_nothing_else(tmp_path, tiny, every_s):
     """A run directory brought back without its large files: what had been told is told again, and stands once."""
     config, item = configuration(), _tiny.item("single_step")
+    written = config.model_copy(update={"train": config.train.model_copy(update={"checkpoint_every_s": every_s})})
     whole, killed = (_tiny.run_dir(tmp_path / name, config) for name in ("whole", "killed"))
     train(config, item, whole)
     with tiny.context() as patch:
         at_a_step(patch, Fuse(6))
         with pytest.raises(Killed):
-            train(config, item, killed)
+            train(written, item, killed)
     assert len(points(killed)) == 2, "guard: two evaluations had been told"
-    item.checkpoint(killed).unlink()
-    train(config, item, killed)
-    assert points(killed) == points(whole)
-
-
-def test_rare_checkpoints_are_as_good(tmp_path, tiny):
-    config, item = configuration(), _tiny.item("single_step")
-    rare = config.model_copy(update={"train": config.train.model_copy(update={"checkpoint_every_s": 1e6})})
-    whole, killed = (_tiny.run_dir(tmp_path / name, config) for name in ("whole", "killed"))
-    train(config, item, whole)
-    with tiny.context() as patch:
-        at_a_step(patch, Fuse(6))
-        with pytest.raises(Killed):
-            train(rare, item, killed)
-    assert not item.checkpoint(killed).exists()
-    train(rare, item, killed)
+    assert item.checkpoint(killed).exists() == (every_s == 0)
+    item.checkpoint(killed).unlink(missing_ok=True)
+    train(written, item, killed)
     assert points(killed) == points(whole)
 
 

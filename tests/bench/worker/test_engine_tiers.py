@@ -16,7 +16,7 @@ from bench.results.detail import TrainingDetail
 from bench.results.training import TrainingPoint
 from bench.running.events import FellBack, Finished
 from bench.verify.report import verify
-from bench.worker.measurement import Subject
+from bench.worker.subject import Subject
 from reports.page import render
 from reports.sections import tiers
 from tests.bench import _encoder_folders

@@ -4,23 +4,14 @@ import contextlib
 import os
 import signal
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
 from bench.measure.sample import LEAST
-from bench.results import store
-from bench.running import manager
 from bench.running.events import Finished
 from tests.bench._processes import PATIENCE_S, family, gone, manage
-from tests.bench._small_runs import ample_s, config, item, new_run
-
-
-def run(settings, run_dir: Path, items):
-    events: list = []
-    manager.run(settings, run_dir, items, events.append)
-    return events, store.load(run_dir).records
+from tests.bench._small_runs import ample_s, config, item, new_run, run
 
 
 def test_a_case_of_two_processes(tmp_path):
@@ -28,7 +19,7 @@ def test_a_case_of_two_processes(tmp_path):
     settings = config()
     together = ((1, "local"), (2, "local"), (2, "global"))
     items = [item("single_step", world_size=size, deduplicate=way) for size, way in together]
-    _, (one, local, shared) = run(settings, new_run(tmp_path, settings), items)
+    *_, (one, local, shared) = run(settings, new_run(tmp_path, settings), items)
     assert [record.outcome for record in (one, local, shared)] == ["ok"] * 3, (local.reason, shared.reason)
     assert (one.users, local.users, shared.users) == (2, 4, 4)
     assert local.item_slots == shared.item_slots == 2 * one.item_slots
@@ -58,14 +49,14 @@ def test_a_case_of_two_processes(tmp_path):
 def test_a_lost_process_ends_the_case_at_once(tmp_path, how, outcome, reason):
     """The others wait in an exchange that never comes: their complaints are not the reason."""
     settings = config({"one_rank": {"how": how}})
-    _, (lost,) = run(settings, new_run(tmp_path, settings), [item("one_rank", world_size=2, deduplicate="global")])
+    *_, (lost,) = run(settings, new_run(tmp_path, settings), [item("one_rank", world_size=2, deduplicate="global")])
     assert (lost.outcome, lost.reason) == (outcome, reason)
     assert lost.case["world_size"] == 2
 
 
 def test_a_hanging_process_is_ended_in_time_with_all_others(tmp_path):
     settings = config({"one_rank": {"how": "hangs"}}, timeout_s=2 * ample_s(tmp_path / "ample"))
-    events, records = run(settings, new_run(tmp_path, settings), [item("one_rank", world_size=2), item("e2e")])
+    _, events, records = run(settings, new_run(tmp_path, settings), [item("one_rank", world_size=2), item("e2e")])
     assert [record.outcome for record in records] == ["timeout", "ok"]
     assert next(event.took_s for event in events if isinstance(event, Finished)) >= settings.run.timeout_s
 
@@ -92,7 +83,7 @@ def test_a_paired_block_of_several_processes(tmp_path):
     """Lines of two processes each take turns as those of one do."""
     settings = config(blocks=1, canary=True, rounds=2, max_blocks=1, memory="same")
     items = [item(method, world_size=2, deduplicate="global") for method in ("e2e", "single_step")]
-    _, records = run(settings, new_run(tmp_path, settings), items)
+    *_, records = run(settings, new_run(tmp_path, settings), items)
     assert [(record.method, record.outcome) for record in records] == [("e2e", "ok"), ("single_step", "ok")]
     assert {record.schedule for record in records} == {"alternated"}
 
@@ -105,7 +96,7 @@ def test_a_case_of_two_gpus(tmp_path, engine):
     lines = [("e2e", "local"), ("single_step", "local"), ("single_step", "global")]
     items = [item(method, world_size=2, deduplicate=way, precision="bf16") for method, way in lines]
     items = [replace(each, line=replace(each.line, engine=engine)) for each in items]
-    _, records = run(settings, new_run(tmp_path, settings), items)
+    *_, records = run(settings, new_run(tmp_path, settings), items)
     assert [(record.outcome, record.reason) for record in records] == [("ok", None)] * 3
     first, *others = records
     for record in others:
@@ -115,6 +106,6 @@ def test_a_case_of_two_gpus(tmp_path, engine):
 
 def test_a_method_that_is_for_one_process_is_refused(tmp_path):
     settings = config()
-    _, (refused,) = run(settings, new_run(tmp_path, settings), [item("frozen", world_size=2)])
+    *_, (refused,) = run(settings, new_run(tmp_path, settings), [item("frozen", world_size=2)])
     assert refused.outcome == "error"
     assert "frozen trains in one process" in refused.reason

@@ -12,7 +12,7 @@ import torch
 from bench.measure.sample import LEAST
 from bench.processes.messages import Job, TakeWindow
 from bench.worker.afterwards import cf_step_s
-from bench.worker.measurement import TAKES, Subject
+from bench.worker.subject import TAKES, Subject
 from gram_core.batch import Batch
 from gram_core.engines._captured import Captured, GraphPool
 from tests.bench._small_runs import config, item
@@ -56,6 +56,13 @@ def subject(meetings: int = 0, method: str = "single_step", **settings: Any) -> 
     return made
 
 
+def measured(made: Subject) -> Subject:
+    """The same once it has warmed up and taken its windows."""
+    made.warm_up()
+    made.take_windows()
+    return made
+
+
 def timed_batches(made: Subject) -> list[list[list[int]]]:
     return [batch.items.tolist() for window in made._measured for batch in window]
 
@@ -63,11 +70,7 @@ def timed_batches(made: Subject) -> list[list[list[int]]]:
 @pytest.mark.parametrize("other", [dict(min_warmup_steps=9, max_warmup_steps=9), dict(meetings=1)], ids=str)
 def test_every_line_is_timed_on_the_same_batches(other: dict[str, int]) -> None:
     """However long it warms up, and whatever it takes again."""
-    timed = []
-    for one in (subject(), subject(**other)):
-        one.warm_up()
-        one.take_windows()
-        timed.append(timed_batches(one))
+    timed = [timed_batches(measured(one)) for one in (subject(), subject(**other))]
     assert len(timed[0]) == 3
     assert timed[0] == timed[1]
     assert timed[0][0] != timed[0][1]
@@ -78,9 +81,7 @@ def test_a_faster_line_goes_round_the_same_batches() -> None:
     window, a step would find all as its predecessor left it, which in training no step does."""
     timed = []
     for window_s in (STEP_S, 5 * STEP_S):
-        one = subject(window_s=window_s)
-        one.warm_up()
-        one.take_windows()
+        one = measured(subject(window_s=window_s))
         timed.append(timed_batches(one))
         assert one.record().item_repetition_ratio == one._sample.item_repetition_ratio  # type: ignore[union-attr]
     assert timed[1] == [timed[0][(window + step) % 3] for window in range(3) for step in range(5)]
@@ -89,9 +90,7 @@ def test_a_faster_line_goes_round_the_same_batches() -> None:
 
 @pytest.mark.parametrize(("settings", "batches"), [(dict(min_samples=1), 2), (dict(blocks=2, rounds=5), 5)])
 def test_there_are_as_many_batches_as_windows_for_sure_but_never_one(settings: dict[str, Any], batches: int) -> None:
-    one = subject(window_s=7 * STEP_S, **settings)
-    one.warm_up()
-    one.take_windows()
+    one = measured(subject(window_s=7 * STEP_S, **settings))
     timed = timed_batches(one)
     assert sum(batch not in timed[:place] for place, batch in enumerate(timed)) == batches
     assert all(batch != following for batch, following in itertools.pairwise(timed[:7]))
@@ -102,9 +101,7 @@ def test_windows_beyond_those_that_every_line_takes_are_on_the_same_batches() ->
     """A line that the budget lets take more windows is on no other batches than one that takes the fewest."""
     timed = []
     for samples in (3, 5):
-        one = subject(samples=samples, min_samples=3)
-        one.warm_up()
-        one.take_windows()
+        one = measured(subject(samples=samples, min_samples=3))
         timed.append(timed_batches(one))
     assert (len(timed[0]), len(timed[1])) == (3, 5)
     assert timed[1] == [*timed[0], *timed[0][:2]]
@@ -133,9 +130,7 @@ def test_lines_of_unequal_speed_are_timed_on_the_same_batches_where_steps_are_co
     """By time the faster one would go on to batches of another load, and a ratio of the two would hold that as well."""
     timed = []
     for window_s, method in ((STEP_S, "single_step"), (5 * STEP_S, "e2e"), (STEP_S, "multi_step")):
-        one = subject(method=method, window_s=window_s, window_steps=3)
-        one.warm_up()
-        one.take_windows()
+        one = measured(subject(method=method, window_s=window_s, window_steps=3))
         assert {window.steps for window in one.windows} == {3 if method != "multi_step" else one.built.method.interval}
         timed.append(timed_batches(one))
     assert timed[0] == timed[1]
@@ -252,7 +247,7 @@ class TestLongIntervals:
         assert isinstance(one.clock, ManualClock)
         method = self.Interval(one, interval)
         one._built = dataclasses.replace(one.built, method=method)
-        one._run(units=1)
+        one.steps(units=1)
         assert cf_step_s(method, one._stepping[-1], one._timed) == expected
         assert not method._steps, "an interval was left open"
 
@@ -262,8 +257,7 @@ class TestLongIntervals:
         one.set_up()
         workload = dataclasses.replace(one.built.workload, steps_per_epoch=steps_per_epoch)
         one._built = dataclasses.replace(one.built, workload=workload)
-        one.warm_up()
-        one.take_windows()
+        measured(one)
         record = one.record()
         assert (record.cf_step_s is not None) is told
         assert record.cf_step_s is None or 0 < record.cf_step_s < 4 * max(record.samples_s)

@@ -201,7 +201,7 @@ def test_scored_batches_hold_no_more_slots_than_there_is_room_for(build, monkeyp
 
 
 @given(n=st.integers(1, 5_000), seed=st.integers(0, 1_000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_an_order_has_every_number_once(n, seed):
     order = Permutation(n, [seed])(np.arange(n))
     assert np.array_equal(np.sort(order), np.arange(n))

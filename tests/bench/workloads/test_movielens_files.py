@@ -32,7 +32,7 @@ def test_malformed_data_is_an_error_naming_file_and_line(tmp_path, log, items, m
 
 def test_bytes_that_are_no_text_or_no_database_are_errors_naming_the_file(tmp_path):
     (tmp_path / "ml-100k.item").write_bytes(ITEMS.encode() + b"\xff\xfe")
-    with pytest.raises(MalformedData, match=r"ml-100k\.item, after line \d: not UTF-8"):
+    with pytest.raises(MalformedData, match=r"ml-100k\.item, line \d: not UTF-8"):
         movielens_files.read_log(tmp_path)
     (tmp_path / "movies.db").write_text("no database " * 1_000)
     film = movielens_files.Film("Heat", 1995, ())

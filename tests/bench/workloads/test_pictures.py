@@ -39,12 +39,7 @@ SHOWN = tuple(name for name, shape in SHAPES.items() if shape.picture is not Non
 TINY = PictureFormat(32, 8, True)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -109,7 +109,7 @@ def test_users_who_met_almost_everything_are_served_too():
 
 
 @given(data=st.data(), number=st.integers(1, 300), sigma=st.floats(0.05, 3), least=st.integers(1, 5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_sizes_keep_their_bounds_and_their_sum(data, number, sigma, least):
     most = least + data.draw(st.integers(0, 400))
     total = data.draw(st.integers(number * least, number * most))

@@ -35,7 +35,7 @@ def cases(draw):
 
 
 @given(case=cases(), step=st.integers(0, 1000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_asked_for_ratio_is_realised_exactly(case, step):
     workload = synthesize(**case)
     batch = workload.batches(step)
@@ -48,7 +48,7 @@ def test_the_asked_for_ratio_is_realised_exactly(case, step):
 
 
 @given(data=st.data(), unique=st.integers(1, 200), most=st.integers(1, 50), exponent=st.floats(0, 4))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_counts_fall_with_the_rank_and_sum_to_the_slots(data, unique, most, exponent):
     slots = data.draw(st.integers(unique, unique * most))
     counts = laws.counts(slots, unique, most, exponent)
