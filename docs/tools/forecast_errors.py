@@ -98,7 +98,8 @@ def lines_of(folders: Iterable[Path]) -> tuple[list[Line], Counter[str]]:
             if why is not None:
                 left_out[why] += 1
                 continue
-            item = WorkItem(Case(**record.case), MethodLine(record.method, record.engine, record.accumulation_steps))  # type: ignore[arg-type] # as a run wrote them
+            case = Case(**record.case)  # type: ignore[arg-type] # as a run wrote them
+            item = WorkItem(case, MethodLine(record.method, record.engine, record.accumulation_steps))
             found[run.info.environment.device, item].append((run.info, config, record))
     return [_line(item, same) for (_, item), same in found.items()], left_out
 
