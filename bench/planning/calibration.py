@@ -1,6 +1,6 @@
 """Coefficients of this device: a few designed steps, measured as a run measures its lines, and the cost model fitted.
 
-In one process, smallest memory first, so that each step's peak is its own where it is higher than all before.
+In one process; on a CPU smallest memory first, so that each step's peak is its own where it is higher than all before.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -65,7 +65,7 @@ SLOT_S = 1e-7
 
 @dataclass(frozen=True)
 class Measured:
-    """A probe's step, and its peak in bytes where it was higher than all before."""
+    """A probe's step, and its peak in bytes; on a CPU where it was higher than all before."""
 
     item: WorkItem
     work: Work
@@ -122,7 +122,7 @@ def calibrate(config: Config, case: Case, engine: str, seconds: float = SECONDS)
         item = design.item_of(probe, case, engine, tokens, loaded.longest_text, config.model.candidates, task)
         try:
             design.check(item, short, task)
-            highest = max((each.peak_bytes or 0.0 for each in taken), default=base)
+            highest = max((each.peak_bytes or 0.0 for each in taken), default=base) if kind == "cpu" else 0.0
             taken.append(_measure(short, item, shape, cf, kind, highest))
         except torch.OutOfMemoryError:
             notes.append(f"left out, for want of memory: {item}")
@@ -139,9 +139,31 @@ def calibrate(config: Config, case: Case, engine: str, seconds: float = SECONDS)
             f"only {len(taken)} steps were measured in {seconds:g} s, and a fit needs {FEWEST}: raise --seconds, take "
             "fewer layers (--set sweep.layers=[2]), or wait until nothing else runs here"
         )
-    costs = cost.fit([each.work for each in taken], [each.seconds for each in taken], kind, priors)
-    made = Calibration(
-        key=key_of(config, case, shape, engine, facts),
+    made = fitted(
+        key_of(config, case, shape, engine, facts),
+        taken,
+        priors,
+        base,
+        facts.host_memory_bytes if kind == "cpu" else facts.device_memory_bytes,
+        time.monotonic() - started,
+    )
+    return made, notes
+
+
+def fitted(
+    key: Key,
+    taken: Sequence[Measured],
+    priors: Mapping[str, Mapping[str, float]],
+    base: float,
+    device_memory_bytes: int | None,
+    seconds: float,
+    measured_at: datetime | None = None,
+) -> Calibration:
+    """What measured steps make of the cost model. base: bytes that the process held before; seconds: that measuring
+    took; measured_at: None is now. Raises ValueError for fewer than three steps."""
+    costs = cost.fit([each.work for each in taken], [each.seconds for each in taken], key.device_kind, priors)
+    return Calibration(
+        key=key,
         device_coefficients=dict(costs.device),
         host_coefficients=dict(costs.host),
         log_sd=costs.log_sd,
@@ -149,14 +171,13 @@ def calibrate(config: Config, case: Case, engine: str, seconds: float = SECONDS)
         least_flops=costs.least,
         most_flops=costs.most,
         memory=memory_factor(taken, base),
-        device_memory_bytes=facts.host_memory_bytes if kind == "cpu" else facts.device_memory_bytes,
+        device_memory_bytes=device_memory_bytes,
         samples=tuple(
             Sample(case=str(each.item), measured_s=each.seconds, fitted_s=costs.step_s(each.work)) for each in taken
         ),
-        seconds=time.monotonic() - started,
-        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=seconds,
+        measured_at=(measured_at or datetime.now(UTC)).isoformat(timespec="seconds"),
     )
-    return made, notes
 
 
 def _texts(config: Config, case: Case, loaded: LoadedEncoder) -> ItemSource:
@@ -172,6 +193,11 @@ def physical_rates(device: torch.device, kind: str, dtype: torch.dtype) -> dict[
     source = torch.zeros(COPY[kind], device=device)
     target = torch.empty_like(source)
     byte_s = median_s(lambda: target.copy_(source), device) / (2 * source.nbytes)
+    return rates_of(product_s, byte_s, kind)
+
+
+def rates_of(product_s: float, byte_s: float, kind: str) -> dict[str, dict[str, float]]:
+    """Seconds per unit of each term, from those of an operation of a matrix product and of a byte copied."""
     of_device = {
         "product_flops": product_s,
         "attention_flops": 3 * product_s,
@@ -193,6 +219,7 @@ def _largest(product_s: float, shape: EncoderShape, kind: str, step_s: float) ->
 
 
 def _measure(config: Config, item: WorkItem, shape: EncoderShape, cf: CFShape, kind: str, before: float) -> Measured:
+    held = _begin_peak(kind)
     subject = Subject(Job(config, item))
     subject.set_up()
     found = tier_built(subject.built.encoder)
@@ -200,7 +227,7 @@ def _measure(config: Config, item: WorkItem, shape: EncoderShape, cf: CFShape, k
         raise BenchError(f"{item} ran {found} where {shape.tier} was expected; this is a bug of the harness")
     subject.warm_up()
     subject.take_windows()
-    peak = _peak(kind)
+    peak = _peak(kind) - held
     steps = subject.built.method.interval
     batches = subject.recent_batches(steps * max(1, len(subject.recent_batches(1 << 30)) // steps))
     batch, interval = of_batches(batches, subject.built.workload.table, steps)
@@ -221,8 +248,17 @@ def tier_built(encoder: object) -> str:
     return "bucketed" if isinstance(encoder, BucketedEncoder) else "padded"
 
 
+def _begin_peak(kind: str) -> float:
+    """Bytes that probes before have left allocated. The allocator's peak begins anew: whatever the next probe's graphs
+    hold it still has to allocate."""
+    if kind == "cpu":
+        return 0.0
+    torch.cuda.reset_peak_memory_stats()
+    return float(torch.cuda.memory_allocated())
+
+
 def _peak(kind: str) -> float:
-    """The most bytes so far: of the allocator, of the process on a CPU."""
+    """The most bytes so far: of the allocator since `_begin_peak`, of the process on a CPU."""
     return float(torch.cuda.max_memory_allocated() if kind == "cuda" else resident_peak_bytes() or 0)
 
 

@@ -47,8 +47,13 @@ class Estimate:
 
     @property
     def high(self) -> float:
-        """What few groups exceed."""
-        return self.mean + 2 * self.spread
+        """What one group in 700 exceeds: a peak is the largest of a run's."""
+        return self.mean + 3 * self.spread
+
+    @property
+    def low(self) -> float:
+        """What one in 700 does not reach."""
+        return max(0.0, self.mean - 3 * self.spread)
 
 
 @dataclass(frozen=True)

@@ -126,6 +126,16 @@ def steps_of(line: MethodLine, epoch: int | None, batch_size: int) -> int:
     return resolve_accumulation_steps(line.accumulation_steps, None if epoch is None else max(1, epoch // batch_size))
 
 
+def step_of(
+    config: Config, case: Case, counted: Counted, shape: EncoderShape, cf: CFShape, line: MethodLine, batch_size: int
+) -> Step:
+    """What a line of the case is reckoned from, at a batch size."""
+    run, kind = config.run, "cuda" if config.run.device == "cuda" else "cpu"
+    steps = steps_of(line, counted.any.epoch_users, batch_size)
+    own = Line(line.method, line.engine, steps, config.method.get(line.method, {}))
+    return Step(own, shape, cf, *counted.of(batch_size, steps), run.optimizer, run.padding, case.text_length, kind)
+
+
 class Forecaster:
     """Lines of one case."""
 
@@ -154,7 +164,7 @@ class Forecaster:
             engine=line.engine,
             tier=engine.shape.tier,
             asked_steps=line.accumulation_steps,
-            steps=self._resolved(line, batch_size).steps,
+            steps=steps_of(line, self.epoch, batch_size),
             exactness=exactness(method, self.config.run.dropout, self._settings(line), self.config.run.max_grad_norm),
             batch_size=batch_size,
             step_s=_within(step, spread),
@@ -209,14 +219,8 @@ class Forecaster:
         return costs.step_s(work), costs.error(work, of.tokens.relative_error)
 
     def _asked(self, line: MethodLine, batch_size: int) -> Step:
-        resolved, run = self._resolved(line, batch_size), self.config.run
-        shape, kind = self.engines[line.engine].shape, "cuda" if run.device == "cuda" else "cpu"
-        counts = self.counted.of(batch_size, resolved.steps)
-        return Step(resolved, shape, self.cf, *counts, run.optimizer, run.padding, self.case.text_length, kind)
-
-    def _resolved(self, line: MethodLine, batch_size: int) -> Line:
-        table = self.config.method.get(line.method, {})
-        return Line(line.method, line.engine, steps_of(line, self.epoch, batch_size), table)
+        shape = self.engines[line.engine].shape
+        return step_of(self.config, self.case, self.counted, shape, self.cf, line, batch_size)
 
     def _settings(self, line: MethodLine) -> object:
         epoch = None if self.epoch is None else max(1, self.epoch // self.case.batch_size)

@@ -4,11 +4,14 @@ keeps of a token. Read from the modules themselves, on the host, with one or two
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.build.assembly import cf_module_class, set_dropout
 from bench.configuration.case import Case
@@ -24,6 +27,7 @@ from gram_core.encoders.bucketed import BucketedEncoder
 from gram_core.encoders.general import GeneralEncoder
 from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.encoders.packed import PackedEncoder
+from gram_core.encoders.packing_encoder import PackingEncoder
 from gram_core.protocols import ItemSource
 
 STATES = {"adamw": 2, "adam": 2, "sgd": 0}
@@ -45,7 +49,9 @@ class EncoderShape:
     tier: "padded", "packed", "general" or "bucketed". token_flops, square_flops: forward operations per token and per
     squared length of a text. element_bytes: of the numbers that layers compute in; weight_bytes: of the master weights.
     kept_bytes: what a computed token leaves for the backward pass, embedding and pooling included; layer_bytes: a
-    layer's part of it; input_bytes: of a layer's input alone.
+    layer's part of it; input_bytes: of a layer's input alone. cast_bytes: what a pass keeps however many tokens it is
+    given: autocast's copies of weights. standing_bytes: copies of weights and places for gradients that stay from step
+    to step, where the engine has any on a GPU. feed_forward: width between a layer's last two products.
     """
 
     family: str
@@ -59,6 +65,9 @@ class EncoderShape:
     weight_bytes: int
     kept_bytes: float = 0.0
     layer_bytes: float = 0.0
+    cast_bytes: float = 0.0
+    standing_bytes: float = 0.0
+    feed_forward: int = 0
 
     @property
     def input_bytes(self) -> int:
@@ -113,7 +122,14 @@ def encoder_shape(config: Config, case: Case, engine: str, loaded: LoadedEncoder
         square_flops=square,
         element_bytes=compute_dtype(case.precision).itemsize,
         weight_bytes=dtype_of(case.precision).itemsize,
+        feed_forward=_feed_forward(model.config, encoder.width),
     )
+
+
+def _feed_forward(config: Any, width: int) -> int:
+    """As models name it; most of those that do not say have four times their width."""
+    named = (getattr(config, name, None) for name in ("intermediate_size", "hidden_dim", "ffn_dim"))
+    return int(next((each for each in named if isinstance(each, int)), 4 * width))
 
 
 def tier_of(engine: str, encoder: HuggingFaceEncoder, device: str) -> str:
@@ -128,16 +144,30 @@ def tier_of(engine: str, encoder: HuggingFaceEncoder, device: str) -> str:
 
 
 def with_kept(shape: EncoderShape, config: Config, case: Case, table: ItemSource) -> EncoderShape:
-    """The shape with what autograd keeps of a computed token, seen on a few texts with one layer and with two."""
+    """The shape with what autograd keeps, of a computed token and of a pass: seen with one layer and with two, on a few
+    texts and on twice as many."""
     chosen = torch.linspace(0, len(table) - 1, min(PROBES, len(table))).long()
-    texts = table.take(chosen)
-    found = []
+    few, twice = table.take(chosen), table.take(chosen.repeat(2))
+    by_token, by_pass, standing = [], [], []
     for layers in (1, 2)[: shape.layers]:
         encoder = _on_host(config, case, shape.tier, layers)
-        tokens = float(computed(shape.tier, config.run.padding, case.text_length, texts.lengths).sum())
-        found.append(_kept_bytes(encoder, texts, case.precision) / tokens)
-    layer = found[-1] - found[0] if len(found) > 1 else found[0]
-    return replace(shape, layer_bytes=layer, kept_bytes=found[0] + layer * (shape.layers - 1))
+        tokens = float(computed(shape.tier, config.run.padding, case.text_length, few.lengths).sum())
+        less, more = (_kept_bytes(encoder, texts, case.precision) for texts in (few, twice))
+        by_token.append((more - less) / tokens)
+        by_pass.append(max(0.0, 2 * less - more))
+        standing.append(_standing_bytes(encoder, config))
+    return replace(
+        shape,
+        kept_bytes=_of_all_layers(by_token, shape.layers),
+        layer_bytes=by_token[-1] - by_token[0] if len(by_token) > 1 else by_token[0],
+        cast_bytes=_of_all_layers(by_pass, shape.layers),
+        standing_bytes=_of_all_layers(standing, shape.layers),
+    )
+
+
+def _of_all_layers(found: list[float], layers: int) -> float:
+    """From that of one layer and of two, or of the only one."""
+    return found[0] + (found[-1] - found[0]) * (layers - 1)
 
 
 def computed(tier: str, padding: str, text_length: int, lengths: Tensor) -> Tensor:
@@ -176,6 +206,43 @@ def _kept_bytes(encoder: nn.Module, texts: Texts, precision: str) -> float:
         encodings = encoder(texts)
     kept.add_all(getattr(encodings.grad_fn, "kept", None))
     return float(kept.bytes)
+
+
+def _standing_bytes(encoder: nn.Module, config: Config) -> float:
+    """Of what stands while AdamW moves everything that learns; see `gram_core.engines._capturable.stand`."""
+    run = config.run
+    if not isinstance(encoder, PackingEncoder) or run.optimizer != "adamw" or run.max_grad_norm is not None:
+        return 0.0
+    if encoder.compute_dtype == encoder.encoder.model.dtype or encoder.standing_parameters() is None:
+        return 0.0
+    made = _Made()
+    with made:
+        standing = encoder.make_standing(None, False, None)
+    found = made.bytes_beside(encoder.parameters())
+    del standing
+    return found
+
+
+class _Made(TorchDispatchMode):
+    """Storages that are made within and still there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._made: dict[int, tuple[StorageWeakRef, int, int]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        for each in found if isinstance(found, list | tuple) else (found,):
+            if isinstance(each, Tensor):
+                storage = each.untyped_storage()
+                self._made[storage._cdata] = StorageWeakRef(storage), storage.data_ptr(), storage.nbytes()
+        return found
+
+    def bytes_beside(self, tensors: Iterable[Tensor]) -> float:
+        """Of all that are none of these tensors'."""
+        owned = {each.untyped_storage().data_ptr() for each in tensors}
+        left = (size for made, place, size in self._made.values() if not made.expired() and place not in owned)
+        return float(sum(left))
 
 
 class _Kept(torch.autograd.graph.saved_tensors_hooks):

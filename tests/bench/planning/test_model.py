@@ -160,3 +160,12 @@ def test_the_largest_batch_fits_and_one_more_does_not(limit, each, fixed) -> Non
     else:
         assert fixed + each * found <= limit
         assert found == ROOM or limit < fixed + each * (found + 1)
+
+
+def test_what_stands_on_a_gpu_and_what_its_graphs_round_up_is_counted() -> None:
+    packed = replace(ENCODER, tier="packed", standing_bytes=5e6, feed_forward=256)
+    asked_of = [asked("single_step", 64, 1, 2.0, packed, kind, {}) for kind in ("cpu", "cuda")]
+    on_cpu, on_gpu = (step_memory(each) for each in asked_of)
+    assert on_gpu.fixed - on_cpu.fixed == pytest.approx(5e6 + 3 * 2**26)
+    assert on_cpu.activations < on_gpu.activations < 1.06 * on_cpu.activations
+    assert on_gpu.gradients < on_cpu.gradients
