@@ -66,6 +66,11 @@ def _case(asked: Plan, case: str | None) -> tuple[Case, tuple[str, ...]]:
     found = items[0].case
     if found.world_size > 1:
         raise UsageError("plan forecasts one process: choose a case with world_size=1 by --case.")
+    if found.adapter != "none":
+        raise UsageError(
+            f"plan and calibrate know encoders that train whole, and this case has adapter={found.adapter}: measure it "
+            "by gram-bench run, or choose another case by --case."
+        )
     if has_pictures(found.workload):
         raise UsageError(
             f"plan and calibrate know encoders of texts, and {found.encoder} reads pictures: measure it by gram-bench "

@@ -152,6 +152,7 @@ def test_batches_of_an_asked_ratio_are_counted_size_by_size(own, tmp_path) -> No
         (("--set", "sweep.batch_size=13"), "batch_size = 13 is more than the 12 examples of table"),
         (("--set", "sweep.engine=eagre"), 'there is no engine "eagre"'),
         (("--set", "sweep.world_size=2"), "plan forecasts one process"),
+        (("--set", "sweep.adapter=lora"), "this case has adapter=lora: measure it by gram-bench run"),
         (("--out", "items.csv/plan"), "items.csv/plan: cannot write"),
     ],
 )
