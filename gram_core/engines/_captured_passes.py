@@ -21,7 +21,7 @@ from gram_core.batch import Texts
 from gram_core.encoders.packing_encoder import PackingEncoder
 from gram_core.engines._captured import CapturedFunction, GraphPool, Inputs, Outputs, StaticInputs, signature_of
 from gram_core.engines._inputs import Packer, packed_texts
-from gram_core.engines._launched_pass import ONCE, launched
+from gram_core.engines._launched_pass import ONCE, launched, passed_back
 
 MOST_GRAPHS = 16
 """Sizes of a level that graphs are kept of; the one longest unused goes first."""
@@ -139,7 +139,7 @@ class _Pair:
 
         def backward() -> Outputs:
             assert self._made is not None, "forward comes first"
-            found = torch.autograd.grad(self._made, learning, self.of_encodings, allow_unused=True)
+            found = passed_back(self._made, learning, self.of_encodings)
             self.reached = [gradient is not None for gradient in found]
             reached = [(place, g) for place, g in zip(places, found, strict=True) if g is not None]
             if reached:

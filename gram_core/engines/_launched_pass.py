@@ -29,6 +29,13 @@ def launched(encoder: PackingEncoder, texts: Texts, learning: Sequence[Tensor], 
     return found
 
 
+def passed_back(made: Tensor, learning: Sequence[Tensor], gradient: Tensor) -> Sequence[Tensor | None]:
+    """The gradients of `learning`, None for what the encodings `made` do not hang on: a pooler that nobody reads."""
+    if not made.requires_grad:
+        return [None] * len(learning)
+    return torch.autograd.grad(made, learning, gradient, allow_unused=True)
+
+
 class _Launched(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, encoder: PackingEncoder, texts: Texts, again: bool, *learning: Tensor) -> Tensor:
@@ -52,4 +59,4 @@ class _Launched(torch.autograd.Function):
         if made is None:
             with torch.enable_grad(), torch.autocast(*ctx.autocast):
                 made = encoder(texts)
-        return None, None, None, *torch.autograd.grad(made, ctx.learning, gradient, allow_unused=True)
+        return None, None, None, *passed_back(made, ctx.learning, gradient)

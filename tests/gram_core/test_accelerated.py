@@ -216,6 +216,20 @@ def test_frozen_layers_and_replaced_parameters_are_followed():
 
 @pytest.mark.parametrize("captured", [False, True])
 @pytest.mark.parametrize("options", [{}, {"chunk": 5, "keep": 0}])
+@pytest.mark.parametrize("family", ["bert", "qwen3"])
+def test_what_learns_beside_the_pass_alone_gets_no_gradient(family, options, captured):
+    """As a pooler that nobody reads, above a frozen model."""
+    made = accelerated_of(family, captured)
+    made.encoder.model.requires_grad_(False)
+    made.encoder.model.register_parameter("unread", nn.Parameter(torch.ones(2, dtype=DTYPE, device=DEVICE)))
+    for _ in range(3):
+        errors = relative_errors(found_by(made, IDS, **options), naive(made.encoder, IDS))
+        assert errors.keys() == {"tower.layer.weight", "tower.layer.bias"}
+        assert max(errors.values()) < BOUND
+
+
+@pytest.mark.parametrize("captured", [False, True])
+@pytest.mark.parametrize("options", [{}, {"chunk": 5, "keep": 0}])
 def test_backward_twice_is_an_error_and_encoded_takes_many(options, captured):
     made = accelerated_of("modernbert", captured)
     for _ in range(2):
