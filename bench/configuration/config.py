@@ -74,8 +74,8 @@ class RunSettings(Table):
     lead_in_s: Annotated[StrictFloat, Field(ge=0)] = 0.2
     """Untimed steps before each window of paired blocks on a GPU at its power cap: its clock is then this method's, and
     not that of the one before."""
-    settled_window_s: Seconds = 0.25
-    """Shortest timed window there."""
+    settled_window_s: Seconds = 1.0
+    """Shortest timed window there: a GPU may cut its clock once a second, and every window is to hold one cut."""
     min_warmup_steps: Count = 2
     max_warmup_steps: Count = 96
     budget_s: Seconds = 20.0

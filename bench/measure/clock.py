@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from bench.configuration.config import RunSettings
 
-WARM_STEPS = 5
+WARM_UNITS, FEWEST_WARM_UNITS, WARM_S = 5, 2, 0.5
+"""Units by which a warm-up sees that times have settled: the first number, or as many as take so long."""
 WARM_TOLERANCE = 0.02
 WARMUP_SHARE_OF_BUDGET = 0.5
 SETTLES_ITSELF = 5
@@ -111,13 +112,18 @@ def timed(work: Callable[[], object], steps: int, clock: Clock) -> Window:
     return Window(steps, seconds, marks[0].elapsed_time(marks[1]) / 1e3 if marks else None)
 
 
-def settled(step_times_s: Sequence[float]) -> bool:
-    """Whether the median of the last five has stopped moving: within 2 % of the median that ended one earlier."""
-    if len(step_times_s) <= WARM_STEPS:
+def settled(step_times_s: Sequence[float], units: int = WARM_UNITS) -> bool:
+    """Whether the median of the last so many has stopped moving: within 2 % of the median that ended one earlier."""
+    if len(step_times_s) <= units:
         return False
-    now = statistics.median(step_times_s[-WARM_STEPS:])
-    before = statistics.median(step_times_s[-WARM_STEPS - 1 : -1])
+    now = statistics.median(step_times_s[-units:])
+    before = statistics.median(step_times_s[-units - 1 : -1])
     return abs(now - before) < WARM_TOLERANCE * before
+
+
+def _telling_units(unit_s: float) -> int:
+    """How many units of so many seconds tell whether times have settled: fewer of long ones."""
+    return min(WARM_UNITS, max(FEWEST_WARM_UNITS, math.ceil(WARM_S / max(unit_s, 1e-9))))
 
 
 @dataclass(frozen=True)
@@ -138,22 +144,24 @@ def warm_up(
     settings: RunSettings,
     clock: Clock,
     initialised: Callable[[], object] = lambda: None,
+    taken: Sequence[Window] = (),
 ) -> WarmUp:
     """Units until their time has settled, `max_warmup_steps` are taken or half of `budget_s` is spent.
 
     At least `min_warmup_steps` steps and one unit, whatever they cost. initialised: a value that changes while a
     unit still sets something up for good, as an allocator does that has to ask the driver for memory. The first
     unit, in which libraries initialise and kernels are compiled, and every unit that changed that value count as
-    steps and take nothing of the budget, nor can the warm-up end within five units of one: they say nothing about
-    the steps to come.
+    steps and take nothing of the budget, nor can the warm-up end within five units of one, or within fewer that take
+    half a second: they say nothing about the steps to come. taken: units from before, which are like the first.
     """
-    units = [unit()]
-    state, steps, spent_s, quiet = initialised(), units[0].steps, 0.0, 0
+    units = list(taken) or [unit()]
+    state, steps, spent_s, quiet = initialised(), sum(unit.steps for unit in units), 0.0, 0
     while True:
+        telling = _telling_units(units[-1].seconds)
         enough = (
             steps >= settings.max_warmup_steps
             or spent_s >= WARMUP_SHARE_OF_BUDGET * settings.budget_s
-            or (quiet >= min(WARM_STEPS, len(units) - 1) and settled([unit.step_s for unit in units]))
+            or (quiet >= min(telling, len(units) - 1) and settled([unit.step_s for unit in units], telling))
         )
         if steps >= settings.min_warmup_steps and enough:
             return WarmUp(tuple(units), spent_s)
@@ -183,7 +191,7 @@ def lead_in_units(units: Sequence[Window], steps: int, lead_in_s: float) -> int:
 
 
 def _units(units: Sequence[Window], steps: int, seconds: float) -> int:
-    unit_s = steps * min(window.step_s for window in units[-WARM_STEPS:])
+    unit_s = steps * min(window.step_s for window in units[-WARM_UNITS:])
     return math.ceil(seconds / unit_s) if unit_s > 0 else 0
 
 

@@ -17,6 +17,8 @@ class Job(NamedTuple):
     item: WorkItem
     warms_up_when_told: bool = False
     """Whether it waits for `WarmUp` once it is set up, since others are set up at the same time."""
+    work_is_counted: bool = True
+    """Whether a first record tells of useful work, which takes a second or two."""
 
     @property
     def leads(self) -> bool:
@@ -64,7 +66,7 @@ class Entered:
 
 @dataclass(frozen=True)
 class SetUp:
-    """The worker waits for `WarmUp`, since `at_s` by `time.monotonic`."""
+    """The worker waits for `WarmUp`, since `at_s` by `time.monotonic`; what it steps with is compiled and captured."""
 
     at_s: float
 

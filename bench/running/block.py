@@ -1,7 +1,8 @@
 """One block: fresh workers, and whose turn it is. Whoever computes has the token; here it is never given out twice.
 
 The token is a call that does not return before the worker's answer is there: a worker computes from its start to
-`Warm`, from `TakeWindow` to `Took`, and from `Finish` to its end, and waits without computing in between.
+`Warm`, from `TakeWindow` to `Took`, and from `Finish` to its end, and waits without computing in between. Only set-up,
+whose time is nobody's result, may be everyone's at once: there a worker computes from its start to `SetUp`.
 """
 
 from __future__ import annotations
@@ -205,7 +206,8 @@ def interleaved(
 ) -> list[Measurement]:
     """All workers resident together, a window each per round. In the order of `jobs`.
 
-    On a GPU they are set up at the same time, which takes seconds of the host each; then one after another warms up.
+    On a GPU they are set up at the same time, which takes seconds of the host each, and take the steps that compile and
+    capture; then one after another warms up.
     capped: whether the device is known to be at its power cap when these lines run; share_s: what the block may take,
     of which rounds take what is left.
     """
@@ -248,7 +250,7 @@ def alternated(
 
 def alone(job: Job, around: Around) -> Measurement:
     """One worker with the device to itself, for what it needs: set-up, warm-up, one window."""
-    return _by_itself(job, around, "solo", 1)
+    return _by_itself(job._replace(work_is_counted=False), around, "solo", 1)
 
 
 def _by_itself(

@@ -47,6 +47,8 @@ up."""
 FIRST_LEADING_IN = 2 * FIRST_TIMED
 """The number of the batch that the first lead-in begins with: none of them is a measured one, which methods that reuse
 encodings would then find fresh."""
+READYING_UNITS = 2
+"""Of a warm-up, taken while others are set up too, and so of no telling length: one compiles, one captures."""
 FEWEST_TIMED = 2
 """Batches that windows go round, where so many were counted: one alone would hide what changes from step to step."""
 TAKES = 3
@@ -65,6 +67,7 @@ class Subject:
         self.warm = WarmUp((), 0.0)
         self.windows: list[Window] = []
         self.setup_s: float | None = None
+        self._readied: list[Window] = []
         self._started = self.clock.now()
         gc.freeze()  # all that was imported; collecting it would take longer than the whole setup of a small case
         self._memory_at_start = resident_peak_bytes()
@@ -88,14 +91,20 @@ class Subject:
         """Of the last window."""
         self._units_per_window = 1
         self._sample: Sample | None = None
-        """What of the log was counted, once warm."""
+        """What of the log was counted, once set up."""
         self._round: tuple[Batch, ...] = ()
-        """The batches that windows go round; none where each step meets a new one."""
+        """The batches that windows go round, once warm; none where each step meets a new one."""
 
     @property
     def _warm_up_steps(self) -> int:
         settings = self.job.config.run
         return min(self.built.method.interval, max(settings.min_warmup_steps, settings.max_warmup_steps))
+
+    @property
+    def _first_timed(self) -> int:
+        """The number of the batch that the first window begins with."""
+        epoch = self.built.workload.steps_per_epoch or 1
+        return -(-FIRST_TIMED // epoch) * epoch
 
     @property
     def built(self) -> Built:
@@ -104,14 +113,18 @@ class Subject:
         return self._built
 
     def set_up(self) -> None:
-        """Data, weights, models, and the first unit's batches: everything before the first step."""
+        """Data, weights, models, the first unit's batches, what the log repeats: everything before the first step."""
         torch.set_num_threads(self._threads())
         self._built = self._build()
         torch.manual_seed(self._seed())
         self._prepare(self._warm_up_steps)
+        workload = self.built.workload
+        self._sample = sample(self._whole_batch, self._first_timed, workload.table, workload.steps_per_epoch)
         _settle_garbage()
         self.clock.synchronise()
         self.setup_s = self.clock.now() - self._started
+        if self.job.warms_up_when_told:
+            self._readied = [self._warm_up_unit() for _ in range(READYING_UNITS)]
 
     def warm_up(self) -> None:
         """Steps until their time has settled, and decides how many a window takes.
@@ -119,14 +132,13 @@ class Subject:
         In whole intervals, or the first steps of one that is longer than max_warmup_steps.
         """
         settings = self.job.config.run
-        self.warm = clocks.warm_up(self._warm_up_unit, settings, self.clock, lambda: self._reserved_bytes())
+        self.warm = clocks.warm_up(
+            self._warm_up_unit, settings, self.clock, lambda: self._reserved_bytes(), self._readied
+        )
         self._units_per_window = clocks.units_per_window(self.warm.units, settings, self.built.method.interval)
         _settle_garbage()  # compilers leave as much behind as imports do
-        epoch = self.built.workload.steps_per_epoch or 1
-        self._batches_made, self._ahead = -(-FIRST_TIMED // epoch) * epoch, []
-        workload = self.built.workload
-        self._sample = sample(self._whole_batch, self._batches_made, workload.table, workload.steps_per_epoch)
-        self._round = tuple(self._batch(number) for number in self._round_of(self._sample))
+        self._batches_made, self._ahead = self._first_timed, []
+        self._round = tuple(self._batch(number) for number in self._round_of())
 
     def window(self, lead_in_s: float = 0.0) -> Window:
         """One measured window; taken again, on the same batches, where something became ready in it.
@@ -196,7 +208,7 @@ class Subject:
         batches = list(itertools.chain.from_iterable(self._measured))
         counts, facts = self._counts(batches) | self._ratio(), self._facts()
         alone_s = self._cf_step_s()  # once peaks have been read
-        first = self.job.item.block == self.job.item.replica == 0
+        first = self.job.item.block == self.job.item.replica == 0 and self.job.work_is_counted
         work, unknown = useful_work(self.built, batches) if first else ({}, {})
         return Record(
             **identity(self.job),
@@ -285,12 +297,12 @@ class Subject:
                 self._ahead.append(self._batch(self._batches_made))
                 self._batches_made += 1
 
-    def _round_of(self, counted: Sample) -> tuple[int, ...]:
+    def _round_of(self) -> tuple[int, ...]:
         """Numbers of the batches to go round: as many as every line is sure to take windows."""
         run, built = self.job.config.run, self.built
-        if run.window_steps is not None or built.method.interval > 1 or built.exactness == "stale":
+        if run.window_steps is not None or built.method.interval > 1 or built.exactness == "stale" or not self._sample:
             return ()
-        return counted.numbers[: max(FEWEST_TIMED, run.rounds if run.paired else run.min_samples)]
+        return self._sample.numbers[: max(FEWEST_TIMED, run.rounds if run.paired else run.min_samples)]
 
     def _build(self) -> Built:
         return build(self.job.config, self.job.item, self.device)

@@ -8,6 +8,7 @@ pinned block (`_staging`).
 from __future__ import annotations
 
 import gc
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,9 @@ import torch
 from torch import Tensor
 
 from gram_core.engines._staging import Staging
+
+MUCH = 1 / 16
+"""Of a device's memory, above which graphs make room for a call that none of them serves."""
 
 Inputs = Mapping[str, Tensor]
 Outputs = tuple[Tensor, ...]
@@ -126,6 +130,7 @@ class CapturedFunction:
         self._uncaptured = False
         self._most_graphs = most_graphs
         self._pool = pool if pool is not None else GraphPool(device)
+        self._pool.functions.add(self)
         self._instances: OrderedDict[Signature, _Instance] = OrderedDict()
         self.counts = CaptureCounts()
 
@@ -140,9 +145,12 @@ class CapturedFunction:
             return self._run(instance, lambda: function(instance.static.inputs))
 
     def _run(self, instance: _Instance, function: Callable[[], Outputs]) -> Outputs:
-        if self._captures and not self._uncaptured and instance.graph is None and instance.calls > 1:
-            instance.graph, instance.outputs = self._pool.capture(function)
-            self.counts.captured += 1
+        if self._captures and not self._uncaptured and instance.graph is None:
+            if instance.calls > 1:
+                instance.graph, instance.outputs = self._pool.capture(function)
+                self.counts.captured += 1
+            else:
+                self._pool.make_room()
         if self._uncaptured or instance.graph is None:
             self.counts.uncaptured += 1
             return self._pool.run(function)
@@ -163,6 +171,11 @@ class CapturedFunction:
             yield
         finally:
             self._uncaptured = False
+
+    def drop_graphs(self) -> None:
+        """Lets their memory go; the next call of each size captures it again, without a run of its own before."""
+        for instance in self._instances.values():
+            instance.graph, instance.outputs = None, ()
 
     def forget(self) -> None:
         """Drops all graphs, whose tensors were replaced: what follows runs as it is, and is captured anew."""
@@ -223,10 +236,18 @@ class GraphPool:
     """What the graphs of a training run share: they never run at the same time.
 
     One memory pool, one stream, and one meter of the time between them.
+
+    gives_way: whether graphs are dropped where a call that none of them serves would need much memory beside theirs;
+    not where a graph waits for other processes, whose turn to capture may be another.
     """
 
-    def __init__(self, device: torch.device):
+    def __init__(self, device: torch.device, *, gives_way: bool = True):
         self.idle = IdleMeter(device)
+        self.functions: weakref.WeakSet[CapturedFunction] = weakref.WeakSet()
+        """Whose graphs these are."""
+        self._gives_way = gives_way
+        self._device = device
+        self._graph_bytes = 0
         self._handle = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
@@ -244,10 +265,29 @@ class GraphPool:
         """The function as a graph, and its outputs' place; the memory of uncaptured calls is given back first."""
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
+        before = torch.cuda.memory_reserved(self._device)
         graph = torch.cuda.CUDAGraph()
         with collection_paused(), torch.cuda.graph(graph, pool=self._handle, stream=self._stream):
             outputs = function()
+        self._graph_bytes += torch.cuda.memory_reserved(self._device) - before
         return graph, outputs
+
+    def make_room(self) -> None:
+        """Before a call that no graph serves, which takes about as much memory as the graphs hold: they are dropped.
+
+        Only where that is more than MUCH of the device. Outputs that someone still reads keep their memory.
+        """
+        if not self._gives_way or self._graph_bytes <= MUCH * _device_bytes(self._device):
+            return
+        torch.cuda.synchronize()
+        for function in self.functions:
+            function.drop_graphs()
+        self._handle, self._graph_bytes = torch.cuda.graph_pool_handle(), 0
+        torch.cuda.empty_cache()
+
+
+def _device_bytes(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
 
 
 @contextmanager

@@ -67,7 +67,7 @@ class CapturingTraining(Training):
     def over(cls, training: Training) -> CapturingTraining:
         """The same training."""
         parts = {part.name: getattr(training, part.name) for part in fields(training) if part.init}
-        return cls(**parts, pool=GraphPool(training.device))
+        return cls(**parts, pool=GraphPool(training.device, gives_way=training.processes == 1))
 
     def capture(self) -> CapturedCFStep:
         """The CF step, prepared when first asked for."""

@@ -1,8 +1,10 @@
 """A simulated GPU at its power cap, its energy counter, and what paired blocks would measure on it.
 
 Power follows load and clock. A controller sees power through a sensor that takes 0.13 s to 90 % of a step, and moves
-the clock until the sensor shows the cap. Between turns the device idles: the sensor falls, the clock rises, and the
-next worker begins on a clock that its own power does not allow. Each step's time follows from the clock.
+the clock until the sensor shows the cap. Once a second, in step with nothing, the driver cuts the clock below what the
+cap allows; so did an H200's under bert-base (steps of 166 ms, two of 178 ms in each second). Between turns the device
+idles: the sensor falls, the clock rises, and the next worker begins on a clock that its own power does not allow. Each
+step's time follows from the clock.
 
 Many runs are simulated at once: every quantity is an array over runs [R], each run with a time of its own.
 """
@@ -30,6 +32,8 @@ NOISE, NOISE_S = 0.04, 0.04
 """Of the power that a step draws, since texts differ: relative, and how long it lasts."""
 PROCESS = 0.002
 """How differently fast two processes of one line are."""
+CUT_EVERY_S, CUT = 1.0, 0.9
+"""Once a second the driver cuts the clock, by how much; the controller brings it back."""
 HANDOVER_S = (0.03, 0.06)
 SLICES = 6
 """Of a step, between which the controller acts."""
@@ -80,6 +84,7 @@ class Device:
 
     def __post_init__(self) -> None:
         self.at_s = np.zeros(self.runs)
+        self.next_cut_s = self.rng.uniform(0.0, CUT_EVERY_S, self.runs)
         self.energy_j = np.zeros(self.runs)
         self.mhz = np.full(self.runs, HIGHEST_MHZ)
         self.sensed_w = np.full(self.runs, IDLE_W)
@@ -103,6 +108,9 @@ class Device:
         self.noise = kept * self.noise + NOISE * np.sqrt(1 - kept**2) * self.rng.standard_normal(self.runs)
         self.sensed_w = power_w + (self.sensed_w - power_w) * np.exp(-seconds / SENSOR_S)
         moved = np.exp(np.clip(GAIN * seconds * (CAP_W - self.sensed_w) / CAP_W, -0.2, 0.2))
+        cut = self.at_s >= self.next_cut_s
+        self.next_cut_s = np.where(cut, self.next_cut_s + CUT_EVERY_S, self.next_cut_s)
+        moved = np.where(cut & (self.sensed_w > CUT * CAP_W), CUT * moved, moved)
         self.mhz = np.clip(self.mhz * moved, LOWEST_MHZ, HIGHEST_MHZ)
         if self.traced:
             self.trace.append((self.at_s, self.energy_j))

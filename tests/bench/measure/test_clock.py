@@ -122,12 +122,22 @@ class TestWarmUp:
 
     def test_ends_once_the_median_of_five_stands_still(self):
         """Eight falling first steps: it must not end while they are leaving the median, nor go on for long after."""
-        units = self.warm([8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0], budget_s=1e9)
+        units = self.warm([0.08, 0.07, 0.06, 0.05, 0.04, 0.03, 0.02, 0.01], budget_s=1e9)
         assert len(units) == 11
         assert settled(units)
 
     def test_steady_steps_need_six(self):
         assert len(self.warm([0.01])) == 6
+
+    def test_of_long_steps_fewer_tell_as_much(self):
+        assert [len(self.warm([seconds], budget_s=1e9)) for seconds in (0.1, 0.17, 0.3, 5.0)] == [6, 4, 3, 3]
+        assert len(self.warm([8.0, 7.0, 6.0, 5.0, 4.0], budget_s=1e9)) == 7
+
+    def test_units_of_before_are_like_the_first(self):
+        clock, before = ManualClock(), [Window(1, 9.0), Window(1, 7.0)]
+        done = warm_up(stepper(clock, [0.17]), Settings(min_warmup_steps=5), clock, taken=before)
+        assert [unit.seconds for unit in done.units] == pytest.approx([9.0, 7.0, 0.17, 0.17, 0.17])
+        assert done.spent_s == pytest.approx(3 * 0.17)
 
     def test_never_settling_steps_end_at_the_most_steps(self):
         assert len(self.warm([1e-6 * 1.5**i for i in range(40)])) == 30

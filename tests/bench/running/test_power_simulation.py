@@ -1,12 +1,14 @@
 """Paired blocks on simulated GPUs at their power cap: what lead-ins and aligned energy counters are worth.
 
-The model is set to what one H100 showed of bert-base (171 ms a step at 1,545 to 1,920 MHz, e2e against itself known to
-1.5 % in six blocks of six one-step windows). What the harness's settings give there, in 300 runs of six blocks:
+The model is set to what an H100 and an H200 showed of bert-base (171 ms a step at 1,545 to 1,920 MHz; on the H200 the
+clock is cut once a second, and e2e against itself was known to 1.3 and 1.6 % in six blocks of two windows of 0.34 s).
+What the harness's settings give there, in 150 runs of six blocks:
 
-windows                                 half-width e2e/e2e   single_step, off its settled speed-up
-6 rounds, one step, no lead-in          1.5 %                7 % too slow
-2 rounds, 0.25 s after a lead-in        0.9 %                within 0.5 %
-6 rounds, 0.25 s after a lead-in        0.7 %                within 0.5 %
+windows                                 half-width e2e/e2e   single_step, off its settled speed-up   s per block
+6 rounds, one step, no lead-in          2.0 %                7 % too slow                            3.7
+2 rounds, 0.25 s after a lead-in        1.6 %                within 0.8 %                            4.1
+1 round, 1 s after a lead-in            0.8 %                within 0.3 %                            4.3
+2 rounds, 1 s after a lead-in           0.6 %                within 0.3 %                            8.5
 
 At a tolerance of 3 % a planted loss of 5 % is FAIL in >= 90 % of runs at once, in >= 95 % after undecided ones were
 measured in twice their blocks; a run without a loss in < 1 %.
@@ -33,8 +35,10 @@ from tests.bench._simulated_power import CANARY, E2E, LINES, SINGLE_STEP, Device
 SETTINGS = RunSettings()
 BARE = Protocol(rounds=6, lead_in_s=0.0, least_s=0.0)
 """Windows of one step, right after the neighbour's."""
-LED_IN = Protocol(rounds=2, lead_in_s=SETTINGS.lead_in_s, least_s=SETTINGS.settled_window_s)
-"""As many rounds as the gate has time for where a step takes 171 ms."""
+SHORT = Protocol(rounds=2, lead_in_s=0.2, least_s=0.25)
+"""Windows that hold a cut of the clock or none."""
+LED_IN = Protocol(rounds=1, lead_in_s=SETTINGS.lead_in_s, least_s=SETTINGS.settled_window_s)
+"""As many rounds as the gate is sure to have time for where a step takes 171 ms."""
 RUNS = 150
 
 
@@ -84,8 +88,8 @@ def test_the_arrays_are_the_records(led_in):
         assert line.speed_up.log_ratio == pytest.approx(block_values(led_in, SINGLE_STEP)[run].mean())
 
 
-def test_the_model_is_as_noisy_as_what_was_measured(bare):
-    half_widths = [each.half_width for each in estimates(bare, CANARY)]
+def test_the_model_is_as_noisy_as_what_was_measured():
+    half_widths = [each.half_width for each in estimates(taken(SHORT), CANARY)]
     assert 0.012 <= median(half_widths) <= 0.018
 
 
@@ -108,13 +112,13 @@ def test_a_speed_up_is_that_of_methods_on_their_own_clocks(bare, led_in):
 
 
 def test_led_in_windows_are_more_precise_in_the_same_time(bare, led_in):
-    """2 rounds with lead-ins take 4 s a block, 6 without 3.7 s."""
+    """One round with lead-ins takes 4.3 s a block, 6 without 3.7 s."""
     for method in (CANARY, SINGLE_STEP):
         widths = [median(each.half_width for each in estimates(turns, method)) for turns in (led_in, bare)]
         assert widths[0] <= 0.01
         assert widths[0] < 0.75 * widths[1]
     seconds = [float(np.mean(turns[-1].ended_s)) for turns in (led_in, bare)]
-    assert seconds[0] < 1.15 * seconds[1]
+    assert seconds[0] < 1.2 * seconds[1]
 
 
 def verdicts(then: Sequence[Turn], now: Sequence[Turn], blocks: int = LED_IN.blocks) -> list[decisions.Verdict]:
@@ -156,7 +160,7 @@ def energies(protocol: Protocol, seed: int, **reader: float) -> list[tuple[Line,
     return found
 
 
-@pytest.mark.parametrize("rounds", [2, 6])
+@pytest.mark.parametrize("rounds", [1, 3])
 def test_energy_per_step_is_right_to_3_percent_of_the_line(rounds):
     """The median over a run's blocks, which a page shows; e2e and its canary agree as well."""
     for seed in range(6):
@@ -172,7 +176,7 @@ def test_energy_per_step_is_right_to_3_percent_of_the_line(rounds):
 
 
 def test_each_energy_that_is_told_is_near_the_truth():
-    found = [each for seed in range(6) for each in energies(replace(LED_IN, rounds=6), 20 + seed)]
+    found = [each for seed in range(6) for each in energies(replace(LED_IN, rounds=3), 20 + seed)]
     errors = [math.log(told / true) for _, told, true in found if told is not None]
     assert len(errors) >= 0.9 * len(found)
     assert abs(fmean(errors)) < 0.01
@@ -192,4 +196,4 @@ def test_growth_between_the_ends_of_windows_would_belong_to_the_neighbour():
     for turn, stretch in zip(turns, power.stretches(turns, device, 0), strict=True):
         within = [reading.energy_j for reading in stretch.own_readings]
         ratios.append((within[-1] - within[0]) / float(turn.energy_j[0]))
-    assert np.std(ratios) > 0.2
+    assert np.std(ratios) > 0.15
