@@ -52,12 +52,6 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
 }
 
-MEASURED_SHARE = 1e-4
-"""Of run.learning_rate, by which measured steps move the weights: so little that they stay what they were. Windows go
-round a few batches; a model that has learned these by heart has gradients near zero, and products of such numbers draw
-less power: on a GPU at its power cap every step is then faster, by more than methods differ (docs/measuring-power.md).
-"""
-
 
 @dataclass(frozen=True)
 class Built:
@@ -145,7 +139,7 @@ def build(
         optimization(
             encoder,
             cf_module,
-            run if for_training else run.model_copy(update={"learning_rate": MEASURED_SHARE * run.learning_rate}),
+            run if for_training else run.model_copy(update={"learning_rate": run.measured_learning_rate}),
             config.train if for_training else None,
             ranks,
         ),

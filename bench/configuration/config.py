@@ -44,6 +44,11 @@ class RunSettings(Table):
     padding: Literal["max_length", "longest"] = "max_length"
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     learning_rate: Annotated[StrictFloat, Field(gt=0)] = 1e-4
+    """Of trainings."""
+    measured_learning_rate: Annotated[StrictFloat, Field(gt=0)] = 1e-8
+    """Of measured steps: so small that weights stay what they were. Windows go round a few batches; a model that has
+    learned these by heart has gradients near zero, and products of such numbers draw less power: on a GPU at its power
+    cap every step is then faster, by more than methods differ (docs/measuring-power.md)."""
     max_grad_norm: Annotated[StrictFloat, Field(gt=0)] | None = None
     deterministic: StrictBool = False
     """Whether torch may use deterministic algorithms only: the same run twice gives the same bits, more slowly."""

@@ -327,8 +327,8 @@ class Subject:
         for loss in losses:
             if not math.isfinite(loss):
                 raise failures.NonFiniteLoss(
-                    f"the loss is {loss} at step {len(self._losses) + 1}; lower run.learning_rate or choose another "
-                    "precision"
+                    f"the loss is {loss} at step {len(self._losses) + 1}; lower run.measured_learning_rate or choose "
+                    "another precision"
                 )
             self._losses.append(loss)
 

@@ -46,7 +46,9 @@ def test_a_sweep_has_every_case_with_and_without_adapters():
 
 @pytest.mark.parametrize("engine", ["eager", "fast"])
 def test_adapters_alone_are_trained_and_move(engine):
-    settings = config("model.lora.rank=3", "model.lora.targets=['query', 'output.dense']")
+    settings = config(
+        "model.lora.rank=3", "model.lora.targets=['query', 'output.dense']", "run.measured_learning_rate=1e-3"
+    )
     case = next(item.case for item in plan(settings) if item.case.adapter == "lora")
     built = build(settings, WorkItem(case, MethodLine("single_step", engine)), CPU)
     encoder = built.training.encoder
