@@ -73,6 +73,8 @@ def leaving_no_trace(module: nn.Module) -> Iterator[None]:
         drawn.again()
         _put_back(buffers)
         for attributes, before in noted:
+            for name in [name for name, value in attributes.items() if type(value) in _PLAIN and name not in before]:
+                del attributes[name]
             attributes.update({name: value for name, value in before.items() if name in attributes})
         for part in checkpointed:
             part.gradient_checkpointing = True
