@@ -14,13 +14,14 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from gram_core.engines._staging import Staging
 
-MUCH = 1 / 16
+MUCH = 1 / 64
 """Of a device's memory, above which graphs make room for a call that none of them serves."""
 
 Inputs = Mapping[str, Tensor]
@@ -130,7 +131,7 @@ class CapturedFunction:
         self._uncaptured = False
         self._most_graphs = most_graphs
         self._pool = pool if pool is not None else GraphPool(device)
-        self._pool.functions.add(self)
+        self._pool.holders.add(self)
         self._instances: OrderedDict[Signature, _Instance] = OrderedDict()
         self.counts = CaptureCounts()
 
@@ -232,6 +233,13 @@ class IdleMeter:
         return event
 
 
+class HoldsGraphs(Protocol):
+    """Has graphs of a pool, and captures anew what it has dropped."""
+
+    def drop_graphs(self) -> None:
+        """Lets go of the graphs, none of which is needed by work under way."""
+
+
 class GraphPool:
     """What the graphs of a training run share: they never run at the same time.
 
@@ -243,8 +251,8 @@ class GraphPool:
 
     def __init__(self, device: torch.device, *, gives_way: bool = True):
         self.idle = IdleMeter(device)
-        self.functions: weakref.WeakSet[CapturedFunction] = weakref.WeakSet()
-        """Whose graphs these are."""
+        self.holders: weakref.WeakSet[HoldsGraphs] = weakref.WeakSet()
+        """Who have graphs of this pool."""
         self._gives_way = gives_way
         self._device = device
         self._graph_bytes = 0
@@ -280,8 +288,8 @@ class GraphPool:
         if not self._gives_way or self._graph_bytes <= MUCH * _device_bytes(self._device):
             return
         torch.cuda.synchronize()
-        for function in self.functions:
-            function.drop_graphs()
+        for holder in self.holders:
+            holder.drop_graphs()
         self._handle, self._graph_bytes = torch.cuda.graph_pool_handle(), 0
         torch.cuda.empty_cache()
 

@@ -202,7 +202,7 @@ class MemoryRoom:
 
     memory_budget: bytes, or, up to 1, a share of the device (see `GraphBudget`). What a step needs anyway is what stays
     between steps and twice the graph of a chunk, which passes backward. What is left is halved: the first call of new
-    sizes, which no graph serves, takes as much again beside the graphs' pool.
+    sizes, which no graph serves, takes as much again beside the graphs' pool where that does not make room for it.
     """
 
     def __init__(self, memory_budget: float, device: torch.device):
