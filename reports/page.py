@@ -1,7 +1,5 @@
 """A run directory as a page: `report.html`, `figures/*.png`, `summary.md`, `summary.csv`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Nothing here touches the device: what is compared are modules, their attributes and what learns, not weights' values.
 """
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Callable
 from itertools import chain

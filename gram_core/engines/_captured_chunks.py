@@ -9,8 +9,6 @@ A step, with the phases of `methods.single_step`:
 n items encoded, R rows of encodings (each chunk's capacity, one chunk behind the other), d width, B users, S slots.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

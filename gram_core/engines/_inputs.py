@@ -3,8 +3,6 @@
 B users, S slots, n rows of encodings (capacity), T tokens (capacity), d width.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import fields

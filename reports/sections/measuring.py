@@ -1,7 +1,5 @@
 """How it was measured: what the harness cost besides its measurements, and what the device did meanwhile."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from statistics import median
