@@ -38,7 +38,7 @@ class Capacities:
     """Sizes that counts are rounded up to, few enough that graphs are replayed and not captured anew.
 
     A size in use is taken again while it wastes less than an eighth; a new one leaves a little room, so that
-    counts that scatter around a mean share it.
+    counts that scatter around a mean share it. Every size fits the count that it was made for: no two are alike.
     """
 
     def __init__(self, smallest: int):
@@ -51,13 +51,16 @@ class Capacities:
         if fitting:
             return min(fitting)
         step = max(self._smallest, 1 << max(0, count.bit_length() - 6))
-        size = -(-(count + count // 64) // step) * step
+        size = -(-(count + self._room(count)) // step) * step
         self._sizes.append(size)
         return size
 
     def fits(self, count: int, size: int) -> bool:
         """Whether `size` holds `count` and wastes little on it."""
-        return count <= size <= count + max(count // 8, self._smallest)
+        return count <= size <= count + max(count // 8, self._smallest + self._room(count))
+
+    def _room(self, count: int) -> int:
+        return count // 64
 
 
 class StaticInputs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import hypothesis.strategies as st
@@ -432,3 +433,16 @@ def test_capacities_repeat_for_counts_that_scatter() -> None:
     assert len(sizes) == 1
     assert all(capacities.fit(count) >= count for count in range(1, 3000, 13))
     assert capacities.fit(100) - 100 <= 512
+
+
+@pytest.mark.parametrize("smallest", [16, 256])
+def test_no_capacity_is_made_twice(smallest: int) -> None:
+    """Steps of a count that its own size does not fit would look through more and more of them."""
+    for count in range(1, 20_000):
+        capacities = Capacities(smallest)
+        assert capacities.fits(count, capacities.fit(count)), count
+    for texts in range(1, 300):
+        packer = Packer(SimpleNamespace())  # type: ignore[arg-type]
+        for tokens in (texts, 19 * texts, 20 * texts, 19 * texts, 20 * texts):
+            packer.capacities(tokens, texts)
+        assert len(packer._pairs) == len(set(packer._pairs)) <= 3, texts
