@@ -1,4 +1,4 @@
-"""Several ranks leave what one process leaves on the joined batch: gradients, and parameters after ten AdamW steps."""
+"""Several ranks leave what one process leaves on the joined batch: gradients, and parameters after four AdamW steps."""
 
 import hypothesis.strategies as st
 import pytest
@@ -42,14 +42,17 @@ def settings_of(method):
     return {"accumulation_steps": 3} if method == "multi_step" else {}
 
 
-@pytest.mark.parametrize(("method", "deduplicate"), LINES)
-@pytest.mark.parametrize("size", [1, 3])
+def lines_of(*sizes):
+    """Every line, on as many ranks as these say in turn; each of them meets local and shared items."""
+    return [(*line, sizes[(number + number // 2) % len(sizes)]) for number, line in enumerate(LINES)]
+
+
+@pytest.mark.parametrize(("method", "deduplicate", "size"), lines_of(1, 3))
 def test_ranks_with_equally_many_users(ranks, method, deduplicate, size):
     check(ranks, Trial(method, size=size, users=EQUAL[size], deduplicate=deduplicate, settings=settings_of(method)))
 
 
-@pytest.mark.parametrize(("method", "deduplicate"), LINES)
-@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize(("method", "deduplicate", "size"), lines_of(2, 4))
 def test_unequally_many_users_at_last_none_and_clipping(ranks, method, deduplicate, size):
     """Each user counts alike wherever it is, and the norm that is clipped is the joined gradient's."""
     users = {"users": UNEQUAL[size], "last_users": ABSENT[size]}
@@ -119,8 +122,7 @@ def test_a_mistake_is_noticed(ranks, mistake):
 CAPTURED = {"engine": "captured", "pooling": "mean"}
 
 
-@pytest.mark.parametrize(("method", "deduplicate"), LINES)
-@pytest.mark.parametrize("size", [1, 4])
+@pytest.mark.parametrize(("method", "deduplicate", "size"), lines_of(4, 1))
 def test_captured_steps_with_equally_many_users(ranks, method, deduplicate, size):
     """What the fast engine captures on a GPU, run as it is: gathers, sums and moves of one function."""
     options = {"deduplicate": deduplicate, "settings": settings_of(method), **CAPTURED}
@@ -128,22 +130,21 @@ def test_captured_steps_with_equally_many_users(ranks, method, deduplicate, size
 
 
 @pytest.mark.parametrize(("method", "deduplicate"), LINES)
-@pytest.mark.parametrize("size", [3])
-def test_captured_steps_with_unequally_many_users_at_last_none_and_clipping(ranks, method, deduplicate, size):
+def test_captured_steps_with_unequally_many_users_at_last_none_and_clipping(ranks, method, deduplicate):
     """Room for rows is the same on all ranks; one without users takes part in every exchange."""
-    users = {"users": UNEQUAL[size], "last_users": ABSENT[size]}
+    users = {"users": UNEQUAL[3], "last_users": ABSENT[3]}
     options = {"deduplicate": deduplicate, "max_grad_norm": 0.5, "settings": settings_of(method), **CAPTURED}
-    check(ranks, Trial(method, size=size, **users, **options))
+    check(ranks, Trial(method, size=3, **users, **options))
 
 
-@pytest.mark.parametrize(("method", "deduplicate"), LINES)
+@pytest.mark.parametrize(("method", "deduplicate"), [("e2e", "local"), ("multi_step", "global")])
 def test_captured_steps_of_eight_ranks(ranks, method, deduplicate):
-    """Unequally many users, in the last step on two ranks only."""
+    """Unequally many users, in the last step on two ranks only; the least and the most that a method exchanges."""
     users = {"users": (3, 1, 2, 1, 0, 2, 2, 1), "last_users": (0, 0, 7, 0, 0, 5, 0, 0)}
     check(ranks, Trial(method, size=8, deduplicate=deduplicate, settings=settings_of(method), **users, **CAPTURED))
 
 
-@pytest.mark.parametrize("cf_module", m.CF_MODULES)
+@pytest.mark.parametrize("cf_module", [name for name in m.CF_MODULES if name != "nrms"])
 @pytest.mark.parametrize(
     ("method", "deduplicate"), [("e2e", "local"), ("single_step", "global"), ("multi_step", "global")]
 )
