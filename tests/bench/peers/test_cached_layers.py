@@ -115,7 +115,8 @@ plain_after_six_steps = cache(after_six_steps)
 @pytest.mark.parametrize("way", ["longest", "like lengths", "packed"])
 @pytest.mark.parametrize("family", m.FAMILIES)
 def test_after_six_steps_it_is_the_model_with_frozen_layers(family, way, monkeypatch):
-    """All items are met again and nothing below learns, so nothing that is kept grows old; the whole model, evaluated, is what was trained."""
+    """Items are met again and nothing below learns, so nothing that is kept grows old; the whole model, evaluated, is
+    what was trained."""
     start, found, end, encoded, trained = after_six_steps(engine_of(way, monkeypatch), CachedLayers, ONE, family)
     _, expected, plain, whole, _ = plain_after_six_steps(eager, SingleStep, None, family, trained)
     assert found == pytest.approx(expected, rel=1e-9)
