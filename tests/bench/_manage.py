@@ -1,4 +1,4 @@
-"""`python -m tests.bench._manage RUN_DIR [RANKS] METHOD...`: measures `CASE` and says what happens.
+"""`python -m tests.bench._manage RUN_DIR METHOD...`: measures `CASE` in two processes each and says what happens.
 
 A manager for tests to kill: its configuration is the run directory's own. One line per event.
 """
@@ -12,13 +12,11 @@ from bench.running import manager
 from tests.bench._small_runs import item
 
 
-def main(run_dir: Path, ranks: int, *methods: str) -> None:
+def main(run_dir: Path, *methods: str) -> None:
     config = Config.model_validate(store.read_info(run_dir).config)
-    items = [item(method, world_size=ranks) for method in methods]
+    items = [item(method, world_size=2) for method in methods]
     manager.run(config, run_dir, items, lambda event: print(event, flush=True))
 
 
 if __name__ == "__main__":
-    directory, *rest = sys.argv[1:]
-    ranks = int(rest.pop(0)) if rest[0] in ("2", "3", "4") else 1
-    main(Path(directory), ranks, *rest)
+    main(Path(sys.argv[1]), *sys.argv[2:])

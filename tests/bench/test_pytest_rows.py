@@ -80,7 +80,9 @@ def test_what_is_no_run_is_a_usage_error(tmp_path):
 
 
 def test_the_suite_does_not_collect_them_by_itself():
-    others = [f"--ignore=tests/{path}" for path in ("bench", "gram_core", "reports", "readme")]
+    others = [
+        f"--ignore=tests/{path}" for path in ("bench", "gram_core", "reports", "examples", "test_documentation.py")
+    ]
     done = run_pytest("--collect-only", "-q", *others)
     assert "tests/test_layers.py" in done.stdout
     assert "benchmarks" not in done.stdout

@@ -43,9 +43,7 @@ FEW_PREPARED = [
     ("normed", 64, False, 5, (2, 1), None), ("rotated", None, False, 5, (1, 1), None),
     ("normed", 64, False, None, (2, 1), 3), ("rotated", None, False, None, (1, 1), 3),
 ]  # fmt: skip
-EVERY_PREPARED = [
-    (kind, block, *rule) for kind in PREPARATIONS[1:] for block in (64, 128, None) for rule in EVERY_RULE
-]
+EVERY_PREPARED = [(kind, block, *rule) for kind in PREPARATIONS[1:] for block in (64, 128, None) for rule in EVERY_RULE]
 """The interpreter takes seconds for each: both kinds and both tiles meet every rule, though not together."""
 
 

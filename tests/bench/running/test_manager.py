@@ -19,7 +19,7 @@ from bench.results.schema import Record
 from bench.running.eta import Pace
 from bench.running.events import Finished, PhaseBegan, Planned, Started
 from bench.running.oom_pruning import observed_out_of_memory
-from tests.bench._processes import PATIENCE_S, Rendezvous, command_line, family, gone, manage
+from tests.bench._processes import PATIENCE_S, Rendezvous, command_line, family, gone
 from tests.bench._small_runs import FAULTY, ample_s, config, item, new_run, run
 
 OBSERVED_SIZE = {"batch_size": 8, "text_length": 16, "history_length": 10}
@@ -238,24 +238,6 @@ class TestInterrupts:
         assert outcomes(after) == [("e2e", "ok"), ("rendezvous", "ok"), ("single_step", "ok")]
         assert after[0] == before[0]
         assert (run_dir / "report.html").is_file()
-
-    def test_a_killed_manager_leaves_no_orphan(self, tmp_path, rendezvous):
-        """Even a worker whose every thread is stuck behind the interpreter's lock goes with it."""
-        settings = config(rendezvous.settings)
-        run_dir = new_run(tmp_path, settings)
-        process = manage(run_dir, "e2e", "hangs_in_c")
-        worker = rendezvous.worker_pid()
-        descendants = family(process.pid)
-        assert worker in descendants
-        process.kill()
-        try:
-            assert gone(descendants)
-        finally:
-            for pid in descendants:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-        process.communicate(timeout=PATIENCE_S)
-        assert outcomes(store.load(run_dir).records) == [("e2e", "ok")]
 
     def test_an_interrupt_waits_for_the_line_that_is_being_written(self):
         written = []

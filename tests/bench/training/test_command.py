@@ -100,14 +100,14 @@ def met(pipe: Path, process: subprocess.Popen | None = None) -> int:
 
 @pytest.mark.usefixtures("one_thread")
 def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bits(written, tmp_path):
-    """Ctrl-C first, then SIGTERM; the directory then lies elsewhere, as on another machine; then kill -9 of a worker;
-    each time `resume` goes on from the checkpoint."""
+    """Ctrl-C first; the directory then lies elsewhere, as on another machine; then kill -9 of a worker; each time
+    `resume` goes on from the checkpoint."""
     reached = tmp_path / "reached"
     os.mkfifo(reached)
     more = f'[method.waits_in_training]\nat = 4\nreached = "{reached}"'
     out = tmp_path / "runs"
     process = command(
-        "train", "--config", written('"waits_in_training"', more, max_steps=9), "--device", "cpu", "--out", out
+        "train", "--config", written('"waits_in_training"', more, max_steps=7), "--device", "cpu", "--out", out
     )
     met(reached, process)
     os.killpg(process.pid, signal.SIGINT)
@@ -117,10 +117,6 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bits(written, tmp
     assert f"gram-bench resume {out}" in told.splitlines()[-1]
     assert len(training.load(run_dir).points) == 1
 
-    process = command("resume", run_dir)
-    met(reached, process)
-    process.terminate()
-    process.communicate(timeout=PATIENCE_S)
     run_dir = Path(shutil.move(run_dir, tmp_path / "brought-back"))
 
     (item,) = plan(restore(store.read_info(run_dir).config))
@@ -142,7 +138,7 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bits(written, tmp
     assert (run_dir / "report.html").is_file()
     assert not (run_dir / "checkpoints").exists()
     found = [point.model_dump(mode="json", exclude=TIMES) for point in training.load(run_dir).points]
-    assert [point["step"] for point in found] == [2, 4, 6, 8, 9]
+    assert [point["step"] for point in found] == [2, 4, 6, 7]
     assert _comparable(found) == _comparable(_uninterrupted(run_dir, tmp_path))
 
 

@@ -62,10 +62,11 @@ def test_a_hanging_process_is_ended_in_time_with_all_others(tmp_path):
 
 
 def test_a_killed_manager_leaves_no_process_of_several(tmp_path):
+    """Even one whose every thread is stuck behind the interpreter's lock goes with it."""
     pipe = tmp_path / "reached"
     os.mkfifo(pipe)
     settings = config({"one_rank": {"how": "hangs", "reached": str(pipe)}})
-    process = manage(new_run(tmp_path, settings), "2", "one_rank")
+    process = manage(new_run(tmp_path, settings), "one_rank")
     worker = int(pipe.read_text())
     descendants = family(process.pid)
     assert worker in descendants
