@@ -88,6 +88,7 @@ def test_the_suite_does_not_collect_them_by_itself():
     assert "benchmarks" not in done.stdout
 
 
+@pytest.mark.slow
 def test_its_compare_fail_lets_a_renamed_case_pass(tmp_path):
     """Why it is not the gate: the case is gone, and it ends with 0. `gram-bench gate` ends with 3 there."""
     storage = f"--benchmark-storage=file://{tmp_path}/kept"

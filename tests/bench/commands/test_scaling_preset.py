@@ -21,6 +21,7 @@ def two_gpus(monkeypatch):
     monkeypatch.setattr(environment, "gpu_uuids", lambda: ("GPU-a", "GPU-b"))
 
 
+@pytest.mark.slow
 def test_it_runs_on_a_processor(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     changes = [word for change in SMALL for word in ("--set", change)]
