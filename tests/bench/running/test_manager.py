@@ -140,8 +140,7 @@ class TestSkipping:
         )  # fmt: skip
 
     @pytest.mark.parametrize(
-        "axes",
-        [{}, {"batch_size": 16}, {"text_length": 32}, {"history_length": 20}, {"item_repetition_ratio": 1.0}],
+        "axes", [{}, {"batch_size": 16}, {"text_length": 32}, {"history_length": 20}, {"item_repetition_ratio": 1.0}]
     )
     def test_hopeless(self, observed, axes):
         work = item("multi_step", accumulation_steps=4, **{**OBSERVED_SIZE, **axes})

@@ -10,13 +10,7 @@ import pytest
 from bench.results import store
 from bench.running import paired
 from bench.running.events import BlockBegan, Finished, TookTurn
-from tests.bench._paired import (
-    PAIR,
-    items,
-    of,
-    settings,
-    short,
-)
+from tests.bench._paired import PAIR, items, of, settings, short
 from tests.bench._processes import is_worker
 from tests.bench._small_runs import ample_s, new_run, run
 

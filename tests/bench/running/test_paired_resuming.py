@@ -21,13 +21,7 @@ from bench.results.schema import PeakMemory, Record
 from bench.running import manager, paired
 from bench.running.block import Measurement
 from bench.running.events import Finished, Planned, TookTurn
-from tests.bench._paired import (
-    items,
-    of,
-    settings,
-    short,
-    sweep_of,
-)
+from tests.bench._paired import items, of, settings, short, sweep_of
 from tests.bench._processes import PATIENCE_S, ROOT, gone, is_worker
 from tests.bench._small_runs import new_run, run
 
