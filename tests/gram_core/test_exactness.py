@@ -23,12 +23,12 @@ PEERS = [name for name in m.EXACT if name in m.PEERS]
 OURS = [name for name in m.EXACT if name != "e2e" and name not in PEERS]
 everything = pytest.mark.parametrize("cf_module", m.CF_MODULES)
 ENCODERS = [
-    (family, pooling, padding, list(m.CF_MODULES)[(row + column + place) % len(m.CF_MODULES)])
+    (family, pooling, m.PADDINGS[(row + column) % 2], list(m.CF_MODULES)[(row + column) % len(m.CF_MODULES)])
     for row, family in enumerate(m.FAMILIES)
     for column, pooling in enumerate(m.POOLINGS)
-    for place, padding in enumerate(m.PADDINGS)
 ]
-"""Each with one CF module, which sees encodings only; every family, every pooling and every padding with all."""
+"""Every family with every pooling; each with one padding and one CF module, which sees encodings only, and in all with
+both paddings and all CF modules."""
 exact = pytest.mark.parametrize(
     ("method", "cf_module"),
     [(name, cf_module) for name in OURS for cf_module in m.CF_MODULES] + [(name, "nrms") for name in PEERS],
