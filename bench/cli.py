@@ -5,8 +5,6 @@ Exit codes: 0 passed, 1 the harness failed, 2 usage or configuration, 3 regressi
 Nothing here imports torch before it has to: mistakes are reported at once.
 """
 
-from __future__ import annotations
-
 import functools
 import inspect
 import sys

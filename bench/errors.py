@@ -5,8 +5,6 @@ BenchError            1   the harness failed
 └── NothingMeasured   5   every measurement was skipped or failed
 """
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 

@@ -1,7 +1,5 @@
 """Methods by name: the core's, the peers', a user's own (`run.plugins`); and why one could not be given its best."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import ModuleType

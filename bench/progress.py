@@ -1,7 +1,5 @@
 """A run's progress: a live bar on a terminal, and one line per finished worker there and in log files."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from types import TracebackType

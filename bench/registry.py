@@ -3,8 +3,6 @@
 The registered name of a module is its file name; files starting with "_" are helpers and are skipped.
 """
 
-from __future__ import annotations
-
 import ast
 import importlib
 import pkgutil

@@ -13,8 +13,6 @@ measured once in the first steps; from there on the same training chooses the sa
 n items sampled, d width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field

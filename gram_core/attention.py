@@ -3,8 +3,6 @@
 n rows, K entries per row, d width, q query width.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -9,8 +9,6 @@ Backward, clipping, scaling and stepping stay the caller's. Gradients are those 
 dropout aside: slots of the same item share one mask.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, overload

@@ -4,8 +4,6 @@ Rows grow with the items touched and not with the catalogue; finding them takes 
 the largest that was asked for. n items asked for, d width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -6,8 +6,6 @@ has none. Call the method's `finish` first where the last, open interval shall c
 n items, d width, B users, C candidates, S slots.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 

@@ -4,8 +4,6 @@ Used by `gram-bench verify` and by the tests: relative error per parameter, and 
 nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any

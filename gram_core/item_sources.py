@@ -3,8 +3,6 @@
 n items of a call, I items of a source.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

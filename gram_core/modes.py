@@ -1,7 +1,5 @@
 """What a training asks of a model: that dropout acts where it should, and that no part normalises by its batch."""
 
-from __future__ import annotations
-
 import warnings
 
 from torch import nn

@@ -11,8 +11,6 @@
 U distinct items, d width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, overload
 

@@ -5,8 +5,6 @@ times. This one wraps any of them that computes its value from embeddings. The l
 B rows of a column, U distinct texts, L tokens, d width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -3,8 +3,6 @@
 A phase is a range of torch's profiler; without a profiler it costs about a microsecond.
 """
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """The roles of content-based collaborative filtering: source of items, content encoder, CF module, method."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 

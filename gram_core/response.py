@@ -3,8 +3,6 @@
 B users, S slots, d width.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -3,8 +3,6 @@
 Host only; n numbers.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

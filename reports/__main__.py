@@ -1,7 +1,5 @@
 """`python -m reports RUN_DIR`: renders a run directory and prints where the page lies."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A page as a value: a headline, and sections in their order. HTML, Markdown and terminal print the same one."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The plain-language headline: which results lead, and the sentences that carry them honestly."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any

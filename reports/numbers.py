@@ -1,7 +1,5 @@
 """How numbers are written for a reader: units, significant digits, no more of them than are known."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime

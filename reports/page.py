@@ -1,7 +1,5 @@
 """A run directory as a page: `report.html`, `figures/*.png`, `summary.md`, `summary.csv`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,8 +19,9 @@ _NOTES = {
     "real": "",
     "synthetic-log": "The encoder's weights are real, the interaction log is drawn at random: item popularity follows "
     "the workload's settings, and the repetition ratio is asked for (synthetic) or follows from them (shape).",
-    "random-weights": "These encoders have the stated shape but random weights. Time and memory do not depend on the "
-    "weights' values, so both are meaningful here; losses and encodings are not.",
+    "random-weights": "These encoders have the stated shape but random weights. Memory does not depend on the "
+    "weights' values, nor does time, but on a GPU at its power cap, where products of numbers near zero draw less "
+    "power: both are meaningful here; losses and encodings are not.",
 }
 _PRECISION = (
     "Intervals are Student's t over blocks of fresh processes, not over samples, since samples of one process share "

@@ -1,7 +1,5 @@
 """Signs that a stream's encoding lacks are written in ASCII: no command ends in an error for its terminal's sake."""
 
-from __future__ import annotations
-
 import codecs
 import unicodedata
 from typing import Any

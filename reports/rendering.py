@@ -1,7 +1,5 @@
 """A document as HTML and as Markdown, and its files, each replaced in one step."""
 
-from __future__ import annotations
-
 import base64
 import contextlib
 from collections.abc import Iterable, Iterator

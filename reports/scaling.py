@@ -1,7 +1,5 @@
 """Lines of several processes beside the same line of one: how many times its users they train in a second."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import replace

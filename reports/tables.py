@@ -1,7 +1,5 @@
 """The tables of a run's page: each a tuple of columns, which say what of a line they show."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """A document for a terminal: the headline and its leading tables, as wide as the window allows."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from rich.console import Group, RenderableType

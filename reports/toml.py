@@ -1,7 +1,5 @@
 """A configuration as TOML, the form it came in, so that a reader can save it as bench.toml and run it again."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """How cases, settings and outcomes are named for a reader: plain words for codes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any
 

@@ -15,6 +15,22 @@ settings.register_profile("any machine", deadline=None, suppress_health_check=[H
 settings.load_profile("any machine")  # how long an example takes is the machine's, and what else runs there
 
 
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="also what a shorter test holds on a smaller scale")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: on a larger scale what another test holds; skipped without --slow")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--slow"):
+        skipped = pytest.mark.skip(reason="slow, and held on a smaller scale by another test: pytest --slow runs it")
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(skipped)
+
+
 @pytest.fixture(scope="session")
 def asset():
     """A function: name of an asset -> its folder; skips the test where the asset is neither cached nor to be had."""

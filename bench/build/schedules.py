@@ -1,7 +1,5 @@
 """How learning rates change from step to step."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from bench.configuration.train_settings import TrainSettings

@@ -1,7 +1,5 @@
 """Is this machine fit to measure on? Every check says what it found and, where that is bad, what to do."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 import platform

@@ -1,7 +1,5 @@
 """What `--dry-run` prints: every case, how many measurements that makes, and how long they may take."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from rich.console import Console

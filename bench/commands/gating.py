@@ -1,7 +1,5 @@
 """`gram-bench gate`, `reference` and `compare`, from run directories to files, tables and an exit code."""
 
-from __future__ import annotations
-
 import os
 from contextlib import suppress
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What `gram-bench list` prints: everything that a configuration can name, one line each."""
 
-from __future__ import annotations
-
 from rich.console import Console
 from rich.table import Table
 

@@ -1,7 +1,5 @@
 """`gram-bench merge`: one run of several that measured parts of one sweep on machines of one kind."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Hashable, Sequence
 from dataclasses import replace

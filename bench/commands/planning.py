@@ -1,7 +1,5 @@
 """`gram-bench plan` and `calibrate`, from a request to tables, files and a sentence."""
 
-from __future__ import annotations
-
 import multiprocessing
 import shlex
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 A worker would find each of these too, one measurement at a time, and leave a run directory without a number behind.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterator
 from dataclasses import replace

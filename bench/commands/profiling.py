@@ -5,8 +5,6 @@ most, and the floor max(useful operations / matrix rate, fewest bytes / bandwidt
 A captured step is profiled twice: replayed, for kernels and waiting, and uncaptured, for the phases that launch them.
 """
 
-from __future__ import annotations
-
 import gc
 import json
 import re

@@ -1,7 +1,5 @@
 """A training run from its configuration to its last outcome: what `gram-bench train` and `resume` share."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A case: the point of a sweep at which methods are compared."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 
 from bench.results.identity import AxisValue, case_title

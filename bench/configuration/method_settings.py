@@ -4,9 +4,8 @@ Those of the core's methods and of the peers are declared without torch, which t
 else that the command line does before a run; a method of one's own is imported for them.
 """
 
-from __future__ import annotations
-
 import importlib
+import inspect
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, get_type_hints
@@ -41,7 +40,11 @@ def settings_class(method: str, plugins: Sequence[str] = ()) -> type[Any]:
 
 def setting_types(method: str, plugins: Sequence[str] = ()) -> dict[str, str]:
     """Fields of the method's `Settings` and their annotations."""
-    return {field.name: str(field.type) for field in fields(settings_class(method, plugins))}
+    return {field.name: _in_words(field.type) for field in fields(settings_class(method, plugins))}
+
+
+def _in_words(annotation: Any) -> str:
+    return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
 
 
 def takes_accumulation_steps(method: str, plugins: Sequence[str] = ()) -> bool:

@@ -1,7 +1,5 @@
 """A validation error as a sentence: which key, what was expected, what was found, which key was meant."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any

@@ -1,7 +1,5 @@
 """What tables of the configuration have in common: kinds of values, paths that any directory finds again."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Annotated, Any

@@ -1,7 +1,5 @@
 """Adapters of peft on an encoder: those of a folder, or fresh ones of low rank."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Where a folder keeps its model, and what may be read of it: decided from its JSON files alone, without torch."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Loading Hugging Face models as encoders: first layers only, no pooler, explicit dtype, dropout as asked for."""
 
-from __future__ import annotations
-
 import json
 import struct
 from collections import Counter

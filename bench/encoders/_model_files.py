@@ -1,7 +1,5 @@
 """A model of transformers from a folder's files: the one they are of, all of its weights, nothing executed."""
 
-from __future__ import annotations
-
 import pickle
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """`hub:NAME`: any encoder of the Hugging Face hub, from its local cache or over the network."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`minilm`: all-MiniLM-L6-v2, real weights and tokenizer; 6 layers, d 384, 22.6 million parameters, pooled by mean."""
 
-from __future__ import annotations
-
 from bench.encoders._published import Published
 
 ASSETS = ("minilm",)

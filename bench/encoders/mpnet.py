@@ -1,7 +1,5 @@
 """`mpnet`: all-mpnet-base-v2, real weights and tokenizer; 12 layers, d 768, no token types, pooled by mean."""
 
-from __future__ import annotations
-
 from bench.encoders._published import Published
 
 ASSETS = ("mpnet",)

@@ -1,7 +1,5 @@
 """`path:DIR`: a folder as `save_pretrained`, sentence-transformers, peft or `hf download --local-dir` leave it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from bench.encoders._base import Files, LoadedEncoder, Loading

@@ -3,8 +3,6 @@
 Speed-ups become comparisons first, which `decided` judges together; the rest is settled at once.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -11,8 +11,6 @@ What is held to what
   raised an error, needs no clock to fail.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 from bench.configuration.gate_settings import Floor, GateSettings

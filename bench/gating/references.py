@@ -4,8 +4,6 @@ One is made from one run, as that run came out. Nothing here takes the best of s
 every later run a loss.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any, Literal

@@ -11,8 +11,6 @@ The cache is the folder GRAM_BENCH_CACHE names, or this user's cache folder:
 A complete asset is used without any network, so the folder can be copied to machines that have none.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

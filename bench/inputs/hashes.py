@@ -1,7 +1,5 @@
 """SHA-256 of files and settings. A file's is computed once, and remembered in the asset cache with the file's state."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Texts and pictures: an encoder reads one of them, and the items of a workload are one of them."""
 
-from __future__ import annotations
-
 from bench.encoders import _base as encoders
 from bench.encoders._base import PictureFormat
 from bench.workloads import _base as workloads

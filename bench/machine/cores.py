@@ -1,7 +1,5 @@
 """How many processor cores this process may really use, how many threads it computes with, and what they can do."""
 
-from __future__ import annotations
-
 import math
 import os
 from pathlib import Path

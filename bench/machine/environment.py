@@ -1,7 +1,5 @@
 """Where a run is measured: device, driver, libraries, code. This process never touches CUDA, which survives no fork."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import importlib.util
 import itertools

@@ -1,7 +1,5 @@
 """NVIDIA's management library, asked by UUID and never by index; what a device does not tell is None."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

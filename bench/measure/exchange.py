@@ -1,7 +1,5 @@
 """What `deduplicate = "auto"` weighs, measured on the ranks that will train, in a fraction of a second."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -4,8 +4,6 @@ Useful: real tokens only, forward and backward, nothing recomputed. The rates ar
 matrix product and a large copy, so that no table of peaks has to be believed.
 """
 
-from __future__ import annotations
-
 import copy
 import time
 from collections.abc import Callable, Sequence

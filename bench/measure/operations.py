@@ -5,8 +5,6 @@ of the model's: the scores that an attention kernel computes again in its backwa
 rotary positions, which sum nothing. Causal and windowed attention count in full, as is the custom for models of texts.
 """
 
-from __future__ import annotations
-
 from math import prod
 from typing import Any
 

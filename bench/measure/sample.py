@@ -4,8 +4,6 @@ A handful of batches can be far from the log: three gave a repetition ratio of 4
 step, so many more are counted than can be timed, and those are timed that are nearest to the mean of all counted ones.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Times in seconds. The trace is the Chrome format that `torch.profiler` exports: 
 the call that launched them, phases are annotations of the host.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from bisect import bisect_right

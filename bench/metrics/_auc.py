@@ -3,8 +3,6 @@
 scikit-learn takes 0.6 ms a ranking, so that the impressions of one news evaluation would take a minute.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """`auc`: a right candidate above a wrong one, of items that training has met; per impression in ranking."""
 
-from __future__ import annotations
-
 from bench.metrics._auc import mean_auc
 from bench.metrics._base import Judged
 from bench.workloads._base import Task

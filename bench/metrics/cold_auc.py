@@ -1,7 +1,5 @@
 """`cold_auc`: the same of items that training has never met; a model without content has 0.5."""
 
-from __future__ import annotations
-
 from bench.metrics._auc import mean_auc
 from bench.metrics._base import Judged
 from bench.workloads._base import Task

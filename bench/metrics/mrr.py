@@ -4,8 +4,6 @@ By ranks where each ranking has one right candidate, as an impression has: sciki
 two thirds of what all metrics of an evaluation took (200 of 310 ms where 2,000 warm clicks are among 50 candidates).
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import label_ranking_average_precision_score

@@ -1,7 +1,5 @@
 """`ndcg_10`: discounted gain of the first 10 candidates over the best possible, the mean over impressions."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from sklearn.metrics import ndcg_score

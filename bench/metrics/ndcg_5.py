@@ -1,7 +1,5 @@
 """`ndcg_5`: discounted gain of the first 5 candidates over the best possible, the mean over impressions."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from sklearn.metrics import ndcg_score

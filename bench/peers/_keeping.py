@@ -5,8 +5,6 @@ not with the catalogue. n items asked for, T tokens of theirs, d width, I items 
 batch, F of them fresh.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar

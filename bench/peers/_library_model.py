@@ -6,8 +6,6 @@ its tokenizer has nothing to do. It packs texts where flash attention is install
 n texts, L tokens padded, T tokens packed, d width.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import tempfile

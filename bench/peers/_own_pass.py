@@ -1,7 +1,5 @@
 """For peers that do not run the engine's encoder but a pass of their own: what they run instead, and its proof."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from bench.methods import Unavailable

@@ -1,7 +1,5 @@
 """Settings of the peers by the peer's name, as `gram_core.methods._settings` has the methods'."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Literal
 

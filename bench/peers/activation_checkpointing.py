@@ -4,8 +4,6 @@ Of each encoder layer only its input is kept; in the backward pass the layer run
 (`torch.utils.checkpoint`, without re-entrance).
 """
 
-from __future__ import annotations
-
 import copy
 from dataclasses import replace
 from functools import partial

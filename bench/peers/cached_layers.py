@@ -13,8 +13,6 @@ above; IISAN (Fu et al., SIGIR 2024), which keeps the states of a frozen backbon
 U unique items, d width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace

@@ -4,8 +4,6 @@ The lower bound on what an encoder costs: the paper's NoFinetune. Its encodings 
 of the items touched so far and no others. U unique items.
 """
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from torch import Tensor

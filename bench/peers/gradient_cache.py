@@ -8,8 +8,6 @@ Source: "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup
 n encodings, d width.
 """
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

@@ -1,7 +1,5 @@
 """Gradient caching over unique items: what plain deduplication makes of it."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from bench.peers.gradient_cache import GradientCache

@@ -6,8 +6,6 @@ Sources: GNNAutoScale (Fey et al., ICML 2021), whose nodes outside the mini-batc
 memory (Wang et al., CVPR 2020), whose loss reads encodings of earlier batches. U unique items.
 """
 
-from __future__ import annotations
-
 import math
 from typing import ClassVar
 

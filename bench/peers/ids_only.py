@@ -4,8 +4,6 @@ The lower bound on what items cost: the paper's NoContent. An item that training
 that a cold one is guessed. I items of the catalogue, n items, d width.
 """
 
-from __future__ import annotations
-
 import copy
 import inspect
 from collections.abc import Sequence

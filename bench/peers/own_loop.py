@@ -4,8 +4,6 @@ On the fast engine the encoder is `accelerated`, whose passes are replayed; loss
 any loop calls them. On the eager engine it is the encoder as it is.
 """
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 from torch import Tensor

@@ -10,8 +10,6 @@ The same mathematics as multi_step, with a table as large as the catalogue. Exac
 Source: GRAM, NAACL 2022, Sec. 4, Alg. 1. I items of the catalogue, U unique items, d width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 

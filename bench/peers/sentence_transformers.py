@@ -7,8 +7,6 @@ weights, and the CF module's loss in place of the in-batch negatives. As in the 
 own. n item slots, d width.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import threading
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ Its MultipleNegativesRankingLoss and its kin encode a batch's columns whole, wit
 n item slots, d width.
 """
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 from torch import Tensor

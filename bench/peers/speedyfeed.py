@@ -10,8 +10,6 @@ this is the pipeline; its news encoder (BusLM) and its user model are models of 
 method here trains the same one. U unique items.
 """
 
-from __future__ import annotations
-
 import math
 from typing import ClassVar
 

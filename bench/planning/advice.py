@@ -1,7 +1,5 @@
 """One sentence: what to run, and why; that nothing is gained is said first."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

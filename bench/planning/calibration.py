@@ -3,8 +3,6 @@
 In one process; on a CPU smallest memory first, so that each step's peak is its own where it is higher than all before.
 """
 
-from __future__ import annotations
-
 import gc
 import statistics
 import time

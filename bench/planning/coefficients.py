@@ -4,8 +4,6 @@ Kept in the cache, one file per device, torch, precision, engine, tier and encod
 measured for everybody are committed in `bench/references/costs/`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Iterable

@@ -7,8 +7,6 @@ negative. Each term's physical rate, measured with the steps, is what a coeffici
 steps say little of it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The few steps that a calibration measures: sizes, lengths, ratios and methods that tell the terms of a cost apart."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 

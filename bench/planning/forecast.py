@@ -1,7 +1,5 @@
 """One case over batch sizes, methods and engines: counts, work, seconds and memory put together."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

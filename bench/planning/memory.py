@@ -8,8 +8,6 @@ module's own activations are gone by then. Gradients grow while the activations 
 Token counts are those that few batches exceed, since a peak is over all of them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -2,8 +2,6 @@
 keeps of a token. Read from the modules themselves, on the host, with one or two layers and a few texts.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace

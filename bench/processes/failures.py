@@ -3,8 +3,6 @@
 Loads without torch, so that the manager can judge what a worker never got to say.
 """
 
-from __future__ import annotations
-
 import re
 import signal
 import sys

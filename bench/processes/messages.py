@@ -1,7 +1,5 @@
 """What manager and worker say to each other: plain values, so that neither needs the other's imports."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """A worker ends when the process that asked for it has gone; Ctrl-C waits while a measurement is put on the disk."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import multiprocessing

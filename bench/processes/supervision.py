@@ -1,7 +1,5 @@
 """One worker under supervision: what it says until it has said enough, or why it can say no more."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from typing import Any

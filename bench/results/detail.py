@@ -3,8 +3,6 @@
 An entry is one line here. None, or nothing, where it does not apply; such entries are not written.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What differs between two results: logs and encoders by the hashes of their content, places and settings in words."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal

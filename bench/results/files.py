@@ -4,8 +4,6 @@ A line is complete when its JSON is; its newline may be missing. What a crash le
 dropped by reading, with a warning, and cut off by the next append. Any other damage is an error that names the line.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -3,8 +3,6 @@
 Loads without torch. Every interval holds 90 % of what is measured, as far as the calibration's own errors tell.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Literal
 

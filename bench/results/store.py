@@ -11,8 +11,6 @@ Rules
   and the file stays append-only.
 """
 
-from __future__ import annotations
-
 import contextlib
 import re
 from collections.abc import Hashable, Iterable, Sequence

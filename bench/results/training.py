@@ -11,8 +11,6 @@ Format history
 2: what `detail` may hold is fixed, and entries that do not apply are not written.
 """
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path

@@ -10,8 +10,6 @@ memory     memory-held; memory-grown; memory-unknown
 Any of them is `canary` where the environment is not trusted.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Final, Literal
 

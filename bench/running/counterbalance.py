@@ -6,8 +6,6 @@ For two lines that is AB, BA. (E. J. Williams, Experimental designs balanced for
 treatments, 1949.)
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import TypeVar
 

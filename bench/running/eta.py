@@ -1,7 +1,5 @@
 """How long the rest of a run will take, going by what its workers took so far."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Iterable
 

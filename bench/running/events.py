@@ -1,7 +1,5 @@
 """What a run reports to what shows its progress: values, in the order they happen. Measuring and training alike."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Protocol
 

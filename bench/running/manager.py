@@ -5,8 +5,6 @@ Records are on the disk before the next worker starts, so that a run may end at 
 a lost machine; calling `run` again finishes it.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Which measurements are hopeless: those at least as large as one that was seen to run out of memory."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from bench.configuration.case import Case

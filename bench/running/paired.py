@@ -15,8 +15,6 @@ so that `reserved`, and the driver's figure, come out lower than alone; and it m
   of the case as well.
 """
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence

@@ -1,7 +1,5 @@
 """The way of measurements onto the disk, whatever order they are taken in, and what the harness cost besides."""
 
-from __future__ import annotations
-
 import contextlib
 import statistics
 from collections.abc import Iterable, Iterator, Sequence

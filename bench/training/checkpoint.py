@@ -4,8 +4,6 @@ The file is replaced in one step, after its content is on the disk: whenever the
 there, the new one or the one before.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterator

@@ -3,8 +3,6 @@
 B users, S slots, C candidates.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

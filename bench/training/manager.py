@@ -4,8 +4,6 @@ The manager alone writes `training.jsonl`. A training that has an outcome is don
 that has points and no outcome, or was killed, goes on from its checkpoint when `run` is called again.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path

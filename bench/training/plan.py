@@ -3,8 +3,6 @@
 Loads without torch.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Hashable

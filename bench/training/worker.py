@@ -6,8 +6,6 @@ recorded yet is sent again from there. Where checkpoints are rarer than evaluati
 been recorded are measured again, and void from then on. Imports nothing heavy by itself.
 """
 
-from __future__ import annotations
-
 import gc
 import time
 from collections.abc import Callable

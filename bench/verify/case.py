@@ -3,8 +3,6 @@
 Every method starts from the same parameters and takes the same batches; only what it leaves behind is compared.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any

@@ -5,8 +5,6 @@ float64, without dropout and with few users. What end-to-end training leaves in 
 what each exact method leaves there.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal

@@ -4,8 +4,6 @@ These take memory and time of their own, so that they are a measurement's last a
 as such: a measured time is none the worse for it.
 """
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -4,8 +4,6 @@ Rank 0's clock decides, and every reading of it waits for the others, so that al
 steps on batches of its own; what is counted is the joined batch.
 """
 
-from __future__ import annotations
-
 import statistics
 from collections import Counter
 from collections.abc import Sequence

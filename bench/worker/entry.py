@@ -1,7 +1,5 @@
 """A worker process: one job, measured and reported. Imports nothing heavy, since its manager imports it by name."""
 
-from __future__ import annotations
-
 import faulthandler
 import os
 import signal

@@ -4,8 +4,6 @@ The agent is torch.distributed.run's own, entered through `torch.distributed.lau
 the ranks, and ends them all when one ends early. This process never touches the device, so that forking is safe.
 """
 
-from __future__ import annotations
-
 import json
 import tempfile
 import uuid

@@ -1,7 +1,5 @@
 """A whole measurement by one worker, straight through or in turns with others, whatever becomes of it."""
 
-from __future__ import annotations
-
 import gc
 import time
 from collections.abc import Callable

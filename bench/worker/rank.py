@@ -4,8 +4,6 @@ On the manager's host it is forked by torchrun's agent (`bench.worker.launcher`)
 `torchrun ... -m bench.worker.rank`, and it learns from the others what is to be measured.
 """
 
-from __future__ import annotations
-
 import gc
 import json
 import os

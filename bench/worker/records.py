@@ -1,7 +1,5 @@
 """Records that hold no measurement, and the columns that say whose a record is."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from bench.configuration.case import Case

@@ -12,8 +12,6 @@ in steps (`window_steps`); these begin at the same batch, however long each warm
 window, a graph of a size not met before, is set-up: the window is taken again.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import itertools

@@ -5,8 +5,6 @@ label: 1 where the student got the token wrong. An item is the text of these tok
 no token is wrong. Where a file has no labels (dev, test), they are next to it in FILE.key.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field

@@ -6,8 +6,6 @@ neither among the other's candidates. Where cold items are asked for, they are d
 the train split never mentions is cold with them; a click is then among candidates as cold as itself.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal

@@ -4,8 +4,6 @@ Ranking: a user's latest H films before a film, that film, and C - 1 films which
 prediction: stretches of H ratings, was each 4 or 5? Either way every target comes once in an epoch.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Literal
 

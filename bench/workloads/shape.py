@@ -9,8 +9,6 @@ batch, and what repeats in it, is as in the whole log, while interactions per it
 an epoch can gain, shrink with the scale.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches

@@ -1,7 +1,5 @@
 """`synthetic`: random texts and batches whose item repetition ratio is the one asked for, exactly."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal
 

@@ -4,8 +4,6 @@ Ranking: an interaction whose label reaches `positive_from` is a click, the othe
 such a label is a right response, any other a wrong one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any

@@ -88,6 +88,26 @@ def shapes() -> str:
     return f"{said}\n\n{table(['encoder', '`eager`', '`fast`', '`fast` is faster by'], lines)}"
 
 
+def own_loops() -> str:
+    """One H200: a loop of one's own beside `single_step`, in both engines."""
+    names = ("h200-own-loop-qwen3", "h200-own-loop")
+    found = [row for name in names for row in measured(name).summary.to_dict("records")]
+    case = ("encoder", "engine", "text_length", "asked_repetition_ratio")
+    by_line = {tuple(row[axis] for axis in (*case, "method")): row for row in found}
+    lines = []
+    for key, single in by_line.items():
+        own = by_line.get((*key[:-1], "own_loop"))
+        if key[-1] == "single_step" and own is not None:
+            items, tokens = single["unique_items"], single["encoded_tokens"] / single["unique_items"]
+            lines.append([
+                code(words.encoder(single)), f"{items:g} x {tokens:.0f}", f"`{single['engine']}`", ms(single), ms(own),
+                f"{own['median_s'] / single['median_s']:.2f}",
+            ])  # fmt: skip
+    said = conditions(names[1], found, "precision", "users", "processes")
+    head = ["encoder", "items x tokens computed", "engine:", "`single_step`", "`own_loop`", "ratio"]
+    return f"{said}\n\n{table(head, lines)}"
+
+
 def pictures() -> str:
     """One H200: end to end and by `single_step` on pictures."""
     lines = []

@@ -6,8 +6,6 @@ was answered and where its answer is predicted, so its gradient arrives from bot
 B users, S slots, d width.
 """
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
 import torch

@@ -4,8 +4,6 @@ Sizes as GRAM uses it for news recommendation (Sec. 5.1): 16 heads of 48 at d = 
 B users, H history slots, C candidates, d width.
 """
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
 import torch.nn.functional as F

@@ -5,8 +5,6 @@ position; one layer, feed-forward network, residuals and layer norms as publishe
 B users, S slots, d width.
 """
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
 import torch

@@ -4,8 +4,6 @@ Every process gives its device the same exchanges in the same order, whether it 
 as it is. Which of these it does may differ between processes: it follows from the sizes of each one's own share.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Tensor

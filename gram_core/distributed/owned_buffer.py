@@ -4,8 +4,6 @@ The items touched are the same on every rank; what is kept of one is kept once. 
 appears, so that each step's new items are encoded in balance. n items asked for, d width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

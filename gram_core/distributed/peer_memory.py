@@ -9,8 +9,6 @@ numbers in place of n (W - 1).
 W ranks, n numbers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 

@@ -5,8 +5,6 @@ host, so that what ranks say of a batch ahead never waits behind what they say i
 W ranks, m rows per rank, d width.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

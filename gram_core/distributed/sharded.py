@@ -4,8 +4,6 @@ An encoder in parts is whole only while it computes, layer by layer, so that it 
 are summed where its parts are; only the CF module's remain for the all-reduce.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

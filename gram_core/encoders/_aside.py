@@ -3,8 +3,6 @@
 A small step's products fill a part of a GPU only; what is independent of the chain from layer to layer fills the rest.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

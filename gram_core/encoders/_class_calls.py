@@ -1,7 +1,5 @@
 """Modules of one class that are called another way for a while, which their class is told and not they."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from threading import Lock

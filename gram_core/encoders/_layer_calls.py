@@ -1,7 +1,5 @@
 """How a model's layers are called on packed texts: compiled, in the compute dtype, and once more backwards."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterator, MutableSet, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext

@@ -3,8 +3,6 @@
 Of torch's compiler this uses what has no public face: which operators a partition keeps, and how one is lowered.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any

@@ -4,8 +4,6 @@
 do, leaves no trace on the parameter. Reading it back to see would wait for the device.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

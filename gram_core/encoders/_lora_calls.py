@@ -1,7 +1,5 @@
 """How peft's linears with plain LoRA are called on packed texts: as one operator (`kernels.adapted_linear`)."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

@@ -3,8 +3,6 @@
 T tokens packed, A heads, D head width, R the bias's reach.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache

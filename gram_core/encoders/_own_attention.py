@@ -5,8 +5,6 @@ library hands through to every layer as it is if it has four dimensions; so grad
 an input like any other. T tokens packed, A heads, K heads of keys and values, D head width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial

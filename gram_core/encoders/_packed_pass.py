@@ -6,8 +6,6 @@ write what they sum; weights' gradients are computed beside the chain of layers,
 T tokens, d width, f width of the feed-forward part.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Sequence

@@ -6,8 +6,6 @@ the same, `cat((half, half))`, and before that division by the root of a head's 
 The graph is that of a layer's Python calls, before autograd. T tokens packed, A heads, D head width.
 """
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

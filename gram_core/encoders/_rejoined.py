@@ -4,8 +4,6 @@ Attention hands back the gradients of queries, keys and values side by side. Whe
 gradient is what they are joined to, that is there already.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

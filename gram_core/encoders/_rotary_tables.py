@@ -5,8 +5,6 @@ bits, tables are read in float16 as well: eager code rounds them to bf16, which 
 they are a fifth of what attention reads and writes. T tokens, D head width.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import torch

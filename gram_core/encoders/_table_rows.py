@@ -5,8 +5,6 @@ AdamW step on all of it move 6 GB. Here rows are added where `FusedAdamW` reads 
 passes over what was never read. T tokens, V rows, d width.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """What a pass that is only a trial would leave behind: random numbers drawn, and what parts of a model note down."""
 
-from __future__ import annotations
-
 import random
 import sys
 from collections.abc import Iterator

@@ -3,8 +3,6 @@
 d width, f width of the feed-forward part.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The model of transformers within what peft and torch.compile put around it, which hands calls on to it."""
 
-from __future__ import annotations
-
 import sys
 from typing import Any
 

@@ -3,8 +3,6 @@
 Texts are sorted by length and cut into runs, each padded to its own longest. n texts, d width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

@@ -4,8 +4,6 @@ Some draw random numbers, besides those of dropout: layers that are left out, no
 they see and read it in the next pass: running means, power iterations, counts of calls.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -3,8 +3,6 @@
 T tokens packed, n texts, d width.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

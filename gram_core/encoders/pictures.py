@@ -3,8 +3,6 @@
 n pictures, P states a picture (patches and, where the model has one, a class token), d width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal
 

@@ -3,8 +3,6 @@
 n texts, L tokens each (padded at the end), d width.
 """
 
-from __future__ import annotations
-
 from typing import Literal, get_args
 
 import torch

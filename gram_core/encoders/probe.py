@@ -3,8 +3,6 @@
 n texts, L tokens, d width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ modules find copies in the place of their parameters, which AdamW writes when it
 from a base weight) stays as wide as it is, and is found through an alias, so that its gradient comes here as well.
 """
 
-from __future__ import annotations
-
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence

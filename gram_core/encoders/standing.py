@@ -5,8 +5,6 @@ An encoder that reads them writes its gradients to places of their own, in the c
 before: there is one per move, but for `SummedStandingWeights`.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -3,8 +3,6 @@
 Nothing here touches the device: what is compared are modules, their attributes and what learns, not weights' values.
 """
 
-from __future__ import annotations
-
 import operator
 import sys
 from collections.abc import Callable, Iterable, Iterator

@@ -1,7 +1,5 @@
 """Optimizers as captured steps need them: counting on the device, and told of when their state is replaced."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 

@@ -14,13 +14,14 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from gram_core.engines._staging import Staging
 
-MUCH = 1 / 16
+MUCH = 1 / 64
 """Of a device's memory, above which graphs make room for a call that none of them serves."""
 
 Inputs = Mapping[str, Tensor]
@@ -37,7 +38,7 @@ class Capacities:
     """Sizes that counts are rounded up to, few enough that graphs are replayed and not captured anew.
 
     A size in use is taken again while it wastes less than an eighth; a new one leaves a little room, so that
-    counts that scatter around a mean share it.
+    counts that scatter around a mean share it. Every size fits the count that it was made for: no two are alike.
     """
 
     def __init__(self, smallest: int):
@@ -50,13 +51,16 @@ class Capacities:
         if fitting:
             return min(fitting)
         step = max(self._smallest, 1 << max(0, count.bit_length() - 6))
-        size = -(-(count + count // 64) // step) * step
+        size = -(-(count + self._room(count)) // step) * step
         self._sizes.append(size)
         return size
 
     def fits(self, count: int, size: int) -> bool:
         """Whether `size` holds `count` and wastes little on it."""
-        return count <= size <= count + max(count // 8, self._smallest)
+        return count <= size <= count + max(count // 8, self._smallest + self._room(count))
+
+    def _room(self, count: int) -> int:
+        return count // 64
 
 
 class StaticInputs:
@@ -130,7 +134,7 @@ class CapturedFunction:
         self._uncaptured = False
         self._most_graphs = most_graphs
         self._pool = pool if pool is not None else GraphPool(device)
-        self._pool.functions.add(self)
+        self._pool.holders.add(self)
         self._instances: OrderedDict[Signature, _Instance] = OrderedDict()
         self.counts = CaptureCounts()
 
@@ -232,6 +236,13 @@ class IdleMeter:
         return event
 
 
+class HoldsGraphs(Protocol):
+    """Has graphs of a pool, and captures anew what it has dropped."""
+
+    def drop_graphs(self) -> None:
+        """Lets go of the graphs, none of which is needed by work under way."""
+
+
 class GraphPool:
     """What the graphs of a training run share: they never run at the same time.
 
@@ -243,8 +254,8 @@ class GraphPool:
 
     def __init__(self, device: torch.device, *, gives_way: bool = True):
         self.idle = IdleMeter(device)
-        self.functions: weakref.WeakSet[CapturedFunction] = weakref.WeakSet()
-        """Whose graphs these are."""
+        self.holders: weakref.WeakSet[HoldsGraphs] = weakref.WeakSet()
+        """Who have graphs of this pool."""
         self._gives_way = gives_way
         self._device = device
         self._graph_bytes = 0
@@ -280,8 +291,8 @@ class GraphPool:
         if not self._gives_way or self._graph_bytes <= MUCH * _device_bytes(self._device):
             return
         torch.cuda.synchronize()
-        for function in self.functions:
-            function.drop_graphs()
+        for holder in self.holders:
+            holder.drop_graphs()
         self._handle, self._graph_bytes = torch.cuda.graph_pool_handle(), 0
         torch.cuda.empty_cache()
 

@@ -9,8 +9,6 @@ A step, with the phases of `methods.single_step`:
 n items encoded, R rows of encodings (each chunk's capacity, one chunk behind the other), d width, B users, S slots.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -202,7 +200,7 @@ class MemoryRoom:
 
     memory_budget: bytes, or, up to 1, a share of the device (see `GraphBudget`). What a step needs anyway is what stays
     between steps and twice the graph of a chunk, which passes backward. What is left is halved: the first call of new
-    sizes, which no graph serves, takes as much again beside the graphs' pool.
+    sizes, which no graph serves, takes as much again beside the graphs' pool where that does not make room for it.
     """
 
     def __init__(self, memory_budget: float, device: torch.device):

@@ -3,8 +3,6 @@
 U unique items (capacity), d width.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any

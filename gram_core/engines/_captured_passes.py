@@ -54,7 +54,9 @@ class CapturedPasses:
         inputs, count = self._packer.pack(texts), len(texts)
         if not (torch.is_grad_enabled() and self._learning):
             return self._alone(inputs, count)
-        if not again and not self._level().known(inputs):  # a size that is not met again needs no graph
+        level = self._level()
+        if not again and not level.known(inputs):  # a size that is not met again needs no graph
+            level.make_room()
             return launched(self.encoder, texts, self._learning, again)
         call = _Call(self, inputs, count)
         found: Tensor = _Replayed.apply(call, again, *self._learning)
@@ -95,6 +97,7 @@ class _Level:
     def __init__(self, passes: CapturedPasses):
         self._passes = passes
         self._pool = passes._pools(passes._device)
+        self._pool.holders.add(self)
         self._pairs: OrderedDict[Any, _Pair | None] = OrderedDict()
         """By the inputs' signature; None where a size was met once."""
         self.busy = False
@@ -113,9 +116,21 @@ class _Level:
         signature = signature_of(inputs)
         pair = self._pairs.get(signature)
         if pair is None:
+            self.make_room()
             pair = self._pairs[signature] = _Pair(self._passes, inputs, self._pool)
         self._pairs.move_to_end(signature)
+        pair.capture()
         return pair
+
+    def make_room(self) -> None:
+        """Before a pass that no graph serves: see `GraphPool.make_room`."""
+        self._pool.make_room()
+
+    def drop_graphs(self) -> None:
+        """Lets the graphs' memory go; a pass of a known size captures them again."""
+        for pair in self._pairs.values():
+            if pair is not None:
+                pair.drop()
 
 
 class _Pair:
@@ -124,6 +139,9 @@ class _Pair:
     def __init__(self, passes: CapturedPasses, inputs: Inputs, pool: GraphPool):
         self.static = StaticInputs(inputs, passes._device)
         self.static.load(inputs)
+        self.encodings = self.of_encodings = torch.empty(0)
+        self.forward: Any = None
+        self.backward: Any = None
         self._made: Tensor | None = None
         self.reached: list[bool] = []
         """Which parameters have a gradient."""
@@ -146,17 +164,34 @@ class _Pair:
                 torch._foreach_copy_([place for place, _ in reached], [gradient for _, gradient in reached])
             return ()
 
-        encoder, kind = passes.encoder, passes._device.type
-        narrow = encoder.compute_dtype != encoder.encoder.model.dtype
-        # Casts kept by autocast would be another graph's memory, or none of the graph's work.
-        with torch.autocast(kind, encoder.compute_dtype, enabled=narrow, cache_enabled=False):
+        self._encoder, self._kind, self._pool = passes.encoder, passes._device.type, pool
+        self._functions = forward, backward
+        with self._autocast():
             (encodings,) = pool.run(forward)  # what is captured may neither compile nor load a kernel: this has
             self.of_encodings = torch.zeros_like(encodings)
             pool.run(backward)
-            self._made = None
-            self.forward, (self.encodings,) = pool.capture(forward)
-            self.backward, _ = pool.capture(backward)
         self._made = None
+
+    def capture(self) -> None:
+        """Makes the graphs, where there are none."""
+        if self.forward is not None:
+            return
+        forward, backward = self._functions
+        with self._autocast():
+            self.forward, (self.encodings,) = self._pool.capture(forward)
+            self.backward, _ = self._pool.capture(backward)
+        self._made = None
+
+    def drop(self) -> None:
+        """Lets them go, and the encodings with them."""
+        self.forward = self.backward = None
+        self.encodings = self.encodings.new_empty(0)
+
+    def _autocast(self) -> torch.autocast:
+        """Casts kept by autocast would be another graph's memory, or none of the graph's work."""
+        dtype = self._encoder.compute_dtype
+        narrow = dtype != self._encoder.encoder.model.dtype
+        return torch.autocast(self._kind, dtype, enabled=narrow, cache_enabled=False)
 
 
 @contextmanager

@@ -3,8 +3,6 @@
 B users, S slots, n rows of encodings (capacity), T tokens (capacity), d width.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import fields
@@ -45,7 +43,8 @@ class Packer:
 
         A new pair leaves room for an eighth more texts, whose rows cost next to nothing beside their tokens.
         """
-        fitting = [pair for pair in self._pairs if self._tokens.fits(tokens, pair[0]) and texts <= pair[1] <= 2 * texts]
+        most = max(2 * texts, texts + 2 * SMALLEST_ROWS)
+        fitting = [pair for pair in self._pairs if self._tokens.fits(tokens, pair[0]) and texts <= pair[1] <= most]
         if fitting:
             return min(fitting)
         self._pairs.append((self._tokens.fit(tokens), self._rows.fit(texts + texts // 8)))

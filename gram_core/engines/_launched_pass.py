@@ -4,8 +4,6 @@ What torch compiles refuses to go backwards where a caller keeps the graph (`ret
 encoder has a graph of its own within one operator of the caller's. n texts, d width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

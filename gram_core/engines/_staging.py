@@ -1,7 +1,5 @@
 """Pinned memory through which a call's host inputs travel, so that the host prepares calls while the device works."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol

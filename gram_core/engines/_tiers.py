@@ -5,8 +5,6 @@ pass leaves. Which one was taken, and why no faster one, is said once; and again
 that the tier holds no longer.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Its dozens of small operations become few; compiling them takes some seconds in every process.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """The eager engine: padded batches, one kernel launch after the other, as anyone would write it first."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from gram_core.protocols import Method

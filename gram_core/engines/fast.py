@@ -7,8 +7,6 @@ where chunks of a batch pass one after the other. Of other methods' steps the CF
 (`Training.cf_step`); all else is launched.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The Triton side of `column_sums`."""
 
-from __future__ import annotations
-
 import triton
 import triton.language as tl
 from torch import Tensor

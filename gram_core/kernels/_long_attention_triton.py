@@ -5,8 +5,6 @@ The forward keeps each query's log-sum of weights, from which the backward recom
 once per tile of keys, without atomics (deterministic). T tokens packed, A heads, D head width, G tiles.
 """
 
-from __future__ import annotations
-
 import torch
 import triton
 import triton.language as tl

@@ -1,7 +1,5 @@
 """The Triton side of segment sums: one kernel and its launch."""
 
-from __future__ import annotations
-
 import torch
 import triton
 import triton.language as tl

@@ -8,8 +8,6 @@ Variable-length attention in 128-wide tiles per text would compute 128 columns f
 T tokens packed, A heads, D head width (16, 32 or 64), G groups.
 """
 
-from __future__ import annotations
-
 import torch
 import triton
 import triton.language as tl

@@ -5,8 +5,6 @@ and would prepare them again and again. The gradient of a norm is a pass of its 
 T tokens packed, A heads, D head width.
 """
 
-from __future__ import annotations
-
 import torch
 import triton
 import triton.language as tl

@@ -5,8 +5,6 @@ The host says where the texts of each tile begin and end (spans of WALKING token
 Nothing is added by atomics: dk and dv of a key head are summed on chip over the query heads that read it.
 """
 
-from __future__ import annotations
-
 import triton
 import triton.language as tl
 

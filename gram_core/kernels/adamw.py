@@ -4,8 +4,6 @@ A step of a torch optimizer on such weights casts every gradient up before and e
 parameter's bytes pass once. State and its meaning are `torch.optim.AdamW`'s, so that checkpoints are interchangeable.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

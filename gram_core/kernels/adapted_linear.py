@@ -6,8 +6,6 @@ of wider rows, [x, x A'] [W, B]', which costs a copy of x, [T, in], and one of t
 T tokens, r rank.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

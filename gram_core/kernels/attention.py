@@ -3,8 +3,6 @@
 On a CPU texts are padded for it, lot by lot. T tokens packed, A heads, D head width, G groups or tiles.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -3,8 +3,6 @@
 P programs, T rows that they share, C columns.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

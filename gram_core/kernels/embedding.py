@@ -3,8 +3,6 @@
 T tokens packed, n texts, d width, P partial sums.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

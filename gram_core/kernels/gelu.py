@@ -3,8 +3,6 @@
 T rows, f width.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -3,8 +3,6 @@
 T rows, d width. Statistics and sums are float32 (float64 of float64), whatever the rows are.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -3,8 +3,6 @@
 Only attention sees the padding. T tokens packed, A heads, D head width, m texts of a lot, L its longest.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

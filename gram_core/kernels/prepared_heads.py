@@ -5,8 +5,6 @@ two halves of its columns are the coordinates of D / 2 points, each of which is 
 Written out here for a CPU, and as what the kernels are compared with. T tokens packed, A heads, D head width.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -3,8 +3,6 @@
 A heads, R the bias's reach, L queries in a row, M keys.
 """
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor
 

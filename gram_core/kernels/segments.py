@@ -3,8 +3,6 @@
 R rows, n segments, m members, d width.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

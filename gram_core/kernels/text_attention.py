@@ -5,8 +5,6 @@ that hold whole texts or, for longer ones, walk over them; on a CPU texts are pa
 T tokens packed, A query heads, K heads of keys and values, D head width, R the bias's reach.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What methods have in common: the defaults of those whose every step updates the encoder."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 

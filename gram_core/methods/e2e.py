@@ -1,7 +1,5 @@
 """End-to-end training: the encoder runs for every item slot of a batch, repeats included."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """End-to-end training on unique items: plain deduplication, back-propagated through the gather in one graph."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from gram_core.batch import unique_items

@@ -12,8 +12,6 @@ longer end-to-end training's gradient. With N = 1 and one CE minibatch it is Sin
 N may also be chosen while training: "auto" (see `adaptive_interval`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar

@@ -11,8 +11,6 @@ Phase 4 therefore back-propagates dL/dh_i itself, through the graphs that phase 
 pseudo-target nor encodes again.
 """
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

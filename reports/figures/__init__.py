@@ -1,7 +1,5 @@
 """The figures: every file here that does not start with "_" holds some as `PLOTS`, a `Plot` by its name."""
 
-from __future__ import annotations
-
 import importlib
 import pkgutil
 import re

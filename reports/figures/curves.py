@@ -3,8 +3,6 @@
 Points that were not measured are at the upper edge of their panel, in the method's colour.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Batch size x text length as a grid of numbers, one panel per method and repetition ratio; no number is hatched."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from typing import Any

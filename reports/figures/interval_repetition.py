@@ -1,7 +1,5 @@
 """What an accumulation interval adds: repetition in one batch against repetition over the interval."""
 
-from __future__ import annotations
-
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 

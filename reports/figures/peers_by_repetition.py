@@ -1,7 +1,5 @@
 """Time and memory of every method against single_step's, against the repetition ratio."""
 
-from __future__ import annotations
-
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure

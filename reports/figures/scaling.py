@@ -4,8 +4,6 @@ Lines of one method: solid where its processes share their items, dashed where e
 one process, where there is no difference, if the run has measured that.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from textwrap import wrap

@@ -1,7 +1,5 @@
 """Speed-up against the realised repetition ratio, and the ideal line."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Speed-up and memory against batch size, a line per method, one panel per engine, the user's point marked."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from functools import partial
 

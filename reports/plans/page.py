@@ -1,7 +1,5 @@
 """A plan as a page: `plan.html` and its figures, next to `plan.json`."""
 
-from __future__ import annotations
-
 import shlex
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The plain-language headline of a training run: who reaches end-to-end training's quality, and how much sooner."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A training run as a page, with what every page of ours shares."""
 
-from __future__ import annotations
-
 from bench.results.analysis.training_summary import TrainingFrames, frames
 from bench.results.training import LoadedTraining
 from reports import document, numbers, words

@@ -5,8 +5,6 @@ That code encodes each unique item once in knowledge tracing and every slot in n
 tables' speed-ups are not one quantity. Qualities are AUC in points, of a hundred.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial

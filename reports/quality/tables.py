@@ -1,7 +1,5 @@
 """The tables of a training run: a line per method as the paper's Tables 4 and 5 have it, then every seed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -4,8 +4,6 @@ A section module holds `PLACE` (a number; sections are in its order, between the
 `make(run, derived) -> Section | None`; None where the run has nothing to show there.
 """
 
-from __future__ import annotations
-
 from bench.results.analysis.summary import Frames
 from bench.results.store import LoadedRun
 from reports.document import Section

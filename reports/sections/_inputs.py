@@ -1,7 +1,5 @@
 """What encoders and workloads say of themselves in their records' details, and what of a log was left out."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Where a peer could not be given its best, in its own words."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from bench.results.detail import BuiltDetail

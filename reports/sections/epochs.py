@@ -1,7 +1,5 @@
 """An epoch of each log, projected from measured steps, next to what the paper reports where it has the same log."""
 
-from __future__ import annotations
-
 from bench.results.analysis.epochs import Epoch, epochs
 from bench.results.analysis.stats import REFERENCE
 from bench.results.analysis.summary import Frames

@@ -1,7 +1,5 @@
 """How it was measured: what the harness cost besides its measurements, and what the device did meanwhile."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from statistics import median
@@ -10,7 +8,7 @@ from typing import Any
 from bench.results.analysis import stats
 from bench.results.analysis.summary import Frames
 from bench.results.identity import Line
-from bench.results.schema import Record, Telemetry
+from bench.results.schema import POWER_CAP, Record, Telemetry
 from bench.results.store import LoadedRun
 from reports import numbers, words
 from reports.document import Section
@@ -18,6 +16,8 @@ from reports.table import Cell, Column, grouped, text
 
 PLACE = 90
 
+HARMLESS_RATE = 1e-6
+"""Learning rate at which hundreds of steps of an adaptive optimizer leave a model's losses what they were."""
 LIMIT = 200
 """Lines that the table shows."""
 
@@ -97,10 +97,17 @@ def make(run: LoadedRun, derived: Frames) -> Section | None:
         found.setdefault((record.line, record.replica), []).append(record)
     table = grouped(COLUMNS, found.values(), LIMIT, lambda records: words.case(words.row_of(records[0])))
     table = table.without_empty(*(column.label for column in COLUMNS))  # a processor has no clock of a GPU
-    return Section("measuring", "How it was measured", tuple(_notes(measured)), (table,), "Measuring")
+    return Section("measuring", "How it was measured", tuple(_notes(measured, _rate(run))), (table,), "Measuring")
 
 
-def _notes(measured: Sequence[Record]) -> list[str]:
+def _rate(run: LoadedRun) -> float | None:
+    """By which measured steps moved the weights; runs of format version 1 and some of 2 knew one rate for all."""
+    settings = run.info.config.get("run", {})
+    found: float | None = settings.get("measured_learning_rate", settings.get("learning_rate"))
+    return found
+
+
+def _notes(measured: Sequence[Record], rate: float | None) -> list[str]:
     overhead = _overhead(measured)
     notes = []
     if overhead:
@@ -130,6 +137,17 @@ def _notes(measured: Sequence[Record]) -> list[str]:
             "The device was at its power cap, so each window follows untimed steps of the same process, for "
             f"{words.listing(numbers.number(each, 1) for each in lead_ins)} s: the clock is then the method's own, "
             "whatever ran before."
+        )
+    if rate is not None and any(POWER_CAP in (each.throttle_reasons or ()) for each in seen):
+        notes.append(
+            f"Measured steps moved the weights at a rate of {rate:g}"
+            + (
+                ", which leaves the model what it was: one that learned the timed batches by heart would draw less "
+                "power, and be faster at the cap."
+                if rate <= HARMLESS_RATE
+                else " on few batches: a model that has learned these by heart draws less power, and at the cap is up "
+                "to 7 % faster, after a number of steps that differs from method to method."
+            )
         )
     return notes
 

@@ -1,7 +1,5 @@
 """Where a line's peak memory goes: what it holds whatever the batch, and what a step adds to it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from statistics import median
 from typing import NamedTuple

@@ -4,8 +4,6 @@ Shown where a run holds a method besides the references and ours. Which those ar
 measured is a peer.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 

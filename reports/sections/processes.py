@@ -1,7 +1,5 @@
 """Several processes that train together: how they scale, what they share, and what communication costs."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Mapping
 from dataclasses import replace

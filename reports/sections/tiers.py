@@ -1,7 +1,5 @@
 """Which encoder ran how: by which tier of the engine or a method's own way, why by no faster one, and how fast."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property

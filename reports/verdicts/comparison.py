@@ -1,7 +1,5 @@
 """Two runs side by side in the terminal: what differs between the places, then every line."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 

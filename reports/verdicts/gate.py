@@ -1,7 +1,5 @@
 """The gate's verdicts for readers: a table in the terminal, Markdown for a pull request, JUnit for a CI server."""
 
-from __future__ import annotations
-
 import xml.etree.ElementTree as ET
 
 from rich.console import Console

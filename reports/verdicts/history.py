@@ -1,7 +1,5 @@
 """A speed-up over many runs: every line of every run below a folder, as a picture and a table."""
 
-from __future__ import annotations
-
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,5 +1,6 @@
 """Managers and command lines in processes of their own, for tests to meet, interrupt and kill; their descendants."""
 
+import contextlib
 import os
 import select
 import subprocess
@@ -83,3 +84,10 @@ def gone(pids: list[int]) -> bool:
     finally:
         for descriptor in watched:
             os.close(descriptor)
+
+
+def is_worker(process: psutil.Process) -> bool:
+    """Whether a descendant of this process is a child of its fork server, and runs."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.ppid() != os.getpid() and process.status() != psutil.STATUS_ZOMBIE
+    return False

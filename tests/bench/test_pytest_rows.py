@@ -80,12 +80,15 @@ def test_what_is_no_run_is_a_usage_error(tmp_path):
 
 
 def test_the_suite_does_not_collect_them_by_itself():
-    others = [f"--ignore=tests/{path}" for path in ("bench", "gram_core", "reports", "readme")]
+    others = [
+        f"--ignore=tests/{path}" for path in ("bench", "gram_core", "reports", "examples", "test_documentation.py")
+    ]
     done = run_pytest("--collect-only", "-q", *others)
     assert "tests/test_layers.py" in done.stdout
     assert "benchmarks" not in done.stdout
 
 
+@pytest.mark.slow
 def test_its_compare_fail_lets_a_renamed_case_pass(tmp_path):
     """Why it is not the gate: the case is gone, and it ends with 0. `gram-bench gate` ends with 3 there."""
     storage = f"--benchmark-storage=file://{tmp_path}/kept"

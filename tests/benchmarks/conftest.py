@@ -7,9 +7,4 @@ from bench.pytest_rows import (
     pytest_generate_tests,
 )
 
-__all__ = [
-    "pytest_addoption",
-    "pytest_benchmark_update_machine_info",
-    "pytest_configure",
-    "pytest_generate_tests",
-]
+__all__ = ["pytest_addoption", "pytest_benchmark_update_machine_info", "pytest_configure", "pytest_generate_tests"]

@@ -29,10 +29,7 @@ PREPARATIONS = (None, "rotated", "normed")
 
 
 def in_type(
-    how: Preparation | None,
-    dtype: torch.dtype,
-    device: str | torch.device = "cpu",
-    tables: torch.dtype | None = None,
+    how: Preparation | None, dtype: torch.dtype, device: str | torch.device = "cpu", tables: torch.dtype | None = None
 ) -> Preparation | None:
     """The same in another type or place, where weights are leaves. tables: their type, where it is another."""
     if how is None:

@@ -126,13 +126,7 @@ def batches(rank: int, steps: int, varying: bool) -> list[Batch]:
 
 
 def trained(
-    ranks: Ranks,
-    device: torch.device,
-    line: Line,
-    amp: torch.dtype | None,
-    how: str,
-    steps: int,
-    varying: bool,
+    ranks: Ranks, device: torch.device, line: Line, amp: torch.dtype | None, how: str, steps: int, varying: bool
 ) -> tuple[dict[str, Tensor], list[float], dict[str, Any]]:
     """Parameters after all steps, the joined losses, and how calls were taken."""
     training = make(ranks, device, line, amp)

@@ -111,12 +111,7 @@ def make_encoder(
     if with_head:
         head = nn.Sequential(Dense(width, 16, activation=nn.Tanh(), residual=True), Normalize())
     encoder = HuggingFaceEncoder(
-        model,
-        pad_token_id=PAD_TOKEN_ID[family],
-        text_length=TEXT_LENGTH,
-        pooling=pooling,
-        padding=padding,
-        head=head,
+        model, pad_token_id=PAD_TOKEN_ID[family], text_length=TEXT_LENGTH, pooling=pooling, padding=padding, head=head
     )
     return encoder.train()
 
@@ -193,12 +188,7 @@ def with_adamw(training: Training, rate: float = 1e-3, **options: Any) -> Traini
 
 
 def step_gradients(
-    method: str,
-    training: Training,
-    batch: Batch,
-    max_grad_norm: float | None = None,
-    seed: int = 0,
-    **settings: Any,
+    method: str, training: Training, batch: Batch, max_grad_norm: float | None = None, seed: int = 0, **settings: Any
 ) -> dict[str, Tensor]:
     """What one step of the method hands to the optimizers, by parameter name; nothing moves."""
     encoder, cf = GradientRecorder(training.encoder), GradientRecorder(training.cf_module)

@@ -37,7 +37,8 @@ from tests.gram_core import _models as m
 MOST = 8
 SIZES = (1, 2, 3, 4, MOST)
 """How many of them a trial may take: the first so many."""
-STEPS = 10
+STEPS = 4
+"""One interval of three, and one that is cut short; momentum counts from the second on."""
 RATE = 1e-3
 USERS = 12
 """Divisible by 1, 2, 3 and 4."""

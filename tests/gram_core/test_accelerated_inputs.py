@@ -145,8 +145,9 @@ WRAPPERS = {
 }
 
 
-@pytest.mark.parametrize("pooling", ["auto", "cls"])
-@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize(
+    ("wrapper", "pooling"), [(name, pooling) for name, pooling in zip(WRAPPERS, ["auto", "cls"] * 3, strict=False)]
+)
 def test_what_wraps_a_model_is_seen_through(wrapper, pooling):
     model = WRAPPERS[wrapper](bert())
     made = accelerated(model, ROWS, pooling=pooling)

@@ -146,9 +146,7 @@ def test_weights_do_not_stand_where_a_head_is_trained() -> None:
 
 @pytest.mark.usefixtures("overwriting")
 @pytest.mark.parametrize(
-    ("kept", "max_grad_norm"),
-    [*((kept, None) for kept in KEPT), ("the first", 0.5)],
-    ids=[*KEPT, "the first, clipped"],
+    ("kept", "max_grad_norm"), [*((kept, None) for kept in KEPT), ("the first", 0.5)], ids=[*KEPT, "the first, clipped"]
 )
 @pytest.mark.parametrize("size", SIZES)
 def test_chunks_train_as_the_whole_batch_does_eagerly(size: str, kept: str, max_grad_norm: float | None) -> None:
@@ -210,8 +208,7 @@ def test_standing_weights_train_as_weights_that_are_cast(
 
 
 @pytest.mark.parametrize(
-    ("device", "text_length"),
-    [("cpu", 12), *(pytest.param("cuda", length, marks=GPU.marks) for length in (12, 150))],
+    ("device", "text_length"), [("cpu", 12), *(pytest.param("cuda", length, marks=GPU.marks) for length in (12, 150))]
 )
 @pytest.mark.parametrize("amp", [None, torch.bfloat16], ids=["float32", "bf16"])
 @pytest.mark.parametrize("kept_texts", [None, 0, 3])

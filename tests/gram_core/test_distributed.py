@@ -1,4 +1,4 @@
-"""Several ranks leave what one process leaves on the joined batch: gradients, and parameters after ten AdamW steps."""
+"""Several ranks leave what one process leaves on the joined batch: gradients, and parameters after four AdamW steps."""
 
 import hypothesis.strategies as st
 import pytest
@@ -13,6 +13,9 @@ from tests.gram_core import _ranks
 from tests.gram_core._ranks import RATE, STEPS, Trial
 
 TOLERANCE = 1e-10
+CAPTURED = {"engine": "captured", "pooling": "mean"}
+"""What the fast engine captures on a GPU, run as it is: gathers, sums and moves of one function."""
+both = pytest.mark.parametrize("engine", [{}, CAPTURED], ids=["launched", "captured"])
 EQUAL = {1: (12,), 2: (6, 6), 3: (4, 4, 4), 4: (3, 3, 3, 3)}
 UNEQUAL = {2: (9, 3), 3: (1, 7, 4), 4: (5, 1, 4, 2)}
 ABSENT = {2: (12, 0), 3: (5, 0, 7), 4: (0, 4, 8, 0)}
@@ -42,14 +45,21 @@ def settings_of(method):
     return {"accumulation_steps": 3} if method == "multi_step" else {}
 
 
-@pytest.mark.parametrize(("method", "deduplicate"), LINES)
-@pytest.mark.parametrize("size", [1, 3])
-def test_ranks_with_equally_many_users(ranks, method, deduplicate, size):
-    check(ranks, Trial(method, size=size, users=EQUAL[size], deduplicate=deduplicate, settings=settings_of(method)))
+def lines_of(*sizes):
+    """Every line, on as many ranks as these say in turn; each of them meets local and shared items."""
+    return [(*line, sizes[(number + number // 2) % len(sizes)]) for number, line in enumerate(LINES)]
 
 
-@pytest.mark.parametrize(("method", "deduplicate"), LINES)
-@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize(
+    ("method", "deduplicate", "size", "engine"),
+    [*((*line, {}) for line in lines_of(1, 3)), *((*line, CAPTURED) for line in lines_of(4, 1))],
+)
+def test_ranks_with_equally_many_users(ranks, method, deduplicate, size, engine):
+    options = {"deduplicate": deduplicate, "settings": settings_of(method), **engine}
+    check(ranks, Trial(method, size=size, users=EQUAL[size], **options))
+
+
+@pytest.mark.parametrize(("method", "deduplicate", "size"), lines_of(2, 4))
 def test_unequally_many_users_at_last_none_and_clipping(ranks, method, deduplicate, size):
     """Each user counts alike wherever it is, and the norm that is clipped is the joined gradient's."""
     users = {"users": UNEQUAL[size], "last_users": ABSENT[size]}
@@ -57,17 +67,22 @@ def test_unequally_many_users_at_last_none_and_clipping(ranks, method, deduplica
     check(ranks, Trial(method, size=size, **users, **options))
 
 
+@both
 @pytest.mark.parametrize("cf_module", [name for name in m.CF_MODULES if name != "nrms"])
-@pytest.mark.parametrize(("method", "deduplicate"), [("e2e", "local"), ("single_step", "global")])
-def test_every_cf_module(ranks, method, deduplicate, cf_module):
+@pytest.mark.parametrize(
+    ("method", "deduplicate"), [("e2e", "local"), ("single_step", "global"), ("multi_step", "global")]
+)
+def test_every_cf_module(ranks, method, deduplicate, cf_module, engine):
     """A loss that is a mean over slots counts by slots, of which users have unequally many."""
-    check(ranks, Trial(method, cf_module, users=UNEQUAL[2], deduplicate=deduplicate))
+    options = {"deduplicate": deduplicate, "settings": settings_of(method), **engine}
+    check(ranks, Trial(method, cf_module, users=UNEQUAL[2], last_users=ABSENT[2], **options))
 
 
+@both
 @pytest.mark.parametrize("method", ["e2e_unique", "single_step", "multi_step"])
-def test_one_rank_owns_everything(ranks, method):
-    """The others encode nothing and take part all the same."""
-    check(ranks, Trial(method, owner=1, settings=settings_of(method)))
+def test_one_rank_owns_everything(ranks, method, engine):
+    """The others encode nothing, or a text of nothing, and take part all the same."""
+    check(ranks, Trial(method, owner=1, settings=settings_of(method), **engine))
 
 
 @pytest.mark.parametrize("method", ["single_step", "multi_step"])
@@ -75,27 +90,31 @@ def test_nothing_repeats(ranks, method):
     check(ranks, Trial(method, items="distinct", settings=settings_of(method)))
 
 
-def test_chunks_of_unequal_number(ranks):
-    """Ranks encode in as many chunks as each needs, some of them twice."""
+@both
+@pytest.mark.parametrize("deduplicate", ["local", "global"])
+def test_chunks_of_unequal_number(ranks, deduplicate, engine):
+    """Ranks encode in as many chunks as each needs, some of them twice; nobody captures chunks of several processes."""
     tight = {"chunk_tokens": 2 * m.TEXT_LENGTH, "kept_tokens": 3 * m.TEXT_LENGTH}
-    check(ranks, Trial(users=UNEQUAL[2], deduplicate="local", settings=tight))
-    check(ranks, Trial(users=UNEQUAL[2], settings=tight))
+    check(ranks, Trial(users=UNEQUAL[2], deduplicate=deduplicate, settings=tight, **engine))
 
 
-def test_ce_minibatches_in_a_token_budget(ranks):
-    check(ranks, Trial("multi_step", settings={"accumulation_steps": 4, "ce_batch_tokens": 40, "ce_passes": 2}))
-
-
-def test_pseudo_targets_of_the_joined_batch(ranks):
-    """Their scale is that of all ranks' responses."""
-    settings = {"accumulation_steps": 2, "pseudo_target_loss": "sum", "pseudo_target_rate": 0.3}
-    check(ranks, Trial("multi_step", users=UNEQUAL[2], settings=settings))
+@both
+@pytest.mark.parametrize(
+    "settings",
+    [{"accumulation_steps": 4, "ce_batch_tokens": 40, "ce_passes": 2},
+     {"accumulation_steps": 2, "pseudo_target_loss": "sum", "pseudo_target_rate": 0.3}],
+    ids=["minibatches in a budget", "sums at a rate"],
+)  # fmt: skip
+def test_multi_step_settings(ranks, settings, engine):
+    """The scale of pseudo-targets is that of all ranks' responses."""
+    check(ranks, Trial("multi_step", users=UNEQUAL[2], settings=settings, **engine))
 
 
 @pytest.mark.parametrize("method", ["e2e", "single_step", "multi_step"])
-def test_optimizer_state_in_parts(ranks, method):
+@pytest.mark.parametrize("options", [{"max_grad_norm": 0.5}, CAPTURED], ids=["launched", "captured"])
+def test_optimizer_state_in_parts(ranks, method, options):
     """ZeRO-1 moves parameters as a whole optimizer does."""
-    check(ranks, Trial(method, sharding="zero1", max_grad_norm=0.5, settings=settings_of(method)))
+    check(ranks, Trial(method, sharding="zero1", settings=settings_of(method), **options))
 
 
 @pytest.mark.parametrize(("method", "deduplicate"), [("e2e", "local"), ("single_step", "local")])
@@ -116,68 +135,19 @@ def test_a_mistake_is_noticed(ranks, mistake):
     assert found.gradients > 1e-3
 
 
-CAPTURED = {"engine": "captured", "pooling": "mean"}
-
-
 @pytest.mark.parametrize(("method", "deduplicate"), LINES)
-@pytest.mark.parametrize("size", [1, 4])
-def test_captured_steps_with_equally_many_users(ranks, method, deduplicate, size):
-    """What the fast engine captures on a GPU, run as it is: gathers, sums and moves of one function."""
-    options = {"deduplicate": deduplicate, "settings": settings_of(method), **CAPTURED}
-    check(ranks, Trial(method, size=size, users=EQUAL[size], **options))
-
-
-@pytest.mark.parametrize(("method", "deduplicate"), LINES)
-@pytest.mark.parametrize("size", [3])
-def test_captured_steps_with_unequally_many_users_at_last_none_and_clipping(ranks, method, deduplicate, size):
+def test_captured_steps_with_unequally_many_users_at_last_none_and_clipping(ranks, method, deduplicate):
     """Room for rows is the same on all ranks; one without users takes part in every exchange."""
-    users = {"users": UNEQUAL[size], "last_users": ABSENT[size]}
+    users = {"users": UNEQUAL[3], "last_users": ABSENT[3]}
     options = {"deduplicate": deduplicate, "max_grad_norm": 0.5, "settings": settings_of(method), **CAPTURED}
-    check(ranks, Trial(method, size=size, **users, **options))
+    check(ranks, Trial(method, size=3, **users, **options))
 
 
-@pytest.mark.parametrize(("method", "deduplicate"), LINES)
+@pytest.mark.parametrize(("method", "deduplicate"), [("e2e", "local"), ("multi_step", "global")])
 def test_captured_steps_of_eight_ranks(ranks, method, deduplicate):
-    """Unequally many users, in the last step on two ranks only."""
+    """Unequally many users, in the last step on two ranks only; the least and the most that a method exchanges."""
     users = {"users": (3, 1, 2, 1, 0, 2, 2, 1), "last_users": (0, 0, 7, 0, 0, 5, 0, 0)}
     check(ranks, Trial(method, size=8, deduplicate=deduplicate, settings=settings_of(method), **users, **CAPTURED))
-
-
-@pytest.mark.parametrize("cf_module", m.CF_MODULES)
-@pytest.mark.parametrize(
-    ("method", "deduplicate"), [("e2e", "local"), ("single_step", "global"), ("multi_step", "global")]
-)
-def test_captured_steps_of_every_cf_module(ranks, method, deduplicate, cf_module):
-    options = {"deduplicate": deduplicate, "settings": settings_of(method), **CAPTURED}
-    check(ranks, Trial(method, cf_module, users=UNEQUAL[2], last_users=ABSENT[2], **options))
-
-
-@pytest.mark.parametrize("method", ["e2e_unique", "single_step", "multi_step"])
-def test_captured_steps_where_one_rank_owns_everything(ranks, method):
-    """The other one passes a text of nothing, and gathers."""
-    check(ranks, Trial(method, owner=1, settings=settings_of(method), **CAPTURED))
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [{"accumulation_steps": 4, "ce_batch_tokens": 40, "ce_passes": 2},
-     {"accumulation_steps": 2, "pseudo_target_loss": "sum", "pseudo_target_rate": 0.3}],
-    ids=["minibatches in a budget", "sums at a rate"],
-)  # fmt: skip
-def test_captured_multi_step_settings(ranks, settings):
-    check(ranks, Trial("multi_step", users=UNEQUAL[2], settings=settings, **CAPTURED))
-
-
-@pytest.mark.parametrize("deduplicate", ["local", "global"])
-def test_chunks_of_unequal_number_are_launched(ranks, deduplicate):
-    """The engine captures no chunks of several processes; what it does instead is exact."""
-    tight = {"chunk_tokens": 2 * m.TEXT_LENGTH, "kept_tokens": 3 * m.TEXT_LENGTH}
-    check(ranks, Trial(users=UNEQUAL[2], deduplicate=deduplicate, settings=tight, **CAPTURED))
-
-
-@pytest.mark.parametrize("method", ["e2e", "single_step", "multi_step"])
-def test_captured_steps_with_optimizer_state_in_parts(ranks, method):
-    check(ranks, Trial(method, sharding="zero1", settings=settings_of(method), **CAPTURED))
 
 
 class TestSharingWhereItPays:
@@ -185,10 +155,10 @@ class TestSharingWhereItPays:
 
     COSTS = ExchangeCosts(token_s=1.0, row_s=0.0, exchange_s=6.0)
 
+    @both
     @pytest.mark.parametrize("method", ["e2e_unique", "single_step", "multi_step"])
-    @pytest.mark.parametrize("options", [{}, CAPTURED], ids=["launched", "captured"])
-    def test_the_gradient_is_the_same(self, ranks, method, options):
-        settings = {"settings": settings_of(method), "costs": self.COSTS, **options}
+    def test_the_gradient_is_the_same(self, ranks, method, engine):
+        settings = {"settings": settings_of(method), "costs": self.COSTS, **engine}
         check(ranks, Trial(method, users=UNEQUAL[2], deduplicate="auto", **settings))
 
     def test_steps_are_shared_where_tokens_saved_outweigh_the_exchange(self, ranks):

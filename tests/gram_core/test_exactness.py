@@ -23,12 +23,12 @@ PEERS = [name for name in m.EXACT if name in m.PEERS]
 OURS = [name for name in m.EXACT if name != "e2e" and name not in PEERS]
 everything = pytest.mark.parametrize("cf_module", m.CF_MODULES)
 ENCODERS = [
-    (family, pooling, padding, list(m.CF_MODULES)[(row + column + place) % len(m.CF_MODULES)])
+    (family, pooling, m.PADDINGS[(row + column) % 2], list(m.CF_MODULES)[(row + column) % len(m.CF_MODULES)])
     for row, family in enumerate(m.FAMILIES)
     for column, pooling in enumerate(m.POOLINGS)
-    for place, padding in enumerate(m.PADDINGS)
 ]
-"""Each with one CF module, which sees encodings only; every family, every pooling and every padding with all."""
+"""Every family with every pooling; each with one padding and one CF module, which sees encodings only, and in all with
+both paddings and all CF modules."""
 exact = pytest.mark.parametrize(
     ("method", "cf_module"),
     [(name, cf_module) for name in OURS for cf_module in m.CF_MODULES] + [(name, "nrms") for name in PEERS],
@@ -154,14 +154,14 @@ def by_end_to_end_training(cf_module, steps, rate, max_grad_norm):
     ]
     + [(name, "nrms", 0.5) for name in PEERS],
 )
-def test_parameters_agree_after_twenty_adamw_steps(method, cf_module, max_grad_norm):
+def test_parameters_agree_after_eight_adamw_steps(method, cf_module, max_grad_norm):
     """Errors that grow from step to step would show here.
 
     AdamW divides by the gradient's own size, so a parameter whose gradient is zero in exact arithmetic (the bias of
     attention keys) moves by rounding noise over epsilon, 1e-8: a random walk of about 1e-9 of the rate. Those are
     held to what they are, walks that stay that small; every other parameter to the tolerance.
     """
-    rate, steps = 1e-3, 20
+    rate, steps = 1e-3, 8
     before = parameters(m.modules_of(m.make_training(m.make_encoder("bert", "attention"), cf_module)))
     end_to_end, shares = by_end_to_end_training(cf_module, steps, rate, max_grad_norm)
     expected = dict(end_to_end)

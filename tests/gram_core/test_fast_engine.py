@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import hypothesis.strategies as st
@@ -112,14 +114,18 @@ def trained(method: type, engine: str, batches: list[Batch], table: ItemTable, f
     return parameters({"encoder": training.encoder, "cf": training.cf_module}), losses
 
 
+@cache
+def left_eagerly(name: str) -> tuple[dict[str, Tensor], list[float]]:
+    """What every engine is to leave, once for all of them."""
+    return trained(EXACT[name], "eager", [batch(seed=seed) for seed in range(4)], make_table())
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", sorted(EXACT))
 def test_every_exact_method_trains_as_eagerly(name: str, engine: str) -> None:
     """A lost token, a stale offset or a wrong reader would leave other parameters behind."""
-    batches = [batch(seed=seed) for seed in range(4)]
-    table = make_table()
-    expected, losses = trained(EXACT[name], "eager", batches, table)
-    found, fast_losses = trained(EXACT[name], engine, batches, table)
+    expected, losses = left_eagerly(name)
+    found, fast_losses = trained(EXACT[name], engine, [batch(seed=seed) for seed in range(4)], make_table())
     untouched = parameters({"encoder": make_encoder(), "cf": make_training().cf_module})
     assert max(relative_errors(found, expected).values()) <= 1e-10
     assert fast_losses == pytest.approx(losses, rel=1e-10)
@@ -432,3 +438,16 @@ def test_capacities_repeat_for_counts_that_scatter() -> None:
     assert len(sizes) == 1
     assert all(capacities.fit(count) >= count for count in range(1, 3000, 13))
     assert capacities.fit(100) - 100 <= 512
+
+
+@pytest.mark.parametrize("smallest", [16, 256])
+def test_no_capacity_is_made_twice(smallest: int) -> None:
+    """Steps of a count that its own size does not fit would look through more and more of them."""
+    for count in range(1, 20_000):
+        capacities = Capacities(smallest)
+        assert capacities.fits(count, capacities.fit(count)), count
+    for texts in range(1, 300):
+        packer = Packer(SimpleNamespace())  # type: ignore[arg-type]
+        for tokens in (texts, 19 * texts, 20 * texts, 19 * texts, 20 * texts):
+            packer.capacities(tokens, texts)
+        assert len(packer._pairs) == len(set(packer._pairs)) <= 3, texts

@@ -135,10 +135,7 @@ OPTIONS = [
     (dict(pseudo_target_loss="sum", pseudo_target_rate=0.3, ce_passes=2), parts(2)),
     (dict(ce_batch_tokens=3 * m.TEXT_LENGTH), by_count(3, 1)),
     (dict(ce_batch_tokens=10_000), by_count(10_000, 1)),
-    (
-        dict(ce_batch_tokens=4 * m.TEXT_LENGTH + 1, ce_passes=3, encode_batch_tokens=2 * m.TEXT_LENGTH),
-        by_count(4, 3),
-    ),
+    (dict(ce_batch_tokens=4 * m.TEXT_LENGTH + 1, ce_passes=3, encode_batch_tokens=2 * m.TEXT_LENGTH), by_count(4, 3)),
 ]
 
 

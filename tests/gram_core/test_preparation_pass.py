@@ -36,7 +36,7 @@ def _compiled_anew() -> Iterator[None]:
 class Rewriting:
     """A backend that has the pass rewrite a graph, and runs it operator by operator."""
 
-    def __init__(self, backend: str = "aot_eager") -> None:
+    def __init__(self, backend: str = "eager") -> None:
         self.backend, self.graphs = backend, list[torch.fx.GraphModule]()
 
     def __call__(self, module: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
@@ -76,9 +76,13 @@ def test_families_of_the_registry_that_rotate_are_here() -> None:
     assert families <= FAMILIES.keys()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+ROTATING = [family for family in FAMILIES if kind_of(encoder_of(family))]
+
+
+@pytest.mark.parametrize("family", [*ROTATING, "mpnet"])
 def test_encodings_and_gradients_are_those_of_the_model(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    rewriting = Rewriting()
+    """One of them through a traced backward pass too, as the operator's own is traced where layers are compiled."""
+    rewriting = Rewriting("aot_eager" if family == "qwen3" else "eager")
     monkeypatch.setattr(_layer_calls, "compiled", lambda f: torch.compile(f, dynamic=True, backend=rewriting))
     encoder = encoder_of(family)
     general = GeneralEncoder(encoder)
@@ -93,8 +97,9 @@ def test_encodings_and_gradients_are_those_of_the_model(family: str, monkeypatch
     assert kind_of(encoder) is None or not rewriting.joins, "something of the rotation is left"
 
 
-@pytest.mark.parametrize("family", [family for family in FAMILIES if kind_of(encoder_of(family))])
+@pytest.mark.parametrize("family", [each for each in ROTATING if each not in ("eurobert", "mistral")])
 def test_attention_in_16_bits_reads_tables_of_16_bits(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those left out rotate by llama's code."""
     rewriting = Rewriting()
     monkeypatch.setattr(_layer_calls, "compiled", lambda f: torch.compile(f, dynamic=True, backend=rewriting))
     general = GeneralEncoder(encoder_of(family, torch.float32), torch.bfloat16)
@@ -175,8 +180,7 @@ KNOWN = (as_written, the_other_way_round, in_wider_numbers, head_by_head)
 UNKNOWN = (backwards, neighbours, in_part, unevenly, of_another, by_other_tables, by_tables_per_head, and_changed)
 
 
-@pytest.mark.parametrize("rotate", [*KNOWN, *UNKNOWN])
-@pytest.mark.parametrize("joined", [True, False])
+@pytest.mark.parametrize(("rotate", "joined"), [*((each, True) for each in (*KNOWN, *UNKNOWN)), (as_written, False)])
 def test_what_is_not_known_is_left_as_it_is(rotate: Any, joined: bool) -> None:
     """joined: whether halves of tables are seen to be the same."""
     torch.manual_seed(2)
@@ -235,7 +239,8 @@ OTHERS = (by_a_sum, over_heads, of_fourth_powers, of_other_sizes, by_weights_per
 
 @pytest.mark.parametrize("norm", [*NORMS, *OTHERS])
 def test_norms_that_are_not_known_are_left_as_they_are(norm: Any) -> None:
-    check_norm(norm, "normed" if norm in NORMS else "rotated", constant=True)
+    known = norm in NORMS
+    check_norm(norm, "normed" if known else "rotated", constant=True, backend="aot_eager" if known else "eager")
 
 
 def test_what_a_norm_adds_may_be_an_input() -> None:
@@ -243,7 +248,7 @@ def test_what_a_norm_adds_may_be_an_input() -> None:
     check_norm(as_qwen, "normed", constant=False, backend="eager")
 
 
-def check_norm(norm: Any, kind: str, *, constant: bool, backend: str = "aot_eager") -> None:
+def check_norm(norm: Any, kind: str, *, constant: bool, backend: str = "eager") -> None:
     torch.manual_seed(3)
     drawn, rewriting = case([3, 9], 4, 2, None, width=6), Rewriting(backend)
     halves = tables(len(drawn.leaves[0]), 6)

@@ -165,9 +165,7 @@ def test_weights_written_through_their_data_are_seen(name: str, scores: bool, mo
     assert max(relative_errors(found[True], found[False]).values()) <= 1e-4
 
 
-def test_averaged_weights_swapped_in_and_out_around_a_score_are_not_trained_on(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_averaged_weights_swapped_in_and_out_around_a_score_are_not_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """The usual evaluation of an average; written through memory that was taken before, which nothing can see."""
     texts = training_in_float32().table.texts(torch.arange(24))
     found = {}

@@ -9,8 +9,10 @@ import copy
 import itertools
 import math
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -81,12 +83,14 @@ def double(*tensors: Tensor) -> list[Tensor]:
 
 @pytest.mark.skipif(RUNS, reason="they run here")
 def test_in_the_interpreter() -> None:
-    """Triton has to be imported with its interpreter switched on: in a process of its own."""
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", __file__]
+    """Those of attention too. Triton is to be imported with its interpreter switched on: in one process for all."""
+    files = [__file__, str(Path(__file__).with_name("test_text_attention_triton.py"))]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "-vv", *files]
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "." in run.stdout.split("[", maxsplit=1)[0], "nothing ran"
+    for file in files:
+        assert re.search(rf"{Path(file).name}::.* PASSED", run.stdout), f"nothing ran of {file}"
 
 
 @runs

@@ -3,8 +3,6 @@
 Texts are cut into many runs, so that what padding by runs changes is seen.
 """
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections.abc import Callable

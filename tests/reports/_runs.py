@@ -240,12 +240,7 @@ def many(count: int = 10_000) -> list[Record]:
     return [line.model_copy(update={"case": line.case | case}) for case in cases for line in lines][:count]
 
 
-PEERS = {
-    "gradient_cache": "exact",
-    "gradient_cache_unique": "exact",
-    "speedyfeed": "stale",
-    "frozen": "other-model",
-}
+PEERS = {"gradient_cache": "exact", "gradient_cache_unique": "exact", "speedyfeed": "stale", "frozen": "other-model"}
 
 
 def peers(blocks: int = 1, ratios: Iterable[float] = (1, 4, 16)) -> list[Record]:

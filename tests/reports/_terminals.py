@@ -9,26 +9,32 @@ from typing import IO
 from rich.console import Console
 
 from reports import page
+from reports.document import Document
 from reports.plain_signs import write_in_plain_signs
 from reports.terminal import shown
 
 
-def printed(run_dir: Path, width: int) -> str:
-    """What a terminal of so many columns shows of a run."""
+def printed(run: Path | Document, width: int) -> str:
+    """What a terminal of so many columns shows of a run, which has been read or lies in a folder."""
     out = io.StringIO()
-    _print(run_dir, width, out)
+    _print(run, width, out)
     return out.getvalue()
 
 
-def plainly_printed(run_dir: Path) -> str:
+def plainly_printed(run: Path | Document) -> str:
     """The same of a narrow one that knows ASCII only."""
     out = ascii_terminal()
-    _print(run_dir, 80, out)
+    _print(run, 80, out)
     return written(out)
 
 
-def _print(run_dir: Path, width: int, out: IO[str]) -> None:
-    Console(file=out, width=width).print(shown(page.read(run_dir, draw=False), width))
+def read(run_dir: Path) -> Document:
+    """What is printed of a run, at any width."""
+    return page.read(run_dir, draw=False)
+
+
+def _print(run: Path | Document, width: int, out: IO[str]) -> None:
+    Console(file=out, width=width).print(shown(read(run) if isinstance(run, Path) else run, width))
 
 
 def ascii_terminal() -> io.TextIOWrapper:

@@ -113,10 +113,7 @@ def test_every_picture_is_a_file_of_its_own():
     encoders = [f"path:{name}" for name in ("x" * 150 + "a", "x" * 150 + "b", "tiny_bert", "tiny-bert", "Tiny-bert")]
     records = [each for name in encoders for each in _runs.shape((16,), (32,), (1, 4), encoder=name)]
     points = [each for name in encoders for each in _trainings.several(seeds=(0,), encoder=name)]
-    for drawn in (
-        list(figures.draw_all(frames(records))),
-        list(training_figures.draw_all(training_frames(points))),
-    ):
+    for drawn in (list(figures.draw_all(frames(records))), list(training_figures.draw_all(training_frames(points)))):
         names = [each.name for each in drawn]
         assert len({each.setting for each in drawn} - {""}) == len(encoders)
         assert len(set(names)) == len(names) > len(encoders)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from bench.results.analysis.summary import frames
 from bench.results.schema import PeakMemory, Spread, Telemetry
 from bench.results.store import load
@@ -84,6 +86,30 @@ def test_lead_ins_are_told_where_windows_had_them(tmp_path):
 
     assert "untimed steps of the same process, for 0.2 s" in notes(lead_in_s=0.2)
     assert "untimed" not in notes()
+
+
+@pytest.mark.parametrize(
+    ("settings", "reasons", "expected"),
+    [
+        (
+            {"learning_rate": 1e-4, "measured_learning_rate": 1e-8},
+            ("sw_power_cap",),
+            "at a rate of 1e-08, which leaves",
+        ),
+        ({"learning_rate": 1e-4}, ("sw_power_cap",), "at a rate of 0.0001 on few batches"),
+        ({"learning_rate": 1e-4}, (), None),
+        ({}, ("sw_power_cap",), None),
+    ],
+    ids=["rate of its own", "trainings' rate", "no cap", "unknown"],
+)
+def test_the_rate_of_measured_steps_is_told_where_power_decides_the_clock(tmp_path, settings, reasons, expected):
+    """A model that has learned its batches by heart draws less power."""
+    header = _runs.info(config={"run": settings})
+    records = [_runs.record(telemetry=Telemetry(throttle_reasons=reasons))]
+    run = load(_runs.write(tmp_path, records, header))
+    notes = " ".join(measuring.make(run, frames(run.records)).notes)
+    assert expected is None or expected in notes
+    assert ("moved the weights" in notes) == (expected is not None)
 
 
 def test_columns_that_a_device_has_nothing_for_are_left_out(tmp_path):

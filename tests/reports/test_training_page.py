@@ -15,7 +15,7 @@ from reports.page import render
 from reports.quality import headline, paper, tables
 from reports.quality.plots import curves
 from tests.reports import _trainings
-from tests.reports._terminals import plainly_printed, printed
+from tests.reports._terminals import plainly_printed, printed, read
 from tests.reports.test_page import assert_keeps_to_itself, text
 
 WITHOUT_FIGURES = ("all_failed", "one_class", "nothing_held_out", "nothing_yet")
@@ -34,11 +34,12 @@ def test_every_kind_of_run_renders(name, tmp_path, rendered):
     run_dir = made.page.parent
     page = made.page.read_text()
     assert_keeps_to_itself(page)
-    for prose in (text(page), made.markdown.read_text(), printed(run_dir, 120)):
+    document = read(run_dir)
+    for prose in (text(page), made.markdown.read_text(), printed(document, 120)):
         assert not re.search(r"\b(nan|None|inf)\b", prose)
     with open(made.csv, newline="") as file:
         assert len(list(csv.DictReader(file))) == len({str(point.case) + point.label for point in points})
-    assert plainly_printed(run_dir)
+    assert plainly_printed(document)
     assert bool(made.figures) is (name not in WITHOUT_FIGURES)
     for figure in made.figures:
         assert len(Image.open(figure).convert("RGB").getcolors(maxcolors=10**6)) > 20

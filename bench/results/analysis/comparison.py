@@ -1,7 +1,5 @@
 """Two runs line by line: both speed-ups, their difference with its interval, and a word for it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

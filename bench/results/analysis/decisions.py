@@ -3,8 +3,6 @@
 `tests/bench/running/test_protocol_simulation.py` holds the verdicts' error rates.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

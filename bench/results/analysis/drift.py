@@ -12,8 +12,6 @@ What nobody reads. Where neighbouring blocks are more alike than 0.2 % of indepe
 block. The measure is von Neumann's ratio of the mean squared successive difference to the variance.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

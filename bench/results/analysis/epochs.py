@@ -6,8 +6,6 @@ that the encoder passes over. A longer one is assumed to touch every item of the
 advantage. Loads without torch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median

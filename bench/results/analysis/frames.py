@@ -1,7 +1,5 @@
 """What the frames of measurements and of trainings have in common: rows of columns, and choosing among them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, Self

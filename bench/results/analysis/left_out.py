@@ -4,8 +4,6 @@ A workload's facts hold WHAT_read, a number; WHAT_dropped, numbers by reason; WH
 by reason. `notes` are sentences about anything else that a reader must know.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -3,8 +3,6 @@
 What the gate judges, what a reference keeps, and what two runs are compared by.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from statistics import median
 

@@ -7,8 +7,6 @@ degrees of freedom, wider where blocks are none either (`bench.results.analysis.
 `tests/bench/running/test_protocol_simulation.py` holds its coverage.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace

@@ -7,8 +7,6 @@ Rows that were not measured stay, with outcome and reason; their numbers are mis
 e2e process is no row: it shows in the columns canary, canary_low and canary_high of its case.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

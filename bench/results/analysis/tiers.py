@@ -1,7 +1,5 @@
 """How an engine ran an encoder: by which of its tiers, and why by no faster one."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import NamedTuple
 

@@ -9,8 +9,6 @@ Definitions
   first. Speed-ups are geometric means over seeds of e2e's time over the line's.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ with one is text. Lines end with a line feed, or a carriage return and a line fe
 a quoted field.
 """
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

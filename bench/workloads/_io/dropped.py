@@ -1,7 +1,5 @@
 """What of a file was read and left out, by reason, with the first example of each."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable
 from typing import Any

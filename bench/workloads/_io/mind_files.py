@@ -1,7 +1,5 @@
 """MIND as Microsoft ships it: folders with news.tsv and behaviors.tsv, tab-separated, without header or quotes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

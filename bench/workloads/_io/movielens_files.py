@@ -4,8 +4,6 @@ The log has titles and genres only; the films' file adds director, writers, cast
 normalised title and by a year that differs by one at most (years of production and release differ so often).
 """
 
-from __future__ import annotations
-
 import re
 import sqlite3
 import unicodedata

@@ -1,7 +1,5 @@
 """Parquet by its Arrow schema: a column's type is asked before a value is read, and nulls before any is converted."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

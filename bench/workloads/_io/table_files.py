@@ -3,8 +3,6 @@
 CSV (comma) and TSV (tab) as spreadsheets write them, with a header and in UTF-8; Parquet where pyarrow is installed.
 """
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ A time is a number as it counts, or a date. A file has one kind, and numbers tha
 and milliseconds in others would order wrongly without a word.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path

@@ -4,8 +4,6 @@ A row goes to the bucket of its user, appended to a file; then one bucket after 
 come out bucket by bucket, which is as good an order of users as any.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -3,8 +3,6 @@
 U users, I items. Ranking splits every user's interactions by time, response prediction splits the users.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any

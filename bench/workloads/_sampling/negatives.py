@@ -3,8 +3,6 @@
 I items of the catalogue, P items of the pool.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import numpy as np

@@ -4,8 +4,6 @@ B users, S slots per user, U unique items. A layout exists if and only if S <= U
 distinct, and each unique item fills at least one slot and at most one per user.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

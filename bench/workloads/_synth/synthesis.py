@@ -4,8 +4,6 @@ U users, I items. No item comes twice with one user: items are drawn by populari
 drawn again, which is sampling without replacement.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -3,8 +3,6 @@
 A plot is called once per case.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from bench.results.analysis.training_summary import TrainingFrames

@@ -1,7 +1,5 @@
 """Validation quality as training goes on: a line per method, the mean over its seeds, their spread behind it."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import pandas as pd

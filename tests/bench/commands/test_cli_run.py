@@ -1,7 +1,5 @@
 """A whole run through the command line, with real worker processes: measured, reported, resumed, reported again."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,6 @@ from bench.cli import app
 from bench.results import store
 from tests.bench import _small_runs  # noqa: F401 - it gives workers one thread
 
-ROOT = Path(__file__).parents[3]
 TINY = """
 [run]
 samples = 3
@@ -29,19 +26,16 @@ method = ["e2e", "single_step"]
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A finished run of a file of one's own, in a process of its own; its directory and what was printed."""
+    """A finished run of a file of one's own; its directory and what was printed."""
     folder = tmp_path_factory.mktemp("run")
     (folder / "tiny.toml").write_text(TINY)
-    command = [sys.executable, "-m", "bench", "run", "--config", str(folder / "tiny.toml"), "--device", "cpu"]
-    result = subprocess.run(
-        [*command, "--out", str(folder / "runs")], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return folder / "runs" / "latest", result
+    command = ["run", "--config", str(folder / "tiny.toml"), "--device", "cpu", "--out", str(folder / "runs")]
+    return folder / "runs" / "latest", CliRunner().invoke(app, command)
 
 
 def test_a_run_measures_its_plan_and_ends_with_table_and_report(finished):
     run_dir, result = finished
-    assert result.returncode == 0, result.stderr
+    assert result.exit_code == 0, result.output
     loaded = store.load(run_dir)
     assert [record.outcome for record in loaded.records] == ["ok"] * 4
     assert loaded.info.planned_records == 4

@@ -175,70 +175,71 @@ def test_a_run_of_before_hashes_is_resumed_with_a_warning(interrupted, tmp_path,
     assert second.inputs.log
 
 
-class TestMerging:
-    @pytest.fixture
-    def shards(self, finished, tmp_path):
-        """A function: what to change in the second folder -> two runs, each with one of the run's records."""
-        folder, run_dir = finished
+@pytest.fixture
+def shards(finished, tmp_path):
+    """A function: what to change in the second folder -> two runs, each with one of the run's records."""
+    folder, run_dir = finished
 
-        def shards(file: str | None = None) -> list[Path]:
-            other = Path(shutil.copytree(folder, tmp_path / "other", ignore=shutil.ignore_patterns("runs")))
-            if file is not None:
-                (other / file).write_bytes(changed(other / file))
-            found = []
-            for number, place in enumerate((folder, other)):
-                made = Path(shutil.copytree(run_dir, tmp_path / str(number) / run_dir.name))
-                lines = (made / store.RECORDS_FILE).read_text().splitlines(keepends=True)
-                parts = {made / store.RECORDS_FILE: lines[number], made / store.INFO_FILE: None}
-                for path, text in parts.items():
-                    text = (text or path.read_text()).replace(str(folder), str(place))
-                    if file is not None and place is other:
-                        was, now = (hashlib.sha256((each / file).read_bytes()).hexdigest() for each in (folder, other))
-                        text = text.replace(was, now)
-                    path.write_text(text)
-                found.append(made)
-            return found
+    def shards(file: str | None = None) -> list[Path]:
+        other = Path(shutil.copytree(folder, tmp_path / "other", ignore=shutil.ignore_patterns("runs")))
+        if file is not None:
+            (other / file).write_bytes(changed(other / file))
+        found = []
+        for number, place in enumerate((folder, other)):
+            made = Path(shutil.copytree(run_dir, tmp_path / str(number) / run_dir.name))
+            lines = (made / store.RECORDS_FILE).read_text().splitlines(keepends=True)
+            parts = {made / store.RECORDS_FILE: lines[number], made / store.INFO_FILE: None}
+            for path, text in parts.items():
+                text = (text or path.read_text()).replace(str(folder), str(place))
+                if file is not None and place is other:
+                    was, now = (hashlib.sha256((each / file).read_bytes()).hexdigest() for each in (folder, other))
+                    text = text.replace(was, now)
+                path.write_text(text)
+            found.append(made)
+        return found
 
-        return shards
+    return shards
 
-    def test_folders_that_hold_the_same_are_one_run(self, shards, finished, tmp_path):
-        """Each machine has its own places; the merged run has the first one's."""
-        result = here("merge", *shards(), "--out", tmp_path / "merged")
-        assert result.exit_code == 0, result.output
-        merged = store.load((tmp_path / "merged" / "latest").resolve())
-        assert merged.info.inputs == store.load(finished[1]).info.inputs
-        assert [record.case for record in merged.records] == [record.case for record in store.load(finished[1]).records]
 
-    @pytest.mark.parametrize("name", ["log.csv", "items.csv"])
-    def test_other_content_is_refused(self, shards, tmp_path, name):
-        result = here("merge", *shards(name), "--out", tmp_path / "merged")
-        assert result.exit_code == 2, result.output
-        assert "not measured on the same as" in said(result)
-        assert "the log of table (SHA-256 of" in said(result)
-        assert not (tmp_path / "merged").exists()
+def test_merging_folders_that_hold_the_same_are_one_run(shards, finished, tmp_path):
+    """Each machine has its own places; the merged run has the first one's."""
+    result = here("merge", *shards(), "--out", tmp_path / "merged")
+    assert result.exit_code == 0, result.output
+    merged = store.load((tmp_path / "merged" / "latest").resolve())
+    assert merged.info.inputs == store.load(finished[1]).info.inputs
+    assert [record.case for record in merged.records] == [record.case for record in store.load(finished[1]).records]
 
-    def test_another_encoder_of_the_same_name_is_refused(self, shards, tmp_path):
-        first, second = shards()
-        info = store.read_info(first)
-        (name,) = info.inputs.encoders
-        for path in (second / store.INFO_FILE, second / store.RECORDS_FILE):
-            text = path.read_text().replace(
-                str(tmp_path / "other"), name.removeprefix("path:").removesuffix("/encoder")
-            )
-            path.write_text(text.replace(info.inputs.encoders[name]["weights"], "0" * 64))
-        result = here("merge", first, second, "--out", tmp_path / "merged")
-        assert result.exit_code == 2, result.output
-        assert f"the encoder {name} (SHA-256 of weights" in said(result)
 
-    def test_what_is_not_known_is_told(self, shards, tmp_path):
-        first, second = shards()
-        for path in (second / store.INFO_FILE, second / store.RECORDS_FILE):
-            path.write_text(path.read_text().replace(str(tmp_path / "other"), str(_folder_of(first))))
-        without_hashes(second)
-        result = here("merge", first, second, "--out", tmp_path / "merged")
-        assert result.exit_code == 0, result.output
-        assert "was measured on the same as" in said(result)
-        assert "the log of table" in said(result)
+@pytest.mark.parametrize("name", ["log.csv", "items.csv"])
+def test_merging_other_content_is_refused(shards, tmp_path, name):
+    result = here("merge", *shards(name), "--out", tmp_path / "merged")
+    assert result.exit_code == 2, result.output
+    assert "not measured on the same as" in said(result)
+    assert "the log of table (SHA-256 of" in said(result)
+    assert not (tmp_path / "merged").exists()
+
+
+def test_merging_another_encoder_of_the_same_name_is_refused(shards, tmp_path):
+    first, second = shards()
+    info = store.read_info(first)
+    (name,) = info.inputs.encoders
+    for path in (second / store.INFO_FILE, second / store.RECORDS_FILE):
+        text = path.read_text().replace(str(tmp_path / "other"), name.removeprefix("path:").removesuffix("/encoder"))
+        path.write_text(text.replace(info.inputs.encoders[name]["weights"], "0" * 64))
+    result = here("merge", first, second, "--out", tmp_path / "merged")
+    assert result.exit_code == 2, result.output
+    assert f"the encoder {name} (SHA-256 of weights" in said(result)
+
+
+def test_merging_what_is_not_known_is_told(shards, tmp_path):
+    first, second = shards()
+    for path in (second / store.INFO_FILE, second / store.RECORDS_FILE):
+        path.write_text(path.read_text().replace(str(tmp_path / "other"), str(_folder_of(first))))
+    without_hashes(second)
+    result = here("merge", first, second, "--out", tmp_path / "merged")
+    assert result.exit_code == 0, result.output
+    assert "was measured on the same as" in said(result)
+    assert "the log of table" in said(result)
 
 
 def _folder_of(run_dir: Path) -> Path:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertModel
+from typer.testing import CliRunner
 
+from bench.cli import app
 from bench.commands.profiling import waiting
 from bench.configuration.config import load
 from bench.configuration.sweep import lines_of_case, plan
@@ -127,9 +127,9 @@ def test_the_command_prints_phases_and_floor_and_leaves_traces(tmp_path) -> None
     changes += ["sweep.text_length=8", "sweep.item_repetition_ratio=2", "sweep.method=single_step", "run.budget_s=0.2"]
     changes += ["sweep.engine=['eager','fast']", "sweep.precision=float32"]
     words = [word for change in changes for word in ("--set", change)]
-    command = [sys.executable, "-m", "bench", "profile", "--config", "/dev/null", "--device", "cpu", *words]
-    done = subprocess.run([*command, "--out", str(tmp_path / "p")], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    command = ["profile", "--config", "/dev/null", "--device", "cpu", *words, "--out", str(tmp_path / "p")]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
     for expected in ("single_step (eager)", "single_step (fast)", "ce_backward", "optimizer", "floor"):
         assert expected in done.stdout
     facts = json.loads((tmp_path / "p" / "profile.json").read_text())

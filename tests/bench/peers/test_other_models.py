@@ -83,8 +83,7 @@ def test_ids_only_trains_rows_that_it_met_and_no_others(engine, optimizer):
     """An optimizer that moves untouched rows would move cold items; the encoder must not be touched at all."""
     given = m.make_training()
     given.optimization = Optimization(
-        optimizer(given.encoder.parameters(), lr=0.1, weight_decay=0.1),
-        optimizer(given.cf_module.parameters(), lr=0.1),
+        optimizer(given.encoder.parameters(), lr=0.1, weight_decay=0.1), optimizer(given.cf_module.parameters(), lr=0.1)
     )
     before, _ = parts(given)
     run = engine.build(IdsOnly, given, IdsOnly.Settings())

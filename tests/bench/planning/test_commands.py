@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,8 +20,6 @@ from bench.planning import coefficients
 from bench.results import forecast as forecasts
 from tests.bench import _own_inputs as inputs
 from tests.bench.planning._parts import calibration
-
-ROOT = Path(__file__).parents[3]
 
 
 def here() -> dict[str, object]:
@@ -52,11 +47,8 @@ def own(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(own):
-    """By a process of its own."""
-    line = [sys.executable, "-m", "bench", "plan", "--config", "own.toml", "--write", "recommended.toml"]
-    environ = {**os.environ, "PYTHONPATH": str(ROOT), **variables(own / "cache")}
-    done = subprocess.run(line, cwd=own, env=environ, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
+    done = command(own, "plan", "--config", "own.toml", "--write", "recommended.toml")
+    assert done.exit_code == 0, done.output
     return done, forecasts.read(own / "runs" / "plan" / forecasts.PLAN_FILE)
 
 

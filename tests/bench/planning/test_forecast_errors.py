@@ -40,9 +40,14 @@ def lines(tmp_path_factory):
     ]
 
 
-def test_a_run_that_is_as_the_model_has_it_is_forecast(lines) -> None:
+@pytest.fixture(scope="module")
+def group(lines):
+    """The lines held against forecasts from some of them."""
     (own,) = tool.groups_of(lines)
-    group = tool.held_against(own)
+    return tool.held_against(own)
+
+
+def test_a_run_that_is_as_the_model_has_it_is_forecast(group) -> None:
     assert len(group.calibration.samples) >= 8
     assert {each.item.line.method for each in group.errors} >= {"multi_step"}
     for each in group.errors:
@@ -51,9 +56,9 @@ def test_a_run_that_is_as_the_model_has_it_is_forecast(lines) -> None:
         assert each.covered
 
 
-def test_a_line_that_is_off_is_the_worst_and_what_was_fitted_is_not_judged(lines) -> None:
+def test_a_line_that_is_off_is_the_worst_and_what_was_fitted_is_not_judged(lines, group) -> None:
     fitted = {each.line.item for each in tool.chosen(tool.stepped_of(lines))}
-    unseen = tool.held_against(lines).errors
+    unseen = group.errors
     assert not fitted & {each.item for each in unseen}
     spoilt = unseen[0].item
     changed = [replace(each, seconds=2 * each.seconds, peak_bytes=2 * each.peak_bytes) if each.item == spoilt else each
@@ -66,8 +71,8 @@ def test_a_line_that_is_off_is_the_worst_and_what_was_fitted_is_not_judged(lines
     assert not first.covered
 
 
-def test_what_the_same_texts_pass_twice_is_not_called_unseen(lines) -> None:
+def test_what_the_same_texts_pass_twice_is_not_called_unseen(lines, group) -> None:
     fitted = {each.line.item for each in tool.chosen(tool.stepped_of(lines))}
-    for each in tool.held_against(lines).errors:
+    for each in group.errors:
         twin = replace(each.item, line=replace(each.item.line, method="single_step"))
         assert each.item.line.method != "e2e_unique" or twin not in fitted

@@ -15,10 +15,7 @@ from bench.planning.work import METHODS, Line, Step, Work, step_work
 from tests.bench.planning._parts import CF, COSTS, ENCODER, group
 
 SETTINGS = {"optimizer": "adamw", "padding": "max_length", "text_length": 20}
-PRIORS = {
-    "device": {term: 3 * COSTS[term] for term in COSTS},
-    "host": {"launches": 1e-4, "slots": 1e-7, "step": 3e-3},
-}
+PRIORS = {"device": {term: 3 * COSTS[term] for term in COSTS}, "host": {"launches": 1e-4, "slots": 1e-7, "step": 3e-3}}
 
 
 def asked(method: str, users: int, steps: int, ratio: float, encoder, kind: str, table) -> Step:

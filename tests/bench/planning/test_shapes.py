@@ -43,11 +43,7 @@ def test_sizes_are_the_models_own() -> None:
 
 @pytest.mark.parametrize(
     ("family", "engine", "tier"),
-    [
-        ("bert", "eager", "padded"),
-        ("bert", "fast", "packed"),
-        ("modernbert", "fast", "general"),
-    ],
+    [("bert", "eager", "padded"), ("bert", "fast", "packed"), ("modernbert", "fast", "general")],
 )
 def test_what_all_layers_keep_follows_from_two(family, engine, tier, tmp_path) -> None:
     """Held against the whole encoder on other texts than those that it was read off."""

@@ -42,11 +42,7 @@ def verdicts(found: list[Difference]) -> tuple[Verdict, ...]:
 
 def test_an_unknown_error_decides_nothing():
     one, several = estimate([-1.0]), estimate(STEADY)
-    for found in (
-        difference(one, several),
-        difference(several, one),
-        above_floor(one, 9.0),
-    ):
+    for found in (difference(one, several), difference(several, one), above_floor(one, 9.0)):
         assert (found.p_below(0.0), found.p_above(0.0)) == (1.0, 1.0)
         assert verdicts([found]) == ("inconclusive",)
 

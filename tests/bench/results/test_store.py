@@ -115,27 +115,29 @@ def test_a_base_that_is_a_file_is_a_clear_error(tmp_path):
         store.create_run_dir(tmp_path / "runs")
 
 
-@pytest.mark.parametrize("newline_lost", [False, True])
-def test_truncation_at_every_byte_of_the_last_two_records_keeps_all_complete_ones(run_dir, newline_lost):
-    """The crash test: whatever a crash leaves of the last lines, nothing complete is lost and nothing else appears."""
+def test_truncation_anywhere_in_the_last_two_records_keeps_all_complete_ones(run_dir):
+    """The crash test: whatever a crash leaves of the last lines, nothing complete is lost and nothing else appears.
+
+    Around the ends of lines, where what is left changes in kind, at every byte; between them at every 17th.
+    """
     records = [record(block) for block in range(4)]
     for each in records:
         store.append(run_dir, each)
     path = run_dir / "results.jsonl"
     content = path.read_bytes()
     ends = [place + 1 for place, byte in enumerate(content) if byte == ord("\n")]
-    for length in range(ends[1], len(content) + 1):
+    around = {end + near for end in ends for near in range(-4, 5)}
+    for length in sorted(around.union(range(ends[1], len(content), 17)).intersection(range(ends[1], len(content) + 1))):
         path.write_bytes(content[:length])
         complete = sum(end - 1 <= length for end in ends)
         half = content[:length][max([0, *(end for end in ends if end <= length)]) :]
         loaded = store.load(run_dir)
         assert loaded.records == tuple(records[:complete]), length
         assert bool(loaded.warnings) == bool(half and length + 1 not in ends), length
-        if newline_lost:
-            store.append(run_dir, record(99))
-            resumed = store.load(run_dir)
-            assert resumed.records == (*records[:complete], record(99)), length
-            assert resumed.warnings == (), "append cuts off what a crash left"
+        store.append(run_dir, record(99))
+        resumed = store.load(run_dir)
+        assert resumed.records == (*records[:complete], record(99)), length
+        assert resumed.warnings == (), "append cuts off what a crash left"
 
 
 @settings(max_examples=60)
@@ -259,9 +261,9 @@ def test_a_diverged_loss_is_stored_and_read(run_dir):
 
 
 def test_loading_takes_as_long_as_there_are_records(run_dir):
-    """Ten thousand take five times as long as two thousand, and not 25 times."""
+    """Five thousand take five times as long as one thousand, and not 25 times."""
     took_s = []
-    for count in (2_000, 10_000):
+    for count in (1_000, 5_000):
         with open(run_dir / "results.jsonl", "w") as file:
             file.writelines(record(block).model_dump_json() + "\n" for block in range(count))
         started = time.process_time()

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import threading
@@ -18,7 +19,7 @@ from bench.results.schema import Record
 from bench.running.eta import Pace
 from bench.running.events import Finished, PhaseBegan, Planned, Started
 from bench.running.oom_pruning import observed_out_of_memory
-from tests.bench._processes import PATIENCE_S, Rendezvous, command_line, family, gone, manage
+from tests.bench._processes import PATIENCE_S, Rendezvous, command_line, family, gone
 from tests.bench._small_runs import FAULTY, ample_s, config, item, new_run, run
 
 OBSERVED_SIZE = {"batch_size": 8, "text_length": 16, "history_length": 10}
@@ -51,16 +52,16 @@ class TestOutcomes:
         assert exited.reason == "the worker ended with exit code 3 in the warm-up, before it reported"
         assert "the licence has expired" in exited.detail.output
 
-    @pytest.mark.parametrize("method", ["hangs", "hangs_in_c"])
-    def test_a_hanging_worker_is_ended_in_time(self, tmp_path, method):
+    def test_a_hanging_worker_is_ended_in_time(self, tmp_path):
+        """Even one whose every thread is stuck behind the interpreter's lock."""
         pipe = tmp_path / "reached"
         os.mkfifo(pipe)
         settings = config({"hangs_in_c": {"reached": str(pipe)}}, timeout_s=round(ample_s(tmp_path / "ample"), 1))
-        drain = threading.Thread(target=lambda: method == "hangs_in_c" and pipe.read_text())
+        drain = threading.Thread(target=pipe.read_text)
         drain.start()
-        _, events, records = run(settings, new_run(tmp_path, settings), [item(method), item("e2e")])
+        _, events, records = run(settings, new_run(tmp_path, settings), [item("hangs_in_c"), item("e2e")])
         drain.join()
-        assert outcomes(records) == [(method, "timeout"), ("e2e", "ok")], records[-1].reason
+        assert outcomes(records) == [("hangs_in_c", "timeout"), ("e2e", "ok")], records[-1].reason
         timeout_s = settings.run.timeout_s
         assert records[0].reason == f"took longer than {timeout_s:g} s (run.timeout_s); it was in the warm-up"
         assert records[0].exactness == "exact"
@@ -139,8 +140,7 @@ class TestSkipping:
         )  # fmt: skip
 
     @pytest.mark.parametrize(
-        "axes",
-        [{}, {"batch_size": 16}, {"text_length": 32}, {"history_length": 20}, {"item_repetition_ratio": 1.0}],
+        "axes", [{}, {"batch_size": 16}, {"text_length": 32}, {"history_length": 20}, {"item_repetition_ratio": 1.0}]
     )
     def test_hopeless(self, observed, axes):
         work = item("multi_step", accumulation_steps=4, **{**OBSERVED_SIZE, **axes})
@@ -238,24 +238,6 @@ class TestInterrupts:
         assert after[0] == before[0]
         assert (run_dir / "report.html").is_file()
 
-    def test_a_killed_manager_leaves_no_orphan(self, tmp_path, rendezvous):
-        """Even a worker whose every thread is stuck behind the interpreter's lock goes with it."""
-        settings = config(rendezvous.settings)
-        run_dir = new_run(tmp_path, settings)
-        process = manage(run_dir, "e2e", "hangs_in_c")
-        worker = rendezvous.worker_pid()
-        descendants = family(process.pid)
-        assert worker in descendants
-        process.kill()
-        try:
-            assert gone(descendants)
-        finally:
-            for pid in descendants:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-        process.communicate(timeout=PATIENCE_S)
-        assert outcomes(store.load(run_dir).records) == [("e2e", "ok")]
-
     def test_an_interrupt_waits_for_the_line_that_is_being_written(self):
         written = []
 
@@ -272,6 +254,17 @@ class TestInterrupts:
             signal.raise_signal(signal.SIGINT)
 
 
+@contextlib.contextmanager
+def limited(size: int):
+    """No file that this process writes may become larger, in bytes: a disk that is full beyond."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 class TestFullDisk:
     def test_nothing_measured_before_is_lost_and_the_sentence_says_what_to_do(self, tmp_path):
         settings = config()
@@ -279,12 +272,11 @@ class TestFullDisk:
         run(settings, run_dir, [item("e2e")])
         results = run_dir / store.RECORDS_FILE
         before = results.read_bytes()
-        full = manage(run_dir, str(len(before) + 100), "e2e", "single_step")
-        _, complaint = full.communicate(timeout=PATIENCE_S)
-        assert full.returncode == 1
-        assert len(complaint.splitlines()) == 1
-        assert str(results) in complaint
-        assert f"gram-bench resume {run_dir}" in complaint
+        with limited(len(before) + 100), pytest.raises(BenchError) as told:
+            run(settings, run_dir, [item("e2e"), item("single_step")])
+        assert len(str(told.value).splitlines()) == 1
+        assert str(results) in str(told.value)
+        assert f"gram-bench resume {run_dir}" in str(told.value)
         assert results.read_bytes() == before
 
         _, _, records = run(settings, run_dir, [item("e2e"), item("single_step")])

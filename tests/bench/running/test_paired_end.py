@@ -14,15 +14,15 @@ from tests.bench._small_runs import new_run, run
 
 class TestEnd:
     def steps(self, tmp_path, **run_settings):
-        chosen = settings(rounds=1, **run_settings)
+        chosen = settings(**{"rounds": 1, **run_settings})
         return run(chosen, new_run(tmp_path, chosen), items())
 
     def test_precision_ends_a_case(self, tmp_path):
-        counts, events, records = self.steps(tmp_path, max_blocks=9, half_width=0.999999, window_s=0.02)
+        counts, events, records = self.steps(tmp_path, max_blocks=6, half_width=0.999999, window_s=0.02)
         values = list(stats.block_values(records[::2], records[1::2]).values())
         loads = stats.block_loads(records[::2], records[1::2])
-        assert stats.enough(values, loads, half_width=0.999999, least=2, most=9)
-        assert not stats.enough(values[:-1], loads[:-1], half_width=0.999999, least=2, most=9)
+        assert stats.enough(values, loads, half_width=0.999999, least=2, most=6)
+        assert not stats.enough(values[:-1], loads[:-1], half_width=0.999999, least=2, most=6)
         assert of(events, Extended) == [Extended(2 * blocks) for blocks in range(3, len(values) + 1)]
         assert counts.total == 2 * len(values)
 
@@ -34,9 +34,11 @@ class TestEnd:
         assert [(event.number, event.total) for event in finished][-2:] == [(5, 6), (6, 6)]
 
     def test_the_budget_ends_a_case_once_it_has_the_least(self, tmp_path):
-        _, events, records = self.steps(tmp_path, max_blocks=9, half_width=1e-9, case_budget_s=0.001)
+        """Of blocks, and of rounds in each."""
+        _, events, records = self.steps(tmp_path, max_blocks=9, half_width=1e-9, case_budget_s=0.001, rounds=6)
         assert [record.block for record in records] == [0, 0, 1, 1]
         assert of(events, Extended) == []
+        assert {len(record.samples_s) for record in records} == {1}, "run.min_samples"
 
 
 class TestCanary:
@@ -106,25 +108,22 @@ class TestPowerCap:
     """On a GPU at its power cap a window follows steps of its own worker that are not timed."""
 
     def test_windows_are_led_in_and_long_where_a_warm_up_met_the_cap(self, tmp_path):
+        """Energy is the windows' time by the power between changes of the counter."""
         chosen = settings(**LED_IN)
         _, events, records = run(chosen, new_run(tmp_path, chosen), items(blocks=1), watch=Device(capped_from=6))
         for record in records:
             assert (record.rounds, record.dropped_rounds, record.detail.lead_in_s) == ((0, 1), (), 0.15)
             assert record.steps_per_sample > 1, "which last as long as run.window_s by themselves"
             assert record.telemetry.throttle_reasons == ("sw_power_cap",)
-        turns = of(events, TookTurn)
+        turns = of(events, TookTurn)[2:]
         share = 0.5 * LED_IN["lead_in_s"] / LED_IN["settled_window_s"]  # whatever a step takes on a busy machine
         assert all(
             later.began_s - sooner.ended_s > share * (later.ended_s - later.began_s)
-            for sooner, later in pairwise(turns[2:])
+            for sooner, later in pairwise(turns)
         )
-
-    def test_energy_is_the_windows_time_by_the_power_between_changes(self, tmp_path):
-        chosen = settings(**LED_IN)
-        _, events, records = run(chosen, new_run(tmp_path, chosen), items(blocks=1), watch=Device(capped_from=6))
         for record in records:
-            turns = [turn for turn in of(events, TookTurn)[2:] if turn.item.line.method == record.method]
-            seconds = sum(turn.ended_s - turn.began_s for turn in turns)
+            own = [turn for turn in turns if turn.item.line.method == record.method]
+            seconds = sum(turn.ended_s - turn.began_s for turn in own)
             assert record.telemetry.energy_j == pytest.approx(100 * seconds, rel=0.03)
             slots = record.item_slots * record.steps_per_sample * 2
             per_slot_j = record.telemetry.energy_j / slots
@@ -143,14 +142,3 @@ class TestPowerCap:
         _, _, records = run(chosen, new_run(tmp_path, chosen), items(), watch=Device(capped_from=10))
         assert [record.detail.lead_in_s for record in records] == [None, None, 0.15, 0.15]
         assert {record.rounds for record in records} == {(0, 1)}
-
-    def test_a_device_with_power_to_spare_pays_nothing(self, tmp_path):
-        chosen = settings(**LED_IN)
-        _, _, records = run(chosen, new_run(tmp_path, chosen), items(blocks=1), watch=Device())
-        assert {record.detail.lead_in_s for record in records} == {None}
-
-
-def test_rounds_take_what_the_cases_budget_leaves(tmp_path):
-    chosen = settings(blocks=2, max_blocks=2, rounds=6, case_budget_s=0.01)
-    _, _, records = run(chosen, new_run(tmp_path, chosen), items())
-    assert {len(record.samples_s) for record in records} == {chosen.run.min_samples}

@@ -1,6 +1,5 @@
 """What a failing line costs its paired block: nothing but itself."""
 
-import contextlib
 import os
 import signal
 from collections import Counter
@@ -11,13 +10,8 @@ import pytest
 from bench.results import store
 from bench.running import paired
 from bench.running.events import BlockBegan, Finished, TookTurn
-from tests.bench._paired import (
-    PAIR,
-    items,
-    of,
-    settings,
-    short,
-)
+from tests.bench._paired import PAIR, items, of, settings, short
+from tests.bench._processes import is_worker
 from tests.bench._small_runs import ample_s, new_run, run
 
 
@@ -76,11 +70,5 @@ class TestFailures:
 
 def newest_worker() -> int:
     """The worker that was started last: the fork server's children have no others."""
-    workers = [p for p in psutil.Process().children(recursive=True) if _is_worker(p)]
+    workers = [p for p in psutil.Process().children(recursive=True) if is_worker(p)]
     return max(workers, key=lambda process: process.create_time()).pid
-
-
-def _is_worker(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return process.ppid() != os.getpid() and process.status() != psutil.STATUS_ZOMBIE
-    return False

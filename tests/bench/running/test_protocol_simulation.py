@@ -130,14 +130,13 @@ def test_the_precision_asked_for_is_reached(world):
 # The gate
 
 
-@pytest.mark.parametrize("days", [0.0, 0.01], ids=["one day", "days differ by 1 %"])
 @pytest.mark.parametrize("name", WORLDS)
-def test_no_change_hardly_ever_fails(name, days, gates):
+def test_no_change_hardly_ever_fails(name, gates):
     """48 cases, none changed, FAIL in <= 1 % of gate runs at a tolerance of 5 %, doubling included.
 
-    Also where each case differs a little from the reference's day, which the error bars cannot know.
+    And that where each case differs by some 1 % from the reference's day, which the error bars cannot know.
     """
-    verdicts = gates[name].verdicts(0.0, 0, 0.05, days=days)
+    verdicts = gates[name].verdicts(0.0, 0, 0.05, days=0.01)
     assert np.mean(["fail" in (*first, *again) for first, again in verdicts]) <= 0.01
 
 

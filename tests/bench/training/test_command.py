@@ -1,7 +1,8 @@
-"""`gram-bench train` through the command line, with real workers, on MovieLens: killed, resumed, refused, failed."""
+"""`gram-bench train` through the command line, with real workers: killed, resumed, refused, failed."""
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import shutil
@@ -21,6 +22,7 @@ from bench.configuration.config import restore
 from bench.results import store, training
 from bench.training import worker
 from bench.training.plan import Reached, TrainJob, plan
+from tests.bench import _own_inputs as own
 from tests.bench import _small_runs
 
 ROOT = Path(__file__).parents[3]
@@ -41,10 +43,10 @@ def encoder(asset, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def written(encoder, asset, tmp_path):
-    """A function: methods and further text -> a configuration of a short training on MovieLens."""
+    """A function: methods and settings -> a configuration of a short training on MovieLens."""
     asset("movielens"), asset("films")
 
-    def write(method: str, more: str = "", **train) -> Path:
+    def write(method: str, **train) -> Path:
         path = tmp_path / "tiny.toml"
         settings = {"seeds": 0, "max_steps": 12, "evaluate_every": 2, "validation": 0.02, "test": 0.02} | train
         told = "\n".join(f"{key} = {value}" for key, value in settings.items())
@@ -62,7 +64,6 @@ def written(encoder, asset, tmp_path):
             batch_size = 32
             history_length = 10
             text_length = 12
-            {more}
         """)
         return path
 
@@ -72,7 +73,7 @@ def written(encoder, asset, tmp_path):
 def command(*arguments: str | Path) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-m", "bench", *map(str, arguments)],
-        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -99,16 +100,20 @@ def met(pipe: Path, process: subprocess.Popen | None = None) -> int:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bits(written, tmp_path):
-    """Ctrl-C first, then SIGTERM; the directory then lies elsewhere, as on another machine; then kill -9 of a worker;
-    each time `resume` goes on from the checkpoint."""
+def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bits(tmp_path, monkeypatch):
+    """Ctrl-C first; the directory then lies elsewhere, as on another machine; then kill -9 of a worker; each time
+    `resume` goes on from the checkpoint."""
     reached = tmp_path / "reached"
     os.mkfifo(reached)
-    more = f'[method.waits_in_training]\nat = 4\nreached = "{reached}"'
-    out = tmp_path / "runs"
-    process = command(
-        "train", "--config", written('"waits_in_training"', more, max_steps=9), "--device", "cpu", "--out", out
-    )
+    out, inputs = tmp_path / "runs", own.write(tmp_path / "own")
+    own.write_log(inputs / "log.csv", users=40)
+    monkeypatch.chdir(inputs)
+    changes = {
+        "run.plugins": _small_runs.FAULTY, "train.sweep.method": "waits_in_training", "train.max_steps": 7,
+        "train.evaluate_every": 2, "method.waits_in_training.at": 4, "method.waits_in_training.reached": str(reached),
+    }  # fmt: skip
+    words = [word for key, value in changes.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+    process = command("train", "--config", "own.toml", "--device", "cpu", "--out", out, *words)
     met(reached, process)
     os.killpg(process.pid, signal.SIGINT)
     _, told = process.communicate(timeout=PATIENCE_S)
@@ -117,10 +122,6 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bits(written, tmp
     assert f"gram-bench resume {out}" in told.splitlines()[-1]
     assert len(training.load(run_dir).points) == 1
 
-    process = command("resume", run_dir)
-    met(reached, process)
-    process.terminate()
-    process.communicate(timeout=PATIENCE_S)
     run_dir = Path(shutil.move(run_dir, tmp_path / "brought-back"))
 
     (item,) = plan(restore(store.read_info(run_dir).config))
@@ -142,7 +143,7 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bits(written, tmp
     assert (run_dir / "report.html").is_file()
     assert not (run_dir / "checkpoints").exists()
     found = [point.model_dump(mode="json", exclude=TIMES) for point in training.load(run_dir).points]
-    assert [point["step"] for point in found] == [2, 4, 6, 8, 9]
+    assert [point["step"] for point in found] == [2, 4, 6, 7]
     assert _comparable(found) == _comparable(_uninterrupted(run_dir, tmp_path))
 
 
@@ -162,17 +163,28 @@ def _comparable(points: list[dict]) -> list[dict]:
     return [*points[:-1], last]
 
 
-def test_quality_rises_far_above_chance_on_movielens_beside_a_line_that_fails(written, tmp_path):
+@pytest.mark.slow
+def test_quality_rises_far_above_chance_on_movielens(written, tmp_path):
     """A smaller smoke: ids alone tell which films are liked, and nothing of films that nobody has met."""
-    path = written('["raises", "ids_only"]', max_steps=60, evaluate_every=30, validation=0.1, test=0.1)
+    path = written('"ids_only"', max_steps=60, evaluate_every=30, validation=0.1, test=0.1)
     result = here("train", "--config", path, "--device", "cpu", "--out", tmp_path / "runs")
+    assert result.exit_code == 0, result.output
+    quality = [point for point in training.load(tmp_path / "runs" / "latest").points if point.test][-1].test
+    assert quality["auc"] > 0.58
+    assert abs(quality["cold_auc"] - 0.5) < 0.08
+
+
+def test_a_line_that_fails_is_told_beside_one_that_is_trained(tmp_path, monkeypatch):
+    monkeypatch.chdir(own.write(tmp_path / "own"))
+    own.write_log(Path("log.csv"), users=40)
+    changes = {"run.plugins": _small_runs.FAULTY, "train.sweep.method": ["raises", "e2e"]}
+    words = [word for key, value in changes.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+    result = here("train", "--config", "own.toml", "--device", "cpu", "--out", tmp_path / "runs", *words)
     assert result.exit_code == 0, result.output
     failed, *points = training.load(tmp_path / "runs" / "latest").points
     assert (failed.method, failed.outcome, failed.step) == ("raises", "error", 0)
     assert failed.reason in result.stderr
-    quality = [point for point in points if point.test][-1].test
-    assert quality["auc"] > 0.58
-    assert abs(quality["cold_auc"] - 0.5) < 0.08
+    assert (points[-1].method, points[-1].outcome) == ("e2e", "ok")
 
 
 @pytest.mark.parametrize(

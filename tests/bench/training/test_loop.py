@@ -112,8 +112,7 @@ def test_each_limit_ends_it_and_says_so(learner, train, stopped, step):
 
 
 @pytest.mark.parametrize(
-    ("method", "steps"),
-    [("e2e", None), ("multi_step", "1E"), ("frozen", None), ("ids_only", None)],
+    ("method", "steps"), [("e2e", None), ("multi_step", "1E"), ("frozen", None), ("ids_only", None)]
 )
 def test_untimed_steps_leave_no_trace(learner, method, steps):
     """Same losses, same parameters at the end, and none of them on the clock: weights, moments, rates, N, caches."""

@@ -121,12 +121,13 @@ def test_killed_around_every_write(tmp_path, tiny, target):
     assert_resumes(tmp_path, tiny, configuration(), _tiny.item("single_step"), target, range(first, evaluations + 1))
 
 
-def test_killed_at_every_step_with_dropout_and_an_interval(tmp_path, tiny):
-    """Two intervals of three and one cut short; random states, schedules and moments all count."""
+def test_killed_in_every_interval_with_dropout(tmp_path, tiny):
+    """At the first and the last step of an interval, in the midst of one, and in one that is cut short; random states,
+    schedules and moments all count."""
     item = _tiny.item("multi_step", 3, cf_module="dkt")
     with tiny.context() as patch:
         _responses(patch)
-        assert_resumes(tmp_path, patch, configuration("shared"), item, at_a_step, range(1, STEPS + 1))
+        assert_resumes(tmp_path, patch, configuration("shared"), item, at_a_step, (1, 4, 6, 8))
 
 
 def _responses(patch) -> None:

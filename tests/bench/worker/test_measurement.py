@@ -313,8 +313,9 @@ def test_workers_are_of_the_same_copy_of_the_program_wherever_it_is_called(tmp_p
         "    import bench, gram_core\n"
         "    connection.send([bench.__file__, gram_core.__file__])\n"
         "if __name__ == '__main__':\n"
-        "    from bench.processes.fork_server import Worker\n"
-        "    with Worker(tell, None) as process:\n"
+        "    from bench.processes import fork_server\n"
+        "    fork_server.PRELOAD = ('bench', 'gram_core')\n"
+        "    with fork_server.Worker(tell, None) as process:\n"
         "        print(*process.receive(300), sep='\\n')\n"
     )
     done = subprocess.run([sys.executable, str(script)], cwd=tmp_path / "here", capture_output=True, text=True)

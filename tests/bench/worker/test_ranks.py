@@ -55,17 +55,18 @@ def test_a_lost_process_ends_the_case_at_once(tmp_path, how, outcome, reason):
 
 
 def test_a_hanging_process_is_ended_in_time_with_all_others(tmp_path):
-    settings = config({"one_rank": {"how": "hangs"}}, timeout_s=2 * ample_s(tmp_path / "ample"))
+    settings = config({"one_rank": {"how": "hangs"}}, timeout_s=ample_s(tmp_path / "ample"))
     _, events, records = run(settings, new_run(tmp_path, settings), [item("one_rank", world_size=2), item("e2e")])
     assert [record.outcome for record in records] == ["timeout", "ok"]
     assert next(event.took_s for event in events if isinstance(event, Finished)) >= settings.run.timeout_s
 
 
 def test_a_killed_manager_leaves_no_process_of_several(tmp_path):
+    """Even one whose every thread is stuck behind the interpreter's lock goes with it."""
     pipe = tmp_path / "reached"
     os.mkfifo(pipe)
     settings = config({"one_rank": {"how": "hangs", "reached": str(pipe)}})
-    process = manage(new_run(tmp_path, settings), "2", "one_rank")
+    process = manage(new_run(tmp_path, settings), "one_rank")
     worker = int(pipe.read_text())
     descendants = family(process.pid)
     assert worker in descendants

@@ -62,12 +62,7 @@ def test_each_click_is_trained_on_among_what_was_shown_in_vain(write):
     found = {
         (history, target, tuple(sorted(rest))) for batch in epoch(workload) for history, target, rest in rows(batch)
     }
-    assert found == {
-        (n(1, 2), *n(3), n(1, 4, 5)),
-        ((), *n(4), n(2)),
-        (n(1), *n(5), n(3)),
-        (n(1), *n(2), n(3)),
-    }
+    assert found == {(n(1, 2), *n(3), n(1, 4, 5)), ((), *n(4), n(2)), (n(1), *n(5), n(3)), (n(1), *n(2), n(3))}
     assert all(batch.items.shape == (1, 11) for batch in epoch(workload))
     assert workload.validation is None
     facts = workload.facts
