@@ -20,7 +20,7 @@ class Drawn:
     def __init__(self, device: torch.device):
         self._device = device
         self._host = torch.get_rng_state()
-        self._on_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        self._on_device: Any = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
         self._python = random.getstate()
         numpy = sys.modules.get("numpy")
         self._numpy: Any = None if numpy is None else numpy.random.get_state()
@@ -28,7 +28,7 @@ class Drawn:
     def is_now(self) -> bool:
         """Whether nothing was drawn since."""
         now = Drawn(self._device)
-        on_device = self._on_device is None or torch.equal(self._on_device, now._on_device)
+        on_device = self._on_device is now._on_device or torch.equal(self._on_device, now._on_device)
         same = torch.equal(self._host, now._host) and on_device and self._python == now._python
         return same and (self._numpy is None or _comparable(self._numpy) == _comparable(now._numpy))
 
