@@ -49,7 +49,6 @@ def plan(
         raise UsageError(f"--memory-limit {memory_limit_gib:g}: give GiB, more than 0.")
     chosen, engines = _case(asked, case)
     session.check_methods(asked)
-    session.check_encoders(asked.config)
     session.make_folder(out)
     session.fetch_assets(asked.config, progress)
     forecast = _forecast(asked, chosen, engines, memory_limit_gib, progress)
@@ -75,6 +74,7 @@ def _case(asked: Plan, case: str | None) -> tuple[Case, tuple[str, ...]]:
             f"plan and calibrate know encoders of texts, and {found.encoder} reads pictures: measure it by gram-bench "
             "run, or choose another case by --case."
         )
+    session.check_encoders(asked.config)
     return found, tuple(dict.fromkeys(item.line.engine for item in items))
 
 
@@ -320,7 +320,6 @@ def calibrate(
     if not 10 <= seconds <= 3600:
         raise UsageError(f"--seconds {seconds:g}: give 10 to 3600.")
     chosen, engines = _case(asked, case)
-    session.check_encoders(asked.config)
     session.fetch_assets(asked.config, progress)
     for engine in engines:
         say(progress, f"Measuring {chosen.encoder} on {engine}")
