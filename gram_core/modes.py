@@ -25,7 +25,7 @@ def tell_idle_dropout(encoder: nn.Module, model: nn.Module) -> None:
 
 
 def batch_dependent(module: nn.Module, *, as_it_is: bool = False) -> str | None:
-    """The first part that normalises by its batch in training, by name and type; None where none does.
+    """The first part whose output or gradient hangs on its batch in training, by name and type; None where none does.
 
     as_it_is: leaves out parts that are evaluated now, and so read the statistics that they keep.
     """
@@ -33,8 +33,18 @@ def batch_dependent(module: nn.Module, *, as_it_is: bool = False) -> str | None:
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
             if as_it_is and not part.training and part.running_mean is not None:
                 continue
-            return f"{name}, a {type(part).__name__}" if name else f"a {type(part).__name__}"
+            return _named(name, part)
+        if isinstance(part, nn.Embedding | nn.EmbeddingBag) and part.scale_grad_by_freq and part.weight.requires_grad:
+            return f"{_named(name, part)} with scale_grad_by_freq"
     return None
+
+
+def _remedy(found: str) -> str:
+    return "set that to False" if found.endswith("scale_grad_by_freq") else "put a LayerNorm in its place"
+
+
+def _named(name: str, part: nn.Module) -> str:
+    return f"{name}, a {type(part).__name__}" if name else f"a {type(part).__name__}"
 
 
 def refuse_parallel(module: object, what: str) -> None:
@@ -51,6 +61,6 @@ def refuse_batch_statistics(module: nn.Module, what: str, *, as_it_is: bool = Fa
     found = batch_dependent(module, as_it_is=as_it_is)
     if found is not None:
         raise ValueError(
-            f"{what} normalises by its batch ({found}), so that an encoding depends on which texts are encoded "
-            "together, and neither deduplication nor chunks leave gradients as they are; put a LayerNorm in its place"
+            f"{what} normalises by its batch ({found}), so that an encoding or its gradient depends on which texts are "
+            f"encoded together, and neither deduplication nor chunks leave gradients as they are; {_remedy(found)}"
         )

@@ -49,6 +49,7 @@ def plan(
         raise UsageError(f"--memory-limit {memory_limit_gib:g}: give GiB, more than 0.")
     chosen, engines = _case(asked, case)
     session.check_methods(asked)
+    session.check_encoders(asked.config)
     session.make_folder(out)
     session.fetch_assets(asked.config, progress)
     forecast = _forecast(asked, chosen, engines, memory_limit_gib, progress)
@@ -319,6 +320,7 @@ def calibrate(
     if not 10 <= seconds <= 3600:
         raise UsageError(f"--seconds {seconds:g}: give 10 to 3600.")
     chosen, engines = _case(asked, case)
+    session.check_encoders(asked.config)
     session.fetch_assets(asked.config, progress)
     for engine in engines:
         say(progress, f"Measuring {chosen.encoder} on {engine}")

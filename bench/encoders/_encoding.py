@@ -94,22 +94,27 @@ def _plain(loaded: LoadedEncoder, pooling: PicturePooling, why: str) -> Encoding
     return Encoding(pooling, None, loaded, "", False, f"{_WORDS[pooling]} ({why}){prompt}, not normalised")
 
 
+def _word(part: DenseFiles | Literal["normalize"]) -> str:
+    return (
+        "normalised" if part == "normalize" else f"dense {part.config['in_features']} -> {part.config['out_features']}"
+    )
+
+
 def _as_published(loaded: LoadedEncoder, usage: Usage) -> Encoding:
     pooling, tokenizer = usage.pooling, loaded.tokenizer
     if tokenizer is not None and (usage.prompt or usage.lower_case):
         tokenizer = PromptedTokenizer(tokenizer, usage.prompt, usage.lower_case)
     longest = min(loaded.longest_text, usage.longest or loaded.longest_text)
-    dense = [part.config for part in usage.head if isinstance(part, DenseFiles)]
-    projected = "".join(f", dense {part['in_features']} -> {part['out_features']}" for part in dense)
+    normalised = usage.head[-1:] == ("normalize",)
+    behind = "".join(f", {_word(part)}" for part in (usage.head[:-1] if normalised else usage.head))
     others = f" (others: {', '.join(usage.prompts)})" if usage.prompts else ""
     prompt = f"prompt {usage.prompt!r}" if usage.prompt else "no prompt"
-    normalised = "normalize" in usage.head
     return Encoding(
         pooling,
         usage.build_head(),
         replace(loaded, tokenizer=tokenizer, longest_text=longest),
         usage.prompt,
         normalised,
-        f"{_WORDS[pooling]} (its folder says so){projected}, {prompt}{others}, "
+        f"{_WORDS[pooling]} (its folder says so){behind}, {prompt}{others}, "
         f"{'normalised' if normalised else 'not normalised'}",
     )

@@ -90,7 +90,13 @@ def read_usage(root: Path, model: Path) -> Usage | None:
     task = settings.get("transformer_task", "feature-extraction")
     if task != "feature-extraction":
         raise ValueError(f"it is made for {task}; {ELSE}")
-    prompts, default = _prompts(root)
+    published = read_json(root / "config_sentence_transformers.json")
+    if published.get("truncate_dim"):
+        raise ValueError(
+            f"it keeps the first {published['truncate_dim']} numbers of an encoding (truncate_dim), which is not "
+            f"computed here; {ELSE}"
+        )
+    prompts, default = dict(published.get("prompts") or {}), published.get("default_prompt_name")
     if prompts.get(default or "") and not _includes_prompt(root, entries):
         raise ValueError(f"its pooling leaves the prompt out, which is not computed here; {ELSE}")
     return Usage(
@@ -109,11 +115,6 @@ def _pooling(config: dict[str, Any]) -> Pooling:
     if len(named) == 1 and named[0] in POOLINGS:
         return POOLINGS[named[0]]
     raise ValueError(f"its pooling is {' with '.join(map(str, named))}, which is not computed here; {ELSE}")
-
-
-def _prompts(root: Path) -> tuple[dict[str, str], str | None]:
-    config = read_json(root / "config_sentence_transformers.json")
-    return dict(config.get("prompts") or {}), config.get("default_prompt_name")
 
 
 def _includes_prompt(root: Path, entries: list[dict[str, Any]]) -> bool:

@@ -2,6 +2,7 @@
 keeps of a token. Read from the modules themselves, on the host, with one or two layers and a few texts.
 """
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -94,14 +95,30 @@ def compute_dtype(precision: str) -> torch.dtype:
 
 
 def load(config: Config, case: Case, device: str = "cpu", layers: int | None = None) -> LoadedEncoder:
-    """The case's encoder. Raises ValueError where texts cannot be so long."""
+    """The case's encoder. Raises ValueError where texts cannot be so long, and for one that does not train whole."""
     run = config.run
     asked = Loading(
-        torch.device(device), dtype_of(case.precision), layers or case.layers, run.seed, dropout=run.dropout
+        torch.device(device),
+        dtype_of(case.precision),
+        layers or case.layers,
+        run.seed,
+        dropout=run.dropout,
+        base=config.model.base,
     )
     loaded = encoders.load(case.encoder, asked)
     check_length(loaded, case.encoder, case.text_length)
+    if _has_adapters(loaded.model):
+        raise ValueError(
+            f"plan and calibrate know encoders that train whole, and {case.encoder} is a folder of adapters: measure "
+            "it by gram-bench run"
+        )
     return loaded
+
+
+def _has_adapters(model: nn.Module) -> bool:
+    peft: Any = sys.modules.get("peft")
+    kind = None if peft is None else peft.tuners.tuners_utils.BaseTunerLayer
+    return kind is not None and any(isinstance(module, kind) for module in model.modules())
 
 
 def encoder_shape(config: Config, case: Case, engine: str, loaded: LoadedEncoder) -> EncoderShape:

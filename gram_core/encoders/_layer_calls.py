@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from gram_core.encoders._layer_compilation import VARIANTS, TooManyVariants, compiled, compiling
 from gram_core.encoders._rotary_tables import RotaryTables, whole
+from gram_core.encoders._weights import bypassed
 
 
 def stacks(model: nn.Module) -> list[nn.Module]:
@@ -56,6 +57,7 @@ class LayerCalls:
         """Within, calls of the layers go this way."""
         checkpointed: list[Any] = [layer for layer in self._layers if getattr(layer, "gradient_checkpointing", False)]
         runs_again = {id(layer) for layer in self._layers if self._again} | {id(layer) for layer in checkpointed}
+        own = [(vars(layer), vars(layer).get("_compiled_call_impl")) for layer in self._layers]
         for layer in self._layers:
             call = partial(self._call, layer)
             again = id(layer) in runs_again and layer.training
@@ -66,13 +68,15 @@ class LayerCalls:
             with compiling() if self._compiles else nullcontext():
                 yield
         finally:
-            for layer in self._layers:
-                del vars(layer)["_compiled_call_impl"]
+            for attributes, compiled_by_others in own:
+                del attributes["_compiled_call_impl"]
+                if compiled_by_others is not None:
+                    attributes["_compiled_call_impl"] = compiled_by_others
             for layer in checkpointed:
                 layer.gradient_checkpointing = True
 
     def _call(self, layer: nn.Module, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-        hooked = layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer)
+        hooked = bypassed(layer) is not None
         call = layer._call_impl if hooked else layer.forward
         if not self._compiles or hooked or layer in self._uncompiled:
             return _run(layer, call, self._dtype, hidden, args, kwargs)

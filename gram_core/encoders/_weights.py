@@ -84,8 +84,8 @@ def changed(model: PreTrainedModel) -> str | None:
             return f"{name or 'the model'} has {reason}"
         if isinstance(module, _BIASED) and (module.weight is None or module.bias is None):
             return f"{name} has no bias"
-        if isinstance(module, nn.Embedding) and (module.max_norm is not None or module.scale_grad_by_freq):
-            return f"{name} changes its weights or gradients while it is read"
+    if (reason := rewrites(model)) is not None:
+        return reason
     if offloads(model):
         return "its checkpoints are kept off the device"
     config: Any = model.config
@@ -113,6 +113,14 @@ def _only_asks_for_gradients(hook: Any) -> bool:
     """Whether a hook is the library's own by which checkpointed layers above a frozen embedding get gradients."""
     name = getattr(hook, "__qualname__", "")
     return getattr(hook, "__module__", "") == "transformers.modeling_utils" and "input_require_grads" in name
+
+
+def rewrites(model: nn.Module) -> str | None:
+    """A table whose rows are changed by being read, those of padding too; None where none is."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
+            return f"{name} changes its weights while it is read"
+    return None
 
 
 def offloads(model: nn.Module) -> bool:

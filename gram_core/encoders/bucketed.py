@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gram_core.batch import Texts
-from gram_core.encoders._weights import bypassed
+from gram_core.encoders._weights import bypassed, rewrites
 from gram_core.encoders.huggingface import HuggingFaceEncoder
 
 CALL_TOKENS = 256
@@ -62,7 +62,7 @@ def refuses(encoder: HuggingFaceEncoder, amp_dtype: torch.dtype | None = None) -
         return f"it is a {type(encoder).__qualname__} with a pass of its own"
     if (reason := bypassed(encoder)) is not None:
         return f"the encoder has {reason}"
-    return None
+    return rewrites(encoder)
 
 
 class BucketedEncoder(nn.Module):

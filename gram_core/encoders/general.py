@@ -25,7 +25,8 @@ from gram_core.encoders._mpnet_attention import attending as attending_as_mpnet
 from gram_core.encoders._own_attention import attending, interface_for, layout_of
 from gram_core.encoders._rotary_tables import RotaryTables
 from gram_core.encoders._table_rows import large_tables, read_as_rows
-from gram_core.encoders._weights import offloads
+from gram_core.encoders._traces import leaving_no_trace
+from gram_core.encoders._weights import offloads, rewrites
 from gram_core.encoders._wrapped import around, model_within
 from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.encoders.packed_pooling import pooled
@@ -53,6 +54,8 @@ def unsupported(encoder: HuggingFaceEncoder) -> str | None:
         return f"model type {model.config.model_type} counts positions by itself"
     if (reason := needs_padding(encoder)) is not None:
         return reason
+    if (reason := rewrites(model)) is not None:
+        return reason
     if offloads(model):
         return "its checkpoints are kept off the device"
     return text_attention.refuses(_head_width(model), model.dtype, model.device)
@@ -79,7 +82,8 @@ class GeneralEncoder(PackingEncoder):
         super().__init__(encoder, compute_dtype, block)
         self._compiles = model.device.type == "cuda"
         self._again = False
-        self._positions = positions(model, encoder.pad_token_id)
+        with leaving_no_trace(encoder):
+            self._positions = positions(model, encoder.pad_token_id)
         self.read_again()
 
     def read_again(self) -> None:

@@ -18,6 +18,11 @@ from gram_core.encoders.pooling import Pooling, head_width, pooling_module
 from gram_core.encoders.probe import is_causal
 from gram_core.modes import refuse_batch_statistics, refuse_parallel
 
+_NO_STATE_EACH = (
+    "the model gives {} states for texts of {} tokens, and so none for each token, as it does with learned prompts in "
+    "front of a text (prompt tuning, p-tuning): train adapters within the layers instead (LoRA, IA3, prefix tuning)"
+)
+
 
 class HuggingFaceEncoder(nn.Module):
     """Texts -> encodings [n, d] through `model`'s last hidden states, a pooling and, where there is one, a head.
@@ -71,6 +76,8 @@ class HuggingFaceEncoder(nn.Module):
         padded = texts.padded(longest if padded_to is None else padded_to, self.pad_token_id)
         ids, mask = (part.to(self.model.device, non_blocking=True) for part in padded)
         states = self.model(input_ids=ids, attention_mask=mask.to(torch.int64)).last_hidden_state
+        if states.shape[:2] != ids.shape:
+            raise ValueError(_NO_STATE_EACH.format(states.shape[1], ids.shape[1]))
         with torch.autocast(states.device.type, enabled=False):
             return self.finish(self.pooling(states.to(self.model.dtype), mask))
 

@@ -112,8 +112,11 @@ class PackingEncoder(nn.Module, ABC):
         return holds
 
     @property
-    def padded(self) -> BucketedEncoder:
-        """What encodes where the pass does not hold."""
+    def padded(self) -> BucketedEncoder | HuggingFaceEncoder:
+        """What encodes where the pass does not hold: the encoder as it was given, where runs of it would not either."""
+        objection = None if self.watch is None else self.watch.objection
+        if objection is not None and objection.against_runs is not None:
+            return self.encoder
         return BucketedEncoder(self.encoder)
 
     @property

@@ -6,15 +6,14 @@ as much as the model's own pass under autocast differs from its pass without.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gram_core.batch import Texts
+from gram_core.batch import ItemTable, Texts
+from gram_core.encoders._traces import leaving_no_trace
 from gram_core.protocols import ItemSource
 
 Encode = Callable[[Texts], Tensor]
@@ -47,18 +46,27 @@ class Found:
         return {name: _norm(a - b) for name, (a, b) in pairs.items()}
 
 
-def few_texts(table: ItemSource, text_length: int) -> Texts | None:
+def few_texts(table: ItemSource, text_length: int, pad_token_id: int | None = None) -> Texts | None:
     """Texts of the table of lengths that differ, the shortest and the longest that fit among them; None where none do.
 
-    Texts of no tokens are left out: their encodings mean nothing.
+    With the first one in which padding's id occurs, if there is one: some families count positions by it. Texts of no
+    tokens are left out: their encodings mean nothing.
     """
     fitting = torch.nonzero((table.lengths > 0) & (table.lengths <= text_length)).flatten()
     if not len(fitting):
         return None
     by_length = fitting[torch.argsort(table.lengths[fitting], stable=True)]
     places = torch.linspace(0, len(by_length) - 1, min(TEXTS, len(by_length))).round().long().unique()
-    texts: Texts = table.take(by_length[places])
+    texts: Texts = table.take(torch.cat([by_length[places], _holding(table, pad_token_id, fitting)]))
     return texts
+
+
+def _holding(table: ItemSource, token: int | None, items: Tensor) -> Tensor:
+    """The first of `items` in which `token` occurs [1], or none [0]."""
+    if token is None or not isinstance(table, ItemTable):
+        return items[:0]
+    held = torch.searchsorted(table.offsets, torch.nonzero(table.tokens == token).flatten(), right=True) - 1
+    return held[torch.isin(held, items)][:1]
 
 
 def differs(
@@ -73,9 +81,9 @@ def differs(
 
     own: the encoder's own pass, of `module`, whose parameters both read. amp_dtype: of the autocast that both run in.
     rounding: how much is allowed for it at least, of a module some parts of which compute in a narrower dtype.
-    Leaves no gradient and no random number drawn behind.
+    Leaves no gradient, no random number drawn and no state of a part moved behind.
     """
-    with _leaving_no_trace(module):
+    with leaving_no_trace(module):
         expected, allowed = _expected(own, module, texts, amp_dtype, rounding)
         try:
             found = _found(tried, module, texts, amp_dtype)
@@ -130,21 +138,6 @@ def _found(encode: Encode, module: nn.Module, texts: Texts, amp_dtype: torch.dty
         encodings.detach(),
         {name: gradient for name, gradient in zip(named, found, strict=True) if gradient is not None},
     )
-
-
-@contextmanager
-def _leaving_no_trace(module: nn.Module) -> Iterator[None]:
-    device: Any = next(module.parameters()).device
-    devices = [device] if device.type == "cuda" else []
-    checkpointed: list[Any] = [part for part in module.modules() if getattr(part, "gradient_checkpointing", False)]
-    for part in checkpointed:  # those that are re-entrant take part in a whole backward pass alone
-        part.gradient_checkpointing = False
-    try:
-        with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices):
-            yield
-    finally:
-        for part in checkpointed:
-            part.gradient_checkpointing = True
 
 
 def _norm(values: Tensor) -> float:

@@ -331,11 +331,11 @@ def can_stand(optimization: Optimization, parameters: list[Tensor]) -> bool:
         return False  # what is shared has one gradient, the sum of those of its readers
     moved = {id(parameter) for group in groups for parameter in group["params"]}
     return all(
-        id(p) in moved and p.requires_grad and p.dtype == torch.float32 and p.is_contiguous() and not _watched(p)
+        id(p) in moved and p.requires_grad and p.dtype == torch.float32 and p.is_contiguous() and not is_watched(p)
         for p in parameters
     )
 
 
-def _watched(parameter: Any) -> bool:
+def is_watched(parameter: Any) -> bool:
     """Whether somebody's hooks wait for its gradient, which standing weights do not leave with it."""
     return bool(parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None))

@@ -37,7 +37,7 @@ class Bound:
     def __init__(self, training: Training, encoder: PackingEncoder):
         self._encoder = encoder
         self._state = encoder.watch and encoder.watch.state
-        self._parameters = [*encoder.parameters(), *training.cf_module.parameters()]
+        self.parameters = [*encoder.parameters(), *training.cf_module.parameters()]
         self._places = self._places_now()
 
     def holds(self) -> bool:
@@ -46,7 +46,7 @@ class Bound:
         return (watch is None or watch.state is self._state) and self._places_now() == self._places
 
     def _places_now(self) -> list[int]:
-        return [parameter.data_ptr() for parameter in self._parameters]
+        return [parameter.data_ptr() for parameter in self.parameters]
 
 
 def make_capturable(optimization: Optimization, device: torch.device) -> None:

@@ -3,6 +3,7 @@
 U unique items (capacity), d width.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from gram_core.batch import Batch, Selection, mapped
 from gram_core.encoders.packing_encoder import PackingEncoder
-from gram_core.encoders.standing import StandingOptimization
+from gram_core.encoders.standing import StandingOptimization, is_watched
 from gram_core.encoding_buffer import EncodingBuffer
 from gram_core.engines._capturable import Bound, forget_undecided, forget_what_is_replaced, make_capturable, stand
 from gram_core.engines._captured import Capacities, Captured, CapturedFunction, Inputs, Outputs
@@ -26,6 +27,7 @@ from gram_core.engines._inputs import (
     rows_of,
     slot_inputs,
 )
+from gram_core.engines._tiers import FallBack
 from gram_core.methods._base import MethodBase
 from gram_core.methods._settings import MultiStepSettings
 from gram_core.methods.e2e import E2E
@@ -42,6 +44,8 @@ class FollowsModel(Captured):
     _encoder: PackingEncoder
     _standing: StandingOptimization | None = None
     _sums_passes = False
+    _aside = False
+    """Whether steps are launched, for the sake of hooks."""
 
     def _prepare(self) -> None:
         """Decides by the model as it is now how its weights stand."""
@@ -52,16 +56,36 @@ class FollowsModel(Captured):
         self._bound = Bound(self.training, self._encoder)
 
     def _refresh(self) -> bool:
-        """Follows what was changed from outside since the last step; False: the packed pass holds no longer for it."""
+        """Follows what was changed from outside since the last step; False: a step is to be launched, not replayed."""
         if not self._encoder.holds():
             return False
-        if not self._bound.holds():
+        if any(map(is_watched, self._bound.parameters)):
+            self._step_aside()
+            return False
+        if self._aside or not self._bound.holds():
+            self._aside = False
             self._prepare()
             for function in self.functions:
                 function.forget()
         if self._standing is not None:
             self._standing.refresh()
         return True
+
+    def _step_aside(self) -> None:
+        """Leaves gradients with parameters, for hooks that wait for them there, which a replayed step does not call."""
+        if self._aside:
+            return
+        self._aside = True
+        if self._standing is not None:
+            self._standing.release()
+        self._standing, self._optimization = None, self.training.optimization
+        self._encoder.standing = None
+        warnings.warn(
+            "hooks wait for the gradients of parameters: the fast engine launches steps kernel by kernel, for none of "
+            "those that it replays would call them",
+            FallBack,
+            stacklevel=4,
+        )
 
 
 class CapturedExact(FollowsModel, MethodBase):
@@ -179,6 +203,8 @@ class CapturedMultiStep(FollowsModel, MultiStep):
         return encodings[: len(items)]
 
     def _cf_step(self, selection: Selection, batch: Batch) -> Tensor:
+        if self._aside:
+            return super()._cf_step(selection, batch)
         self._follow_buffer()
         with phase("host"):
             held, row_of, room = self._buffer.place(selection.items, self._rows.fit)

@@ -17,12 +17,13 @@ from gram_core.batch import Texts
 from gram_core.encoders import bucketed, general, packed
 from gram_core.encoders.bucketed import BucketedEncoder
 from gram_core.encoders.general import GeneralEncoder
+from gram_core.encoders.habits import habits
 from gram_core.encoders.huggingface import HuggingFaceEncoder
 from gram_core.encoders.packed import PackedEncoder
 from gram_core.encoders.packing_encoder import PackingEncoder
 from gram_core.encoders.probe import evaluating
 from gram_core.encoders.proof import differs, few_texts
-from gram_core.encoders.watch import Watch
+from gram_core.encoders.watch import Objection, Watch
 from gram_core.protocols import ContentEncoder, ItemSource
 
 PACKED, GENERAL, PADDED, AS_GIVEN = "packed", "general", "padded", "as given"
@@ -85,12 +86,23 @@ def _build_general(encoder: HuggingFaceEncoder, amp_dtype: torch.dtype | None) -
 
 def _packed_differs(tried: PackingEncoder | BucketedEncoder, texts: Texts, amp_dtype: torch.dtype | None) -> str | None:
     assert isinstance(tried, PackingEncoder), "this tier's"
+    found = habits(tried.encoder, tried.encoder, texts, amp_dtype)
+    if found.keeps is not None:
+        return found.keeps
+    if found.draws:
+        return "its pass draws random numbers, as dropout does, and packed texts would draw others"
     device, alone = tried.encoder.model.device, tried.alone()
 
     def encode(texts: Texts) -> Tensor:
         return alone.encode(alone.pack(texts, max(len(texts.tokens), alone.proved_tokens)).to(device))
 
-    return differs(encode, tried.encoder, tried.encoder, texts, amp_dtype)
+    reason = differs(encode, tried.encoder, tried.encoder, texts, amp_dtype)
+    padding = tried.encoder.pad_token_id
+    if reason is not None and bool((texts.tokens == padding).any()):
+        return (
+            f"{reason}, and one of the texts holds the id of padding, {padding}, by which some families count positions"
+        )
+    return reason
 
 
 def _build_padded(encoder: HuggingFaceEncoder, amp_dtype: torch.dtype | None) -> BucketedEncoder:
@@ -99,6 +111,9 @@ def _build_padded(encoder: HuggingFaceEncoder, amp_dtype: torch.dtype | None) ->
 
 def _padded_differs(tried: PackingEncoder | BucketedEncoder, texts: Texts, amp_dtype: torch.dtype | None) -> str | None:
     """Evaluated, for what dropout drops is never the same twice; each length by itself."""
+    keeps = habits(tried.encoder, tried.encoder, texts, amp_dtype).keeps
+    if keeps is not None:
+        return keeps
     apart = BucketedEncoder(tried.encoder, cost=lambda tokens: tokens)
     with evaluating(tried.encoder):
         return differs(apart, tried.encoder, tried.encoder, texts, amp_dtype, PARTS_IN_FLOAT32)
@@ -117,7 +132,7 @@ def choose(training: Encodes) -> tuple[ContentEncoder, Ran]:
     encoder = training.encoder
     if not isinstance(encoder, HuggingFaceEncoder):
         return _said(encoder, Ran(AS_GIVEN, f"the encoder is a {type(encoder).__qualname__} and no HuggingFaceEncoder"))
-    texts = few_texts(training.table, encoder.text_length)
+    texts = few_texts(training.table, encoder.text_length, encoder.pad_token_id)
     reasons: list[str] = []
     for tier in TIERS:
         reason = tier.refuses(encoder, training.amp_dtype)
@@ -137,16 +152,26 @@ def choose(training: Encodes) -> tuple[ContentEncoder, Ran]:
 def _watch(built: PackingEncoder, tier: Tier, texts: Texts, training: Encodes, ran: Ran) -> None:
     """Has the tier proved again whenever the model is found changed."""
 
-    def prove() -> str | None:
-        dtype = training.amp_dtype
-        return training.agreed(tier.refuses(built.encoder, dtype) or tier.differs(built, texts, dtype))
+    def prove() -> Objection | None:
+        dtype, runs = training.amp_dtype, TIERS[-1]
+        why = training.agreed(tier.refuses(built.encoder, dtype) or tier.differs(built, texts, dtype))
+        if why is None:
+            return None
+        against = runs.refuses(built.encoder, dtype) or runs.differs(runs.build(built.encoder, dtype), texts, dtype)
+        return Objection(why, training.agreed(against))
 
-    def say(reason: str | None) -> None:
+    def say(objection: Objection | None) -> None:
         before = ran.tier
-        ran.tier = tier.name if reason is None else PADDED
-        ran.why_no_faster = None if reason is None else f"{tier.name}: {reason} (changed since it was set up)"
-        if ran.tier != before:
+        ran.tier, ran.why_no_faster = tier.name, at_set_up
+        if objection is not None:
+            ran.tier = PADDED if objection.against_runs is None else AS_GIVEN
+            reasons = [f"{tier.name}: {objection.why} (changed since it was set up)"]
+            reasons += [f"{PADDED}: {objection.against_runs}"] if objection.against_runs is not None else []
+            ran.why_no_faster = "; ".join(reasons)
+        if ran.tier != before and objection is not None:
             _said(built, ran)
+
+    at_set_up = ran.why_no_faster
 
     built.watch = Watch(built.encoder, prove, say)
 

@@ -401,7 +401,7 @@ def test_a_model_in_ever_new_states_is_not_proved_for_ever() -> None:
             packed(texts)
     assert ["another one in every step" in str(warning.message) for warning in told] == [True]
     assert len(proofs) < MOST_STATES
-    assert ran.tier == "padded"
+    assert ran.tier == "as given"
 
 
 def test_looking_at_a_model_takes_less_than_a_launched_layer() -> None:

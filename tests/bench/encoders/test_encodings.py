@@ -81,6 +81,7 @@ PUBLISHED = {
     "last of a bidirectional model": (["lasttoken"], {}),
     "prompt": (["mean", "normalize"], {"prompts": {"query": "find: ", "document": "film: "}, "default": "document"}),
     "dense": (["mean", "dense"], {"longest": 16}),
+    "normalised, then dense": (["mean", "normalize", "dense"], {}),
     "two dense": (["mean", "linear", "dense", "normalize"], {"family": "roberta"}),
 }
 
@@ -135,6 +136,14 @@ def test_older_folders_name_their_pooling_by_flags(tmp_path, folder):
 
     expected = torch.tensor(SentenceTransformer(str(folder), device="cpu").encode(list(TEXTS)))
     assert torch.allclose(encoded(folder), expected, atol=1e-6)
+
+
+def test_encodings_of_which_the_first_numbers_are_kept_are_refused(tmp_path, folder):
+    published(tmp_path, folder, "mean")
+    said = folder / "config_sentence_transformers.json"
+    said.write_text(json.dumps(json.loads(said.read_text()) | {"truncate_dim": 8}))
+    with pytest.raises(ValueError, match=r"first 8 numbers of an encoding \(truncate_dim\)"):
+        encoder_of(folder)
 
 
 @pytest.mark.parametrize(
