@@ -346,7 +346,6 @@ def test_losses_planted_in_a_method_are_found_by_a_real_run(invoke, measured, th
     assert "newly-oom" in starved.output
 
 
-@pytest.mark.slow
 def test_an_undecided_run_of_this_machine_is_measured_in_twice_its_blocks(tmp_path, invoke, then, counting):
     run_dir = Path(shutil.copytree(then, tmp_path / then.name))
     blocks = {record.block for record in store.load(run_dir).records}

@@ -237,7 +237,6 @@ def test_verify_covers_pictures(shape, narrow):
     assert f"shape:{shape}" in "".join(report.ran), "by which tier, and why by no faster one"
 
 
-@pytest.mark.slow
 def test_processes_that_train_together_share_pictures():
     """Each rank encodes its own items, or all of them together each item once; one that has none encodes none."""
     axes = dict(workload=["pictures"], encoder=["shape:vit-tiny"], layers=[1], world_size=[2], deduplicate=["global"])
